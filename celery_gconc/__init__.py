@@ -1,0 +1,21 @@
+"""Global concurrency limits for Celery: at most N tasks at once, over all workers, changed while they run."""
+
+from .errors import GlobalConcurrencyError, LimitError, SessionRefused, SettingError, StoreUnavailable
+from .extension import GlobalConcurrency
+from .store import Change, LimitStatus, SessionStatus, Status, Value
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Change",
+    "GlobalConcurrency",
+    "GlobalConcurrencyError",
+    "LimitError",
+    "LimitStatus",
+    "SessionRefused",
+    "SessionStatus",
+    "SettingError",
+    "Status",
+    "StoreUnavailable",
+    "Value",
+]

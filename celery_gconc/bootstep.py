@@ -1,0 +1,366 @@
+"""The consumer step: builds a worker's gate, intake, ledger and link, and ties them to Celery's life cycle.
+
+    Consumer.on_task_request -> Gate;  Link -> Starter -> Gate.pump, on the consumer's thread
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar, Protocol
+from weakref import WeakSet
+
+from celery import Celery, bootsteps
+from celery.exceptions import WorkerShutdown
+from celery.utils.log import get_logger
+from celery.worker import state as worker_state
+from kombu.utils.url import maybe_sanitize_url
+
+from .errors import LimitError, SettingError
+from .gate import Gate
+from .intake import Intake
+from .ledger import Ledger
+from .limits import Limits, TaskOption, candidates
+from .link import Link
+from .resize import Resizer
+from .settings import Settings
+
+logger = get_logger(__name__)
+
+#: How often, in seconds, parked requests are looked at for revokes and expiry.
+SWEEP_SECONDS = 1.0
+
+#: Exit code of a worker that may not start (EX_CONFIG of sysexits.h).
+EX_CONFIG = 78
+
+#: How long, in seconds, the start waits for the first session, so that a refusal stops it at once.
+FIRST_CONTACT = 2.0
+
+_links: WeakSet[Link] = WeakSet()
+_fork_hooks_installed = False
+
+
+class Starter(Protocol):
+    """Brings news to the thread that may start requests."""
+
+    def wake(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class HubStarter:
+    """With an event loop: a socket that the loop reads. Any thread may wake it."""
+
+    def __init__(self, pump: Callable[[], None]) -> None:
+        self._pump = pump
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._awake = threading.Lock()
+
+    def register(self, hub: Any) -> None:
+        """Add the socket to the loop; again after each reconnect, which resets the loop."""
+        hub.add_reader(self._reader, self._on_readable)
+
+    def wake(self) -> None:
+        if self._awake.acquire(blocking=False):
+            with suppress(OSError):
+                self._writer.send(b"\0")
+
+    def _on_readable(self) -> None:
+        with suppress(BlockingIOError):
+            self._reader.recv(64)
+        with suppress(RuntimeError):
+            self._awake.release()
+        self._pump()
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+class ThreadStarter:
+    """Without an event loop (gevent, eventlet, some brokers): a thread or greenlet of its own.
+
+    ``consumer.call_soon`` would be too late: it runs only when ``drain_events`` returns, up to two seconds later.
+    """
+
+    def __init__(self, pump: Callable[[], None]) -> None:
+        self._pump = pump
+        self._news = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop, name="celery-gconc-starter", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def _loop(self) -> None:
+        while not self._closed:
+            self._news.wait()
+            self._news.clear()
+            if not self._closed:
+                try:
+                    self._pump()
+                except Exception:
+                    logger.exception("celery-gconc: starting a task failed")
+
+    def close(self) -> None:
+        self._closed = True
+        self._news.set()
+
+
+class SoloStarter:
+    """Solo without an event loop: only the consumer's own thread may run tasks."""
+
+    def __init__(self, pump: Callable[[], None], consumer: Any) -> None:
+        self._pump = pump
+        self._consumer = consumer
+
+    def wake(self) -> None:
+        self._consumer.call_soon(self._pump)
+
+    def close(self) -> None:
+        pass
+
+
+class GlobalConcurrencyStep(bootsteps.StartStopStep):
+    """One for each worker, made when the consumer is built; survives broker reconnects."""
+
+    label = "Global concurrency"
+    requires: ClassVar[Any] = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self.app: Celery = consumer.app
+        self.consumer = consumer
+        consumer.global_concurrency = self
+        settings = _or_stop(lambda: Settings.from_app(self.app))
+        self.settings: Settings = settings
+        self._options: dict[str, TaskOption] = {}
+        self._names: dict[tuple[str, str | None], Limits] = {}
+        config = _or_stop(lambda: configured_limits(self.app, settings))
+        pool = consumer.pool
+        if settings.on_lease_lost == "terminate" and pool_name(pool) not in ("prefork", "gevent"):
+            _stop_start(
+                "global_concurrency_on_lease_lost='terminate': the "
+                f"{pool_name(pool)} pool can't terminate a task; use 'continue', or the prefork or gevent pool"
+            )
+        for text in settings.warnings:
+            logger.warning("celery-gconc: %s", text)
+
+        self.ledger = Ledger(config, self._wake_link)
+        self.intake = Intake(table=lambda: self.ledger.table, slots=lambda: int(pool.num_processes or 0))
+        self.starter: Starter = self._make_starter(consumer)
+        self.gate = Gate(
+            ledger=self.ledger,
+            pool=pool,
+            start=consumer.on_task_request,
+            names_of=self._names_of,
+            watcher=self.intake,
+            watch_child=lambda pid: self.link.watch_child(pid),
+            wake=self.starter.wake,
+            runs_unlimited=self._runs_unlimited,
+            starts_when_ended=pool_name(pool) == "prefork" and consumer.hub is not None,
+        )
+        self.resizer = Resizer(consumer, on_resized=self.starter.wake)
+        self.link = Link(
+            settings,
+            self.ledger,
+            info={
+                "node": consumer.hostname,
+                "pid": os.getpid(),
+                "pool": pool_name(pool),
+                "app": self.app.main or "",
+                "broker": maybe_sanitize_url(self.app.conf.broker_url or ""),
+            },
+            config=config,
+            on_news=self.starter.wake,
+            on_refused=self._on_refused,
+            on_lease_lost=self._on_lease_lost,
+            on_child_exit=self._on_child_exit,
+        )
+        self._refusal: str | None = None
+        # celery 4.0-5.7: strategies read on_task_request when they are built (Tasks.start), so it is wrapped here,
+        # before the first start; plain, rate-limited and ETA requests all pass through it.
+        consumer.on_task_request = self.gate.admit
+
+    # -- Celery's life cycle -----------------------------------------------------------------------------
+
+    def start(self, consumer: Any) -> None:
+        """The broker is connected (again)."""
+        self.intake.attach(consumer.task_consumer, consumer.qos)
+        if not self.link.is_started:
+            _install_fork_hooks(self.link)
+            self.link.start()
+            self.link.tried.wait(FIRST_CONTACT)
+        if self._refusal is not None:
+            raise WorkerShutdown(EX_CONFIG)
+        if consumer.hub is None:
+            self.starter.wake()
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        """The event loop starts (again): it reads our news, and looks after parked requests."""
+        if isinstance(self.starter, HubStarter):
+            self.starter.register(hub)
+        hub.call_repeatedly(SWEEP_SECONDS, self.gate.sweep)
+
+    def stop(self, consumer: Any) -> None:
+        """The broker's connection ends: it was lost, or the worker shuts down."""
+        if consumer.blueprint.state == bootsteps.RUN:
+            self.gate.drop_parked()
+            self.gate.drop_unaccepted()
+        else:
+            self.gate.close()
+
+    def shutdown(self, consumer: Any) -> None:
+        """The last that Celery calls, warm or cold, after the pool has drained or was killed."""
+        self.gate.close()
+        self.link.stop()
+        self.starter.close()
+
+    def info(self, consumer: Any) -> dict[str, Any]:
+        """What ``inspect stats`` shows. From memory: never a call to Redis."""
+        counts = self.gate.counts
+        return {
+            "global_concurrency": {
+                "session": self.link.session,
+                "connected": self.link.connected,
+                "running": counts.running,
+                "parked": counts.parked,
+                "stopped_queues": self.intake.stopped,
+                "runs_without_permit": self.gate.unlimited_runs,
+            }
+        }
+
+    # -- What the parts call -----------------------------------------------------------------------------
+
+    def _make_starter(self, consumer: Any) -> Starter:
+        if consumer.hub is not None:
+            return HubStarter(self._pump)
+        if pool_name(consumer.pool) == "solo":
+            return SoloStarter(self._pump, consumer)
+        return ThreadStarter(self._pump)
+
+    def _pump(self) -> None:
+        self.resizer.go_on()
+        self.gate.pump()
+
+    def _wake_link(self) -> None:
+        self.link.wake()
+
+    def _runs_unlimited(self) -> bool:
+        return self.settings.on_redis_error == "run" and self.link.tried.is_set() and not self.link.connected
+
+    def _on_child_exit(self, pid: int) -> None:
+        self.gate.child_exited(pid)
+
+    def _on_refused(self, why: str) -> None:
+        """On the link's thread: the namespace doesn't take us. The consumer's thread stops the worker."""
+        logger.critical("celery-gconc: this worker must not run: %s", why)
+        self._refusal = why
+        worker_state.should_stop = EX_CONFIG
+        self.starter.wake()
+
+    def _on_lease_lost(self) -> None:
+        """On the link's thread."""
+        if self.settings.on_lease_lost == "terminate":
+            doomed = [run.request for run in self.gate.running_with_permits()]
+            self.consumer.call_soon(lambda: [request.terminate(self.consumer.pool) for request in doomed])
+
+    # -- Names and limits --------------------------------------------------------------------------------
+
+    def full_name(self, limit: str) -> str:
+        """The limit's name with a queue's alias resolved."""
+        return full_name(self.app, limit)
+
+    def _names_of(self, request: Any) -> tuple[Limits, str | None]:
+        queue = self.intake.queue_of(request)
+        task = request.task
+        key = (task.name, queue)
+        names = self._names.get(key)
+        if names is None:
+            option = TaskOption.parse(task.name, getattr(task, "global_concurrency", None))
+            names = self._names[key] = candidates(task.name, queue, option)
+        return names, queue
+
+
+def configured_limits(app: Celery, settings: Settings) -> dict[str, int]:
+    """The limits that an app's settings and tasks configure. A setting wins over a task's own option.
+
+    Raises:
+        LimitError: a task's ``global_concurrency=`` can't be understood.
+    """
+    config: dict[str, int] = {}
+    for name, task in app.tasks.items():
+        option = TaskOption.parse(name, getattr(task, "global_concurrency", None))
+        if option.own_max is not None:
+            config[f"task:{name}"] = option.own_max
+    config.update({full_name(app, limit): maximum for limit, maximum in settings.limits.items()})
+    return config
+
+
+def full_name(app: Celery, limit: str) -> str:
+    """A limit's name with a queue's alias resolved (``Queue("mail.out", alias="mail")``)."""
+    scope, _, rest = limit.partition(":")
+    if scope != "queue":
+        return limit
+    queue = app.amqp.queues.aliases.get(rest)
+    return limit if queue is None else f"queue:{queue.name}"
+
+
+def pool_name(pool: Any) -> str:
+    """The name by which ``celery worker -P`` knows a pool. By module: importing gevent's here would load gevent."""
+    names = {"prefork": "prefork", "thread": "threads", "gevent": "gevent", "eventlet": "eventlet", "solo": "solo"}
+    for cls in type(pool).__mro__:
+        package, _, module = cls.__module__.rpartition(".")
+        if package == "celery.concurrency" and module in names:
+            return names[module]
+    return type(pool).__qualname__
+
+
+def _or_stop(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except (SettingError, LimitError) as exc:
+        _stop_start(str(exc))
+
+
+def _stop_start(why: str) -> None:
+    """Stop a worker that is starting, with one line for the person at the shell."""
+    raise SystemExit(f"Error: celery-gconc: {why}")
+
+
+def _install_fork_hooks(link: Link) -> None:
+    """Keep the link's lock and sockets out of pool children; one pair of hooks for the process."""
+    global _fork_hooks_installed
+    _links.add(link)
+    if _fork_hooks_installed:
+        return
+    _fork_hooks_installed = True
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    # Python 3.12 and later warn at every fork of a process with threads. billiard's child goes on to its own code,
+    # which uses nothing of ours (the hooks above see to that), so the warning is silenced there, and only there.
+    warnings.filterwarnings(
+        "ignore", message=r".*multi-threaded, use of fork", category=DeprecationWarning, module=r"billiard\."
+    )
+
+
+def _before_fork() -> None:
+    for link in _links:
+        link.ledger.lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for link in _links:
+        link.ledger.lock.release()
+
+
+def _after_fork_in_child() -> None:
+    for link in list(_links):
+        link.ledger.lock.release()
+        link.forget_in_child()
+    _links.clear()

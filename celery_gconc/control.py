@@ -1,0 +1,184 @@
+"""Remote control: a front end to the limits in Redis.
+
+    celery control -> argument types (in the CLI) -> broadcast -> handler (on a worker's loop) -> link -> Redis
+
+Redis is the source of truth, so a worker that was down obeys too. The argument types refuse bad input at the shell,
+and take a ticket from Redis when the command is *given*: Redis applies a ticket once, and none after a later one.
+So ten workers may handle one broadcast, and one that is handled late undoes nothing. Callers that send plain values
+(``app.control.broadcast``) take their ticket when they are handled: the last write wins.
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import asdict
+from typing import Any
+
+import click
+from celery.worker.control import control_command, inspect_command
+
+from .errors import GlobalConcurrencyError, LimitError, SettingError, StoreUnavailable
+from .limits import parse_limit, parse_max
+from .settings import Settings
+from .store import Change, Store
+
+#: How long, in seconds, a handler waits for Redis before it answers "accepted, not confirmed".
+CONFIRM_SECONDS = 0.5
+
+#: How long, in seconds, the CLI waits for Redis when it takes a ticket.
+TICKET_TIMEOUT = 2.0
+
+
+# -- In the CLI: argument types ------------------------------------------------------------------------------
+
+
+def limit_argument(text: str) -> str:
+    """The name of a limit."""
+    try:
+        return parse_limit(text)
+    except LimitError as exc:
+        raise click.UsageError(str(exc)) from None
+
+
+def ticketed_limit(text: str) -> dict[str, Any]:
+    """The name of a limit to change, with the ticket of this change and who makes it."""
+    limit = limit_argument(text)
+    context = click.get_current_context(silent=True)
+    command: dict[str, Any] = {"name": limit, "by": caller()}
+    if context is None or context.obj is None:
+        return command
+    try:
+        settings = Settings.from_app(context.obj.app)
+        store = Store.from_settings(settings, call_timeout=TICKET_TIMEOUT)
+    except SettingError as exc:
+        raise click.UsageError(str(exc)) from None
+    try:
+        command["ticket"] = store.ticket()
+    except StoreUnavailable as exc:
+        raise click.UsageError(f"{exc} ({settings.safe_url}); nothing was changed") from None
+    finally:
+        store.close()
+    return command
+
+
+def max_argument(text: str) -> int | str:
+    """A max, or ``unlimited``."""
+    try:
+        value = parse_max(text)
+    except LimitError as exc:
+        raise click.UsageError(str(exc)) from None
+    return "unlimited" if value is None else value
+
+
+def size_argument(text: str) -> int:
+    """A pool size."""
+    try:
+        size = int(text)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise click.UsageError(f"a pool size is a whole number >= 1; got {text!r}")
+    return size
+
+
+def caller() -> str:
+    """Who gives a command: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user, as in some containers
+        user = "?"
+    return f"{user}@{socket.gethostname()}"
+
+
+# -- In the worker: handlers ---------------------------------------------------------------------------------
+
+
+@control_command(args=[("limit", ticketed_limit), ("max", max_argument)], signature="<limit> <max|unlimited>")
+def set_global_concurrency(state: Any, limit: Any = None, max: Any = None, **kwargs: Any) -> dict[str, Any]:
+    """Set how many tasks of a limit may run at once in the whole cluster."""
+    if max is None:
+        return {"error": "set_global_concurrency takes a limit and a max: emails 4, task:proj.tasks.sync 2"}
+
+    def change(store: Store, name: str, by: str, ticket: int) -> Change:
+        return store.set(name, parse_max(max), by=by, ticket=ticket)
+
+    return _change(state, limit, change)
+
+
+@control_command(args=[("limit", ticketed_limit)], signature="<limit>")
+def reset_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
+    """Let the configured value of a limit hold again."""
+    return _change(state, limit, lambda store, name, by, ticket: store.reset(name, by=by, ticket=ticket))
+
+
+@control_command(args=[("limit", ticketed_limit)], signature="<limit>")
+def pause_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
+    """Start no more tasks of a limit; those that run go on."""
+    return _change(state, limit, lambda store, name, by, ticket: store.pause(name, True, by=by, ticket=ticket))
+
+
+@control_command(args=[("limit", ticketed_limit)], signature="<limit>")
+def resume_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
+    """Start tasks of a paused limit again."""
+    return _change(state, limit, lambda store, name, by, ticket: store.pause(name, False, by=by, ticket=ticket))
+
+
+@control_command(args=[("size", size_argument)], signature="<pool size>")
+def set_local_concurrency(state: Any, size: Any = None, **kwargs: Any) -> dict[str, Any]:
+    """Change this worker's pool size, to an absolute number."""
+    step = _step(state)
+    if step is None:
+        return {"error": _NOT_INSTALLED}
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        return {"error": f"a pool size is a whole number >= 1; got {size!r}"}
+    try:
+        return {"ok": step.resizer.resize(size)}
+    except LimitError as exc:
+        return {"error": str(exc)}
+
+
+@inspect_command(args=[("limit", limit_argument)], signature="[limit]")
+def global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
+    """Limits of the whole cluster: max, running, waiting, who set it and when."""
+    step = _step(state)
+    if step is None:
+        return {"error": _NOT_INSTALLED}
+    try:
+        name = None if limit is None else parse_limit(limit)
+        status = step.link.call(lambda store: store.status(name)).result(CONFIRM_SECONDS)
+    except FutureTimeout:
+        return {"error": f"the coordination Redis did not answer within {CONFIRM_SECONDS} s"}
+    except GlobalConcurrencyError as exc:
+        return {"error": str(exc)}
+    return {found.limit: _without_none(asdict(found)) for found in status}
+
+
+_NOT_INSTALLED = "celery-gconc is not installed in this worker's app: add GlobalConcurrency(app)"
+
+
+def _step(state: Any) -> Any:
+    return getattr(state.consumer, "global_concurrency", None)
+
+
+def _change(state: Any, limit: Any, change: Callable[[Store, str, str, int], Change]) -> dict[str, Any]:
+    """Have the link make a change, and wait for it only a moment: this is the worker's loop."""
+    step = _step(state)
+    if step is None:
+        return {"error": _NOT_INSTALLED}
+    command = limit if isinstance(limit, Mapping) else {"name": limit}
+    by, ticket = str(command.get("by") or state.hostname), int(command.get("ticket") or 0)
+    try:
+        name = step.full_name(parse_limit(command.get("name")))
+        future = step.link.call(lambda store: change(store, name, by, ticket))
+        return {"ok": str(future.result(CONFIRM_SECONDS))}
+    except FutureTimeout:
+        return {"ok": f"{name}: accepted, not confirmed: Redis did not answer within {CONFIRM_SECONDS} s"}
+    except GlobalConcurrencyError as exc:
+        return {"error": f"{exc}; nothing was changed"}
+
+
+def _without_none(item: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if value is not None or key == "max"}

@@ -1,0 +1,58 @@
+"""Every key and channel that celery-gconc uses in Redis, made here and nowhere else.
+
+The number of keys is fixed, whatever the number of limits: a limit is a *member* of sorted sets that are
+ordered by name (score 0), so a limit with no holder, no waiter and no override leaves nothing behind, and all
+keys can be declared to Redis (one hash slot, no key made inside a script).
+"""
+
+from __future__ import annotations
+
+#: A changed meaning of any key takes a new number, so that old and new workers never share a key.
+SCHEMA = "v1"
+
+#: Name and content of each key, in the order in which every script gets them as KEYS.
+KEYSPACE: dict[str, str] = {
+    "meta": "hash: epoch, lease clock (ms), time of its last step (ms), version of the limit table, last ticket, "
+    "heartbeat interval and timeout (ms)",
+    "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
+    "session": "hash: <session>:<field>: info, config, room, granted, sync, seen, offered",
+    "requests": "hash: <session>:<number> of each holder and waiter, to its record (JSON)",
+    "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
+    "holders": "zset by name: <limit> US <session>:<number>",
+    "waiters": "zset by name: <limit> US <arrival, us on the lease clock> US <session>:<number>",
+    "reserved": "zset by name, as waiters: places held back for a waiter that missed its turn too often",
+    "max": "hash: limit to the max that holds now (0 while paused); unlimited ones are absent",
+    "configured": "hash: limit to the smallest value that a live session is configured with",
+    "overrides": "hash: limit to what an operator set at run time (JSON: max, paused, by, at, reason)",
+    "fresh": "hash: limit to the table version with which it began; no grants until every session has stated "
+    "what it runs",
+    "contended": "hash: limit to the one session that waits for it, or * for several",
+    "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now), kept for an hour",
+    "changed": "zset: the fields of changes, by lease clock, to drop them after that hour",
+}
+
+
+class Keys:
+    """The keys of one namespace: ``{prefix}:v1:<name>``, the braces being the Cluster hash tag."""
+
+    __slots__ = ("prefix",)
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = f"{{{prefix}}}:{SCHEMA}:"
+
+    def all(self) -> list[str]:
+        """Every key, in the order of :data:`KEYSPACE`."""
+        return [self.prefix + name for name in KEYSPACE]
+
+    def key(self, name: str) -> str:
+        """The key of one entry of :data:`KEYSPACE`."""
+        assert name in KEYSPACE, name
+        return self.prefix + name
+
+    def channels(self) -> str:
+        """What every notice channel begins with; scripts append the session id."""
+        return f"{self.prefix}notices:"
+
+    def channel(self, session: str) -> str:
+        """The pub/sub channel on which a session is told of its grants and recalls."""
+        return self.channels() + session

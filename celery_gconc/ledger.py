@@ -1,0 +1,517 @@
+"""This session's permits, kept in memory: what it holds, what it asks for, and what Redis is still to be told.
+
+    gate -> Ledger -> link -> Redis;  Redis -> link -> Ledger -> gate
+
+Everything here is behind one lock and does no I/O, so that the worker's event loop never waits for Redis: the
+gate takes and returns permits, the link carries the differences away and brings grants back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .limits import Limits
+from .store import Ask, Grant, Held, Notice, Sync, Synced
+
+#: How long, in seconds, a permit is kept with no task for it (never while another session waits for it).
+IDLE_SECONDS = 0.05
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps (where there is one), and never steps."""
+    return time.clock_gettime(_CLOCK)
+
+
+class Holder(Protocol):
+    """A request as the ledger sees it: it waits for a permit, or runs."""
+
+    #: The names of limits that could cover it, and those that do by the present table.
+    names: Limits
+    limits: Limits
+    #: Its permit, if it has one. None where it runs uncovered, or unlimited while Redis is away.
+    permit: Permit | None
+    #: When it reached its gate, by :func:`now`.
+    arrived: float
+
+    @property
+    def task_id(self) -> str: ...
+
+    @property
+    def task(self) -> str: ...
+
+
+@dataclass(slots=True, eq=False)
+class Permit:
+    """The right of one task to run under all of ``limits``; named by session and ``number``."""
+
+    number: int
+    limits: Limits
+    #: Granted and not used yet: it may be used even where others wait, for that is what it was granted for.
+    new: bool = False
+    #: Since when it has no task, by :func:`now`.
+    idle_since: float = 0.0
+
+
+@dataclass(slots=True)
+class _Line:
+    """The requests of this session for one set of limits: those that wait here, and what was asked for them."""
+
+    waiting: deque[Holder] = field(default_factory=deque)
+    asked: deque[int] = field(default_factory=deque)
+    spare: list[Permit] = field(default_factory=list)
+
+
+class Ledger:
+    """Permits of one session at a time. Every public method takes the lock, but those named ``..._locked``."""
+
+    def __init__(self, table: Mapping[str, int], wake: Callable[[], None]) -> None:
+        self.lock = threading.RLock()
+        #: Limit to the max that holds now; a limit that isn't in it is unlimited.
+        self.table: Mapping[str, int] = dict(table)
+        #: Version of :attr:`table`; -1 = the worker's own configuration, Redis not heard yet.
+        self.version = -1
+        #: Requests handed to the pool and not ended, covered or not. In order of their start.
+        self.running: dict[Holder, None] = {}
+        self._wake = wake
+        self._lines: dict[Limits, _Line] = {}
+        self._numbers = 0
+        self._granted = 0
+        self._room = 0
+        self._contended: frozenset[str] = frozenset()
+        self._ended: list[int] = []
+        self._unasked: dict[int, tuple[Limits, Holder]] = {}
+        self._unstated: list[Holder] = []
+        self._covering: dict[Limits, Limits] = {}
+        self._uncovered: list[Holder] = []
+        self._offered = False
+        #: Room that Redis still believes this session to have.
+        self._believed_room = 0
+        self._due = False
+        self._watches_idle = False
+        self._is_finishing = False
+        self._needs_statement = True
+        self._lease_ends = 0.0
+        self._reuse_ends = 0.0
+
+    # -- The gate's side ---------------------------------------------------------------------------------
+
+    def set_room(self, room: int) -> None:
+        """State how many more tasks the pool could start this instant."""
+        with self.lock:
+            self._room = room
+            if not self._lines:
+                return
+            for limits in [key for key, line in self._lines.items() if line.waiting]:
+                self._ask_locked(limits)
+            if room - self._new_permits_locked() > self._believed_room and self._is_asking_locked():
+                self._due = True
+            if room <= 0:
+                self._return_new_locked()
+            self._wake_locked()
+
+    def wait(self, request: Holder) -> None:
+        """Put a request in this session's line; :meth:`next` gives it when there is a permit for it."""
+        with self.lock:
+            self._line_locked(request.limits).waiting.append(request)
+            self._ask_locked(request.limits)
+            self._wake_locked()
+
+    def take(self, request: Holder) -> bool:
+        """Give a request a spare permit, if there is one and nobody waits for it here."""
+        with self.lock:
+            line = self._lines.get(request.limits)
+            if line is None or line.waiting or (permit := self._usable_locked(line)) is None:
+                return False
+            self._give_locked(line, permit, request)
+            return True
+
+    def peek(self) -> Holder | None:
+        """The request that came first among those for which there is a permit now."""
+        with self.lock:
+            first = None
+            for line in self._lines.values():
+                if line.waiting and self._usable_locked(line) is not None:
+                    head = line.waiting[0]
+                    if first is None or head.arrived < first.arrived:
+                        first = head
+            return first
+
+    def next(self, request: Holder) -> None:
+        """Take the request that :meth:`peek` named out of its line, with a permit."""
+        with self.lock:
+            line = self._lines[request.limits]
+            permit = self._usable_locked(line)
+            assert permit is not None and line.waiting[0] is request
+            self._give_locked(line, permit, line.waiting.popleft())
+
+    def leave(self, request: Holder) -> None:
+        """Take a request out of its line without a permit (revoked, expired, handed back)."""
+        with self.lock:
+            line = self._lines[request.limits]
+            line.waiting.remove(request)
+            self._ask_locked(request.limits)
+            self._forget_locked(request.limits)
+            self._wake_locked()
+
+    def waiting(self) -> list[Holder]:
+        """Every request that waits here, by line."""
+        with self.lock:
+            return [request for line in self._lines.values() for request in line.waiting]
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing waits here, and no permit is spare."""
+        return not self._lines
+
+    def count_waiting(self) -> int:
+        """How many requests wait here."""
+        with self.lock:
+            return sum(len(line.waiting) for line in self._lines.values())
+
+    def uncovered(self) -> list[Holder]:
+        """Requests that waited here and that no limit covers any more. Each is given once."""
+        with self.lock:
+            found, self._uncovered = self._uncovered, []
+            return found
+
+    def started(self, request: Holder) -> None:
+        """A request without a permit goes to the pool."""
+        with self.lock:
+            self.running[request] = None
+
+    def ended(self, request: Holder) -> None:
+        """A request has ended, or was never run: its permit is free."""
+        with self.lock:
+            self.running.pop(request, None)
+            permit, request.permit = request.permit, None
+            if permit is None:
+                return
+            if self._is_reusable_locked(permit.limits):
+                permit.idle_since = now()
+                self._line_locked(permit.limits).spare.append(permit)
+            else:
+                self._end_locked(permit.number)
+                self._wake_locked()
+
+    @property
+    def holds_slot(self) -> bool:
+        """Whether a free slot is to be kept for a moment: Redis would grant a permit if there were room."""
+        return self._offered
+
+    def is_contended(self, limits: Limits) -> bool:
+        """Whether others wait for any of the limits."""
+        return not self._contended.isdisjoint(limits)
+
+    def finish(self) -> None:
+        """The worker stops: nothing waits here any more, and permits go back as soon as their tasks end."""
+        with self.lock:
+            self._is_finishing = True
+            for limits, line in list(self._lines.items()):
+                line.waiting.clear()
+                for permit in line.spare:
+                    self._end_locked(permit.number)
+                line.spare.clear()
+                self._ask_locked(limits)
+                self._forget_locked(limits)
+            self._wake_locked()
+
+    # -- The link's side ---------------------------------------------------------------------------------
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something to tell Redis."""
+        return self._due
+
+    def retire_idle(self) -> float | None:
+        """End permits that were spare for too long; return the seconds until the next would be."""
+        with self.lock:
+            soonest: float | None = None
+            moment = now()
+            for limits, line in list(self._lines.items()):
+                for permit in list(line.spare):
+                    left = permit.idle_since + IDLE_SECONDS - moment
+                    if left > 0 and (permit.new or self._is_reusable_locked(limits)):
+                        soonest = left if soonest is None else min(soonest, left)
+                    else:
+                        line.spare.remove(permit)
+                        self._end_locked(permit.number)
+                self._ask_locked(limits)
+                self._forget_locked(limits)
+            self._watches_idle = soonest is not None
+            return soonest
+
+    def collect(self, session: str, epoch: str, number: int, *, full: bool) -> Sync:
+        """What to tell Redis now. Whatever it says is taken as told: after a failure call :meth:`untold`."""
+        with self.lock:
+            full = full or self._needs_statement
+            self._adopt_locked()
+            self._believed_room = max(self._room - self._new_permits_locked(), 0)
+            held = self._held_locked() if full else [_statement(r.permit, r) for r in self._unstated if r.permit]
+            asks = self._asks_locked() if full else self._new_asks_locked()
+            sync = Sync(
+                session=session,
+                epoch=epoch,
+                number=number,
+                granted=self._granted,
+                room=self._believed_room,
+                version=self.version,
+                ended=() if full else tuple(self._ended),
+                asks=asks,
+                held=held,
+                interests=sorted(self._interests_locked()),
+                full=full,
+            )
+            self._ended.clear()
+            self._unasked.clear()
+            self._unstated.clear()
+            self._due = False
+            self._needs_statement = False
+            return sync
+
+    def untold(self) -> None:
+        """The last sync may not have arrived: the next one states everything."""
+        with self.lock:
+            self._needs_statement = True
+            self._due = True
+
+    def opened(self, table: Mapping[str, int], version: int, lease_ends: float, reuse_ends: float) -> None:
+        """A session was opened, with what :meth:`holdings` gave as its first grant."""
+        with self.lock:
+            self._granted = 1
+            self._contended = frozenset()
+            self._offered = False
+            self._lease_ends, self._reuse_ends = lease_ends, reuse_ends
+            self._needs_statement = True
+            self._due = True
+            self._set_table_locked(table, version)
+
+    def holdings(self) -> tuple[list[Held], int]:
+        """What runs under limits, and the table version this goes by (-1: nothing runs). Spare permits are void."""
+        with self.lock:
+            for limits, line in list(self._lines.items()):
+                line.spare.clear()
+                line.asked.clear()
+                self._forget_locked(limits)
+            self._unasked.clear()
+            self._ended.clear()
+            self._adopt_locked()
+            self._unstated.clear()
+            return self._held_locked(), self.version if self.running else -1
+
+    def apply(self, reply: Synced, lease_ends: float, reuse_ends: float) -> None:
+        """Take in the answer to a sync. Times by :func:`now`."""
+        with self.lock:
+            self._lease_ends, self._reuse_ends = lease_ends, reuse_ends
+            self._grant_locked(reply.grants)
+            self._contended = reply.contended
+            self._recall_locked()
+            self._offered = reply.offer
+            if reply.table is not None:
+                self._set_table_locked(reply.table, reply.version)
+
+    def notice(self, notice: Notice) -> None:
+        """Take in what Redis told unasked."""
+        with self.lock:
+            if notice.grants and notice.grants[0].grant > self._granted + 1:
+                self._due = True  # one was lost on the way: the answer to a sync brings both
+            else:
+                self._grant_locked(notice.grants)
+            self._contended |= notice.contended
+            self._recall_locked()
+            self._offered = self._offered or notice.offer
+            if notice.offer and self._room > 0:
+                self._due = True
+            if notice.version is not None and notice.version != self.version:
+                self._due = True
+
+    def covering(self, names: Limits) -> Limits:
+        """Those of the names that are limits now."""
+        found = self._covering.get(names)
+        if found is None:
+            table = self.table
+            found = self._covering[names] = tuple([name for name in names if name in table])
+        return found
+
+    def lease_left(self) -> float:
+        """Seconds for which this session may still trust its lease."""
+        return self._lease_ends - now()
+
+    # -- With the lock held ------------------------------------------------------------------------------
+
+    def _line_locked(self, limits: Limits) -> _Line:
+        line = self._lines.get(limits)
+        if line is None:
+            line = self._lines[limits] = _Line()
+        return line
+
+    def _forget_locked(self, limits: Limits) -> None:
+        line = self._lines[limits]
+        if not (line.waiting or line.asked or line.spare):
+            del self._lines[limits]
+
+    def _is_reusable_locked(self, limits: Limits) -> bool:
+        return not self._is_finishing and now() < self._reuse_ends and not self.is_contended(limits)
+
+    def _usable_locked(self, line: _Line) -> Permit | None:
+        if not line.spare or now() >= self._lease_ends:
+            return None
+        for permit in reversed(line.spare):
+            if permit.new or self._is_reusable_locked(permit.limits):
+                return permit
+        return None
+
+    def _give_locked(self, line: _Line, permit: Permit, request: Holder) -> None:
+        line.spare.remove(permit)
+        permit.new = False
+        request.permit = permit
+        self.running[request] = None
+        self._ask_locked(permit.limits)
+
+    def _recall_locked(self) -> None:
+        for limits, line in self._lines.items():
+            if line.spare and self.is_contended(limits):
+                for permit in [p for p in line.spare if not p.new]:
+                    line.spare.remove(permit)
+                    self._end_locked(permit.number)
+
+    def _return_new_locked(self) -> None:
+        """Give back grants that find no slot: asked for again when there is one, with their age, they keep their place."""
+        for limits, line in self._lines.items():
+            for permit in [p for p in line.spare if p.new]:
+                line.spare.remove(permit)
+                self._end_locked(permit.number)
+            self._ask_locked(limits)
+
+    def _is_asking_locked(self) -> bool:
+        return any(line.asked for line in self._lines.values())
+
+    def _interests_locked(self) -> set[str]:
+        interests = set(self._contended)
+        interests.update(*self._lines)
+        for request in self.running:
+            if request.permit is not None:
+                interests.update(request.permit.limits)
+        return interests
+
+    def _ask_locked(self, limits: Limits) -> None:
+        """Ask for as many permits as could be used now, no more; withdraw what is no longer needed."""
+        line = self._lines[limits]
+        lacking = len(line.waiting) - len(line.spare)
+        # One even without room: so Redis knows to offer a place as soon as a slot comes free.
+        wanted = min(lacking, max(self._room, len(line.asked), 1))
+        while len(line.asked) < wanted:
+            self._numbers += 1
+            self._unasked[self._numbers] = (limits, line.waiting[len(line.asked)])
+            line.asked.append(self._numbers)
+            self._due = True
+        while len(line.asked) > max(wanted, 0):
+            number = line.asked.pop()
+            if self._unasked.pop(number, None) is None:
+                self._end_locked(number)
+
+    def _end_locked(self, number: int) -> None:
+        self._ended.append(number)
+        self._due = True
+
+    def _wake_locked(self) -> None:
+        """Have the link look: something is due, or a permit has begun to be idle and must be watched."""
+        if not self._due:
+            if self._watches_idle or not any(line.spare for line in self._lines.values()):
+                return
+            self._watches_idle = True
+        self._wake()
+
+    def _grant_locked(self, grants: Iterable[Grant]) -> None:
+        for grant in grants:
+            if grant.grant <= self._granted:
+                continue
+            self._granted = grant.grant
+            self._believed_room -= 1
+            for limits, line in self._lines.items():
+                if grant.number in line.asked:
+                    line.asked.remove(grant.number)
+                    self._unasked.pop(grant.number, None)
+                    line.spare.append(Permit(grant.number, limits, new=True, idle_since=now()))
+                    break
+            else:
+                self._end_locked(grant.number)  # asked for and withdrawn since
+
+    def _new_permits_locked(self) -> int:
+        return sum(permit.new for line in self._lines.values() for permit in line.spare)
+
+    def _set_table_locked(self, table: Mapping[str, int], version: int) -> None:
+        """Another table holds: what waits here goes by it at once, what runs is stated with the next sync."""
+        self.table = dict(table)
+        self.version = version
+        self._covering = {}
+        self._due = True
+        for request in self.running:
+            request.limits = self.covering(request.names)
+        moved: list[Holder] = []
+        for limits, line in list(self._lines.items()):
+            leaving = [r for r in line.waiting if self.covering(r.names) != limits]
+            if leaving:
+                line.waiting = deque(r for r in line.waiting if r not in leaving)
+                moved += leaving
+                self._ask_locked(limits)
+                self._forget_locked(limits)
+        for request in moved:
+            request.limits = self.covering(request.names)
+            if request.limits:
+                line = self._line_locked(request.limits)
+                line.waiting = deque(sorted([*line.waiting, request], key=lambda r: r.arrived))
+                self._ask_locked(request.limits)
+            else:
+                self._uncovered.append(request)
+
+    def _adopt_locked(self) -> None:
+        """Give each running request a permit of just the limits that cover it now."""
+        for request in self.running:
+            permit = request.permit
+            if not request.limits or (permit is not None and permit.limits == request.limits):
+                continue  # covered by none (any more: then what it holds ends with it), or by just these
+            if permit is None:
+                self._numbers += 1
+                request.permit = Permit(self._numbers, request.limits)
+            else:
+                permit.limits = request.limits
+            self._unstated.append(request)
+
+    def _held_locked(self) -> list[Held]:
+        held = [_statement(r.permit, r) for r in self.running if r.permit is not None]
+        held += [_statement(p) for line in self._lines.values() for p in line.spare]
+        return held
+
+    def _asks_locked(self) -> list[Ask]:
+        moment = now()
+        return [
+            Ask(number, limits, moment - request.arrived, request.task_id, request.task)
+            for limits, line in self._lines.items()
+            for number, request in zip(line.asked, _skip(line.waiting, len(line.spare)))
+        ]
+
+    def _new_asks_locked(self) -> list[Ask]:
+        moment = now()
+        return [
+            Ask(number, limits, moment - request.arrived, request.task_id, request.task)
+            for number, (limits, request) in self._unasked.items()
+        ]
+
+
+def _statement(permit: Permit, request: Holder | None = None) -> Held:
+    if request is None:
+        return Held(permit.number, permit.limits, idle=True)
+    return Held(permit.number, permit.limits, request.task_id, request.task)
+
+
+def _skip(requests: Iterable[Holder], count: int) -> Iterator[Holder]:
+    for index, request in enumerate(requests):
+        if index >= count:
+            yield request

@@ -1,0 +1,395 @@
+"""The link: one background thread that carries a ledger's changes to Redis and brings grants back.
+
+    Ledger -> Link -> Store (sync);  Store (notices, replies) -> Link -> Ledger -> on_news
+
+It only talks to Redis: it never runs, acknowledges or revokes a request, and never forks. It lives from the first
+start of the worker's consumer to its shutdown, through broker reconnects and the drain of a warm shutdown.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from celery.utils.log import get_logger
+from redis.client import PubSub
+
+from .children import Children
+from .errors import SessionRefused, StoreUnavailable
+from .ledger import Ledger, now
+from .settings import Settings
+from .store import Opened, Refused, Store, Synced
+
+logger = get_logger(__name__)
+
+#: Seconds between tries to reach a Redis that is away: doubled from the first to the last, with jitter.
+FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+
+#: How long, in seconds, after a lease's end a waiting session comes to reclaim it.
+RECLAIM_DELAY = 0.01
+
+#: How long, in seconds, :meth:`Link.stop` waits for the last round trip.
+STOP_TIMEOUT = 3.0
+
+T = TypeVar("T")
+
+
+class Link:
+    """Owned by the consumer step. All methods but :meth:`run` are for other threads; :meth:`run` is the thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        *,
+        info: Mapping[str, Any],
+        config: Mapping[str, int],
+        on_news: Callable[[], None],
+        on_refused: Callable[[str], None],
+        on_lease_lost: Callable[[], None],
+        on_child_exit: Callable[[int], None],
+    ) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.store = Store.from_settings(settings, call_timeout=min(settings.heartbeat_interval, 5.0))
+        self.session = secrets.token_hex(8)
+        #: Whether the last word with Redis went well. Written by the link's thread only.
+        self.connected = False
+        #: Set once the first session is open, or Redis was found to be away.
+        self.tried = threading.Event()
+        self._info, self._config = info, config
+        self._on_news, self._on_refused = on_news, on_refused
+        self._on_lease_lost = on_lease_lost
+        self._epoch = secrets.token_hex(8)
+        self._syncs = 0
+        self._pubsub: PubSub | None = None
+        self._pubsub_socket: socket.socket | None = None
+        self._calls: list[tuple[Callable[[Store], Any], Future[Any]]] = []
+        self._wanted_children: set[int] = set()
+        self._stopping = False
+        self._opened_once = False
+        self._retry_after = FIRST_RETRY
+        self._lease_ends = 0.0
+        self._next_beat = 0.0
+        self._next_reclaim: float | None = None
+        self._due_since: float | None = None
+        self._awake = threading.Lock()  # held while a wake-up is on its way: one is enough
+        self._waker, self._alarm = socket.socketpair()
+        for end in (self._waker, self._alarm):
+            end.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._waker, selectors.EVENT_READ)
+        self._children = Children(self._selector, on_child_exit)
+        self._thread = threading.Thread(target=self.run, name="celery-gconc-link", daemon=True)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether :meth:`start` was called."""
+        return self._thread.ident is not None
+
+    # -- For other threads -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have the thread look at the ledger. Cheap, never waits, any thread."""
+        if self._awake.acquire(blocking=False):
+            with suppress(OSError):
+                self._alarm.send(b"\0")
+
+    def call(self, function: Callable[[Store], T]) -> Future[T]:
+        """Run *function* with the store on the link's thread, between syncs."""
+        future: Future[T] = Future()
+        if not self.connected:
+            future.set_exception(
+                StoreUnavailable(f"the coordination Redis at {self.settings.safe_url} can't be reached just now")
+            )
+            return future
+        self._calls.append((function, future))
+        self.wake()
+        return future
+
+    def watch_child(self, pid: int) -> None:
+        """Call ``on_child_exit(pid)`` on the link's thread as soon as that child process is gone."""
+        if pid not in self._children and pid not in self._wanted_children:
+            self._wanted_children.add(pid)
+            self.wake()
+
+    def stop(self) -> None:
+        """End the session and the thread: at once where nothing runs any more, else when the last task has ended."""
+        self._stopping = True
+        self.wake()
+        if self._thread.is_alive() and not self.ledger.running:
+            self._thread.join(STOP_TIMEOUT)
+
+    def forget_in_child(self) -> None:
+        """In a forked child: close this side of every socket, so that only the parent holds the session."""
+        for end in (self._waker, self._alarm, self._pubsub_socket):
+            if end is not None:
+                with suppress(OSError):
+                    os.close(end.fileno())
+        self._children.forget_in_child()
+
+    # -- The thread --------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """The thread's loop: connect, then wait for something to carry, until stopped."""
+        while True:
+            try:
+                if not self.connected:
+                    self._connect()
+                self._wait()
+                if self._stopping and not self.ledger.running:
+                    break
+                self._do_calls()
+                self._beat_or_sync()
+            except StoreUnavailable as exc:
+                self._lost(exc)
+                if self._stopping:
+                    break
+                self._pause()
+            except SessionRefused as exc:
+                self.tried.set()
+                self._on_refused(str(exc))
+                break
+            except Exception:
+                # The loop's top: whatever went wrong, the lease must go on being renewed.
+                logger.exception("celery-gconc: unexpected error in the link; it goes on")
+                self._lost(StoreUnavailable("unexpected error"))
+                if self._stopping:
+                    break
+                self._pause()
+        self._end()
+
+    def _connect(self) -> None:
+        self._check_server()
+        if self._opened_once:
+            self._resubscribe()
+            self.ledger.untold()
+            self._sync(full=True)
+        else:
+            self._open()
+        if not self.connected:
+            logger.info("celery-gconc: session %s, coordination Redis %s", self.session, self.settings.safe_url)
+        self.connected = True
+        self._retry_after = FIRST_RETRY
+        self.tried.set()
+        self._on_news()
+
+    def _check_server(self) -> None:
+        if self._opened_once:
+            return
+        _, policy = self.store.run_id_and_policy()
+        if policy.startswith("allkeys"):
+            text = (
+                f"the coordination Redis {self.settings.safe_url} may evict our keys "
+                f"(maxmemory-policy is {policy}): use noeviction"
+            )
+            if not self.settings.inherited_url:
+                raise SessionRefused(text)
+            logger.warning("celery-gconc: %s", text)
+
+    def _open(self) -> None:
+        """Open a session, stating what runs already."""
+        self.session = secrets.token_hex(8) if self._opened_once else self.session
+        self._resubscribe()
+        held, version = self.ledger.holdings()
+        sent = now()
+        opened = self.store.open(
+            self.session,
+            epoch=self._epoch,
+            interval=self.settings.heartbeat_interval,
+            timeout=self.settings.heartbeat_timeout,
+            info=self._info,
+            config=self._config,
+            room=0,
+            held=held,
+            version=version,
+        )
+        if isinstance(opened, Refused):
+            raise SessionRefused(
+                f"global_concurrency_heartbeat_interval={self.settings.heartbeat_interval:g} and "
+                f"global_concurrency_heartbeat_timeout={self.settings.heartbeat_timeout:g} differ from those of "
+                f"{opened.node} in the same namespace ({opened.interval:g} and {opened.timeout:g}): "
+                "give all its workers the same"
+            )
+        self._take_up(opened, sent)
+        self._sync(full=True)
+
+    def _take_up(self, opened: Opened, sent: float) -> None:
+        self._syncs = 0
+        self._epoch = opened.epoch
+        self._opened_once = True
+        self._renewed(sent)
+        self.ledger.opened(opened.table, opened.version, self._lease_ends, self._reuse_ends(sent))
+        if opened.strangers:
+            logger.warning(
+                "celery-gconc: namespace %r is shared with workers of another app or broker (%s): "
+                "their tasks count under the same limits",
+                self.settings.key_prefix,
+                ", ".join(sorted(opened.strangers)),
+            )
+
+    def _resubscribe(self) -> None:
+        self._unsubscribe()
+        self._pubsub = self.store.subscribe(self.session)
+        # redis-py has no public way to the socket of a subscription (tried: 5.0 to 8.1), kombu uses the same one.
+        self._pubsub_socket = self._pubsub.connection._sock  # type: ignore[union-attr]
+        self._selector.register(self._pubsub_socket, selectors.EVENT_READ)  # type: ignore[arg-type]
+
+    def _unsubscribe(self) -> None:
+        if self._pubsub_socket is not None:
+            with suppress(KeyError, ValueError, OSError):
+                self._selector.unregister(self._pubsub_socket)
+        if self._pubsub is not None:
+            with suppress(Exception):
+                self._pubsub.close()  # type: ignore[no-untyped-call]
+        self._pubsub = self._pubsub_socket = None
+
+    def _wait(self) -> None:
+        """Sleep until there is something to do; take in notices and the ends of children."""
+        timeout = self._next_beat - now()
+        idle = self.ledger.retire_idle()
+        if idle is not None:
+            timeout = min(timeout, idle)
+        if self._next_reclaim is not None:
+            timeout = min(timeout, self._next_reclaim - now())
+        if self.ledger.is_due:
+            self._due_since = self._due_since or now()
+            timeout = min(timeout, self._due_since + self.settings.commit_interval - now())
+        self._take_events(max(timeout, 0))
+
+    def _take_events(self, timeout: float) -> None:
+        """Wait for at most *timeout* seconds for a wake-up, a notice or the exit of a child, and take it in."""
+        if self._children.poll_seconds is not None:
+            timeout = min(timeout, self._children.poll_seconds)
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._waker:
+                with suppress(BlockingIOError):
+                    self._waker.recv(64)
+                with suppress(RuntimeError):
+                    self._awake.release()
+            elif key.fileobj is self._pubsub_socket:
+                self._read_notices()
+            else:
+                self._children.exited(key.data)
+        while self._wanted_children:
+            self._children.watch(self._wanted_children.pop())
+        self._children.poll()
+
+    def _read_notices(self) -> None:
+        assert self._pubsub is not None
+        notices = self.store.notices(self._pubsub, self.session)
+        for notice in notices:
+            self.ledger.notice(notice)
+        if notices:
+            self._on_news()
+
+    def _do_calls(self) -> None:
+        while self._calls:
+            function, future = self._calls.pop(0)
+            try:
+                future.set_result(function(self.store))
+            except StoreUnavailable as exc:
+                future.set_exception(exc)
+                raise
+            except Exception as exc:  # the caller's: it gets it
+                future.set_exception(exc)
+
+    def _beat_or_sync(self) -> None:
+        moment = now()
+        beat = moment >= self._next_beat
+        reclaim = self._next_reclaim is not None and moment >= self._next_reclaim
+        due = self.ledger.is_due and (
+            self._due_since is None or moment >= self._due_since + self.settings.commit_interval
+        )
+        if beat or reclaim or due:
+            self._sync(full=beat)
+
+    def _sync(self, *, full: bool) -> None:
+        self._syncs += 1
+        sync = self.ledger.collect(self.session, self._epoch, self._syncs, full=full)
+        self._due_since = None
+        sent = now()
+        try:
+            reply = self.store.sync(sync)
+        except StoreUnavailable:
+            self.ledger.untold()
+            raise
+        if reply.status == "ok":
+            self._renewed(sent)
+            self.ledger.apply(reply, self._lease_ends, self._reuse_ends(sent))
+            self._plan_reclaim(reply)
+            if sync.full:
+                self._next_beat = sent + self.settings.heartbeat_interval
+            self._on_news()
+        elif reply.status == "closed":
+            self._session_lost()
+        else:
+            self.ledger.untold()
+
+    def _plan_reclaim(self, reply: Synced) -> None:
+        self._next_reclaim = None
+        if reply.expires is not None and self.ledger.count_waiting():
+            self._next_reclaim = now() + reply.expires + RECLAIM_DELAY
+
+    def _session_lost(self) -> None:
+        logger.warning(
+            "celery-gconc: session %s was closed (its lease ran out, or Redis lost its data): opening a new one "
+            "with %d running tasks",
+            self.session,
+            len(self.ledger.running),
+        )
+        self._on_lease_lost()
+        self._open()
+
+    def _renewed(self, sent: float) -> None:
+        self._lease_ends = sent + self.settings.heartbeat_timeout
+
+    def _reuse_ends(self, sent: float) -> float:
+        """Until when permits may be used again locally: a recall lost on the way shows with the next heartbeat."""
+        return sent + 2 * self.settings.heartbeat_interval
+
+    def _lost(self, exc: StoreUnavailable) -> None:
+        if self.connected or not self.tried.is_set():
+            what = "wait" if self.settings.on_redis_error == "wait" else "run without a permit"
+            logger.error("celery-gconc: %s; tasks under limits %s until it is back", exc, what)
+        self.connected = False
+        self.tried.set()
+        for _, future in self._calls:
+            future.set_exception(exc)
+        self._calls.clear()
+        self._unsubscribe()
+        self._on_news()
+
+    def _pause(self) -> None:
+        """Wait before the next try, longer each time; still hear of children that exit."""
+        ends = now() + self._retry_after * random.uniform(0.5, 1.0)
+        self._retry_after = min(self._retry_after * 2, LAST_RETRY, self.settings.heartbeat_interval)
+        while (left := ends - now()) > 0 and not self._stopping:
+            self._take_events(left)
+
+    def _end(self) -> None:
+        """The last round trip: everything of this session is free. Without it, the lease runs out."""
+        if self.connected and not self.ledger.running:
+            with suppress(StoreUnavailable):
+                self.store.close_session(self.session)
+        self.connected = False
+        for _, future in self._calls:
+            future.set_exception(StoreUnavailable("the worker is shutting down"))
+        self._calls.clear()
+        self._unsubscribe()
+        with suppress(Exception):
+            self.store.close()
+        self._children.close()
+        self._selector.close()

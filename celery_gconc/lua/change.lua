@@ -1,0 +1,64 @@
+-- Change a limit at run time: set, reset, pause or resume.
+--
+-- Guarantee: a ticket is applied at most once, and never after a later one for the same limit and kind: so ten
+-- workers may handle one broadcast, and a late one undoes nothing. Waiters with a place are granted before the
+-- reply. set and reset leave a pause, pause and resume leave the value.
+-- ARGV[2] kind ("value" or "pause"), limit, max (set: a number, -1 unlimited; reset: null), paused (boolean),
+--         ticket (0: take the next one), by, reason, config (limit -> max of the caller, counts with no session)
+-- Reply   {status: "ok", applied, was: {max, paused, from}, now: {the same}}; max -1 = unlimited
+-- Cost    O(sessions) where the table changes, and what can be granted
+begin()
+local HOUR = 3600 * 1000
+local limit, field = asked.limit, asked.limit .. US .. asked.kind
+
+local function value_of(override)
+  local configured = tonumber(call('HGET', CONFIGURED, limit))
+  if not configured and call('ZCARD', SESSIONS) == 0 then configured = asked.config[limit] end
+  local set = override.max ~= nil and override.max ~= cjson.null
+  return {
+    max = set and override.max or configured or -1,
+    paused = override.paused or false,
+    from = set and 'override' or (configured and 'configured' or 'none'),
+  }
+end
+
+local ticket = asked.ticket
+if ticket == 0 then ticket = call('HINCRBY', META, 'ticket', 1) end
+local last_change = call('HGET', CHANGES, field)
+last_change = last_change and cjson.decode(last_change) or { ticket = 0 }
+local override = call('HGET', OVERRIDES, limit)
+override = override and cjson.decode(override) or {}
+if ticket <= last_change.ticket then
+  finish()
+  local same = ticket == last_change.ticket
+  return cjson.encode({
+    status = 'ok', applied = same, was = same and last_change.was or value_of(override),
+    now = same and last_change.now or value_of(override),
+  })
+end
+
+local was = value_of(override)
+if asked.kind == 'pause' then
+  override.paused = asked.paused or nil
+  override.paused_by, override.paused_at = asked.paused and asked.by or nil, asked.paused and now or nil
+else
+  local set = asked.max ~= cjson.null
+  override.max = set and asked.max or nil
+  override.by, override.at = set and asked.by or nil, set and now or nil
+  override.reason = set and asked.reason ~= cjson.null and asked.reason or nil
+end
+if override.max == nil and not override.paused then
+  call('HDEL', OVERRIDES, limit)
+else
+  call('HSET', OVERRIDES, limit, cjson.encode(override))
+end
+refresh(limit)
+finish()
+local change = { ticket = ticket, was = was, now = value_of(override) }
+call('HSET', CHANGES, field, cjson.encode(change))
+call('ZADD', CHANGED, int(now), field)
+for _, old in ipairs(call('ZRANGEBYSCORE', CHANGED, '-inf', int(now - HOUR), 'LIMIT', 0, 64)) do
+  call('ZREM', CHANGED, old)
+  call('HDEL', CHANGES, old)
+end
+return cjson.encode({ status = 'ok', applied = true, was = was, now = change.now })

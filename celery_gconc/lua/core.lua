@@ -1,0 +1,417 @@
+-- What every script begins with: the keys, the lease clock, and the rules by which places are given.
+-- The store puts this file before each of the others; it replies nothing by itself.
+--
+-- Guarantee: after each script, no waiter whose session has room stands in line while all of its limits have a
+-- place for it; and no limit has more holders than its max but those that a statement of holdings added.
+--
+-- KEYS    the keyspace, in the order of keys.py
+-- ARGV[1] channel prefix of notices
+-- ARGV[2] JSON, what the script is asked to do
+-- Reply   JSON, each script its own
+-- Cost    O(log N) for each place given or freed, N = holders + waiters of all limits; O(1) otherwise
+local META, SESSIONS, SESSION, REQUESTS, ROLL = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local HOLDERS, WAITERS, RESERVED = KEYS[6], KEYS[7], KEYS[8]
+local MAX, CONFIGURED, OVERRIDES = KEYS[9], KEYS[10], KEYS[11]
+local FRESH, CONTENDED, CHANGES, CHANGED = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local CHANNEL = ARGV[1]
+local asked = cjson.decode(ARGV[2])
+local call = redis.call
+
+local US = '\31'      -- between a limit's name and the rest of a member; names have no control characters
+local US_AFTER = '\32' -- the byte after it: the end of a limit's range
+local TURNS = 3       -- how often a waiter may miss its turn before places are held back for it
+local SCAN = 64       -- how many waiters are looked at to see whether only one session waits
+
+local function int(number) return string.format('%.0f', number) end
+
+-- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local meta = call('HMGET', META, 'clock', 'time', 'interval', 'version', 'epoch')
+local clock = tonumber(meta[1]) or now
+clock = clock + math.min(math.max(now - (tonumber(meta[2]) or now), 0), tonumber(meta[3]) or 0)
+local version = tonumber(meta[4]) or 0
+local epoch = meta[5] or nil
+
+local me = asked.session -- the session that calls, if one does
+local notices = {}       -- session -> what it is to be told when the script is done
+local table_changed = false
+
+local function notice(sid)
+  local told = notices[sid]
+  if not told then
+    told = { grants = {}, recall = {} }
+    notices[sid] = told
+  end
+  return told
+end
+
+-- Sessions: room is what is left of what the session stated, less the grants since.
+local rooms = {}
+local function room(sid)
+  local left = rooms[sid]
+  if left == nil then
+    left = tonumber(call('HGET', SESSION, sid .. ':room')) or 0
+    rooms[sid] = left
+  end
+  return left
+end
+
+local function set_room(sid, left)
+  rooms[sid] = left
+  call('HSET', SESSION, sid .. ':room', int(left))
+end
+
+local function owner(id) return string.match(id, '^([^:]*):') end
+
+-- Limits: the work list of those in which a place may have come free.
+local queue, queued = {}, {}
+local function touch(limit)
+  if not queued[limit] then
+    queued[limit] = true
+    queue[#queue + 1] = limit
+  end
+end
+
+local maxima = {}
+local function max_of(limit) -- false = unlimited
+  local max = maxima[limit]
+  if max == nil then
+    max = tonumber(call('HGET', MAX, limit)) or false
+    maxima[limit] = max
+  end
+  return max
+end
+
+local fresh = {}
+do
+  local pairs_ = call('HGETALL', FRESH)
+  for i = 1, #pairs_, 2 do fresh[pairs_[i]] = tonumber(pairs_[i + 1]) end
+end
+
+local function first(limit) return '[' .. limit .. US end
+local function last(limit) return '(' .. limit .. US_AFTER end
+local function held(limit) return call('ZLEXCOUNT', HOLDERS, first(limit), last(limit)) end
+
+-- Is there a place in the limit for a request that stands at this place (arrival US id) of its order?
+local function has_place(limit, place)
+  local max = max_of(limit)
+  if not max then return true end
+  if fresh[limit] then return false end
+  local count = held(limit)
+  if count >= max then return false end
+  return count + call('ZLEXCOUNT', RESERVED, first(limit), '(' .. limit .. US .. place) < max
+end
+
+local function is_line_empty(limit)
+  return #call('ZRANGEBYLEX', WAITERS, first(limit), last(limit), 'LIMIT', 0, 1) == 0
+    and #call('ZRANGEBYLEX', RESERVED, first(limit), last(limit), 'LIMIT', 0, 1) == 0
+end
+
+-- Somebody of session sid waits for the limit: recall idle and reused permits of every other session.
+local function contend(limit, sid)
+  local flag = call('HGET', CONTENDED, limit)
+  if flag == '*' or flag == sid then return end
+  call('HSET', CONTENDED, limit, flag and '*' or sid)
+  local told = {}
+  for _, member in ipairs(call('ZRANGEBYLEX', HOLDERS, first(limit), last(limit))) do
+    local holder = owner(string.sub(member, #limit + 2))
+    if not told[holder] and holder ~= me and (flag or holder ~= sid) then
+      told[holder] = true
+      table.insert(notice(holder).recall, limit)
+    end
+  end
+end
+
+-- Must this session give permits of the limit back rather than use them again? (A hint: yes when in doubt.)
+local function is_contended(limit, sid)
+  local max = max_of(limit)
+  if max and held(limit) > max then return true end
+  local flag = call('HGET', CONTENDED, limit)
+  if not flag or flag == sid then return false end
+  if flag ~= '*' then return true end
+  local found = 0
+  for _, key in ipairs({ WAITERS, RESERVED }) do
+    local line = call('ZRANGEBYLEX', key, first(limit), last(limit), 'LIMIT', 0, SCAN)
+    found = found + #line
+    for _, member in ipairs(line) do
+      if owner(string.match(member, US .. '%d+' .. US .. '(.*)$')) ~= sid then return true end
+    end
+  end
+  if found >= SCAN then return true end
+  if found == 0 then call('HDEL', CONTENDED, limit) else call('HSET', CONTENDED, limit, sid) end
+  return false
+end
+
+-- Requests: a record is a waiter while its grant number g is 0, then a holder.
+local function load(id)
+  local text = call('HGET', REQUESTS, id)
+  return text and cjson.decode(text) or nil
+end
+
+local function save(id, record) call('HSET', REQUESTS, id, cjson.encode(record)) end
+
+local function roll_member(id, grant)
+  local sid, number = string.match(id, '^([^:]*):(.*)$')
+  return string.format('%s:%012.0f:%s', sid, grant, number)
+end
+
+local function place_of(id, record) return record.a .. US .. id end
+
+local function stand(id, record, limit)
+  record.at = limit
+  save(id, record)
+  call('ZADD', WAITERS, 0, limit .. US .. place_of(id, record))
+  contend(limit, owner(id))
+end
+
+local function unreserve(id, record)
+  if record.k < TURNS then return end
+  for _, limit in ipairs(record.l) do
+    call('ZREM', RESERVED, limit .. US .. place_of(id, record))
+    touch(limit)
+  end
+end
+
+local function leave_line(id, record)
+  local limit = record.at
+  call('ZREM', WAITERS, limit .. US .. place_of(id, record))
+  record.at = nil
+  if is_line_empty(limit) then call('HDEL', CONTENDED, limit) end
+end
+
+local function hold(id, record, grant)
+  record.g = grant
+  record.s = now
+  save(id, record)
+  call('ZADD', ROLL, 0, roll_member(id, grant))
+  for _, limit in ipairs(record.l) do call('ZADD', HOLDERS, 0, limit .. US .. id) end
+end
+
+-- What a session states to run counts whether there is a place for it or not.
+-- item: [number, [limits], task id, task name, idle (0 or 1)]
+local function adopt(item, grant)
+  local id = me .. ':' .. int(item[1])
+  hold(id, { l = item[2], a = string.rep('0', 16), k = 0, t = item[3], n = item[4], i = item[5] }, grant)
+end
+
+local function grant(id, record)
+  local sid = owner(id)
+  local number = call('HINCRBY', SESSION, sid .. ':granted', 1)
+  set_room(sid, room(sid) - 1)
+  if record.at then leave_line(id, record) end
+  unreserve(id, record)
+  call('ZREM', ROLL, roll_member(id, 0))
+  hold(id, record, number)
+  if sid ~= me then
+    local told = notice(sid)
+    table.insert(told.grants, { number, tonumber(string.match(id, ':(.*)$')) })
+    for _, limit in ipairs(record.l) do
+      if is_contended(limit, sid) then table.insert(told.recall, limit) end
+    end
+  end
+end
+
+-- End a request, waiting or granted, and free what it took.
+local function remove(id)
+  local record = load(id)
+  if not record then return end
+  if record.g == 0 then
+    leave_line(id, record)
+    unreserve(id, record)
+  else
+    for _, limit in ipairs(record.l) do
+      call('ZREM', HOLDERS, limit .. US .. id)
+      touch(limit)
+    end
+  end
+  call('ZREM', ROLL, roll_member(id, record.g))
+  call('HDEL', REQUESTS, id)
+end
+
+-- The first of its other limits that has no place for the request.
+local function blocking(record, place, but)
+  for _, limit in ipairs(record.l) do
+    if limit ~= but and not has_place(limit, place) then return limit end
+  end
+end
+
+local function offer(sid)
+  if call('HGET', SESSION, sid .. ':offered') == '1' then return end
+  call('HSET', SESSION, sid .. ':offered', '1')
+  if sid ~= me then notice(sid).offer = true end
+end
+
+-- Its turn came, but another of its limits is full: it stands in that one's line, with its old arrival.
+-- After TURNS such misses a place is held back for it in each of its limits. Only those that arrived later
+-- are held up by that, so two such waiters can't wait for each other.
+local function miss_turn(id, record, full)
+  leave_line(id, record)
+  record.k = record.k + 1
+  if record.k == TURNS then
+    for _, limit in ipairs(record.l) do
+      call('ZADD', RESERVED, 0, limit .. US .. place_of(id, record))
+      contend(limit, owner(id))
+    end
+  end
+  stand(id, record, full)
+end
+
+-- Give the limit's free places to the first in line whose session has room.
+local function serve(limit)
+  local from = first(limit)
+  while true do
+    local line = call('ZRANGEBYLEX', WAITERS, from, last(limit), 'LIMIT', 0, 16)
+    if #line == 0 then return end
+    for _, member in ipairs(line) do
+      from = '(' .. member
+      local place = string.sub(member, #limit + 2)
+      if not has_place(limit, place) then return end
+      local id = string.match(place, US .. '(.*)$')
+      local record = load(id)
+      local full = blocking(record, place, limit)
+      if room(owner(id)) <= 0 then
+        if not full then offer(owner(id)) end
+      elseif full then
+        miss_turn(id, record, full)
+      else
+        grant(id, record)
+      end
+    end
+  end
+end
+
+local function serve_all()
+  local i = 1
+  while queue[i] do
+    queued[queue[i]] = nil
+    serve(queue[i])
+    i = i + 1
+  end
+end
+
+-- A request for a permit: granted at once where every limit has a place, else it stands in line.
+-- age: us since it reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
+local function ask(id, limits, age, task, name)
+  local arrival = int(math.max(clock * 1000 + time[2] % 1000 - math.max(age, 0), 0))
+  local record = { l = limits, a = string.rep('0', 16 - #arrival) .. arrival, g = 0, k = 0, t = task, n = name }
+  call('ZADD', ROLL, 0, roll_member(id, 0))
+  local place = place_of(id, record)
+  local full = blocking(record, place)
+  if full then
+    stand(id, record, full)
+  elseif room(owner(id)) > 0 then
+    grant(id, record)
+  else
+    stand(id, record, limits[1])
+    offer(owner(id))
+  end
+end
+
+-- Lines of this session's waiters, to be served now that it has room.
+local function touch_waiting(sid)
+  local from = sid .. ':' .. string.rep('0', 12) .. ':'
+  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, '[' .. from, '(' .. sid .. ':' .. string.rep('0', 12) .. ';')) do
+    local record = load(sid .. ':' .. string.sub(member, #from + 1))
+    if record and record.at then touch(record.at) end
+  end
+end
+
+-- The value that holds for a limit, from its override and the configured one.
+local function refresh(limit)
+  local override = call('HGET', OVERRIDES, limit)
+  override = override and cjson.decode(override) or {}
+  local value = nil
+  if override.paused then
+    value = 0
+  elseif override.max == nil or override.max == cjson.null then
+    value = tonumber(call('HGET', CONFIGURED, limit))
+  elseif override.max >= 0 then
+    value = override.max
+  end
+  local old = tonumber(call('HGET', MAX, limit))
+  if value == old then return end
+  version = call('HINCRBY', META, 'version', 1)
+  table_changed = true
+  maxima[limit] = value or false
+  if value then
+    call('HSET', MAX, limit, int(value))
+    if not old then
+      call('HSET', FRESH, limit, version)
+      fresh[limit] = version
+    end
+  else
+    call('HDEL', MAX, limit)
+    call('HDEL', FRESH, limit)
+    fresh[limit] = nil
+  end
+  touch(limit)
+end
+
+-- Limits that began while tasks ran open once every live session has stated what it runs under them.
+local function settle()
+  if not next(fresh) then return end
+  local least = math.huge
+  for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
+    least = math.min(least, tonumber(call('HGET', SESSION, sid .. ':seen')) or 0)
+  end
+  for limit, since in pairs(fresh) do
+    if since <= least then
+      call('HDEL', FRESH, limit)
+      fresh[limit] = nil
+      touch(limit)
+    end
+  end
+end
+
+local function configure(limit)
+  local least = nil
+  for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
+    local config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}')
+    if config[limit] and (not least or config[limit] < least) then least = config[limit] end
+  end
+  if least then call('HSET', CONFIGURED, limit, int(least)) else call('HDEL', CONFIGURED, limit) end
+  refresh(limit)
+end
+
+-- A session ends: all that it holds and waits for goes, and its configured values no longer count.
+local function end_session(sid)
+  call('ZREM', SESSIONS, sid)
+  local from, to = '[' .. sid .. ':', '(' .. sid .. ';'
+  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, from, to)) do
+    remove(sid .. ':' .. string.match(member, ':%d+:(.*)$'))
+  end
+  local config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}')
+  for _, field in ipairs({ 'info', 'config', 'room', 'granted', 'sync', 'seen', 'offered' }) do
+    call('HDEL', SESSION, sid .. ':' .. field)
+  end
+  for limit in pairs(config) do configure(limit) end
+end
+
+local function begin()
+  if epoch then call('HSET', META, 'clock', int(clock), 'time', int(now)) end
+  for _, sid in ipairs(call('ZRANGEBYSCORE', SESSIONS, '-inf', int(clock), 'LIMIT', 0, 64)) do end_session(sid) end
+end
+
+-- Serve what was touched, and tell the other sessions.
+local function finish()
+  settle()
+  serve_all()
+  if table_changed then
+    for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
+      if sid ~= me then notice(sid).version = version end
+    end
+  end
+  for sid, told in pairs(notices) do
+    if #told.grants == 0 then told.grants = nil end
+    if #told.recall == 0 then told.recall = nil end
+    call('PUBLISH', CHANNEL .. sid, cjson.encode(told))
+  end
+end
+
+local function limit_table()
+  local pairs_ = call('HGETALL', MAX)
+  local out = {}
+  for i = 1, #pairs_, 2 do out[pairs_[i]] = tonumber(pairs_[i + 1]) end
+  return out
+end

@@ -1,0 +1,100 @@
+-- One round trip of a session: what ended, what is asked for, the room it has; at heartbeats all that it holds.
+--
+-- Guarantee: syncs are numbered, an older one changes nothing. A statement (full) brings Redis in line with the
+-- session: what it doesn't name is removed, but for grants it couldn't know of (numbered above granted), which
+-- are sent again. Every sync renews the lease.
+-- ARGV[2] session, epoch, sync (its number), granted (number of the last grant it knows), room (free slots as of
+--         that grant), version (of its limit table), ended [number...],
+--         asks [[number, us since its gate, [limits], task id, task name]...],
+--         interests (limits it holds idle or reused permits of, to hear whether they are contended),
+--         full (true: a statement), held [[number, [limits], task id, task name, idle]...] (full, or newly covered)
+-- Reply   {status: "ok", version, grants: [[grant number, number]...], recall: [contended limits...], offer,
+--          expires: ms until another session's lease ends, table: only where version differs}
+--         {status: "closed"}: no such session (its lease ran out, or another epoch): open a new one
+--         {status: "stale"}: a later sync came first; nothing was changed
+-- Cost    O(ended + asks + held + grants), each as core says
+if epoch ~= asked.epoch then return cjson.encode({ status = 'closed' }) end
+begin()
+if not call('ZSCORE', SESSIONS, me) then
+  finish()
+  return cjson.encode({ status = 'closed' })
+end
+local state = call('HMGET', SESSION, me .. ':sync', me .. ':granted', me .. ':room')
+if asked.sync <= tonumber(state[1]) then
+  finish()
+  return cjson.encode({ status = 'stale' })
+end
+call('ZADD', SESSIONS, int(clock + tonumber(call('HGET', META, 'timeout'))), me)
+call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':seen', asked.version, me .. ':offered', '0')
+local interests = {}
+
+for _, number in ipairs(asked.ended) do remove(me .. ':' .. int(number)) end
+
+if asked.full then
+  local stated = {}
+  for _, item in ipairs(asked.held) do stated[int(item[1])] = true end
+  for _, item in ipairs(asked.asks) do stated[int(item[1])] = true end
+  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, '[' .. me .. ':', '(' .. me .. ';')) do
+    local number_of_grant, number = string.match(member, ':(%d+):(.*)$')
+    if not stated[number] and tonumber(number_of_grant) <= asked.granted then remove(me .. ':' .. number) end
+  end
+end
+
+for _, item in ipairs(asked.held) do
+  local id = me .. ':' .. int(item[1])
+  local record = load(id)
+  if record and record.g > 0 and table.concat(record.l, US) == table.concat(item[2], US) then
+    if record.t ~= item[3] or record.i ~= item[5] then -- reused for another task, or idle
+      record.t, record.n, record.i = item[3], item[4], item[5]
+      save(id, record)
+    end
+  else
+    if record then remove(id) end
+    adopt(item, asked.granted)
+  end
+  for _, limit in ipairs(item[2]) do interests[limit] = true end
+end
+
+-- Room as stated, less the grants that were made since the one it knows.
+local before = tonumber(state[3])
+set_room(me, asked.room - (tonumber(state[2]) - asked.granted))
+
+settle()
+serve_all()
+if before <= 0 or asked.full then
+  touch_waiting(me)
+  serve_all()
+end
+for _, item in ipairs(asked.asks) do
+  local id = me .. ':' .. int(item[1])
+  local record = load(id)
+  if record and record.g == 0 and table.concat(record.l, US) ~= table.concat(item[3], US) then
+    remove(id)
+    serve_all()
+    record = nil
+  end
+  if not record then ask(id, item[3], item[2], item[4], item[5]) end
+  for _, limit in ipairs(item[3]) do interests[limit] = true end
+end
+finish()
+
+local grants, recall = {}, {}
+for _, member in ipairs(call('ZRANGEBYLEX', ROLL,
+  string.format('[%s:%012.0f:', me, asked.granted + 1), '(' .. me .. ';')) do
+  local number_of_grant, number = string.match(member, ':(%d+):(.*)$')
+  table.insert(grants, { tonumber(number_of_grant), tonumber(number) })
+end
+for _, limit in ipairs(asked.interests) do interests[limit] = true end
+for limit in pairs(interests) do
+  if is_contended(limit, me) then table.insert(recall, limit) end
+end
+local reply = {
+  status = 'ok', version = version, grants = grants, recall = recall,
+  offer = call('HGET', SESSION, me .. ':offered') == '1',
+}
+local soonest = call('ZRANGE', SESSIONS, 0, 1, 'WITHSCORES')
+for i = #soonest - 1, 1, -2 do
+  if soonest[i] ~= me then reply.expires = math.max(tonumber(soonest[i + 1]) - clock, 0) end
+end
+if version ~= asked.version then reply.table = limit_table() end
+return cjson.encode(reply)

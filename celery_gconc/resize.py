@@ -1,0 +1,74 @@
+"""Changes a worker's pool size at run time, to an absolute number, as far as its pool can.
+
+    control (set_local_concurrency) -> Resizer -> pool.grow / pool.shrink, and the prefetch count with it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .errors import LimitError
+
+
+class Resizer:
+    """One worker's wanted pool size. On the consumer's thread."""
+
+    def __init__(self, consumer: Any, on_resized: Callable[[], None]) -> None:
+        self._consumer = consumer
+        self._on_resized = on_resized
+        self._wanted: int | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many slots are still to go as their tasks end."""
+        return 0 if self._wanted is None else max(self._size - self._wanted, 0)
+
+    def resize(self, size: int) -> str:
+        """Grow or shrink the pool to *size*; return what came of it.
+
+        Raises:
+            LimitError: this pool, or this worker, can't.
+        """
+        pool = self._consumer.pool
+        if self._consumer.controller.autoscaler:
+            raise LimitError(
+                "this worker's pool size is a range (--autoscale): change it with 'celery control autoscale MAX MIN'"
+            )
+        if not hasattr(pool, "grow") or not hasattr(pool, "shrink"):
+            kind = type(pool).__module__.rpartition(".")[2]
+            raise LimitError(f"the {kind} pool can't change its size while it runs: restart the worker with -c {size}")
+        before = self._size
+        self._wanted = size
+        if size > before:
+            pool.grow(size - before)
+            self._consumer._update_prefetch_count(size - before)
+            self._wanted = None
+        else:
+            self.go_on()
+        self._on_resized()
+        now, pending = self._size, self.pending
+        if pending:
+            return f"pool size was {before}, is {now} now, {pending} pending as tasks end"
+        return f"pool size was {before}, is {now} now"
+
+    def go_on(self) -> None:
+        """Shrink as far as slots are free. Called whenever a task has ended."""
+        if self._wanted is None:
+            return
+        pool = self._consumer.pool
+        while self._size > self._wanted:
+            before = self._size
+            try:
+                pool.shrink(1)
+            except ValueError:  # billiard: all processes are busy
+                return
+            finally:
+                # Celery's own pool_shrink leaves the prefetch count as it was where shrink raises half-way.
+                if self._size < before:
+                    self._consumer._update_prefetch_count(self._size - before)
+        self._wanted = None
+
+    @property
+    def _size(self) -> int:
+        return int(self._consumer.pool.num_processes or 0)

@@ -1,0 +1,473 @@
+"""The only module that talks to Redis: one method a Lua script, replies decoded here.
+
+Redis' own exceptions don't leave this module: every failure to reach it, or to be served by it, is
+:class:`~celery_gconc.errors.StoreUnavailable`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.client import PubSub
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from .errors import StoreUnavailable
+from .keys import Keys
+from .limits import Limits
+from .settings import Settings
+
+#: How long, in seconds, one call may take; a heartbeat that takes longer is as good as lost.
+CALL_TIMEOUT = 5.0
+
+#: How long, in seconds, connecting may take.
+CONNECT_TIMEOUT = 2.0
+
+#: ``max`` of an unlimited limit on the wire, where JSON has no infinity.
+UNLIMITED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A permit as its session states it."""
+
+    number: int
+    limits: Limits
+    task_id: str = ""
+    task: str = ""
+    idle: bool = False
+
+    def wire(self) -> list[Any]:
+        """As the scripts take it."""
+        return [self.number, list(self.limits), self.task_id, self.task, int(self.idle)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request for a permit."""
+
+    number: int
+    limits: Limits
+    #: How long ago it reached its gate, in seconds.
+    age: float = 0.0
+    task_id: str = ""
+    task: str = ""
+
+    def wire(self) -> list[Any]:
+        """As the scripts take it."""
+        return [self.number, int(self.age * 1e6), list(self.limits), self.task_id, self.task]
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """What a session tells Redis in one round trip; see ``lua/sync.lua``."""
+
+    session: str
+    epoch: str
+    number: int
+    granted: int
+    room: int
+    version: int
+    ended: Sequence[int] = ()
+    asks: Sequence[Ask] = ()
+    held: Sequence[Held] = ()
+    interests: Sequence[str] = ()
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A permit granted: its place in the session's grants, and the number of the request that it answers."""
+
+    grant: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session was opened."""
+
+    epoch: str
+    version: int
+    table: Mapping[str, int]
+    #: Nodes of another app or broker in this namespace.
+    strangers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The namespace has other heartbeat settings than the session that wanted to open."""
+
+    interval: float
+    timeout: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The answer to a sync."""
+
+    status: str  #: ``ok``, ``closed`` or ``stale``
+    version: int = 0
+    grants: tuple[Grant, ...] = ()
+    contended: frozenset[str] = frozenset()
+    offer: bool = False
+    table: Mapping[str, int] | None = None
+    #: Seconds until the lease of the next other session ends, if there is one.
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a session is told without having asked."""
+
+    grants: tuple[Grant, ...] = ()
+    contended: frozenset[str] = frozenset()
+    offer: bool = False
+    version: int | None = None
+
+    @classmethod
+    def decode(cls, data: bytes | str) -> Notice:
+        """Read a message of the notice channel."""
+        told = json.loads(data)
+        return cls(
+            grants=_grants(told.get("grants")),
+            contended=frozenset(told.get("recall") or ()),
+            offer=bool(told.get("offer")),
+            version=told.get("version"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What holds for a limit: its max (None: unlimited), whether it is paused, and where the max comes from."""
+
+    max: int | None
+    paused: bool
+    origin: str  #: ``override``, ``configured`` or ``none``
+
+    def __str__(self) -> str:
+        text = "unlimited" if self.max is None else str(self.max)
+        if self.origin == "configured":
+            text += " (configured)"
+        return f"{text}, paused" if self.paused else text
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change of a limit did. ``applied`` is false where a later change had come first."""
+
+    limit: str
+    was: Value
+    now: Value
+    applied: bool = True
+
+    def __str__(self) -> str:
+        if not self.applied:
+            return f"{self.limit}: {self.now}; a later change came first, so nothing was changed"
+        return f"{self.limit}: was {self.was}, is {self.now}"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStatus:
+    """One limit at one instant. ``max`` is None where unlimited; times are Unix times in seconds."""
+
+    limit: str
+    max: int | None
+    paused: bool
+    running: int
+    waiting: int
+    idle: int = 0
+    configured: int | None = None
+    overridden: bool = False
+    set_by: str | None = None
+    set_at: float | None = None
+    reason: str | None = None
+    paused_by: str | None = None
+    paused_at: float | None = None
+    #: The limit has just begun and waits until every session has stated what it runs under it.
+    settling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """One live session at one instant. ``lease`` is in seconds."""
+
+    session: str
+    node: str
+    pid: int
+    pool: str
+    lease: float
+    permits: int
+    waiting: int
+    room: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All limits and sessions of a namespace at one instant; ``status["queue:emails"]`` is one limit's."""
+
+    limits: tuple[LimitStatus, ...] = ()
+    sessions: tuple[SessionStatus, ...] = ()
+    version: int = 0
+
+    def __getitem__(self, limit: str) -> LimitStatus:
+        for found in self.limits:
+            if found.limit == limit:
+                return found
+        raise KeyError(limit)
+
+    def __contains__(self, limit: object) -> bool:
+        return any(found.limit == limit for found in self.limits)
+
+    def __iter__(self) -> Iterator[LimitStatus]:
+        return iter(self.limits)
+
+
+def _grants(pairs: Any) -> tuple[Grant, ...]:
+    return tuple(Grant(int(grant), int(number)) for grant, number in pairs or ())
+
+
+def _max(value: Any) -> int | None:
+    return None if value is None or value < 0 else int(value)
+
+
+def _value(reply: Mapping[str, Any]) -> Value:
+    return Value(_max(reply["max"]), bool(reply["paused"]), str(reply["from"]))
+
+
+class Store:
+    """The coordination Redis of one namespace. Not thread-safe where one thread closes it while another calls."""
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str,
+        options: Mapping[str, Any] | None = None,
+        call_timeout: float = CALL_TIMEOUT,
+    ) -> None:
+        self.keys = Keys(prefix)
+        # redis-py >= 6 retries silently by default: a call that timed out may have been carried out, and only
+        # the caller knows how to say it again. So: no retry, and a bound on each call.
+        defaults: dict[str, Any] = {
+            "socket_timeout": call_timeout,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        self._client: redis.Redis = redis.Redis.from_url(url, **{**defaults, **(options or {})})
+        core = _lua("core")
+        self._scripts = {
+            name: self._client.register_script(f"{core}\n{_lua(name)}")
+            for name in ("open", "sync", "close", "change", "ticket", "status")
+        }
+
+    @classmethod
+    def from_settings(cls, settings: Settings, call_timeout: float = CALL_TIMEOUT) -> Store:
+        """The store that *settings* name. Opens no connection."""
+        return cls(settings.redis_url, settings.key_prefix, settings.redis_options, call_timeout)
+
+    def open(
+        self,
+        session: str,
+        *,
+        epoch: str,
+        interval: float,
+        timeout: float,
+        info: Mapping[str, Any],
+        config: Mapping[str, int],
+        room: int,
+        held: Sequence[Held] = (),
+        version: int = -1,
+    ) -> Opened | Refused:
+        """Begin a session; see ``lua/open.lua``. *interval* and *timeout* in seconds."""
+        reply = self._run(
+            "open",
+            session=session,
+            epoch=epoch,
+            interval=int(interval * 1000),
+            timeout=int(timeout * 1000),
+            info=dict(info),
+            config=dict(config),
+            room=room,
+            held=[item.wire() for item in held],
+            version=version,
+        )
+        if reply["status"] == "refused":
+            return Refused(reply["interval"] / 1000, reply["timeout"] / 1000, str(reply.get("node", "?")))
+        return Opened(reply["epoch"], int(reply["version"]), _table(reply["table"]), tuple(reply["strangers"] or ()))
+
+    def sync(self, sync: Sync) -> Synced:
+        """Tell what changed in a session and hear what was granted; see ``lua/sync.lua``."""
+        reply = self._run(
+            "sync",
+            session=sync.session,
+            epoch=sync.epoch,
+            sync=sync.number,
+            granted=sync.granted,
+            room=sync.room,
+            version=sync.version,
+            ended=list(sync.ended),
+            asks=[item.wire() for item in sync.asks],
+            held=[item.wire() for item in sync.held],
+            interests=list(sync.interests),
+            full=sync.full,
+        )
+        if reply["status"] != "ok":
+            return Synced(reply["status"])
+        expires = reply.get("expires")
+        return Synced(
+            status="ok",
+            version=int(reply["version"]),
+            grants=_grants(reply["grants"]),
+            contended=frozenset(reply["recall"] or ()),
+            offer=reply["offer"],
+            table=_table(reply["table"]) if "table" in reply else None,
+            expires=None if expires is None else expires / 1000,
+        )
+
+    def close_session(self, session: str) -> None:
+        """End a session at once; see ``lua/close.lua``."""
+        self._run("close", session=session)
+
+    def ticket(self) -> int:
+        """Take the number of a change that is announced now."""
+        return int(self._run("ticket")["ticket"])
+
+    def set(
+        self, limit: str, maximum: int | None, *, by: str, ticket: int = 0, reason: str | None = None,
+        config: Mapping[str, int] | None = None,
+    ) -> Change:
+        """Set a limit's max at run time (None: unlimited); see ``lua/change.lua``."""
+        value = UNLIMITED if maximum is None else maximum
+        return self._change(limit, "value", by, ticket, config, max=value, reason=reason)
+
+    def reset(self, limit: str, *, by: str, ticket: int = 0, config: Mapping[str, int] | None = None) -> Change:
+        """Let the configured value of a limit hold again."""
+        return self._change(limit, "value", by, ticket, config, max=None)
+
+    def pause(
+        self, limit: str, paused: bool, *, by: str, ticket: int = 0, config: Mapping[str, int] | None = None
+    ) -> Change:
+        """Pause a limit, or resume it; its value stays as it is."""
+        return self._change(limit, "pause", by, ticket, config, paused=paused)
+
+    def _change(
+        self, limit: str, kind: str, by: str, ticket: int, config: Mapping[str, int] | None, **what: Any
+    ) -> Change:
+        asked = {"max": None, "reason": None, "paused": False, **what}
+        reply = self._run("change", limit=limit, kind=kind, by=by, ticket=ticket, config=dict(config or {}), **asked)
+        return Change(limit, _value(reply["was"]), _value(reply["now"]), reply["applied"])
+
+    def status(self, limit: str | None = None, config: Mapping[str, int] | None = None) -> Status:
+        """All limits and sessions, or one limit. *config* is the caller's, which counts while no session lives."""
+        reply = self._run("status", limit=limit)
+        limits = {item["limit"]: _limit_status(item) for item in reply["limits"] or ()}
+        if not reply["live"]:
+            for name, maximum in (config or {}).items():
+                if limit in (None, name):
+                    limits[name] = _configured(limits.get(name), name, maximum)
+        sessions = tuple(_session_status(item) for item in reply["sessions"] or ())
+        return Status(tuple(limits[name] for name in sorted(limits)), sessions, int(reply["version"]))
+
+    def run_id_and_policy(self) -> tuple[str, str]:
+        """The server's ``run_id`` and its ``maxmemory_policy`` (empty where the server doesn't tell)."""
+        with _translated():
+            info = self._client.info()
+        return str(info.get("run_id", "")), str(info.get("maxmemory_policy", ""))
+
+    def subscribe(self, session: str) -> PubSub:
+        """Listen to the notices of a session; returns once Redis has confirmed."""
+        with _translated():
+            pubsub = self._client.pubsub()
+            pubsub.subscribe(self.keys.channel(session))
+            if pubsub.get_message(timeout=CONNECT_TIMEOUT) is None:
+                pubsub.close()
+                raise StoreUnavailable("the coordination Redis did not confirm a subscription in time")
+            return pubsub
+
+    def notices(self, pubsub: PubSub, session: str) -> list[Notice]:
+        """All notices that have arrived for a session; never waits."""
+        found = []
+        with _translated():
+            while (message := pubsub.get_message(timeout=0)) is not None:
+                if message["type"] == "message" and message["channel"] == self.keys.channel(session).encode():
+                    found.append(Notice.decode(message["data"]))
+        return found
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._client.close()
+        self._client.connection_pool.disconnect()
+
+    def _run(self, name: str, **asked: Any) -> dict[str, Any]:
+        argument = json.dumps(asked, separators=(",", ":"))
+        with _translated():
+            reply = self._scripts[name](keys=self.keys.all(), args=[self.keys.channels(), argument])
+        return json.loads(reply)  # type: ignore[no-any-return]
+
+
+def _lua(name: str) -> str:
+    return resources.files(__package__).joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
+
+
+def _table(reply: Any) -> dict[str, int]:
+    return {limit: int(value) for limit, value in reply.items()} if reply else {}
+
+
+def _limit_status(item: Mapping[str, Any]) -> LimitStatus:
+    override = item["override"] or {}
+    return LimitStatus(
+        limit=item["limit"],
+        max=_max(item["max"]),
+        paused=item["paused"],
+        running=item["held"] - item["idle"],
+        waiting=item["waiting"],
+        idle=item["idle"],
+        configured=item["configured"],
+        overridden="max" in override,
+        set_by=override.get("by"),
+        set_at=_seconds(override.get("at")),
+        reason=override.get("reason"),
+        paused_by=override.get("paused_by"),
+        paused_at=_seconds(override.get("paused_at")),
+        settling=item["settling"],
+    )
+
+
+def _configured(known: LimitStatus | None, limit: str, maximum: int) -> LimitStatus:
+    if known is None:
+        return LimitStatus(limit, maximum, paused=False, running=0, waiting=0, configured=maximum)
+    return replace(known, configured=maximum, max=known.max if known.overridden else maximum)
+
+
+def _session_status(item: Mapping[str, Any]) -> SessionStatus:
+    info = item["info"]
+    return SessionStatus(
+        session=item["session"],
+        node=str(info.get("node", "?")),
+        pid=int(info.get("pid", 0)),
+        pool=str(info.get("pool", "?")),
+        lease=item["lease"] / 1000,
+        permits=item["permits"],
+        waiting=item["waiting"],
+        room=item["room"],
+    )
+
+
+def _seconds(milliseconds: Any) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as exc:
+        raise StoreUnavailable(f"the coordination Redis doesn't serve: {exc}") from exc
