@@ -34,6 +34,9 @@ logger = get_logger(__name__)
 #: How often, in seconds, parked requests are looked at for revokes and expiry.
 SWEEP_SECONDS = 1.0
 
+#: How long, in seconds, changes of the intake let the task that was just started go first.
+MOMENT = 0.002
+
 #: Exit code of a worker that may not start (EX_CONFIG of sysexits.h).
 EX_CONFIG = 78
 
@@ -152,8 +155,11 @@ class GlobalConcurrencyStep(bootsteps.StartStopStep):
         for text in settings.warnings:
             logger.warning("celery-gconc: %s", text)
 
-        self.ledger = Ledger(config, self._wake_link)
-        self.intake = Intake(table=lambda: self.ledger.table, slots=lambda: int(pool.num_processes or 0))
+        def slots() -> int:
+            return int(pool.num_processes or 0)  # never kept: it changes with autoscale, grow and shrink
+
+        self.ledger = Ledger(config, slots=slots, wake=self._wake_link)
+        self.intake = Intake(table=lambda: self.ledger.table, slots=slots)
         self.starter: Starter = self._make_starter(consumer)
         self.gate = Gate(
             ledger=self.ledger,
@@ -164,7 +170,9 @@ class GlobalConcurrencyStep(bootsteps.StartStopStep):
             watch_child=lambda pid: self.link.watch_child(pid),
             wake=self.starter.wake,
             runs_unlimited=self._runs_unlimited,
-            starts_when_ended=pool_name(pool) == "prefork" and consumer.hub is not None,
+            starts_when_ended=pool_name(pool) in ("prefork", "threads") and consumer.hub is not None,
+            ends_on_consumer_thread=pool_name(pool) == "prefork",
+            later=self._later,
         )
         self.resizer = Resizer(consumer, on_resized=self.starter.wake)
         self.link = Link(
@@ -248,6 +256,12 @@ class GlobalConcurrencyStep(bootsteps.StartStopStep):
     def _pump(self) -> None:
         self.resizer.go_on()
         self.gate.pump()
+
+    def _later(self, function: Callable[[], None]) -> None:
+        if self.consumer.hub is not None:
+            self.consumer.hub.call_later(MOMENT, function)
+        else:
+            function()
 
     def _wake_link(self) -> None:
         self.link.wake()

@@ -9,6 +9,7 @@ It stands at the one funnel through which plain, rate-limited and ETA requests a
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,11 +31,17 @@ logger = get_logger(__name__)
 _BEFORE_DEATH = (TimeLimitExceeded, Terminated, WorkerLostError, SystemExit, KeyboardInterrupt)
 
 
+_HOOKS = ("execute_using_pool", "on_accepted", "on_success", "on_failure", "on_timeout")
+
+
 class Watcher(Protocol):
-    """What the gate tells about requests that wait (the intake)."""
+    """What the gate tells about requests that wait for a permit though a slot is free (the intake)."""
 
     def parked(self, run: Run) -> None: ...
     def unparked(self, run: Run) -> None: ...
+    @property
+    def wants_more(self) -> bool: ...
+    def resume(self) -> None: ...
 
 
 class Run:
@@ -44,7 +51,7 @@ class Run:
     ``execute_using_pool`` don't call super (celery 3.1 to 5.7), so no ``Task.Request`` class could see them.
     """
 
-    __slots__ = ("arrived", "ended", "gate", "limits", "names", "permit", "queue", "request")
+    __slots__ = ("arrived", "ended", "gate", "limits", "names", "permit", "queue", "request", "waits")
 
     def __init__(self, gate: Gate, request: Any, names: Limits, limits: Limits, queue: str | None) -> None:
         self.gate = gate
@@ -55,6 +62,8 @@ class Run:
         self.permit: Permit | None = None
         self.arrived = 0.0
         self.ended = False
+        #: Whether it was seen to wait for a permit while a slot was free.
+        self.waits = False
 
     @property
     def task_id(self) -> str:
@@ -68,17 +77,18 @@ class Run:
 
     def hook(self) -> None:
         """Take the request's callbacks over. They are looked up on the instance when it goes to the pool."""
-        request = self.request
-        request.execute_using_pool = self.execute_using_pool
-        request.on_accepted = self.on_accepted
-        request.on_success = self.on_success
-        request.on_failure = self.on_failure
-        request.on_timeout = self.on_timeout
+        self.request.__dict__.update(
+            execute_using_pool=self.execute_using_pool,
+            on_accepted=self.on_accepted,
+            on_success=self.on_success,
+            on_failure=self.on_failure,
+            on_timeout=self.on_timeout,
+        )
 
     def unhook(self) -> None:
         """Give the callbacks back, which also breaks the reference cycle."""
         attributes = self.request.__dict__
-        for name in ("execute_using_pool", "on_accepted", "on_success", "on_failure", "on_timeout"):
+        for name in _HOOKS:
             attributes.pop(name, None)
 
     def execute_using_pool(self, pool: BasePool, **kwargs: Any) -> Any:
@@ -159,6 +169,8 @@ class Gate:
         wake: Callable[[], None],
         runs_unlimited: Callable[[], bool],
         starts_when_ended: bool,
+        ends_on_consumer_thread: bool,
+        later: Callable[[Callable[[], None]], None],
     ) -> None:
         self.ledger = ledger
         self.pool = pool
@@ -168,11 +180,19 @@ class Gate:
         self._watch_child = watch_child
         self._wake = wake
         self._runs_unlimited = runs_unlimited
+        #: Whether the next request may be started from the callback that ends one. (Not in green pools, whose slot
+        #: is free only after the callback; not in solo, where the next would run inside it.)
         self._starts_when_ended = starts_when_ended
+        self._ends_on_consumer_thread = ends_on_consumer_thread
+        #: Runs something on the consumer's thread in a moment, when what was started has reached the pool.
+        self._later = later
         self._has_children = isinstance(pool, PreforkPool)
         #: Uncovered requests that wait for a slot; in use only while covered ones wait too.
         self._ready: deque[Run] = deque()
-        self._is_pumping = False
+        #: What the watcher is still to be told: it talks to the broker, so on the consumer's thread only.
+        self._notes: deque[tuple[Callable[[Run], None], Run]] = deque()
+        self._pumping = threading.Lock()
+        self._is_pump_wanted = False
         self._is_closed = False
         #: How many tasks ran without a permit while Redis was away (``global_concurrency_on_redis_error="run"``).
         self.unlimited_runs = 0
@@ -187,9 +207,10 @@ class Gate:
         run = Run(self, request, names, limits, queue)
         run.hook()
         if not limits:
-            if (self._ready or not ledger.is_quiet) and self.free_slots <= 0:
+            if (self._ready or ledger.waiting_count) and self.free_slots <= 0:
                 run.arrived = now()
                 self._ready.append(run)
+                ledger.claims = len(self._ready)
             else:
                 self._run(run)
             return
@@ -197,27 +218,15 @@ class Gate:
         if self.free_slots > 0 and not self._ready and ledger.take(run):
             self._dispatch(run)
             return
-        ledger.set_room(self.free_slots)
-        ledger.wait(run)
-        self._watcher.parked(run)
+        self._park(run)
+        self._tell_watcher()
         if self._runs_unlimited():
             self.pump()
 
     def pump(self) -> None:
         """Start what can be started now, first come, first served. Harmless when there is nothing."""
-        if self._is_pumping or self._is_closed:
-            return
-        self._is_pumping = True
-        try:
-            for run in self.ledger.uncovered():
-                assert isinstance(run, Run)
-                self._watcher.unparked(run)
-                self._ready.append(run)
-            while (run := self._next()) is not None:
-                self._discard(run) if _is_revoked(run) else self._dispatch(run)
-            self.ledger.set_room(self.free_slots)
-        finally:
-            self._is_pumping = False
+        self._start_next()
+        self._tell_watcher(in_a_moment=True)
 
     def sweep(self) -> None:
         """Let go of parked requests that were revoked or have expired since."""
@@ -225,8 +234,9 @@ class Gate:
             assert isinstance(run, Run)
             if _is_revoked(run):
                 self.ledger.leave(run)
-                self._watcher.unparked(run)
+                self._unpark(run)
                 run.unhook()
+        self._tell_watcher()
 
     def drop_parked(self) -> None:
         """The broker's connection is gone: what waits here was never started, and the broker delivers it again."""
@@ -235,6 +245,7 @@ class Gate:
             self.ledger.leave(run)
             run.unhook()
         self._ready.clear()
+        self._notes.clear()
 
     def drop_unaccepted(self) -> None:
         """After a lost connection: ``pool.flush`` has thrown away jobs that no child had accepted, without a call."""
@@ -263,7 +274,7 @@ class Gate:
     @property
     def counts(self) -> GateCounts:
         """How many requests are where."""
-        return GateCounts(len(self.ledger.running), self.ledger.count_waiting(), len(self._ready))
+        return GateCounts(len(self.ledger.running), self.ledger.waiting_count, len(self._ready))
 
     def running_with_permits(self) -> list[Run]:
         """The tasks that run under limits."""
@@ -300,17 +311,57 @@ class Gate:
                 return
             run.ended = True
             self.ledger.ended(run)
-        if not self._starts_when_ended and (self._ready or not self.ledger.is_quiet):
+        if not self._starts_when_ended and (self._ready or self.ledger.waiting_count):
             self._wake()
 
     def end(self, run: Run) -> None:
         """A request is done with altogether; the next may start."""
         self.release(run)
         run.unhook()
-        if self._starts_when_ended and (self._ready or not self.ledger.is_quiet):
-            self.pump()
+        if self._starts_when_ended and (self._ready or self.ledger.waiting_count):
+            self._start_next()
+            if self._ends_on_consumer_thread:
+                self._tell_watcher(in_a_moment=True)
+            elif self._notes:
+                self._wake()
+        self.ledger.settle()
 
     # -- Its own -----------------------------------------------------------------------------------------
+
+    def _start_next(self) -> None:
+        """Start what can be started. Where another thread is at it, that one looks once more."""
+        self._is_pump_wanted = True
+        while self._is_pump_wanted and self._pumping.acquire(blocking=False):
+            try:
+                self._is_pump_wanted = False
+                if not self._is_closed:
+                    self._start_all()
+            finally:
+                self._pumping.release()
+
+    def _start_all(self) -> None:
+        for run in self.ledger.uncovered():
+            assert isinstance(run, Run)
+            self._unpark(run)
+            self._ready.append(run)
+        while (run := self._next()) is not None:
+            self._discard(run) if _is_revoked(run) else self._dispatch(run)
+        self.ledger.claims = len(self._ready)
+        self.ledger.look()
+        if self.free_slots > 0:
+            for run in self.ledger.waiting():
+                assert isinstance(run, Run)
+                self._note_wait(run)
+
+    def _tell_watcher(self, *, in_a_moment: bool = False) -> None:
+        while self._notes:
+            tell, run = self._notes.popleft()
+            tell(run)
+        if self._watcher.wants_more:
+            if in_a_moment:
+                self._later(self._watcher.resume)
+            else:
+                self._watcher.resume()
 
     def _next(self) -> Run | None:
         """The next request to start, in order of arrival, out of its line; None where there is none or no slot."""
@@ -328,8 +379,7 @@ class Gate:
             if not run.limits:
                 break
             self._ready.popleft()  # a limit began while it waited for its slot
-            ledger.wait(run)
-            self._watcher.parked(run)
+            self._park(run)
         if self._ready and (covered is None or self._ready[0].arrived < covered.arrived):
             # Redis would grant a permit if there were room: one free slot is kept for the round trip to say so.
             if covered is None and ledger.holds_slot and free == 1:
@@ -341,8 +391,23 @@ class Gate:
             return None
         if covered not in ledger.running:
             ledger.next(covered)
-        self._watcher.unparked(covered)
+        self._unpark(covered)
         return covered
+
+    def _park(self, run: Run) -> None:
+        self.ledger.wait(run)
+        if self.free_slots > 0:
+            self._note_wait(run)
+
+    def _note_wait(self, run: Run) -> None:
+        if not run.waits:
+            run.waits = True
+            self._notes.append((self._watcher.parked, run))
+
+    def _unpark(self, run: Run) -> None:
+        if run.waits:
+            run.waits = False
+            self._notes.append((self._watcher.unparked, run))
 
     def _next_unlimited(self) -> Run | None:
         """Redis is away and tasks are to run all the same: the one that waits longest."""

@@ -26,6 +26,9 @@ logger = get_logger(__name__)
 #: queue may not be covered, so some are worth looking past; each costs memory here and waits nowhere else.
 PARKED_FOR_OTHERS = 32
 
+#: How many requests of a queue may wait here at least, however small its limit.
+FOLLOWING = 4
+
 #: Key under which a virtual transport's message says which queue it came from (its routing key need not).
 QUEUE_KEY = "gconc_queue"
 
@@ -38,6 +41,7 @@ class Intake:
         self._slots = slots
         self._parked: Counter[str] = Counter()
         self._stopped: dict[str, Queue] = {}
+        self._wanting: set[str] = set()
         self._consumer: Any = None
         self._qos: Any = None
         self._connection_id: tuple[Any, int] | None = None
@@ -49,6 +53,7 @@ class Intake:
         self._consumer, self._qos = task_consumer, qos
         self._parked.clear()
         self._stopped.clear()
+        self._wanting.clear()
         self._connection_id = None
         channel = task_consumer.channel
         if isinstance(channel, VirtualChannel):
@@ -94,7 +99,7 @@ class Intake:
         self._qos.increment_eventually()
         if run.queue is not None:
             self._parked[run.queue] += 1
-            if self._parked[run.queue] >= self._bound(run):
+            if self._parked[run.queue] >= self._bounds(run)[1]:
                 self._stop(run.queue)
 
     def unparked(self, run: Run) -> None:
@@ -102,25 +107,39 @@ class Intake:
         self._qos.decrement_eventually()
         if run.queue is not None:
             self._parked[run.queue] -= 1
-            if self._parked[run.queue] <= 0:
-                del self._parked[run.queue]
-            if run.queue in self._stopped and self._parked[run.queue] < self._bound(run):
-                self._resume(run.queue)
+            if run.queue in self._stopped and self._parked[run.queue] <= self._bounds(run)[0]:
+                self._wanting.add(run.queue)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether a stopped queue is to be consumed again: call :meth:`resume` when nothing is more urgent."""
+        return bool(self._wanting)
+
+    def resume(self) -> None:
+        """Consume stopped queues again of which few requests are left here."""
+        while self._wanting:
+            name = self._wanting.pop()
+            if name in self._stopped:
+                self._resume(name)
 
     @property
     def stopped(self) -> list[str]:
         """The queues that are subscribed but not consumed just now."""
         return sorted(self._stopped)
 
-    def _bound(self, run: Run) -> int:
-        """How many requests of a queue may wait here.
+    def _bounds(self, run: Run) -> tuple[int, int]:
+        """With how few requests of a queue waiting here it is consumed again, and with how many it is stopped.
 
-        For the queue's own limit: as many as could start at once, and one to follow while the next is fetched.
+        For the queue's own limit, no fewer than could start at once; and so many that neighbours in the queue, which
+        are fetched in one go, can follow each other here, where a permit passes on without a round trip: at three
+        times that number, and :data:`FOLLOWING` more, most do.
         """
         own = f"queue:{run.queue}"
         if own in run.limits:
-            return min(self._table().get(own, 0), self._slots()) + 1
-        return max(PARKED_FOR_OTHERS, self._slots())
+            at_once = min(self._table().get(own, 0), self._slots())
+            return at_once, 3 * at_once + FOLLOWING
+        most = max(PARKED_FOR_OTHERS, self._slots())
+        return most // 2, most
 
     def _stop(self, name: str) -> None:
         queue = next((queue for queue in self._consumer.queues if queue.name == name), None)

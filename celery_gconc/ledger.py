@@ -19,7 +19,17 @@ from .limits import Limits
 from .store import Ask, Grant, Held, Notice, Sync, Synced
 
 #: How long, in seconds, a permit is kept with no task for it (never while another session waits for it).
-IDLE_SECONDS = 0.05
+IDLE_SECONDS = 0.1
+
+#: How long, in seconds, what nobody waits for may wait for company on its way to Redis: asks that no slot is free
+#: for (sent with their age, so they lose no place), permits that were idle.
+LAZY_SECONDS = 0.02
+
+#: The same for what matters to others, but less than the start of a task here.
+SOON_SECONDS = 0.001
+
+#: Most places that a session takes in one line.
+MOST_ASKED = 32
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -71,7 +81,7 @@ class _Line:
 class Ledger:
     """Permits of one session at a time. Every public method takes the lock, but those named ``..._locked``."""
 
-    def __init__(self, table: Mapping[str, int], wake: Callable[[], None]) -> None:
+    def __init__(self, table: Mapping[str, int], *, slots: Callable[[], int], wake: Callable[[], None]) -> None:
         self.lock = threading.RLock()
         #: Limit to the max that holds now; a limit that isn't in it is unlimited.
         self.table: Mapping[str, int] = dict(table)
@@ -79,12 +89,18 @@ class Ledger:
         self.version = -1
         #: Requests handed to the pool and not ended, covered or not. In order of their start.
         self.running: dict[Holder, None] = {}
+        #: How many requests wait here, covered, or uncovered since the last look.
+        self.waiting_count = 0
+        #: How many free slots are promised to requests that no limit covers. The gate writes it.
+        self.claims = 0
+        self._slots = slots
         self._wake = wake
         self._lines: dict[Limits, _Line] = {}
         self._numbers = 0
         self._granted = 0
-        self._room = 0
-        self._contended: frozenset[str] = frozenset()
+        #: Limits that others wait for, and how many of our requests stand at the head of the line: for those a
+        #: permit may be used again, for it would come back to us.
+        self._contended: dict[str, int] = {}
         self._ended: list[int] = []
         self._unasked: dict[int, tuple[Limits, Holder]] = {}
         self._unstated: list[Holder] = []
@@ -93,35 +109,32 @@ class Ledger:
         self._offered = False
         #: Room that Redis still believes this session to have.
         self._believed_room = 0
-        self._due = False
+        #: When there will be something to tell Redis, by :func:`now`; None = nothing.
+        self.due_at: float | None = None
         self._watches_idle = False
         self._is_finishing = False
+        #: Whether the last sync was answered.
+        self._is_trusted = False
         self._needs_statement = True
         self._lease_ends = 0.0
         self._reuse_ends = 0.0
 
     # -- The gate's side ---------------------------------------------------------------------------------
 
-    def set_room(self, room: int) -> None:
-        """State how many more tasks the pool could start this instant."""
-        with self.lock:
-            self._room = room
-            if not self._lines:
-                return
-            for limits in [key for key, line in self._lines.items() if line.waiting]:
-                self._ask_locked(limits)
-            if room - self._new_permits_locked() > self._believed_room and self._is_asking_locked():
-                self._due = True
-            if room <= 0:
-                self._return_new_locked()
-            self._wake_locked()
-
     def wait(self, request: Holder) -> None:
         """Put a request in this session's line; :meth:`next` gives it when there is a permit for it."""
         with self.lock:
             self._line_locked(request.limits).waiting.append(request)
+            self.waiting_count += 1
             self._ask_locked(request.limits)
             self._wake_locked()
+
+    def look(self) -> None:
+        """Slots came or went: ask for what could start now, give back what can't."""
+        with self.lock:
+            if self.waiting_count:
+                self._look_locked()
+                self._wake_locked()
 
     def take(self, request: Holder) -> bool:
         """Give a request a spare permit, if there is one and nobody waits for it here."""
@@ -149,6 +162,7 @@ class Ledger:
             line = self._lines[request.limits]
             permit = self._usable_locked(line)
             assert permit is not None and line.waiting[0] is request
+            self.waiting_count -= 1
             self._give_locked(line, permit, line.waiting.popleft())
 
     def leave(self, request: Holder) -> None:
@@ -156,6 +170,7 @@ class Ledger:
         with self.lock:
             line = self._lines[request.limits]
             line.waiting.remove(request)
+            self.waiting_count -= 1
             self._ask_locked(request.limits)
             self._forget_locked(request.limits)
             self._wake_locked()
@@ -165,20 +180,11 @@ class Ledger:
         with self.lock:
             return [request for line in self._lines.values() for request in line.waiting]
 
-    @property
-    def is_quiet(self) -> bool:
-        """Whether nothing waits here, and no permit is spare."""
-        return not self._lines
-
-    def count_waiting(self) -> int:
-        """How many requests wait here."""
-        with self.lock:
-            return sum(len(line.waiting) for line in self._lines.values())
-
     def uncovered(self) -> list[Holder]:
         """Requests that waited here and that no limit covers any more. Each is given once."""
         with self.lock:
             found, self._uncovered = self._uncovered, []
+            self.waiting_count -= len(found)
             return found
 
     def started(self, request: Holder) -> None:
@@ -187,7 +193,7 @@ class Ledger:
             self.running[request] = None
 
     def ended(self, request: Holder) -> None:
-        """A request has ended, or was never run: its permit is free."""
+        """A request has ended, or was never run: its permit is free. Call :meth:`settle` when the next had its turn."""
         with self.lock:
             self.running.pop(request, None)
             permit, request.permit = request.permit, None
@@ -195,9 +201,21 @@ class Ledger:
                 return
             if self._is_reusable_locked(permit.limits):
                 permit.idle_since = now()
-                self._line_locked(permit.limits).spare.append(permit)
+                line = self._line_locked(permit.limits)
+                line.spare.append(permit)
+                if line.waiting:
+                    return  # its slot and its permit go to the next of the line
             else:
                 self._end_locked(permit.number)
+            if self.waiting_count:
+                self._look_locked()
+            if self.due_at is not None:
+                self._wake_locked()
+
+    def settle(self) -> None:
+        """A permit that nobody took is watched from now on: it may be idle for a moment only."""
+        if not self._watches_idle and self._lines:
+            with self.lock:
                 self._wake_locked()
 
     @property
@@ -207,13 +225,14 @@ class Ledger:
 
     def is_contended(self, limits: Limits) -> bool:
         """Whether others wait for any of the limits."""
-        return not self._contended.isdisjoint(limits)
+        return any(limit in self._contended for limit in limits)
 
     def finish(self) -> None:
         """The worker stops: nothing waits here any more, and permits go back as soon as their tasks end."""
         with self.lock:
             self._is_finishing = True
             for limits, line in list(self._lines.items()):
+                self.waiting_count -= len(line.waiting)
                 line.waiting.clear()
                 for permit in line.spare:
                     self._end_locked(permit.number)
@@ -223,11 +242,6 @@ class Ledger:
             self._wake_locked()
 
     # -- The link's side ---------------------------------------------------------------------------------
-
-    @property
-    def is_due(self) -> bool:
-        """Whether there is something to tell Redis."""
-        return self._due
 
     def retire_idle(self) -> float | None:
         """End permits that were spare for too long; return the seconds until the next would be."""
@@ -241,8 +255,8 @@ class Ledger:
                         soonest = left if soonest is None else min(soonest, left)
                     else:
                         line.spare.remove(permit)
-                        self._end_locked(permit.number)
-                self._ask_locked(limits)
+                        self._end_locked(permit.number, LAZY_SECONDS)
+                        self._ask_locked(limits)
                 self._forget_locked(limits)
             self._watches_idle = soonest is not None
             return soonest
@@ -252,7 +266,7 @@ class Ledger:
         with self.lock:
             full = full or self._needs_statement
             self._adopt_locked()
-            self._believed_room = max(self._room - self._new_permits_locked(), 0)
+            self._believed_room = max(self._room_locked(), 0)
             held = self._held_locked() if full else [_statement(r.permit, r) for r in self._unstated if r.permit]
             asks = self._asks_locked() if full else self._new_asks_locked()
             sync = Sync(
@@ -271,7 +285,7 @@ class Ledger:
             self._ended.clear()
             self._unasked.clear()
             self._unstated.clear()
-            self._due = False
+            self.due_at = None
             self._needs_statement = False
             return sync
 
@@ -279,17 +293,18 @@ class Ledger:
         """The last sync may not have arrived: the next one states everything."""
         with self.lock:
             self._needs_statement = True
-            self._due = True
+            self._is_trusted = False
+            self._due_locked()
 
     def opened(self, table: Mapping[str, int], version: int, lease_ends: float, reuse_ends: float) -> None:
         """A session was opened, with what :meth:`holdings` gave as its first grant."""
         with self.lock:
             self._granted = 1
-            self._contended = frozenset()
+            self._contended = {}
             self._offered = False
             self._lease_ends, self._reuse_ends = lease_ends, reuse_ends
             self._needs_statement = True
-            self._due = True
+            self._due_locked()
             self._set_table_locked(table, version)
 
     def holdings(self) -> tuple[list[Held], int]:
@@ -305,31 +320,34 @@ class Ledger:
             self._unstated.clear()
             return self._held_locked(), self.version if self.running else -1
 
-    def apply(self, reply: Synced, lease_ends: float, reuse_ends: float) -> None:
-        """Take in the answer to a sync. Times by :func:`now`."""
+    def apply(self, reply: Synced, lease_ends: float, reuse_ends: float) -> bool:
+        """Take in the answer to a sync. Times by :func:`now`. Return whether the gate may have something to do."""
         with self.lock:
             self._lease_ends, self._reuse_ends = lease_ends, reuse_ends
             self._grant_locked(reply.grants)
-            self._contended = reply.contended
+            self._contended = dict(reply.contended)
             self._recall_locked()
+            was_trusted = self._is_trusted
+            self._is_trusted = True
             self._offered = reply.offer
             if reply.table is not None:
                 self._set_table_locked(reply.table, reply.version)
+            return bool(reply.grants) or reply.table is not None or not was_trusted
 
     def notice(self, notice: Notice) -> None:
         """Take in what Redis told unasked."""
         with self.lock:
             if notice.grants and notice.grants[0].grant > self._granted + 1:
-                self._due = True  # one was lost on the way: the answer to a sync brings both
+                self._due_locked()  # one was lost on the way: the answer to a sync brings both
             else:
                 self._grant_locked(notice.grants)
-            self._contended |= notice.contended
+            self._contended.update(notice.contended)
             self._recall_locked()
             self._offered = self._offered or notice.offer
-            if notice.offer and self._room > 0:
-                self._due = True
+            if notice.offer and self._room_locked() > 0:
+                self._due_locked()
             if notice.version is not None and notice.version != self.version:
-                self._due = True
+                self._due_locked()
 
     def covering(self, names: Limits) -> Limits:
         """Those of the names that are limits now."""
@@ -357,7 +375,16 @@ class Ledger:
             del self._lines[limits]
 
     def _is_reusable_locked(self, limits: Limits) -> bool:
-        return not self._is_finishing and now() < self._reuse_ends and not self.is_contended(limits)
+        """Whether a permit may pass from one task of this session to the next without Redis."""
+        if self._is_finishing or now() >= self._reuse_ends:
+            return False
+        if not self._contended:
+            return True
+        waiting = self._lines[limits].waiting if limits in self._lines else ()
+        for limit in limits:
+            if limit in self._contended and not (waiting and self._contended[limit] > 0):
+                return False
+        return True
 
     def _usable_locked(self, line: _Line) -> Permit | None:
         if not line.spare or now() >= self._lease_ends:
@@ -369,6 +396,12 @@ class Ledger:
 
     def _give_locked(self, line: _Line, permit: Permit, request: Holder) -> None:
         line.spare.remove(permit)
+        if not permit.new and self.is_contended(permit.limits):
+            for limit in permit.limits:
+                if limit in self._contended:
+                    self._contended[limit] -= 1
+            if line.asked:  # what was asked for this request is no longer needed; its task goes to the pool first
+                self._withdraw_locked(line.asked.popleft(), delay=SOON_SECONDS)
         permit.new = False
         request.permit = permit
         self.running[request] = None
@@ -376,7 +409,7 @@ class Ledger:
 
     def _recall_locked(self) -> None:
         for limits, line in self._lines.items():
-            if line.spare and self.is_contended(limits):
+            if line.spare and not self._is_reusable_locked(limits):
                 for permit in [p for p in line.spare if not p.new]:
                     line.spare.remove(permit)
                     self._end_locked(permit.number)
@@ -389,9 +422,6 @@ class Ledger:
                 self._end_locked(permit.number)
             self._ask_locked(limits)
 
-    def _is_asking_locked(self) -> bool:
-        return any(line.asked for line in self._lines.values())
-
     def _interests_locked(self) -> set[str]:
         interests = set(self._contended)
         interests.update(*self._lines)
@@ -400,29 +430,55 @@ class Ledger:
                 interests.update(request.permit.limits)
         return interests
 
+    def _room_locked(self) -> int:
+        """How many more grants could be started this instant: what is granted and not started yet is taken off."""
+        free = self._slots() - len(self.running) - self._new_permits_locked()
+        if free > self.claims:
+            return free - self.claims
+        # Redis has a place for a request of ours: the next slot is kept for it, for the round trip to say so.
+        return 1 if self._offered and free > 0 else 0
+
+    def _look_locked(self) -> None:
+        room = self._room_locked()
+        if self._slots() <= len(self.running):
+            self._return_new_locked()
+        for limits in [key for key, line in self._lines.items() if line.waiting]:
+            self._ask_locked(limits)
+        if room > self._believed_room and any(x.asked for x in self._lines.values()):
+            self._due_locked()
+
     def _ask_locked(self, limits: Limits) -> None:
-        """Ask for as many permits as could be used now, no more; withdraw what is no longer needed."""
+        """Ask for as many permits as could be used now; where others wait, for all, so that each has its place."""
         line = self._lines[limits]
         lacking = len(line.waiting) - len(line.spare)
-        # One even without room: so Redis knows to offer a place as soon as a slot comes free.
-        wanted = min(lacking, max(self._room, len(line.asked), 1))
+        room = self._room_locked()
+        # One even without room: so Redis knows to offer a place as soon as there is one.
+        is_contended = self.is_contended(limits)
+        most = MOST_ASKED if is_contended else max(room, 1)
+        wanted = min(lacking, max(most, len(line.asked)))
         while len(line.asked) < wanted:
             self._numbers += 1
             self._unasked[self._numbers] = (limits, line.waiting[len(line.asked)])
             line.asked.append(self._numbers)
-            self._due = True
+            self._due_locked(LAZY_SECONDS if room <= 0 else SOON_SECONDS if is_contended else 0.0)
         while len(line.asked) > max(wanted, 0):
-            number = line.asked.pop()
-            if self._unasked.pop(number, None) is None:
-                self._end_locked(number)
+            self._withdraw_locked(line.asked.pop())
 
-    def _end_locked(self, number: int) -> None:
+    def _withdraw_locked(self, number: int, delay: float = 0.0) -> None:
+        if self._unasked.pop(number, None) is None:
+            self._end_locked(number, delay)
+
+    def _end_locked(self, number: int, delay: float = 0.0) -> None:
         self._ended.append(number)
-        self._due = True
+        self._due_locked(delay)
+
+    def _due_locked(self, delay: float = 0.0) -> None:
+        at = now() + delay if delay else 0.0
+        self.due_at = at if self.due_at is None else min(self.due_at, at)
 
     def _wake_locked(self) -> None:
         """Have the link look: something is due, or a permit has begun to be idle and must be watched."""
-        if not self._due:
+        if self.due_at is None:
             if self._watches_idle or not any(line.spare for line in self._lines.values()):
                 return
             self._watches_idle = True
@@ -451,7 +507,7 @@ class Ledger:
         self.table = dict(table)
         self.version = version
         self._covering = {}
-        self._due = True
+        self._due_locked()
         for request in self.running:
             request.limits = self.covering(request.names)
         moved: list[Holder] = []

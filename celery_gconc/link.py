@@ -80,7 +80,7 @@ class Link:
         self._lease_ends = 0.0
         self._next_beat = 0.0
         self._next_reclaim: float | None = None
-        self._due_since: float | None = None
+        self._last_sync = 0.0
         self._awake = threading.Lock()  # held while a wake-up is on its way: one is enough
         self._waker, self._alarm = socket.socketpair()
         for end in (self._waker, self._alarm):
@@ -264,9 +264,8 @@ class Link:
             timeout = min(timeout, idle)
         if self._next_reclaim is not None:
             timeout = min(timeout, self._next_reclaim - now())
-        if self.ledger.is_due:
-            self._due_since = self._due_since or now()
-            timeout = min(timeout, self._due_since + self.settings.commit_interval - now())
+        if (due_at := self._due_at()) is not None:
+            timeout = min(timeout, due_at - now())
         self._take_events(max(timeout, 0))
 
     def _take_events(self, timeout: float) -> None:
@@ -292,7 +291,7 @@ class Link:
         notices = self.store.notices(self._pubsub, self.session)
         for notice in notices:
             self.ledger.notice(notice)
-        if notices:
+        if any(notice.grants for notice in notices):
             self._on_news()
 
     def _do_calls(self) -> None:
@@ -310,17 +309,19 @@ class Link:
         moment = now()
         beat = moment >= self._next_beat
         reclaim = self._next_reclaim is not None and moment >= self._next_reclaim
-        due = self.ledger.is_due and (
-            self._due_since is None or moment >= self._due_since + self.settings.commit_interval
-        )
-        if beat or reclaim or due:
+        due_at = self._due_at()
+        if beat or reclaim or (due_at is not None and moment >= due_at):
             self._sync(full=beat)
+
+    def _due_at(self) -> float | None:
+        """When the next sync is due: as the ledger says, but no sooner than the commit interval after the last."""
+        due_at = self.ledger.due_at
+        return None if due_at is None else max(due_at, self._last_sync + self.settings.commit_interval)
 
     def _sync(self, *, full: bool) -> None:
         self._syncs += 1
         sync = self.ledger.collect(self.session, self._epoch, self._syncs, full=full)
-        self._due_since = None
-        sent = now()
+        self._last_sync = sent = now()
         try:
             reply = self.store.sync(sync)
         except StoreUnavailable:
@@ -328,11 +329,12 @@ class Link:
             raise
         if reply.status == "ok":
             self._renewed(sent)
-            self.ledger.apply(reply, self._lease_ends, self._reuse_ends(sent))
+            is_news = self.ledger.apply(reply, self._lease_ends, self._reuse_ends(sent))
             self._plan_reclaim(reply)
             if sync.full:
                 self._next_beat = sent + self.settings.heartbeat_interval
-            self._on_news()
+            if is_news:
+                self._on_news()
         elif reply.status == "closed":
             self._session_lost()
         else:
@@ -340,7 +342,7 @@ class Link:
 
     def _plan_reclaim(self, reply: Synced) -> None:
         self._next_reclaim = None
-        if reply.expires is not None and self.ledger.count_waiting():
+        if reply.expires is not None and self.ledger.waiting_count:
             self._next_reclaim = now() + reply.expires + RECLAIM_DELAY
 
     def _session_lost(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
@@ -117,7 +117,8 @@ class Synced:
     status: str  #: ``ok``, ``closed`` or ``stale``
     version: int = 0
     grants: tuple[Grant, ...] = ()
-    contended: frozenset[str] = frozenset()
+    #: Limits that others wait for; with how many requests of this session are at the head of the line.
+    contended: Mapping[str, int] = field(default_factory=dict)
     offer: bool = False
     table: Mapping[str, int] | None = None
     #: Seconds until the lease of the next other session ends, if there is one.
@@ -129,7 +130,7 @@ class Notice:
     """What a session is told without having asked."""
 
     grants: tuple[Grant, ...] = ()
-    contended: frozenset[str] = frozenset()
+    contended: Mapping[str, int] = field(default_factory=dict)
     offer: bool = False
     version: int | None = None
 
@@ -139,7 +140,7 @@ class Notice:
         told = json.loads(data)
         return cls(
             grants=_grants(told.get("grants")),
-            contended=frozenset(told.get("recall") or ()),
+            contended=dict(told.get("recall") or ()),
             offer=bool(told.get("offer")),
             version=told.get("version"),
         )
@@ -326,7 +327,7 @@ class Store:
             status="ok",
             version=int(reply["version"]),
             grants=_grants(reply["grants"]),
-            contended=frozenset(reply["recall"] or ()),
+            contended=dict(reply.get("recall") or ()),
             offer=reply["offer"],
             table=_table(reply["table"]) if "table" in reply else None,
             expires=None if expires is None else expires / 1000,

@@ -40,7 +40,7 @@ local table_changed = false
 local function notice(sid)
   local told = notices[sid]
   if not told then
-    told = { grants = {}, recall = {} }
+    told = { grants = {}, limits = {} }
     notices[sid] = told
   end
   return told
@@ -118,29 +118,28 @@ local function contend(limit, sid)
     local holder = owner(string.sub(member, #limit + 2))
     if not told[holder] and holder ~= me and (flag or holder ~= sid) then
       told[holder] = true
-      table.insert(notice(holder).recall, limit)
+      notice(holder).limits[limit] = true
     end
   end
 end
 
--- Must this session give permits of the limit back rather than use them again? (A hint: yes when in doubt.)
-local function is_contended(limit, sid)
+-- Must this session give permits of the limit back rather than use them again? (Yes when in doubt.) And how many
+-- of its own requests are at the head of the line: for those it may use a permit again all the same.
+local function contention(limit, sid)
   local max = max_of(limit)
-  if max and held(limit) > max then return true end
+  if max and held(limit) > max then return true, 0 end
   local flag = call('HGET', CONTENDED, limit)
-  if not flag or flag == sid then return false end
-  if flag ~= '*' then return true end
-  local found = 0
-  for _, key in ipairs({ WAITERS, RESERVED }) do
-    local line = call('ZRANGEBYLEX', key, first(limit), last(limit), 'LIMIT', 0, SCAN)
-    found = found + #line
-    for _, member in ipairs(line) do
-      if owner(string.match(member, US .. '%d+' .. US .. '(.*)$')) ~= sid then return true end
-    end
+  if not flag or flag == sid then return false, 0 end
+  if #call('ZRANGEBYLEX', RESERVED, first(limit), last(limit), 'LIMIT', 0, 1) > 0 then return true, 0 end
+  local line = call('ZRANGEBYLEX', WAITERS, first(limit), last(limit), 'LIMIT', 0, SCAN)
+  local streak = 0
+  for _, member in ipairs(line) do
+    if owner(string.match(member, US .. '%d+' .. US .. '(.*)$')) ~= sid then return true, streak end
+    streak = streak + 1
   end
-  if found >= SCAN then return true end
-  if found == 0 then call('HDEL', CONTENDED, limit) else call('HSET', CONTENDED, limit, sid) end
-  return false
+  if #line == SCAN then return true, streak end
+  if #line == 0 then call('HDEL', CONTENDED, limit) else call('HSET', CONTENDED, limit, sid) end
+  return false, 0
 end
 
 -- Requests: a record is a waiter while its grant number g is 0, then a holder.
@@ -206,9 +205,7 @@ local function grant(id, record)
   if sid ~= me then
     local told = notice(sid)
     table.insert(told.grants, { number, tonumber(string.match(id, ':(.*)$')) })
-    for _, limit in ipairs(record.l) do
-      if is_contended(limit, sid) then table.insert(told.recall, limit) end
-    end
+    for _, limit in ipairs(record.l) do told.limits[limit] = true end
   end
 end
 
@@ -393,6 +390,19 @@ local function begin()
   for _, sid in ipairs(call('ZRANGEBYSCORE', SESSIONS, '-inf', int(clock), 'LIMIT', 0, 64)) do end_session(sid) end
 end
 
+-- What a session is told of limits: those that others wait for, each with its own streak at the head of the line.
+local function recall(limits, sid)
+  local found = nil
+  for limit in pairs(limits) do
+    local contended, streak = contention(limit, sid)
+    if contended then
+      found = found or {}
+      found[limit] = streak
+    end
+  end
+  return found
+end
+
 -- Serve what was touched, and tell the other sessions.
 local function finish()
   settle()
@@ -404,7 +414,8 @@ local function finish()
   end
   for sid, told in pairs(notices) do
     if #told.grants == 0 then told.grants = nil end
-    if #told.recall == 0 then told.recall = nil end
+    told.recall = recall(told.limits, sid)
+    told.limits = nil
     call('PUBLISH', CHANNEL .. sid, cjson.encode(told))
   end
 end

