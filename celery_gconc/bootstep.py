@@ -1,33 +1,32 @@
 """The consumer step: builds a worker's gate, intake, ledger and link, and ties them to Celery's life cycle.
 
-    Consumer.on_task_request -> Gate;  Link -> Starter -> Gate.pump, on the consumer's thread
+Consumer.on_task_request -> Gate;  Link -> Starter -> Gate.pump, on the consumer's thread
 """
 
 from __future__ import annotations
 
 import os
-import socket
-import threading
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, ClassVar, Protocol
+from typing import Any
 from weakref import WeakSet
 
-from celery import Celery, bootsteps
+from celery import Celery
+from celery.bootsteps import RUN, StartStopStep  # type: ignore[attr-defined]
 from celery.exceptions import WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.utils.url import maybe_sanitize_url
 
 from .errors import LimitError, SettingError
-from .gate import Gate
+from .gate import Gate, Run
 from .intake import Intake
 from .ledger import Ledger
 from .limits import Limits, TaskOption, candidates
 from .link import Link
 from .resize import Resizer
 from .settings import Settings
+from .starter import HubStarter, SoloStarter, Starter, ThreadStarter
 
 logger = get_logger(__name__)
 
@@ -47,94 +46,11 @@ _links: WeakSet[Link] = WeakSet()
 _fork_hooks_installed = False
 
 
-class Starter(Protocol):
-    """Brings news to the thread that may start requests."""
-
-    def wake(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class HubStarter:
-    """With an event loop: a socket that the loop reads. Any thread may wake it."""
-
-    def __init__(self, pump: Callable[[], None]) -> None:
-        self._pump = pump
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        self._awake = threading.Lock()
-
-    def register(self, hub: Any) -> None:
-        """Add the socket to the loop; again after each reconnect, which resets the loop."""
-        hub.add_reader(self._reader, self._on_readable)
-
-    def wake(self) -> None:
-        if self._awake.acquire(blocking=False):
-            with suppress(OSError):
-                self._writer.send(b"\0")
-
-    def _on_readable(self) -> None:
-        with suppress(BlockingIOError):
-            self._reader.recv(64)
-        with suppress(RuntimeError):
-            self._awake.release()
-        self._pump()
-
-    def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
-
-
-class ThreadStarter:
-    """Without an event loop (gevent, eventlet, some brokers): a thread or greenlet of its own.
-
-    ``consumer.call_soon`` would be too late: it runs only when ``drain_events`` returns, up to two seconds later.
-    """
-
-    def __init__(self, pump: Callable[[], None]) -> None:
-        self._pump = pump
-        self._news = threading.Event()
-        self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="celery-gconc-starter", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        self._news.set()
-
-    def _loop(self) -> None:
-        while not self._closed:
-            self._news.wait()
-            self._news.clear()
-            if not self._closed:
-                try:
-                    self._pump()
-                except Exception:
-                    logger.exception("celery-gconc: starting a task failed")
-
-    def close(self) -> None:
-        self._closed = True
-        self._news.set()
-
-
-class SoloStarter:
-    """Solo without an event loop: only the consumer's own thread may run tasks."""
-
-    def __init__(self, pump: Callable[[], None], consumer: Any) -> None:
-        self._pump = pump
-        self._consumer = consumer
-
-    def wake(self) -> None:
-        self._consumer.call_soon(self._pump)
-
-    def close(self) -> None:
-        pass
-
-
-class GlobalConcurrencyStep(bootsteps.StartStopStep):
+class GlobalConcurrencyStep(StartStopStep):
     """One for each worker, made when the consumer is built; survives broker reconnects."""
 
     label = "Global concurrency"
-    requires: ClassVar[Any] = ("celery.worker.consumer.tasks:Tasks",)
+    requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
@@ -158,7 +74,7 @@ class GlobalConcurrencyStep(bootsteps.StartStopStep):
         def slots() -> int:
             return int(pool.num_processes or 0)  # never kept: it changes with autoscale, grow and shrink
 
-        self.ledger = Ledger(config, slots=slots, wake=self._wake_link)
+        self.ledger: Ledger[Run] = Ledger(config, slots=slots, wake=self._wake_link)
         self.intake = Intake(table=lambda: self.ledger.table, slots=slots)
         self.starter: Starter = self._make_starter(consumer)
         self.gate = Gate(
@@ -167,7 +83,7 @@ class GlobalConcurrencyStep(bootsteps.StartStopStep):
             start=consumer.on_task_request,
             names_of=self._names_of,
             watcher=self.intake,
-            watch_child=lambda pid: self.link.watch_child(pid),
+            watch_child=self._watch_child,
             wake=self.starter.wake,
             runs_unlimited=self._runs_unlimited,
             starts_when_ended=pool_name(pool) in ("prefork", "threads") and consumer.hub is not None,
@@ -218,7 +134,7 @@ class GlobalConcurrencyStep(bootsteps.StartStopStep):
 
     def stop(self, consumer: Any) -> None:
         """The broker's connection ends: it was lost, or the worker shuts down."""
-        if consumer.blueprint.state == bootsteps.RUN:
+        if consumer.blueprint.state == RUN:
             self.gate.drop_parked()
             self.gate.drop_unaccepted()
         else:
@@ -230,7 +146,7 @@ class GlobalConcurrencyStep(bootsteps.StartStopStep):
         self.link.stop()
         self.starter.close()
 
-    def info(self, consumer: Any) -> dict[str, Any]:
+    def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]
         """What ``inspect stats`` shows. From memory: never a call to Redis."""
         counts = self.gate.counts
         return {
@@ -263,6 +179,9 @@ class GlobalConcurrencyStep(bootsteps.StartStopStep):
         else:
             function()
 
+    def _watch_child(self, pid: int) -> None:
+        self.link.watch_child(pid)
+
     def _wake_link(self) -> None:
         self.link.wake()
 
@@ -276,7 +195,7 @@ class GlobalConcurrencyStep(bootsteps.StartStopStep):
         """On the link's thread: the namespace doesn't take us. The consumer's thread stops the worker."""
         logger.critical("celery-gconc: this worker must not run: %s", why)
         self._refusal = why
-        worker_state.should_stop = EX_CONFIG
+        worker_state.should_stop = EX_CONFIG  # type: ignore[assignment]
         self.starter.wake()
 
     def _on_lease_lost(self) -> None:
@@ -322,7 +241,7 @@ def full_name(app: Celery, limit: str) -> str:
     scope, _, rest = limit.partition(":")
     if scope != "queue":
         return limit
-    queue = app.amqp.queues.aliases.get(rest)
+    queue = app.amqp.queues.aliases.get(rest)  # type: ignore[attr-defined]
     return limit if queue is None else f"queue:{queue.name}"
 
 

@@ -68,9 +68,7 @@ class GlobalConcurrency:
         once. Lowering it never ends a task: those above the new max run to their end.
         """
         name, value = self._name(limit), parse_max(max)
-        return self._do(
-            lambda store: store.set(name, value, by=control.caller(), reason=reason, config=self._config())
-        )
+        return self._do(lambda store: store.set(name, value, by=control.caller(), reason=reason, config=self._config()))
 
     def reset(self, limit: str) -> Change:
         """Forget what was set at run time: the configured value holds again. A pause stays."""

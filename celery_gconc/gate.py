@@ -37,11 +37,18 @@ _HOOKS = ("execute_using_pool", "on_accepted", "on_success", "on_failure", "on_t
 class Watcher(Protocol):
     """What the gate tells about requests that wait for a permit though a slot is free (the intake)."""
 
-    def parked(self, run: Run) -> None: ...
-    def unparked(self, run: Run) -> None: ...
+    def parked(self, run: Run) -> None:
+        """A request waits."""
+
+    def unparked(self, run: Run) -> None:
+        """A request waits no more."""
+
     @property
-    def wants_more(self) -> bool: ...
-    def resume(self) -> None: ...
+    def wants_more(self) -> bool:
+        """Whether :meth:`resume` is to be called when nothing is more urgent."""
+
+    def resume(self) -> None:
+        """Fetch more."""
 
 
 class Run:
@@ -160,7 +167,7 @@ class Gate:
     def __init__(
         self,
         *,
-        ledger: Ledger,
+        ledger: Ledger[Run],
         pool: BasePool,
         start: Callable[[Any], None],
         names_of: Callable[[Any], tuple[Limits, str | None]],
@@ -215,7 +222,7 @@ class Gate:
                 self._run(run)
             return
         run.arrived = now()
-        if self.free_slots > 0 and not self._ready and ledger.take(run):
+        if not self._ready and ledger.take(run):
             self._dispatch(run)
             return
         self._park(run)
@@ -231,7 +238,6 @@ class Gate:
     def sweep(self) -> None:
         """Let go of parked requests that were revoked or have expired since."""
         for run in self.ledger.waiting():
-            assert isinstance(run, Run)
             if _is_revoked(run):
                 self.ledger.leave(run)
                 self._unpark(run)
@@ -241,7 +247,6 @@ class Gate:
     def drop_parked(self) -> None:
         """The broker's connection is gone: what waits here was never started, and the broker delivers it again."""
         for run in self.ledger.waiting():
-            assert isinstance(run, Run)
             self.ledger.leave(run)
             run.unhook()
         self._ready.clear()
@@ -251,9 +256,9 @@ class Gate:
         """After a lost connection: ``pool.flush`` has thrown away jobs that no child had accepted, without a call."""
         if not self._has_children:
             return
-        cache = self.pool._pool._cache if self.pool._pool is not None else {}
+        processes = getattr(self.pool, "_pool", None)  # celery 5.4-5.7: billiard's pool, and its jobs
+        cache = processes._cache if processes is not None else {}
         for run in list(self.ledger.running):
-            assert isinstance(run, Run)
             result = run.request._apply_result() if run.request._apply_result is not None else None
             if not run.request.time_start and (result is None or result._job not in cache):
                 self.end(run)
@@ -279,7 +284,7 @@ class Gate:
     def running_with_permits(self) -> list[Run]:
         """The tasks that run under limits."""
         with self.ledger.lock:
-            return [run for run in self.ledger.running if isinstance(run, Run) and run.permit is not None]
+            return [run for run in self.ledger.running if run.permit is not None]
 
     def may_still_run(self, run: Run) -> bool:
         """Whether the child that had the task may still be alive: then its exit ends the run, and nothing before."""
@@ -297,7 +302,7 @@ class Gate:
     def child_exited(self, pid: int) -> None:
         """A child is gone, and whatever it ran with it. On the link's thread."""
         with self.ledger.lock:
-            lost = [run for run in self.ledger.running if isinstance(run, Run) and run.request.worker_pid == pid]
+            lost = [run for run in self.ledger.running if run.request.worker_pid == pid]
         for run in lost:
             self.release(run)
             run.unhook()
@@ -340,18 +345,16 @@ class Gate:
                 self._pumping.release()
 
     def _start_all(self) -> None:
-        for run in self.ledger.uncovered():
-            assert isinstance(run, Run)
-            self._unpark(run)
-            self._ready.append(run)
+        for freed in self.ledger.uncovered():
+            self._unpark(freed)
+            self._ready.append(freed)
         while (run := self._next()) is not None:
             self._discard(run) if _is_revoked(run) else self._dispatch(run)
         self.ledger.claims = len(self._ready)
         self.ledger.look()
         if self.free_slots > 0:
-            for run in self.ledger.waiting():
-                assert isinstance(run, Run)
-                self._note_wait(run)
+            for waiting in self.ledger.waiting():
+                self._note_wait(waiting)
 
     def _tell_watcher(self, *, in_a_moment: bool = False) -> None:
         while self._notes:
@@ -365,34 +368,32 @@ class Gate:
 
     def _next(self) -> Run | None:
         """The next request to start, in order of arrival, out of its line; None where there is none or no slot."""
+        uncovered = self._first_uncovered()
+        run = self.ledger.next(before=uncovered.arrived if uncovered is not None else None)
+        if run is None and self._runs_unlimited():
+            run = self._next_unlimited()
+        if run is not None:
+            self._unpark(run)
+            return run
         free = self.free_slots
-        if free <= 0:
+        if uncovered is None or free <= 0:
             return None
-        ledger = self.ledger
-        covered = ledger.peek()
-        if covered is None and self._runs_unlimited():
-            covered = self._next_unlimited()
-        assert covered is None or isinstance(covered, Run)
+        # Redis would grant a permit if there were room: one free slot is kept for the round trip to say so.
+        if self.ledger.holds_slot and free == 1:
+            return None
+        self._ready.popleft()
+        self.ledger.started(uncovered)
+        return uncovered
+
+    def _first_uncovered(self) -> Run | None:
         while self._ready:
             run = self._ready[0]
-            run.limits = ledger.covering(run.names)
+            run.limits = self.ledger.covering(run.names)
             if not run.limits:
-                break
+                return run
             self._ready.popleft()  # a limit began while it waited for its slot
             self._park(run)
-        if self._ready and (covered is None or self._ready[0].arrived < covered.arrived):
-            # Redis would grant a permit if there were room: one free slot is kept for the round trip to say so.
-            if covered is None and ledger.holds_slot and free == 1:
-                return None
-            run = self._ready.popleft()
-            ledger.started(run)
-            return run
-        if covered is None:
-            return None
-        if covered not in ledger.running:
-            ledger.next(covered)
-        self._unpark(covered)
-        return covered
+        return None
 
     def _park(self, run: Run) -> None:
         self.ledger.wait(run)
@@ -412,10 +413,9 @@ class Gate:
     def _next_unlimited(self) -> Run | None:
         """Redis is away and tasks are to run all the same: the one that waits longest."""
         waiting = self.ledger.waiting()
-        if not waiting:
+        if not waiting or self.free_slots <= 0:
             return None
         run = min(waiting, key=lambda run: run.arrived)
-        assert isinstance(run, Run)
         self.ledger.leave(run)
         self.ledger.started(run)
         self.unlimited_runs += 1
@@ -440,5 +440,5 @@ class Gate:
 
 
 def _is_revoked(run: Run) -> bool:
-    """Whether a parked request is not to be run any more. (Celery acknowledges and announces it on this call.)"""
+    """Whether a parked request is not to be run any more. Celery acknowledges and announces it on this call."""
     return bool(run.request.revoked())

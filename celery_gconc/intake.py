@@ -55,8 +55,8 @@ class Intake:
         self._stopped.clear()
         self._wanting.clear()
         self._connection_id = None
-        channel = task_consumer.channel
-        if isinstance(channel, VirtualChannel):
+        channel: Any = task_consumer.channel
+        if _is_virtual(channel):
             # kombu 5.4-5.7: a virtual transport's message names exchange and routing key, not its queue, so each
             # queue's callback is wrapped where basic_consume registers it. The instance is ours until it closes.
             original = channel.basic_consume
@@ -147,8 +147,8 @@ class Intake:
         if name in self._stopped or queue is None or tag is None or _must_stay_consumed(queue):
             return
         self._stopped[name] = queue
-        channel = self._consumer.channel
-        if isinstance(channel, VirtualChannel):
+        channel: Any = self._consumer.channel
+        if _is_virtual(channel):
             # A read under way (Redis: BRPOP) may still bring one message: it finds its callback, and is parked.
             callback = channel.connection._callbacks.get(name)
             channel.basic_cancel(tag)
@@ -190,12 +190,13 @@ class Intake:
                 client.client_unblock(self._connection_id[1])
 
 
+def _is_virtual(channel: Any) -> bool:
+    return isinstance(channel, VirtualChannel)
+
+
 def _must_stay_consumed(queue: Queue) -> bool:
     """Queues that would suffer from a cancel: the broker may delete them, or hand them to another consumer."""
     arguments = queue.queue_arguments or {}
     return bool(
-        queue.auto_delete
-        or queue.exclusive
-        or "x-expires" in arguments
-        or arguments.get("x-single-active-consumer")
+        queue.auto_delete or queue.exclusive or "x-expires" in arguments or arguments.get("x-single-active-consumer")
     )

@@ -1,4 +1,4 @@
-"""This session's permits, kept in memory: what it holds, what it asks for, and what Redis is still to be told.
+"""The permits of this session, kept in memory: what it holds, what it asks for, and what Redis is still to be told.
 
     gate -> Ledger -> link -> Redis;  Redis -> link -> Ledger -> gate
 
@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from .limits import Limits
 from .store import Ask, Grant, Held, Notice, Sync, Synced
@@ -51,10 +51,12 @@ class Holder(Protocol):
     arrived: float
 
     @property
-    def task_id(self) -> str: ...
+    def task_id(self) -> str:
+        """The id of its task."""
 
     @property
-    def task(self) -> str: ...
+    def task(self) -> str:
+        """The name of its task."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,16 +71,19 @@ class Permit:
     idle_since: float = 0.0
 
 
+R = TypeVar("R", bound=Holder)
+
+
 @dataclass(slots=True)
-class _Line:
+class _Line(Generic[R]):
     """The requests of this session for one set of limits: those that wait here, and what was asked for them."""
 
-    waiting: deque[Holder] = field(default_factory=deque)
+    waiting: deque[R] = field(default_factory=deque)
     asked: deque[int] = field(default_factory=deque)
     spare: list[Permit] = field(default_factory=list)
 
 
-class Ledger:
+class Ledger(Generic[R]):
     """Permits of one session at a time. Every public method takes the lock, but those named ``..._locked``."""
 
     def __init__(self, table: Mapping[str, int], *, slots: Callable[[], int], wake: Callable[[], None]) -> None:
@@ -88,24 +93,24 @@ class Ledger:
         #: Version of :attr:`table`; -1 = the worker's own configuration, Redis not heard yet.
         self.version = -1
         #: Requests handed to the pool and not ended, covered or not. In order of their start.
-        self.running: dict[Holder, None] = {}
+        self.running: dict[R, None] = {}
         #: How many requests wait here, covered, or uncovered since the last look.
         self.waiting_count = 0
         #: How many free slots are promised to requests that no limit covers. The gate writes it.
         self.claims = 0
         self._slots = slots
         self._wake = wake
-        self._lines: dict[Limits, _Line] = {}
+        self._lines: dict[Limits, _Line[R]] = {}
         self._numbers = 0
         self._granted = 0
         #: Limits that others wait for, and how many of our requests stand at the head of the line: for those a
         #: permit may be used again, for it would come back to us.
         self._contended: dict[str, int] = {}
         self._ended: list[int] = []
-        self._unasked: dict[int, tuple[Limits, Holder]] = {}
-        self._unstated: list[Holder] = []
+        self._unasked: dict[int, tuple[Limits, R]] = {}
+        self._unstated: list[R] = []
         self._covering: dict[Limits, Limits] = {}
-        self._uncovered: list[Holder] = []
+        self._uncovered: list[R] = []
         self._offered = False
         #: Room that Redis still believes this session to have.
         self._believed_room = 0
@@ -121,7 +126,7 @@ class Ledger:
 
     # -- The gate's side ---------------------------------------------------------------------------------
 
-    def wait(self, request: Holder) -> None:
+    def wait(self, request: R) -> None:
         """Put a request in this session's line; :meth:`next` gives it when there is a permit for it."""
         with self.lock:
             self._line_locked(request.limits).waiting.append(request)
@@ -136,36 +141,41 @@ class Ledger:
                 self._look_locked()
                 self._wake_locked()
 
-    def take(self, request: Holder) -> bool:
-        """Give a request a spare permit, if there is one and nobody waits for it here."""
+    def take(self, request: R) -> bool:
+        """Give a request a spare permit, if there is one, a slot is free, and nobody waits for it here."""
         with self.lock:
             line = self._lines.get(request.limits)
-            if line is None or line.waiting or (permit := self._usable_locked(line)) is None:
+            if line is None or line.waiting or not self._has_slot_locked():
+                return False
+            permit = self._usable_locked(line)
+            if permit is None:
                 return False
             self._give_locked(line, permit, request)
             return True
 
-    def peek(self) -> Holder | None:
-        """The request that came first among those for which there is a permit now."""
+    def next(self, before: float | None = None) -> R | None:
+        """Take the request out of its line that came first among those for which there is a permit now.
+
+        None where there is none, no slot is free, or none came *before* that time.
+        """
         with self.lock:
-            first = None
+            if not self.waiting_count or not self._has_slot_locked():
+                return None
+            chosen: tuple[_Line[R], Permit] | None = None
             for line in self._lines.values():
-                if line.waiting and self._usable_locked(line) is not None:
-                    head = line.waiting[0]
-                    if first is None or head.arrived < first.arrived:
-                        first = head
-            return first
-
-    def next(self, request: Holder) -> None:
-        """Take the request that :meth:`peek` named out of its line, with a permit."""
-        with self.lock:
-            line = self._lines[request.limits]
-            permit = self._usable_locked(line)
-            assert permit is not None and line.waiting[0] is request
+                if line.waiting and (permit := self._usable_locked(line)) is not None:
+                    arrived = line.waiting[0].arrived
+                    if before is None or arrived < before:
+                        chosen, before = (line, permit), arrived
+            if chosen is None:
+                return None
+            line, permit = chosen
+            request = line.waiting.popleft()
             self.waiting_count -= 1
-            self._give_locked(line, permit, line.waiting.popleft())
+            self._give_locked(line, permit, request)
+            return request
 
-    def leave(self, request: Holder) -> None:
+    def leave(self, request: R) -> None:
         """Take a request out of its line without a permit (revoked, expired, handed back)."""
         with self.lock:
             line = self._lines[request.limits]
@@ -175,24 +185,24 @@ class Ledger:
             self._forget_locked(request.limits)
             self._wake_locked()
 
-    def waiting(self) -> list[Holder]:
+    def waiting(self) -> list[R]:
         """Every request that waits here, by line."""
         with self.lock:
             return [request for line in self._lines.values() for request in line.waiting]
 
-    def uncovered(self) -> list[Holder]:
+    def uncovered(self) -> list[R]:
         """Requests that waited here and that no limit covers any more. Each is given once."""
         with self.lock:
             found, self._uncovered = self._uncovered, []
             self.waiting_count -= len(found)
             return found
 
-    def started(self, request: Holder) -> None:
+    def started(self, request: R) -> None:
         """A request without a permit goes to the pool."""
         with self.lock:
             self.running[request] = None
 
-    def ended(self, request: Holder) -> None:
+    def ended(self, request: R) -> None:
         """A request has ended, or was never run: its permit is free. Call :meth:`settle` when the next had its turn."""
         with self.lock:
             self.running.pop(request, None)
@@ -363,7 +373,7 @@ class Ledger:
 
     # -- With the lock held ------------------------------------------------------------------------------
 
-    def _line_locked(self, limits: Limits) -> _Line:
+    def _line_locked(self, limits: Limits) -> _Line[R]:
         line = self._lines.get(limits)
         if line is None:
             line = self._lines[limits] = _Line()
@@ -381,12 +391,14 @@ class Ledger:
         if not self._contended:
             return True
         waiting = self._lines[limits].waiting if limits in self._lines else ()
-        for limit in limits:
-            if limit in self._contended and not (waiting and self._contended[limit] > 0):
-                return False
-        return True
+        if not waiting:
+            return not self.is_contended(limits)
+        return all(self._contended.get(limit, 1) > 0 for limit in limits)
 
-    def _usable_locked(self, line: _Line) -> Permit | None:
+    def _has_slot_locked(self) -> bool:
+        return self._slots() > len(self.running)
+
+    def _usable_locked(self, line: _Line[R]) -> Permit | None:
         if not line.spare or now() >= self._lease_ends:
             return None
         for permit in reversed(line.spare):
@@ -394,7 +406,7 @@ class Ledger:
                 return permit
         return None
 
-    def _give_locked(self, line: _Line, permit: Permit, request: Holder) -> None:
+    def _give_locked(self, line: _Line[R], permit: Permit, request: R) -> None:
         line.spare.remove(permit)
         if not permit.new and self.is_contended(permit.limits):
             for limit in permit.limits:
@@ -415,7 +427,7 @@ class Ledger:
                     self._end_locked(permit.number)
 
     def _return_new_locked(self) -> None:
-        """Give back grants that find no slot: asked for again when there is one, with their age, they keep their place."""
+        """Give back grants that find no slot. Asked for again when there is one, their age keeps their place."""
         for limits, line in self._lines.items():
             for permit in [p for p in line.spare if p.new]:
                 line.spare.remove(permit)
@@ -440,7 +452,7 @@ class Ledger:
 
     def _look_locked(self) -> None:
         room = self._room_locked()
-        if self._slots() <= len(self.running):
+        if not self._has_slot_locked():
             self._return_new_locked()
         for limits in [key for key, line in self._lines.items() if line.waiting]:
             self._ask_locked(limits)
@@ -510,7 +522,7 @@ class Ledger:
         self._due_locked()
         for request in self.running:
             request.limits = self.covering(request.names)
-        moved: list[Holder] = []
+        moved: list[R] = []
         for limits, line in list(self._lines.items()):
             leaving = [r for r in line.waiting if self.covering(r.names) != limits]
             if leaving:
@@ -550,7 +562,7 @@ class Ledger:
         return [
             Ask(number, limits, moment - request.arrived, request.task_id, request.task)
             for limits, line in self._lines.items()
-            for number, request in zip(line.asked, _skip(line.waiting, len(line.spare)))
+            for number, request in zip(line.asked, _skip(line.waiting, len(line.spare)), strict=False)
         ]
 
     def _new_asks_locked(self) -> list[Ask]:
@@ -567,7 +579,7 @@ def _statement(permit: Permit, request: Holder | None = None) -> Held:
     return Held(permit.number, permit.limits, request.task_id, request.task)
 
 
-def _skip(requests: Iterable[Holder], count: int) -> Iterator[Holder]:
+def _skip(requests: Iterable[R], count: int) -> Iterator[R]:
     for index, request in enumerate(requests):
         if index >= count:
             yield request

@@ -91,9 +91,7 @@ class TaskOption:
         rule = "global_concurrency= takes a whole number >= 0, a limit name such as 'pool:db', or a list of names"
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return cls(own_max=value)
-        if isinstance(value, str) or (
-            isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping))
-        ):
+        if isinstance(value, str) or (isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping))):
             names = (value,) if isinstance(value, str) else tuple(value)
             try:
                 return cls(names=tuple(sorted({parse_limit(name) for name in names})))

@@ -48,7 +48,7 @@ class Link:
     def __init__(
         self,
         settings: Settings,
-        ledger: Ledger,
+        ledger: Ledger[Any],
         *,
         info: Mapping[str, Any],
         config: Mapping[str, int],
@@ -163,7 +163,7 @@ class Link:
                 self._on_refused(str(exc))
                 break
             except Exception:
-                # The loop's top: whatever went wrong, the lease must go on being renewed.
+                # Whatever went wrong, the lease must go on being renewed.
                 logger.exception("celery-gconc: unexpected error in the link; it goes on")
                 self._lost(StoreUnavailable("unexpected error"))
                 if self._stopping:
@@ -244,8 +244,8 @@ class Link:
         self._unsubscribe()
         self._pubsub = self.store.subscribe(self.session)
         # redis-py has no public way to the socket of a subscription (tried: 5.0 to 8.1), kombu uses the same one.
-        self._pubsub_socket = self._pubsub.connection._sock  # type: ignore[union-attr]
-        self._selector.register(self._pubsub_socket, selectors.EVENT_READ)  # type: ignore[arg-type]
+        self._pubsub_socket = self._pubsub.connection._sock
+        self._selector.register(self._pubsub_socket, selectors.EVENT_READ)
 
     def _unsubscribe(self) -> None:
         if self._pubsub_socket is not None:
@@ -253,7 +253,7 @@ class Link:
                 self._selector.unregister(self._pubsub_socket)
         if self._pubsub is not None:
             with suppress(Exception):
-                self._pubsub.close()  # type: ignore[no-untyped-call]
+                self._pubsub.close()
         self._pubsub = self._pubsub_socket = None
 
     def _wait(self) -> None:
@@ -302,7 +302,7 @@ class Link:
             except StoreUnavailable as exc:
                 future.set_exception(exc)
                 raise
-            except Exception as exc:  # the caller's: it gets it
+            except Exception as exc:  # noqa: BLE001 - the caller's: it gets it
                 future.set_exception(exc)
 
     def _beat_or_sync(self) -> None:

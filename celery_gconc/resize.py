@@ -1,6 +1,6 @@
 """Changes a worker's pool size at run time, to an absolute number, as far as its pool can.
 
-    control (set_local_concurrency) -> Resizer -> pool.grow / pool.shrink, and the prefetch count with it
+control (set_local_concurrency) -> Resizer -> pool.grow / pool.shrink, and the prefetch count with it
 """
 
 from __future__ import annotations

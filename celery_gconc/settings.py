@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
-from celery.app.utils import sanitize_url
+from kombu.utils.url import maybe_sanitize_url
 
 from .errors import LimitError, SettingError
 from .limits import parse_limit, parse_max
@@ -78,7 +78,7 @@ class Settings:
     @property
     def safe_url(self) -> str:
         """The coordination Redis for people to read: no password."""
-        return str(sanitize_url(self.redis_url))
+        return str(maybe_sanitize_url(self.redis_url))
 
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
@@ -106,7 +106,7 @@ def check_pending(app: Celery) -> None:
     Raises:
         SettingError: as :meth:`Settings.from_app`.
     """
-    if app.configured:
+    if app.configured:  # type: ignore[attr-defined]
         Settings.from_app(app)
         return
     # celery 5.4-5.7: what was assigned to app.conf before it is loaded; there is no public way to look at it.
@@ -143,72 +143,82 @@ def _inherited_url(conf: Mapping[str, Any]) -> str:
     )
 
 
-def _checked(values: Mapping[str, Any], url: Any, inherited: bool) -> Settings:
-    def given(name: str) -> Any:
-        value = values.get(name)
-        return SETTINGS[name].default if value is None else value
+def _given(values: Mapping[str, Any], name: str) -> Any:
+    value = values.get(name)
+    return SETTINGS[name].default if value is None else value
 
-    def refuse(name: str, value: Any, why: str = "") -> SettingError:
-        return SettingError(f"{PREFIX}{name}={value!r}: must be {SETTINGS[name].rule}{why}")
 
-    def number(name: str, least: float) -> float:
-        value = given(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise refuse(name, value)
-        if value < least:
-            raise refuse(name, value)
-        return float(value)
+def _refuse(name: str, value: Any, why: str = "") -> SettingError:
+    return SettingError(f"{PREFIX}{name}={value!r}: must be {SETTINGS[name].rule}{why}")
 
+
+def _number(values: Mapping[str, Any], name: str, least: float) -> float:
+    value = _given(values, name)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < least:
+        raise _refuse(name, value)
+    return float(value)
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = _given(values, name)
+    if not isinstance(value, Mapping):
+        raise _refuse(name, value)
+    return value
+
+
+def _limits(values: Mapping[str, Any]) -> dict[str, int]:
     limits: dict[str, int] = {}
-    if not isinstance(given("limits"), Mapping):
-        raise refuse("limits", given("limits"))
-    for name, value in given("limits").items():
+    for name, value in _mapping(values, "limits").items():
         try:
             limit, maximum = parse_limit(name), parse_max(value)
         except LimitError as exc:
-            raise refuse("limits", {name: value}, f": {exc}") from None
+            raise _refuse("limits", {name: value}, f": {exc}") from None
         if maximum is None:
-            raise refuse("limits", {name: value}, ": leave an unlimited one out")
+            raise _refuse("limits", {name: value}, ": leave an unlimited one out")
         if limit in limits:
-            raise refuse("limits", {name: value}, f": {limit} is given twice")
+            raise _refuse("limits", {name: value}, f": {limit} is given twice")
         limits[limit] = maximum
+    return limits
 
+
+def _url(url: Any) -> str:
     if not isinstance(url, str) or urlsplit(url).scheme not in _SCHEMES:
-        raise refuse("redis_url", sanitize_url(url) if isinstance(url, str) else url)
+        raise _refuse("redis_url", maybe_sanitize_url(url) if isinstance(url, str) else url)
     scheme, rest = url.split("://", 1)
-    if not isinstance(given("redis_options"), Mapping):
-        raise refuse("redis_options", given("redis_options"))
-    prefix = given("key_prefix")
-    if not isinstance(prefix, str) or not re.fullmatch(r"[\w.-]{1,64}", prefix, re.ASCII):
-        raise refuse("key_prefix", prefix)
+    return f"{_SCHEMES[scheme]}://{rest}"
 
-    interval = number("heartbeat_interval", 0.1)
-    timeout = number("heartbeat_timeout", 0.0)
+
+def _checked(values: Mapping[str, Any], url: Any, inherited: bool) -> Settings:
+    prefix = _given(values, "key_prefix")
+    if not isinstance(prefix, str) or not re.fullmatch(r"[\w.-]{1,64}", prefix, re.ASCII):
+        raise _refuse("key_prefix", prefix)
+    interval = _number(values, "heartbeat_interval", 0.1)
+    timeout = _number(values, "heartbeat_timeout", 0.0)
     if timeout < 2 * interval:
-        raise refuse("heartbeat_timeout", timeout, f" ({interval:g}), that is {2 * interval:g}")
+        raise _refuse("heartbeat_timeout", timeout, f" ({interval:g}), that is {2 * interval:g}")
     warnings = []
     if timeout < 3 * interval:
         warnings.append(
             f"{PREFIX}heartbeat_timeout={timeout:g} is below 3 x {PREFIX}heartbeat_interval ({interval:g}): "
             "two late heartbeats lose the lease"
         )
-    commit = number("commit_interval", 0.0)
+    commit = _number(values, "commit_interval", 0.0)
     if commit >= interval:
-        raise refuse("commit_interval", commit)
+        raise _refuse("commit_interval", commit)
     for name, choices in (("on_redis_error", ("wait", "run")), ("on_lease_lost", ("continue", "terminate"))):
-        if given(name) not in choices:
-            raise refuse(name, given(name))
-
+        if _given(values, name) not in choices:
+            raise _refuse(name, _given(values, name))
     return Settings(
-        limits=limits,
-        redis_url=f"{_SCHEMES[scheme]}://{rest}",
+        limits=_limits(values),
+        redis_url=_url(url),
         inherited_url=inherited,
-        redis_options=dict(given("redis_options")),
+        redis_options=dict(_mapping(values, "redis_options")),
         key_prefix=prefix,
         heartbeat_interval=interval,
         heartbeat_timeout=timeout,
         commit_interval=commit,
-        on_redis_error=given("on_redis_error"),
-        on_lease_lost=given("on_lease_lost"),
+        on_redis_error=_given(values, "on_redis_error"),
+        on_lease_lost=_given(values, "on_lease_lost"),
         warnings=tuple(warnings),
     )

@@ -262,7 +262,7 @@ class Store:
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "retry": Retry(NoBackoff(), 0),
         }
-        self._client: redis.Redis = redis.Redis.from_url(url, **{**defaults, **(options or {})})
+        self._client: Any = redis.Redis.from_url(url, **{**defaults, **(options or {})})
         core = _lua("core")
         self._scripts = {
             name: self._client.register_script(f"{core}\n{_lua(name)}")
@@ -342,7 +342,13 @@ class Store:
         return int(self._run("ticket")["ticket"])
 
     def set(
-        self, limit: str, maximum: int | None, *, by: str, ticket: int = 0, reason: str | None = None,
+        self,
+        limit: str,
+        maximum: int | None,
+        *,
+        by: str,
+        ticket: int = 0,
+        reason: str | None = None,
         config: Mapping[str, int] | None = None,
     ) -> Change:
         """Set a limit's max at run time (None: unlimited); see ``lua/change.lua``."""
@@ -386,7 +392,7 @@ class Store:
     def subscribe(self, session: str) -> PubSub:
         """Listen to the notices of a session; returns once Redis has confirmed."""
         with _translated():
-            pubsub = self._client.pubsub()
+            pubsub: PubSub = self._client.pubsub()
             pubsub.subscribe(self.keys.channel(session))
             if pubsub.get_message(timeout=CONNECT_TIMEOUT) is None:
                 pubsub.close()
@@ -411,7 +417,8 @@ class Store:
         argument = json.dumps(asked, separators=(",", ":"))
         with _translated():
             reply = self._scripts[name](keys=self.keys.all(), args=[self.keys.channels(), argument])
-        return json.loads(reply)  # type: ignore[no-any-return]
+        decoded: dict[str, Any] = json.loads(reply)
+        return decoded
 
 
 def _lua(name: str) -> str:

