@@ -6,9 +6,14 @@ control (set_local_concurrency) -> Resizer -> pool.grow / pool.shrink, and the p
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from .errors import LimitError
+
+
+#: How often, in seconds, a pool that could not shrink all the way is looked at again.
+RETRY_SECONDS = 0.2
 
 
 class Resizer:
@@ -56,18 +61,24 @@ class Resizer:
         """Shrink as far as slots are free. Called whenever a task has ended."""
         if self._wanted is None:
             return
-        pool = self._consumer.pool
-        while self._size > self._wanted:
-            before = self._size
-            try:
-                pool.shrink(1)
-            except ValueError:  # billiard: all processes are busy
-                return
-            finally:
-                # Celery's own pool_shrink leaves the prefetch count as it was where shrink raises half-way.
-                if self._size < before:
-                    self._consumer._update_prefetch_count(self._size - before)
-        self._wanted = None
+        before = self._size
+        excess = before - self._wanted
+        if excess > 0 and not self._is_one_leaving():
+            with suppress(ValueError):  # billiard: not so many are free; those that were are gone all the same
+                self._consumer.pool.shrink(excess)
+            # Celery's own pool_shrink leaves the prefetch count as it was where shrink raises half-way.
+            if self._size < before:
+                self._consumer._update_prefetch_count(self._size - before)
+        if self._size <= self._wanted:
+            self._wanted = None
+        elif self._consumer.hub is not None:
+            self._consumer.hub.call_later(RETRY_SECONDS, self.go_on)
+
+    def _is_one_leaving(self) -> bool:
+        """Whether a child was told to go and is still there: billiard 4.2-4.3 would count it twice."""
+        processes = getattr(self._consumer.pool, "_pool", None)
+        children = getattr(processes, "_pool", None) or ()
+        return any(getattr(child, "_controlled_termination", False) for child in children)
 
     @property
     def _size(self) -> int:

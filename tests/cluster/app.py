@@ -1,0 +1,103 @@
+"""The app that the cluster tests' workers run, made by the environment: limits, settings and tasks.
+
+Its tasks tell an oracle what runs: start and end, each with the time of a Redis that celery-gconc doesn't use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import redis
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+
+from celery_gconc import GlobalConcurrency
+from tests.cluster.queues import QUEUES
+
+app = Celery("cluster", broker=os.environ["TEST_BROKER"], backend=os.environ.get("TEST_BACKEND"))
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    task_ignore_result=False,
+    result_expires=600,
+    task_queues=QUEUES,
+    **json.loads(os.environ.get("TEST_CONF", "{}")),
+)
+gconc = GlobalConcurrency(app)
+
+_oracle: redis.Redis | None = None
+_TELL = """
+local t = redis.call('TIME')
+redis.call('RPUSH', 'events', cjson.encode({t[1] * 1000000 + t[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4]}))
+"""
+
+
+def tell(kind: str, number: int, name: str) -> None:
+    """Tell the oracle that a task starts (s) or ends (e)."""
+    global _oracle
+    if _oracle is None:
+        _oracle = redis.Redis.from_url(os.environ["TEST_ORACLE"])
+    _oracle.eval(_TELL, 0, kind, number, name, os.getpid())
+
+
+def _nap(number: int, seconds: float, name: str) -> int:
+    tell("s", number, name)
+    try:
+        time.sleep(seconds)
+    finally:
+        tell("e", number, name)
+    return number
+
+
+@app.task
+def nap(number: int, seconds: float = 0.05) -> int:
+    """Sleep."""
+    return _nap(number, seconds, "nap")
+
+
+@app.task(global_concurrency=2)
+def two(number: int, seconds: float = 0.05) -> int:
+    """Sleep, no more than two at once."""
+    return _nap(number, seconds, "two")
+
+
+@app.task(global_concurrency="pool:db")
+def pooled(number: int, seconds: float = 0.05) -> int:
+    """Sleep, under a limit shared by name."""
+    return _nap(number, seconds, "pooled")
+
+
+@app.task(bind=True, max_retries=1)
+def outcome(self, number: int, how: str) -> int:  # noqa: ANN001
+    """End in the way that is asked for."""
+    tell("s", number, how)
+    tell("e", number, how)
+    if how == "failure":
+        raise ValueError(how)
+    if how == "ignore":
+        raise Ignore
+    if how == "reject":
+        raise Reject(how, requeue=False)
+    if how == "retry" and self.request.retries == 0:
+        raise self.retry(countdown=0.2)
+    if how == "exit":
+        os._exit(3)
+    if how == "soft":
+        time.sleep(30)
+    return number
+
+
+@app.task
+def stubborn(number: int, seconds: float) -> int:
+    """Ignore SIGTERM, and go on."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tell("s", number, "stubborn")
+    deadline = time.time() + seconds
+    while time.time() < deadline:
+        tell("t", number, "stubborn")  # a tick: still running
+        time.sleep(0.005)
+    tell("e", number, "stubborn")
+    return number

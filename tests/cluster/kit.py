@@ -1,0 +1,220 @@
+"""Real workers as processes, and the oracle that knows what they ran. Nothing here uses celery-gconc to judge it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import redis
+from celery import Celery
+
+from tests.cluster.queues import QUEUES
+from tests.servers import wait_until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a task told the oracle: its time in seconds by the oracle's Redis."""
+
+    time: float
+    kind: str  # s start, e end, t still running
+    number: int
+    name: str
+    pid: int
+
+
+class Oracle:
+    """Reads what the tasks told a Redis of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = redis.Redis.from_url(url)
+
+    def events(self) -> list[Event]:
+        found = []
+        for line in self.client.lrange("events", 0, -1):
+            moment, kind, number, name, pid = json.loads(line)
+            found.append(Event(moment / 1e6, kind, int(number), name, int(pid)))
+        return sorted(found, key=lambda event: event.time)
+
+    def count(self, kind: str, name: str | None = None) -> int:
+        return sum(1 for event in self.events() if event.kind == kind and name in (None, event.name))
+
+    def now(self) -> float:
+        seconds, micros = self.client.time()
+        return seconds + micros / 1e6
+
+    def peak(self, *names: str, lost: frozenset[int] = frozenset(), since: float = 0.0, until: float = 1e12) -> int:
+        """Most tasks of these names that ran at one instant. Those whose pid is in *lost* ended without a word."""
+        running = peak = 0
+        events = [e for e in self.events() if not names or e.name in names]
+        ended = {(e.number, e.pid) for e in events if e.kind == "e"}
+        for event in events:
+            if event.kind == "s" and ((event.number, event.pid) in ended or event.pid not in lost):
+                running += 1
+                if since <= event.time <= until:
+                    peak = max(peak, running)
+            elif event.kind == "e":
+                running -= 1
+        return peak
+
+    def pace(self, *names: str, skip: int = 3) -> float:
+        """Tasks that ended a second, without the first and last few."""
+        ends = [e.time for e in self.events() if e.kind == "e" and (not names or e.name in names)]
+        ends = ends[skip : len(ends) - skip]
+        return (len(ends) - 1) / (ends[-1] - ends[0])
+
+
+@dataclass
+class Worker:
+    """One ``celery worker`` process, in a process group of its own."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def node(self) -> str:
+        return f"{self.name}@test"
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def children(self) -> list[int]:
+        """The pids of its pool children."""
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
+
+    def kill(self) -> None:
+        """SIGKILL to all of it at once, as the OOM killer or a lost machine would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(20)
+
+    def stop(self, patience: float = 30.0) -> int:
+        """Warm shutdown; returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(patience)
+        finally:
+            self.kill()
+
+
+@dataclass
+class Cluster:
+    """Workers of one app over one broker, and the oracle."""
+
+    broker: str
+    oracle: Oracle
+    directory: Path
+    conf: dict[str, object] = field(default_factory=dict)
+    workers: list[Worker] = field(default_factory=list)
+    module: str = "tests.cluster.app"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "TEST_BROKER": self.broker,
+            "TEST_BACKEND": self.broker,
+            "TEST_ORACLE": self.oracle.url,
+            "TEST_CONF": json.dumps(self.conf),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore",
+            "C_FORCE_ROOT": "1",
+            "COLUMNS": "200",
+        }
+
+    @property
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.broker)
+
+    def spawn(self, name: str, *, pool: str = "prefork", concurrency: int = 4, queues: str = "emails,celery",
+              options: tuple[str, ...] = ()) -> Worker:  # fmt: skip
+        """Start a worker; :meth:`ready` waits for it."""
+        command = [
+            sys.executable, "-m", "celery", "-A", self.module, "worker", "-n", f"{name}@test", "-P", pool,
+            "-c", str(concurrency), "-Q", queues, "-l", "INFO", "--without-mingle", "--without-gossip", *options,
+        ]  # fmt: skip
+        log = self.directory / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=self.env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        worker = Worker(name, process, log)
+        self.workers.append(worker)
+        return worker
+
+    def ready(self, *workers: Worker) -> None:
+        for worker in workers or self.workers:
+            wait_until(
+                lambda worker=worker: "ready." in worker.output() or worker.process.poll() is not None,
+                seconds=60,
+                what=f"worker {worker.name} is ready",
+            )
+            assert worker.process.poll() is None, worker.output()
+
+    def start(self, *names: str, **options: object) -> list[Worker]:
+        """Start workers and wait until all are ready."""
+        started = [self.spawn(name, **options) for name in names]  # type: ignore[arg-type]
+        self.ready(*started)
+        return started
+
+    def celery(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """Run the celery command, as a person at a shell would."""
+        return subprocess.run(
+            [sys.executable, "-m", "celery", "-A", self.module, *arguments],
+            cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+
+    def app(self) -> Celery:
+        """A client of the same broker, without celery-gconc."""
+        app = Celery("client", broker=self.broker, backend=self.broker, set_as_current=False)
+        app.conf.task_queues = QUEUES
+        return app
+
+    def send(self, task: str, count: int, *args: object, queue: str = "emails", first: int = 0, **options: object) -> None:
+        """Send *count* tasks, numbered."""
+        app = self.app()
+        with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
+            for number in range(first, first + count):
+                app.send_task(
+                    f"tests.cluster.app.{task}", (number, *args), producer=producer,
+                    queue=queue, **options,
+                )  # fmt: skip
+        app.close()
+
+    def done(self, count: int, *, name: str | None = None, seconds: float = 60.0) -> None:
+        """Wait until *count* tasks have ended."""
+        wait_until(
+            lambda: self.oracle.count("e", name) >= count, seconds=seconds,
+            what=f"{count} tasks have ended; {self.oracle.count('e', name)} have",
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """End all at once: how workers end by themselves has tests of its own."""
+        for worker in self.workers:
+            worker.kill()
+        self.workers.clear()
+
+
+@contextlib.contextmanager
+def cluster(broker: str, oracle_url: str, directory: Path, **conf: object) -> Iterator[Cluster]:
+    """A cluster with these settings; its workers end with it."""
+    oracle = Oracle(oracle_url)
+    oracle.client.flushdb()
+    made = Cluster(broker, oracle, directory, conf)
+    try:
+        yield made
+    finally:
+        made.stop()
+        oracle.client.close()

@@ -1,0 +1,91 @@
+"""How a worker starts and how it ends: settings, refusals, shutdowns, a Redis that is away."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.servers import wait_until
+
+
+@pytest.mark.parametrize(
+    ("conf", "said"),
+    [
+        ({"global_concurrency_heartbeat_timeout": 1}, "global_concurrency_heartbeat_timeout=1.0: must be seconds"),
+        ({"global_concurrency_limts": {}}, "global_concurrency_limts={}: there is no such setting"),
+        ({"global_concurrency_limits": {"emails": -1}}, "a max is from 0 to"),
+        ({"global_concurrency_on_redis_error": "panic"}, "must be 'wait' or 'run'"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(make_cluster, conf, said):
+    cluster = make_cluster(**conf)
+    result = cluster.celery("worker", "-P", "solo", timeout=30)
+    assert result.returncode != 0
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_worker_with_other_heartbeat_settings_is_refused_by_name(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 1})
+    cluster.start("w1", pool="solo")
+    cluster.conf["global_concurrency_heartbeat_timeout"] = 20.0
+    other = cluster.spawn("w2", pool="solo")
+    wait_until(lambda: other.process.poll() is not None, what="the second worker has stopped")
+    assert other.process.returncode != 0
+    assert "differ from those of w1@test" in other.output()
+
+
+def test_a_warm_shutdown_lets_tasks_end_and_frees_everything_at_once(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 2})
+    first, _ = cluster.start("w1", "w2", concurrency=2)
+    cluster.send("nap", 30, 0.3)
+    wait_until(lambda: cluster.oracle.count("e") >= 4, what="some ran")
+    assert first.stop() == 0
+    client = cluster.client
+    assert client.zcard("{gconc}:v1:sessions") == 1
+    cluster.done(30)
+    assert cluster.oracle.peak() == 2
+    assert cluster.oracle.count("s") == 30, "no task ran twice, none was lost"
+    client.close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_every_pool_stops_cleanly_with_tasks_parked(make_cluster, pool):
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 0})
+    (worker,) = cluster.start("w1", pool=pool)
+    cluster.send("nap", 10, 0.01)
+    client = cluster.client
+    wait_until(lambda: client.hlen("unacked") > 0, what="some are parked")
+    assert worker.stop() == 0
+    assert client.llen("emails") == 10, "all are back in their queue"
+    assert client.zcard("{gconc}:v1:sessions") == 0
+    client.close()
+
+
+def test_with_redis_away_tasks_without_limits_run_and_limited_ones_wait_for_it(make_cluster, oracle_url):
+    from tests.servers import free_port, redis_server
+
+    port = free_port()
+    cluster = make_cluster(
+        global_concurrency_limits={"queue:emails": 1}, global_concurrency_redis_url=f"redis://127.0.0.1:{port}/0"
+    )
+    cluster.start("w1", queues="emails,other")
+    cluster.send("nap", 3, 0.01)
+    cluster.send("nap", 5, 0.01, queue="other", first=100)
+    cluster.done(5)
+    assert all(event.number >= 100 for event in cluster.oracle.events())
+    with redis_server(port=port):
+        cluster.done(8, seconds=30)
+        assert cluster.oracle.peak("nap", since=max(e.time for e in cluster.oracle.events() if e.number >= 100)) <= 2
+        cluster.stop()
+
+
+def test_with_run_on_redis_error_limited_tasks_run_too(make_cluster):
+    cluster = make_cluster(
+        global_concurrency_limits={"queue:emails": 1},
+        global_concurrency_redis_url="redis://127.0.0.1:1/0",
+        global_concurrency_on_redis_error="run",
+    )
+    (worker,) = cluster.start("w1")
+    cluster.send("nap", 6, 0.05)
+    cluster.done(6)
+    assert "tasks under limits run without a permit until it is back" in worker.output()
