@@ -108,6 +108,8 @@ class GlobalConcurrencyStep(StartStopStep):
             on_child_exit=self._on_child_exit,
         )
         self._refusal: str | None = None
+        #: How often this worker's session was closed while it lived.
+        self.lease_losses = 0
         # celery 4.0-5.7: strategies read on_task_request when they are built (Tasks.start), so it is wrapped here,
         # before the first start; plain, rate-limited and ETA requests all pass through it.
         consumer.on_task_request = self.gate.admit
@@ -157,6 +159,7 @@ class GlobalConcurrencyStep(StartStopStep):
                 "parked": counts.parked,
                 "stopped_queues": self.intake.stopped,
                 "runs_without_permit": self.gate.unlimited_runs,
+                "lease_losses": self.lease_losses,
             }
         }
 
@@ -199,7 +202,8 @@ class GlobalConcurrencyStep(StartStopStep):
         self.starter.wake()
 
     def _on_lease_lost(self) -> None:
-        """On the link's thread."""
+        """On the link's thread: tasks may run that Redis counts no more."""
+        self.lease_losses += 1
         if self.settings.on_lease_lost == "terminate":
             doomed = [run.request for run in self.gate.running_with_permits()]
             self.consumer.call_soon(lambda: [request.terminate(self.consumer.pool) for request in doomed])

@@ -32,6 +32,9 @@ CONFIRM_SECONDS = 0.5
 TICKET_TIMEOUT = 2.0
 
 
+_TAKES_TWO = "set_global_concurrency takes a limit and a max: emails 4, task:proj.tasks.sync 2, emails unlimited"
+
+
 # -- In the CLI: argument types ------------------------------------------------------------------------------
 
 
@@ -47,6 +50,8 @@ def ticketed_limit(text: str) -> dict[str, Any]:
     """The name of a limit to change, with the ticket of this change and who makes it."""
     limit = limit_argument(text)
     context = click.get_current_context(silent=True)
+    if context is not None and context.params.get("command") == "set_global_concurrency" and len(context.args) < 2:
+        raise click.UsageError(_TAKES_TWO)
     command: dict[str, Any] = {"name": limit, "by": caller()}
     if context is None or context.obj is None:
         return command
@@ -100,7 +105,7 @@ def caller() -> str:
 def set_global_concurrency(state: Any, limit: Any = None, max: Any = None, **kwargs: Any) -> dict[str, Any]:
     """Set how many tasks of a limit may run at once in the whole cluster."""
     if max is None:
-        return {"error": "set_global_concurrency takes a limit and a max: emails 4, task:proj.tasks.sync 2"}
+        return {"error": _TAKES_TWO}
 
     def change(store: Store, name: str, by: str, ticket: int) -> Change:
         return store.set(name, parse_max(max), by=by, ticket=ticket)

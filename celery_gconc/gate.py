@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import TaskPool as PreforkPool
-from celery.exceptions import TaskRevokedError
+from celery.concurrency.thread import ApplyResult as ThreadResult
 from celery.utils.log import get_logger
 
 from .ledger import Ledger, Permit, now
@@ -102,13 +102,24 @@ class Run:
         """Hand the request to the pool; revoked or refused, it ends here."""
         request = self.request
         try:
-            return type(request).execute_using_pool(request, pool, **kwargs)
-        except TaskRevokedError:  # swallowed by WorkController._process_task
+            result = type(request).execute_using_pool(request, pool, **kwargs)
+        except BaseException:  # TaskRevokedError is swallowed by WorkController._process_task
             self.gate.end(self)
             raise
-        except BaseException:
+        self._follow(result)
+        return result
+
+    def _follow(self, result: Any) -> None:
+        """Where the pool itself can tell that a task is over, hear it: a callback may be skipped by an error.
+
+        (celery 5.4-5.7: ``concurrency.base.apply_target`` calls none where tracing itself raises.)
+        """
+        if isinstance(result, ThreadResult):
+            result.f.add_done_callback(lambda _: self.gate.end(self))
+        elif hasattr(result, "link"):  # a greenlet
+            result.link(lambda _: self.gate.end(self))
+        elif result is None and not self.gate.has_children:  # solo: it has run
             self.gate.end(self)
-            raise
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """The task starts in the child *pid*."""
@@ -193,7 +204,7 @@ class Gate:
         self._ends_on_consumer_thread = ends_on_consumer_thread
         #: Runs something on the consumer's thread in a moment, when what was started has reached the pool.
         self._later = later
-        self._has_children = isinstance(pool, PreforkPool)
+        self.has_children = isinstance(pool, PreforkPool)
         #: Uncovered requests that wait for a slot; in use only while covered ones wait too.
         self._ready: deque[Run] = deque()
         #: What the watcher is still to be told: it talks to the broker, so on the consumer's thread only.
@@ -254,7 +265,7 @@ class Gate:
 
     def drop_unaccepted(self) -> None:
         """After a lost connection: ``pool.flush`` has thrown away jobs that no child had accepted, without a call."""
-        if not self._has_children:
+        if not self.has_children:
             return
         processes = getattr(self.pool, "_pool", None)  # celery 5.4-5.7: billiard's pool, and its jobs
         cache = processes._cache if processes is not None else {}
@@ -289,14 +300,14 @@ class Gate:
     def may_still_run(self, run: Run) -> bool:
         """Whether the child that had the task may still be alive: then its exit ends the run, and nothing before."""
         pid = run.request.worker_pid
-        if not self._has_children or pid is None or pid == os.getpid():
+        if not self.has_children or pid is None or pid == os.getpid():
             return False
         self._watch_child(pid)
         return True
 
     def accepted(self, run: Run, pid: int) -> None:
         """A task with a permit started in a child: its exit is to be noticed at once."""
-        if self._has_children and pid != os.getpid():
+        if self.has_children and pid != os.getpid():
             self._watch_child(pid)
 
     def child_exited(self, pid: int) -> None:

@@ -42,6 +42,7 @@ class Intake:
         self._parked: Counter[str] = Counter()
         self._stopped: dict[str, Queue] = {}
         self._wanting: set[str] = set()
+        self._staying: dict[str, bool] = {}
         self._consumer: Any = None
         self._qos: Any = None
         self._connection_id: tuple[Any, int] | None = None
@@ -96,6 +97,8 @@ class Intake:
 
     def parked(self, run: Run) -> None:
         """A request waits here: its prefetch credit goes to others, and its queue may have to stop."""
+        if run.queue is not None and self._stays(run.queue):
+            return  # its prefetch credit is what bounds it
         self._qos.increment_eventually()
         if run.queue is not None:
             self._parked[run.queue] += 1
@@ -104,6 +107,8 @@ class Intake:
 
     def unparked(self, run: Run) -> None:
         """A request waits no more."""
+        if run.queue is not None and self._stays(run.queue):
+            return
         self._qos.decrement_eventually()
         if run.queue is not None:
             self._parked[run.queue] -= 1
@@ -141,10 +146,18 @@ class Intake:
         most = max(PARKED_FOR_OTHERS, self._slots())
         return most // 2, most
 
+    def _stays(self, name: str) -> bool:
+        """Whether a queue is never stopped: it would suffer from a cancel."""
+        found = self._staying.get(name)
+        if found is None:
+            queue = next((queue for queue in self._consumer.queues if queue.name == name), None)
+            found = self._staying[name] = queue is not None and _must_stay_consumed(queue)
+        return found
+
     def _stop(self, name: str) -> None:
         queue = next((queue for queue in self._consumer.queues if queue.name == name), None)
         tag = self._consumer._active_tags.get(name)
-        if name in self._stopped or queue is None or tag is None or _must_stay_consumed(queue):
+        if name in self._stopped or queue is None or tag is None:
             return
         self._stopped[name] = queue
         channel: Any = self._consumer.channel

@@ -28,7 +28,7 @@ KEYSPACE: dict[str, str] = {
     "what it runs",
     "contended": "hash: limit to the one session that waits for it, or * for several",
     "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now), kept for an hour",
-    "changed": "zset: the fields of changes, by lease clock, to drop them after that hour",
+    "changed": "zset: the fields of changes, by wall time (ms), to drop them after that hour",
 }
 
 

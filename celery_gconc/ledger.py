@@ -316,6 +316,9 @@ class Ledger(Generic[R]):
             self._needs_statement = True
             self._due_locked()
             self._set_table_locked(table, version)
+            self._believed_room = 0
+            for limits in [key for key, line in self._lines.items() if line.waiting]:
+                self._ask_locked(limits)  # what was asked for under an earlier session is void
 
     def holdings(self) -> tuple[list[Held], int]:
         """What runs under limits, and the table version this goes by (-1: nothing runs). Spare permits are void."""

@@ -395,3 +395,5 @@ class Link:
             self.store.close()
         self._children.close()
         self._selector.close()
+        self._waker.close()
+        self._alarm.close()

@@ -182,7 +182,9 @@ class Cluster:
         app.conf.task_queues = QUEUES
         return app
 
-    def send(self, task: str, count: int, *args: object, queue: str = "emails", first: int = 0, **options: object) -> None:
+    def send(
+        self, task: str, count: int, *args: object, queue: str = "emails", first: int = 0, **options: object
+    ) -> None:
         """Send *count* tasks, numbered."""
         app = self.app()
         with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:

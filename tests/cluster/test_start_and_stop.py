@@ -89,3 +89,25 @@ def test_with_run_on_redis_error_limited_tasks_run_too(make_cluster):
     cluster.send("nap", 6, 0.05)
     cluster.done(6)
     assert "tasks under limits run without a permit until it is back" in worker.output()
+
+
+def test_waiting_tasks_go_on_after_redis_has_lost_everything(make_cluster, oracle_url):
+    cluster = make_cluster(
+        global_concurrency_limits={"queue:emails": 1},
+        global_concurrency_redis_url=oracle_url.replace("/0", "/1"),
+        global_concurrency_heartbeat_interval=0.5,
+        global_concurrency_heartbeat_timeout=2.0,
+    )
+    import redis
+
+    with redis.Redis.from_url(oracle_url.replace("/0", "/1")) as coordination:
+        coordination.flushdb()
+        holder, _ = cluster.start("w1", "w2", concurrency=2)
+        cluster.send("nap", 60, 0.2)
+        wait_until(lambda: cluster.oracle.count("e") >= 3, what="some ran")
+        coordination.flushdb()
+        before = cluster.oracle.count("e")
+        wait_until(lambda: cluster.oracle.count("e") >= before + 5, what="work goes on")
+        assert holder.stop() == 0
+        before = cluster.oracle.count("e")
+        wait_until(lambda: cluster.oracle.count("e") >= before + 5, what="the other worker goes on alone")

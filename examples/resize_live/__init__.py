@@ -1,0 +1,1 @@
+"""Changing a limit while its tasks run; see README.md."""

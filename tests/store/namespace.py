@@ -1,0 +1,303 @@
+"""What the tests of the store drive: bare sessions without a worker behind them, and Redis as it really is.
+
+test -> Session -> Store -> Redis;  test <- Namespace (reads the keys themselves, not what status says)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from tests.servers import wait_until
+
+from celery_gconc.store import Ask, Grant, Held, Notice, Opened, Refused, Store, Sync, Synced
+
+#: Of every session unless a test says otherwise, in seconds.
+INTERVAL, TIMEOUT = 5.0, 15.0
+
+#: Between the parts of a member of the sorted sets.
+US = b"\x1f"
+
+#: Keys that may stay when nothing is held, waited for or set.
+BOOKKEEPING = {"meta", "changes", "changed"}
+
+Request = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The keys of a namespace at one instant, decoded."""
+
+    holders: dict[str, list[Request]]
+    lines: dict[str, list[Request]]
+    reserved: dict[str, list[Request]]
+    leases: dict[str, float]
+    rooms: dict[str, int]
+    requests: dict[Request, dict[str, Any]]
+    maxima: dict[str, int]
+    settling: set[str]
+    contended: dict[str, str]
+    rolled: int
+
+
+class Namespace:
+    """One namespace: a store, sessions made by name, and the raw state."""
+
+    def __init__(self, url: str, prefix: str = "gconc") -> None:
+        self.store = Store(url, prefix)
+        self.raw: redis.Redis = redis.Redis.from_url(url)
+        self.keys = self.store.keys
+        self._sessions: list[Session] = []
+
+    def session(self, name: str, **how: Any) -> Session:
+        """Open a session; see :class:`Session`."""
+        session = Session(self, name, **how)
+        self._sessions.append(session)
+        return session
+
+    def close(self) -> None:
+        """Close every connection."""
+        for session in self._sessions:
+            session.deaf()
+        self.store.close()
+        self.raw.close()
+
+    def set(self, limit: str, maximum: int | None) -> None:
+        """Set a limit as an operator does."""
+        self.store.set(limit, maximum, by="test")
+
+    # -- Redis as it is ----------------------------------------------------------------------------------
+
+    def look(self) -> State:
+        """Everything at one instant."""
+        with self.raw.pipeline() as pipe:
+            for name in ("holders", "waiters", "reserved"):
+                pipe.zrange(self.keys.key(name), 0, -1)
+            pipe.zrange(self.keys.key("sessions"), 0, -1, withscores=True)
+            for name in ("requests", "session", "max", "fresh", "contended"):
+                pipe.hgetall(self.keys.key(name))
+            pipe.zcard(self.keys.key("roll"))
+            holders, waiters, reserved, sessions, requests, session, maxima, fresh, contended, rolled = pipe.execute()
+        return State(
+            holders=_by_limit(holders),
+            lines=_by_limit(waiters),
+            reserved=_by_limit(reserved),
+            leases={name.decode(): lease for name, lease in sessions},
+            rooms={name.decode(): int(session.get(name + b":room", 0)) for name, _ in sessions},
+            requests={_request(id): json.loads(text) for id, text in requests.items()},
+            maxima={limit.decode(): int(value) for limit, value in maxima.items()},
+            settling={limit.decode() for limit in fresh},
+            contended={limit.decode(): flag.decode() for limit, flag in contended.items()},
+            rolled=rolled,
+        )
+
+    def holders(self, limit: str) -> list[Request]:
+        """Who holds the limit, in order of name."""
+        return self.look().holders.get(limit, [])
+
+    def line(self, limit: str) -> list[Request]:
+        """Who stands in the line of the limit, first come first."""
+        return self.look().lines.get(limit, [])
+
+    def reserved(self, limit: str) -> list[Request]:
+        """For whom places of the limit are held back."""
+        return self.look().reserved.get(limit, [])
+
+    def room(self, name: str) -> int:
+        """The room that Redis believes a live session to have."""
+        return self.look().rooms[name]
+
+    def live(self) -> list[str]:
+        """The sessions that live."""
+        return sorted(self.look().leases)
+
+    def is_settling(self, limit: str) -> bool:
+        """Whether the limit waits for statements."""
+        return limit in self.look().settling
+
+    def max(self, limit: str) -> int | None:
+        """What the limit table says."""
+        return self.look().maxima.get(limit)
+
+    def clock(self) -> int:
+        """The lease clock, in ms."""
+        return int(self.raw.hget(self.keys.key("meta"), "clock"))
+
+    def left_behind(self) -> dict[str, Any]:
+        """Every key of the namespace but bookkeeping, with what is in it."""
+        found: dict[str, Any] = {}
+        for key in self.raw.keys("*"):
+            name = key.decode().removeprefix(self.keys.prefix)
+            if name not in BOOKKEEPING:
+                is_hash = self.raw.type(key) == b"hash"
+                found[name] = self.raw.hgetall(key) if is_hash else self.raw.zrange(key, 0, -1)
+        return found
+
+    # -- Time --------------------------------------------------------------------------------------------
+
+    def step_wall_clock(self, seconds: float) -> None:
+        """Have the next script see a wall clock that has gone on by *seconds* (back, where negative)."""
+        self.raw.hincrby(self.keys.key("meta"), "time", -int(seconds * 1000))
+
+    def elapse(self, seconds: float, interval: float = INTERVAL) -> None:
+        """Let *seconds* pass while somebody calls often enough for the lease clock to see all of them."""
+        while seconds > 0:
+            step = min(seconds, interval)
+            self.step_wall_clock(step)
+            self.store.status()
+            seconds -= step
+
+
+class Session:
+    """A session that does as a worker's link does, and only what its test tells it to.
+
+    It keeps what it holds and asked for by what it was told; ``room`` is its free slots less what it holds.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        name: str,
+        *,
+        slots: int = 10,
+        config: Mapping[str, int] | None = None,
+        held: Iterable[Held] = (),
+        version: int = -1,
+        epoch: str = "epoch",
+        interval: float = INTERVAL,
+        timeout: float = TIMEOUT,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.namespace, self.store, self.name = namespace, namespace.store, name
+        self.slots = slots
+        self.asked: dict[int, Ask] = {}
+        self.holding: dict[int, tuple[str, ...]] = {item.number: item.limits for item in held}
+        self.granted, self.syncs, self.numbers = 1, 0, max(self.holding, default=0)
+        self._pubsub: Any = None
+        self.opened: Opened | Refused = self.store.open(
+            name,
+            epoch=epoch,
+            interval=interval,
+            timeout=timeout,
+            info={"node": f"node-{name}", "pid": 1, "pool": "prefork", "app": "proj", "broker": "amqp", **(info or {})},
+            config=config or {},
+            room=self.room,
+            held=list(held),
+            version=version,
+        )
+        if isinstance(self.opened, Opened):
+            self.epoch, self.version = self.opened.epoch, self.opened.version
+            self.table = dict(self.opened.table)
+
+    @property
+    def room(self) -> int:
+        """Free slots."""
+        return self.slots - len(self.holding)
+
+    def prepare(
+        self,
+        *,
+        ended: Iterable[int] = (),
+        asks: Iterable[Ask] = (),
+        held: Iterable[Held] = (),
+        interests: Iterable[str] = (),
+        full: bool = False,
+        room: int | None = None,
+        number: int | None = None,
+        granted: int | None = None,
+    ) -> Sync:
+        """The next sync, not sent."""
+        self.syncs += 1
+        return Sync(
+            session=self.name,
+            epoch=self.epoch,
+            number=self.syncs if number is None else number,
+            granted=self.granted if granted is None else granted,
+            room=self.room if room is None else room,
+            version=self.version,
+            ended=list(ended),
+            asks=list(asks),
+            held=list(held),
+            interests=list(interests),
+            full=full,
+        )
+
+    def sync(self, **what: Any) -> Synced:
+        """One round trip, see :meth:`prepare`; what it grants is held from now on."""
+        reply = self.store.sync(self.prepare(**what))
+        if reply.status == "ok":
+            self.take(reply.grants)
+            self.version = reply.version
+            self.table = self.table if reply.table is None else dict(reply.table)
+        return reply
+
+    def ask(self, *limits: str, age: float = 0.0) -> int:
+        """Ask for a permit and return the number of the request."""
+        self.numbers += 1
+        self.asked[self.numbers] = Ask(self.numbers, limits, age, f"id-{self.numbers}", "proj.task")
+        self.sync(asks=[self.asked[self.numbers]])
+        return self.numbers
+
+    def release(self, *numbers: int) -> Synced:
+        """End requests: waiting or held."""
+        for number in numbers:
+            self.holding.pop(number, None)
+            self.asked.pop(number, None)
+        return self.sync(ended=numbers)
+
+    def statement(self) -> tuple[list[Held], list[Ask]]:
+        """All that it holds and asks for."""
+        return [Held(number, limits) for number, limits in self.holding.items()], list(self.asked.values())
+
+    def state(self, **how: Any) -> Synced:
+        """A heartbeat: say all that it holds and asks for."""
+        held, asks = self.statement()
+        return self.sync(held=held, asks=asks, full=True, **how)
+
+    def take(self, grants: Iterable[Grant]) -> None:
+        """Learn of grants, however often they are told."""
+        for grant in grants:
+            if grant.grant > self.granted:
+                self.granted = grant.grant
+                if grant.number in self.asked:
+                    self.holding[grant.number] = self.asked.pop(grant.number).limits
+
+    def listen(self) -> Session:
+        """Subscribe to its notices."""
+        self._pubsub = self.store.subscribe(self.name)
+        return self
+
+    def hear(self) -> list[Notice]:
+        """Every notice that was published to it until now; takes none of the grants."""
+        last = {"version": -99}
+        self.namespace.raw.publish(self.store.keys.channel(self.name), json.dumps(last))
+        found: list[Notice] = []
+
+        def is_last_in() -> bool:
+            found.extend(self.store.notices(self._pubsub, self.name))
+            return any(notice.version == -99 for notice in found)
+
+        wait_until(is_last_in, what=f"the notices of {self.name}")
+        return [notice for notice in found if notice.version != -99]
+
+    def deaf(self) -> None:
+        """End its subscription."""
+        if self._pubsub is not None:
+            self._pubsub.close()
+            self._pubsub = None
+
+
+def _by_limit(members: Iterable[bytes]) -> dict[str, list[Request]]:
+    found: dict[str, list[Request]] = {}
+    for member in members:
+        limit, *_, id = member.split(US)
+        found.setdefault(limit.decode(), []).append(_request(id))
+    return found
+
+
+def _request(id: bytes) -> Request:
+    name, _, number = id.decode().rpartition(":")
+    return name, int(number)

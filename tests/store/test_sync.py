@@ -1,0 +1,450 @@
+"""sync.lua: one round trip of a session."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from tests.servers import redis_server
+
+from celery_gconc.errors import StoreUnavailable
+from celery_gconc.store import Ask, Grant, Held, Store
+
+from .namespace import INTERVAL, TIMEOUT, Namespace
+
+# -- Grants and handoff ----------------------------------------------------------------------------------
+
+
+def test_permits_are_granted_up_to_the_max_and_no_further(namespace: Namespace):
+    namespace.set("app", 3)
+    session = namespace.session("a")
+    reply = session.sync(asks=[Ask(number, ("app",)) for number in range(1, 6)])
+    assert reply.grants == (Grant(2, 1), Grant(3, 2), Grant(4, 3))
+    assert namespace.holders("app") == [("a", 1), ("a", 2), ("a", 3)]
+    assert namespace.line("app") == [("a", 4), ("a", 5)]
+
+
+def test_a_request_under_a_limit_that_has_no_max_is_granted(namespace: Namespace):
+    session = namespace.session("a")
+    number = session.ask("app")
+    assert number in session.holding
+
+
+def test_a_release_grants_to_the_first_waiter_with_room(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second, third = (namespace.session(name) for name in "abc")
+    number = first.ask("app")
+    second.ask("app")
+    third.ask("app")
+    first.release(number)
+    assert namespace.holders("app") == [("b", 1)]
+    assert namespace.line("app") == [("c", 1)]
+
+
+def test_a_release_and_an_ask_in_one_sync_let_the_older_waiter_of_another_session_go_first(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    number = first.ask("app")
+    second.ask("app")
+    first.sync(ended=[number], asks=[Ask(9, ("app",))])
+    assert namespace.holders("app") == [("b", 1)]
+    assert namespace.line("app") == [("a", 9)]
+
+
+def test_a_waiter_that_withdraws_leaves_the_line(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    held = first.ask("app")
+    second.release(second.ask("app"))
+    assert namespace.line("app") == []
+    first.release(held)
+    assert namespace.holders("app") == []
+
+
+def test_a_release_of_what_is_not_held_changes_nothing(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    first.ask("app")
+    second.sync(ended=[1, 99])
+    assert namespace.holders("app") == [("a", 1)]
+
+
+def test_an_ask_that_is_sent_twice_stands_in_line_once_and_is_granted_once(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    held = first.ask("app")
+    number = second.ask("app")
+    second.sync(asks=[second.asked[number]])
+    assert namespace.line("app") == [("b", number)]
+    first.release(held)
+    assert second.sync(asks=[second.asked[number]]).grants == (Grant(2, number),)
+    assert second.granted == 2
+
+
+def test_an_ask_whose_limits_changed_stands_under_the_new_ones_only(namespace: Namespace):
+    namespace.set("app", 1)
+    namespace.set("queue:q", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    first.ask("app")
+    first.ask("queue:q")
+    number = second.ask("app")
+    second.sync(asks=[Ask(number, ("queue:q",))])
+    assert namespace.line("app") == []
+    assert namespace.line("queue:q") == [("b", number)]
+
+
+# -- Room ------------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_granted_no_more_than_it_has_room_for(namespace: Namespace):
+    namespace.set("app", 5)
+    session = namespace.session("a", slots=2)
+    session.sync(asks=[Ask(number, ("app",)) for number in (1, 2, 3)])
+    assert namespace.holders("app") == [("a", 1), ("a", 2)]
+    assert namespace.line("app") == [("a", 3)]
+
+
+def test_an_ask_without_room_is_told_that_there_is_a_place(namespace: Namespace):
+    namespace.set("app", 5)
+    session = namespace.session("a", slots=0)
+    assert session.sync(asks=[Ask(1, ("app",))]).offer
+    namespace.set("app", 0)
+    assert not session.sync().offer
+
+
+def test_room_counts_the_grants_that_the_session_had_not_heard_of(namespace: Namespace):
+    namespace.set("app", 9)
+    session = namespace.session("a", slots=2)
+    session.sync(asks=[Ask(1, ("app",)), Ask(2, ("app",))], granted=1)
+    # It says "two free slots as of grant 1", but grants 2 and 3 were made: nothing is left.
+    session.sync(asks=[Ask(3, ("app",))], granted=1, room=2)
+    assert namespace.holders("app") == [("a", 1), ("a", 2)]
+    assert namespace.room("a") == 0
+
+
+def test_a_session_that_gets_room_is_granted_what_it_waits_for(namespace: Namespace):
+    namespace.set("app", 5)
+    session = namespace.session("a", slots=0)
+    number = session.ask("app")
+    session.slots = 1
+    assert session.sync().grants == (Grant(2, number),)
+
+
+def test_a_session_that_lost_its_room_is_passed_over(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second, third = (namespace.session(name) for name in "abc")
+    held = first.ask("app")
+    second.ask("app")
+    third.ask("app")
+    second.sync(room=0)
+    first.release(held)
+    assert namespace.holders("app") == [("c", 1)]
+    assert namespace.line("app") == [("b", 1)]
+
+
+# -- Statements ------------------------------------------------------------------------------------------
+
+
+def test_a_statement_removes_what_it_does_not_name(namespace: Namespace):
+    namespace.set("app", 3)
+    session, other = namespace.session("a"), namespace.session("b")
+    for _ in range(4):
+        session.ask("app")
+    waiter = other.ask("app")
+    del session.holding[1], session.holding[2], session.asked[4]
+    session.state()
+    assert namespace.holders("app") == [("a", 3), ("b", waiter)]
+    assert namespace.line("app") == []
+
+
+def test_a_statement_leaves_what_it_names_as_it_is(namespace: Namespace):
+    namespace.set("app", 2)
+    session = namespace.session("a")
+    for _ in range(4):
+        session.ask("app")
+    for _ in range(3):
+        session.state()
+    assert namespace.holders("app") == [("a", 1), ("a", 2)]
+    assert namespace.line("app") == [("a", 3), ("a", 4)]
+
+
+def test_a_statement_never_removes_a_grant_it_could_not_know_of_and_that_is_sent_again(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    held = first.ask("app")
+    second.ask("app")
+    first.release(held)  # second isn't told
+    assert second.sync(full=True, held=[], asks=[], granted=1).grants == (Grant(2, 1),)
+    assert namespace.holders("app") == [("b", 1)]
+    assert second.sync(full=True, held=[], asks=[], granted=1).grants == (Grant(2, 1),)
+    assert second.sync(full=True, held=[], asks=[], granted=2).grants == ()
+    assert namespace.holders("app") == []
+
+
+def test_a_grant_is_sent_again_until_the_session_says_that_it_knows_it(namespace: Namespace):
+    namespace.set("app", 1)
+    session = namespace.session("a")
+    session.ask("app")
+    assert session.sync(granted=1, room=9).grants == (Grant(2, 1),)
+    assert session.sync(granted=2, room=9).grants == ()
+
+
+def test_a_request_stated_as_held_while_it_waits_becomes_a_holder(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    first.ask("app")
+    number = second.ask("app")
+    second.sync(held=[Held(number, ("app",))])
+    assert namespace.holders("app") == [("a", 1), ("b", number)]
+    assert namespace.line("app") == []
+
+
+def test_a_permit_stated_under_other_limits_moves_to_these(namespace: Namespace):
+    namespace.set("app", 1)
+    namespace.set("queue:q", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    held = first.ask("app")
+    waiter = second.ask("app")
+    first.sync(held=[Held(held, ("queue:q",))])
+    assert namespace.holders("queue:q") == [("a", held)]
+    assert namespace.holders("app") == [("b", waiter)]
+
+
+def test_a_permit_used_again_for_another_task_stays_held_and_names_that_task(namespace: Namespace):
+    namespace.set("app", 1)
+    session = namespace.session("a")
+    number = session.ask("app")
+    session.sync(held=[Held(number, ("app",), "id-other", "proj.other")])
+    record = namespace.raw.hget(namespace.keys.key("requests"), f"a:{number}")
+    assert b"id-other" in record
+    assert namespace.holders("app") == [("a", number)]
+
+
+# -- Numbers, leases, epochs -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_sync_that_is_not_newer_than_the_last_is_stale_and_changes_nothing(namespace: Namespace, number):
+    namespace.set("app", 2)
+    session = namespace.session("a")
+    session.ask("app")
+    session.ask("app")
+    reply = session.sync(number=number, ended=[1, 2], asks=[Ask(7, ("app",))], full=True, room=0)
+    assert reply.status == "stale"
+    assert namespace.holders("app") == [("a", 1), ("a", 2)]
+    assert namespace.line("app") == []
+    assert namespace.room("a") == 8
+
+
+def test_a_closed_session_is_told_so_and_frees_nothing_of_others(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    number = first.ask("app")
+    second.ask("app")
+    namespace.store.close_session("a")
+    assert first.sync(ended=[number], asks=[Ask(2, ("app",))], full=True).status == "closed"
+    assert namespace.holders("app") == [("b", 1)]
+    assert namespace.line("app") == []
+    assert namespace.live() == ["b"]
+
+
+def test_another_epoch_is_told_that_its_session_is_closed(namespace: Namespace):
+    session = namespace.session("a")
+    session.epoch = "other"
+    assert session.sync().status == "closed"
+
+
+def test_the_permits_of_a_session_whose_lease_ran_out_go_on_with_whoever_comes_next(namespace: Namespace):
+    namespace.set("app", 1)
+    dead, second = namespace.session("a"), namespace.session("b")
+    dead.ask("app")
+    number = second.ask("app")
+    for _ in range(2):
+        namespace.elapse(INTERVAL)
+        second.sync()
+    assert namespace.holders("app") == [("a", 1)]
+    namespace.step_wall_clock(INTERVAL)
+    assert second.sync().grants == (Grant(2, number),)
+    assert dead.sync().status == "closed"
+    assert namespace.live() == ["b"]
+
+
+def test_every_sync_renews_the_lease(namespace: Namespace):
+    session = namespace.session("a")
+    for _ in range(6):
+        namespace.step_wall_clock(INTERVAL)
+        assert session.sync().status == "ok"
+
+
+def test_a_sync_tells_when_the_next_lease_of_another_session_ends(namespace: Namespace):
+    session = namespace.session("a")
+    assert session.sync().expires is None
+    namespace.session("b")
+    namespace.elapse(INTERVAL)
+    expires = session.sync().expires
+    assert expires is not None
+    assert TIMEOUT - INTERVAL - 1 < expires <= TIMEOUT - INTERVAL
+
+
+@pytest.mark.parametrize("seconds", [3600, 86400 * 365])
+def test_a_stall_or_a_step_forward_of_the_clock_takes_one_interval_of_each_lease_at_most(namespace: Namespace, seconds):
+    session, other = namespace.session("a"), namespace.session("b")
+    before = namespace.clock()
+    namespace.step_wall_clock(seconds)
+    assert session.sync().status == "ok"
+    assert namespace.clock() - before == INTERVAL * 1000
+    assert other.sync().status == "ok"
+
+
+def test_a_step_back_of_the_clock_ends_no_lease_and_never_turns_the_lease_clock_back(namespace: Namespace):
+    session, other = namespace.session("a"), namespace.session("b")
+    before = namespace.clock()
+    namespace.step_wall_clock(-3600)
+    assert session.sync().status == "ok"
+    assert namespace.clock() == before
+    namespace.step_wall_clock(INTERVAL)  # and it goes on from there
+    assert other.sync().status == "ok"
+    assert namespace.clock() - before >= INTERVAL * 1000
+
+
+def test_leases_pass_in_real_time_while_somebody_calls(namespace: Namespace):
+    dead = namespace.session("a", interval=0.1, timeout=0.3)
+    live = namespace.session("b", interval=0.1, timeout=0.3)
+    before = live.sync().expires
+    assert before is not None
+    ends = namespace.clock() + 1000
+    while namespace.clock() < ends:
+        assert live.sync().status == "ok"
+    assert dead.sync().status == "closed"
+
+
+# -- Notices and what a session is told ------------------------------------------------------------------
+
+
+def test_a_grant_is_published_to_the_session_that_gets_it_and_to_no_other(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second, third = (namespace.session(name).listen() for name in "abc")
+    held = first.ask("app")
+    second.ask("app")
+    third.ask("app")
+    for session in (first, second, third):
+        session.hear()
+    first.release(held)
+    assert [notice.grants for notice in second.hear()] == [(Grant(2, 1),)]
+    assert first.hear() == third.hear() == []
+
+
+def test_a_holder_is_told_when_another_session_begins_to_wait(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a").listen(), namespace.session("b").listen()
+    first.ask("app")
+    assert first.hear() == []
+    second.ask("app")
+    second.ask("app")
+    assert [notice.contended for notice in first.hear()] == [{"app": 0}]
+    assert second.hear() == []
+
+
+def test_a_holder_is_told_twice_at_most_however_many_sessions_wait(namespace: Namespace):
+    namespace.set("app", 1)
+    first = namespace.session("a").listen()
+    first.ask("app")
+    for name in "bcdefg":
+        namespace.session(name).ask("app")
+    assert 1 <= len(first.hear()) <= 2
+
+
+def test_the_one_session_that_waits_is_told_when_another_joins_it(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a").listen(), namespace.session("b")
+    first.ask("app")
+    first.ask("app")
+    assert first.hear() == []
+    second.ask("app")
+    assert [notice.contended for notice in first.hear()] == [{"app": 1}]
+
+
+def test_a_holder_is_not_told_that_it_waits_itself(namespace: Namespace):
+    namespace.set("app", 1)
+    session = namespace.session("a").listen()
+    session.ask("app")
+    session.ask("app")
+    assert session.hear() == []
+    assert session.sync(interests=["app"]).contended == {}
+
+
+def test_a_sync_tells_of_contended_limits_with_the_streak_at_the_head_of_the_line(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b")
+    first.ask("app")
+    first.ask("app")
+    first.ask("app")
+    second.ask("app")
+    assert first.sync(interests=["app"]).contended == {"app": 2}
+    assert second.sync(interests=["app"]).contended == {"app": 0}
+    second.release(1)
+    assert first.sync(interests=["app"]).contended == {}
+
+
+def test_a_waiter_without_room_is_offered_the_place_by_a_notice(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b", slots=0).listen()
+    held = first.ask("app")
+    second.ask("app")
+    assert second.hear() == []
+    first.release(held)
+    assert [notice.offer for notice in second.hear()] == [True]
+    assert namespace.holders("app") == []
+    assert namespace.line("app") == [("b", 1)]
+
+
+def test_a_change_of_the_table_is_told_to_every_session_with_its_version(namespace: Namespace):
+    first, second = namespace.session("a").listen(), namespace.session("b").listen()
+    namespace.set("app", 4)
+    told = [notice.version for notice in [*first.hear(), *second.hear()]]
+    reply = first.sync()
+    assert told == [reply.version] * 2
+    assert reply.table == {"app": 4}
+
+
+# -- Redis away ------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_died_is_unavailable_to_every_call(namespace: Namespace):
+    with redis_server() as server:
+        other = Namespace(server.url)
+        try:
+            session = other.session("a")
+            server.process.kill()
+            server.process.wait()
+            for call in (session.sync, other.store.status, other.store.ticket, other.store.run_id_and_policy):
+                with pytest.raises(StoreUnavailable):
+                    call()
+            with pytest.raises(StoreUnavailable):
+                other.store.close_session("a")
+            with pytest.raises(StoreUnavailable):
+                other.set("app", 1)
+            with pytest.raises(StoreUnavailable):
+                session.listen()
+        finally:
+            other.close()
+
+
+def test_a_server_that_hangs_is_unavailable_within_the_bound_of_a_call(namespace: Namespace):
+    with redis_server() as server:
+        store = Store(server.url, "gconc", call_timeout=0.2)
+        try:
+            store.status()
+            os.kill(server.process.pid, signal.SIGSTOP)
+            with pytest.raises(StoreUnavailable):
+                store.status()
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+            store.close()
+
+
+def test_a_reply_that_is_an_error_of_redis_is_unavailable(namespace: Namespace):
+    namespace.raw.set(namespace.keys.key("meta"), "not a hash")
+    with pytest.raises(StoreUnavailable):
+        namespace.store.status()

@@ -1,0 +1,203 @@
+"""The ledger by itself: permits used again, asked for and given back, with no Redis and no worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from celery_gconc.ledger import Ledger, Permit, now
+from celery_gconc.store import Grant, Notice, Synced
+
+EMAILS = ("queue:emails",)
+
+
+@dataclass(eq=False)
+class Request:
+    """A request as the ledger sees it."""
+
+    names: tuple[str, ...] = ("app", "queue:emails", "task:t")
+    limits: tuple[str, ...] = EMAILS
+    permit: Permit | None = None
+    arrived: float = field(default_factory=now)
+    task_id: str = "id"
+    task: str = "t"
+
+
+class Harness:
+    """A ledger with a session open and a lease that lasts."""
+
+    def __init__(self, slots: int = 2, lease: float = 60.0) -> None:
+        self.slots = slots
+        self.wakes = 0
+        self.ledger: Ledger[Request] = Ledger({"queue:emails": 2}, slots=lambda: self.slots, wake=self._wake)
+        self.ends = now() + lease
+        self.ledger.opened({"queue:emails": 2}, 1, self.ends, self.ends)
+        self.syncs = 0
+        self.sync()
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def sync(self, **reply):
+        self.syncs += 1
+        sent = self.ledger.collect("s", "e", self.syncs, full=False)
+        self.ledger.apply(Synced("ok", version=1, **reply), self.ends, self.ends)
+        return sent
+
+    def wait(self) -> Request:
+        request = Request()
+        self.ledger.wait(request)
+        return request
+
+
+def test_only_as_many_permits_are_asked_for_as_there_are_free_slots():
+    harness = Harness(slots=2)
+    for _ in range(5):
+        harness.wait()
+    assert len(harness.sync().asks) == 2
+
+
+def test_a_grant_goes_to_the_request_that_came_first():
+    harness = Harness()
+    first, second = harness.wait(), harness.wait()
+    asks = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(Grant(2, asks[1].number),)))
+    assert harness.ledger.next() is first
+    assert harness.ledger.next() is None
+    assert second.permit is None
+
+
+def test_a_permit_passes_to_the_next_request_without_redis_while_nobody_else_waits():
+    harness = Harness()
+    first, second, third = harness.wait(), harness.wait(), harness.wait()
+    asks = harness.sync().asks
+    harness.ledger.notice(Notice(grants=tuple(Grant(2 + i, ask.number) for i, ask in enumerate(asks))))
+    assert [harness.ledger.next(), harness.ledger.next()] == [first, second]
+    permit = first.permit
+    harness.ledger.ended(first)
+    assert harness.ledger.next() is third
+    assert third.permit is permit
+
+
+def test_a_permit_goes_back_when_somebody_else_waits():
+    harness = Harness()
+    request = harness.wait()
+    (ask,) = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),), contended={"queue:emails": 0}))
+    assert harness.ledger.next() is request
+    harness.ledger.ended(request)
+    assert ask.number in harness.sync().ended
+
+
+def test_a_permit_passes_on_to_our_own_head_of_the_line_even_where_others_wait_behind_it():
+    harness = Harness(slots=1)
+    first, second, third = harness.wait(), harness.wait(), harness.wait()
+    ask, *_ = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),), contended={"queue:emails": 1}))
+    assert harness.ledger.next() is first
+    harness.ledger.ended(first)
+    assert harness.ledger.next() is second, "a streak of one"
+    harness.ledger.ended(second)
+    assert harness.ledger.next() is None, "then it is another's turn"
+    assert third.permit is None
+
+
+def test_an_idle_permit_is_recalled_at_once():
+    harness = Harness()
+    request = harness.wait()
+    (ask,) = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),)))
+    assert harness.ledger.next() is request
+    harness.ledger.ended(request)
+    harness.sync()
+    harness.ledger.notice(Notice(contended={"queue:emails": 0}))
+    assert harness.sync().ended == (ask.number,)
+
+
+def test_nothing_starts_on_a_lease_that_may_have_ended():
+    harness = Harness()
+    harness.wait()
+    (ask,) = harness.sync().asks
+    harness.ends = now() - 0.001
+    harness.sync()
+    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),)))
+    assert harness.ledger.next() is None
+
+
+def test_a_grant_told_twice_counts_once_and_a_gap_asks_for_both():
+    harness = Harness()
+    harness.wait(), harness.wait()
+    first, second = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(Grant(3, second.number),)))
+    assert harness.ledger.next() is None, "grant 2 was lost on the way"
+    assert harness.ledger.due_at is not None
+    harness.sync(grants=(Grant(2, first.number), Grant(3, second.number)))
+    harness.ledger.notice(Notice(grants=(Grant(2, first.number),)))
+    assert harness.ledger.next() is not None
+    assert harness.ledger.next() is not None
+
+
+def test_a_grant_that_finds_no_slot_is_given_back_and_asked_for_again_with_its_age():
+    harness = Harness(slots=1)
+    request = harness.wait()
+    (ask,) = harness.sync().asks
+    harness.ledger.started(Request(limits=()))
+    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),)))
+    harness.ledger.look()
+    sent = harness.sync()
+    assert ask.number in sent.ended
+    assert [again.age for again in sent.asks][0] >= 0
+    assert request.permit is None
+
+
+def test_after_a_sync_that_may_be_lost_the_next_one_states_everything():
+    harness = Harness()
+    request = harness.wait()
+    (ask,) = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),)))
+    assert harness.ledger.next() is request
+    harness.ledger.untold()
+    sent = harness.sync()
+    assert sent.full
+    assert [held.number for held in sent.held] == [ask.number]
+
+
+def test_what_waits_is_asked_for_again_when_a_new_session_is_opened():
+    harness = Harness()
+    harness.wait()
+    harness.sync()
+    harness.ledger.holdings()
+    harness.ledger.opened({"queue:emails": 2}, 1, harness.ends, harness.ends)
+    assert len(harness.sync().asks) == 1
+
+
+def test_a_limit_that_begins_takes_running_and_waiting_tasks_in():
+    harness = Harness()
+    running, waiting = Request(limits=()), harness.wait()
+    harness.ledger.started(running)
+    harness.sync()
+    harness.ledger.apply(Synced("ok", version=2, table={"app": 5}), harness.ends, harness.ends)
+    assert waiting.limits == ("app",)
+    sent = harness.sync()
+    assert [held.limits for held in sent.held] == [("app",)]
+    assert running.permit is not None
+
+
+def test_a_request_that_no_limit_covers_any_more_is_set_free():
+    harness = Harness()
+    waiting = harness.wait()
+    harness.sync()
+    harness.ledger.apply(Synced("ok", version=2, table={}), harness.ends, harness.ends)
+    assert harness.ledger.uncovered() == [waiting]
+    assert harness.ledger.waiting_count == 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_leaves_the_line_is_no_longer_asked_for(count):
+    harness = Harness(slots=4)
+    requests = [harness.wait() for _ in range(count)]
+    asked = {ask.number for ask in harness.sync().asks}
+    for request in requests:
+        harness.ledger.leave(request)
+    assert set(harness.sync().ended) == asked

@@ -1,0 +1,51 @@
+"""What the package does to a process that imports it: nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+from celery import Celery
+
+import celery_gconc
+from celery_gconc import GlobalConcurrency
+
+
+def test_importing_and_installing_opens_no_connection_and_starts_no_thread():
+    code = (
+        "import socket, threading\n"
+        "def refuse(*a, **k): raise SystemExit('a connection was made')\n"
+        "socket.socket.connect = refuse\n"
+        "from celery import Celery\n"
+        "from celery_gconc import GlobalConcurrency\n"
+        "app = Celery('proj', broker='redis://localhost:1/0')\n"
+        "app.conf.global_concurrency_limits = {'emails': 1}\n"
+        "GlobalConcurrency(app); GlobalConcurrency(app)\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "assert len(app.steps['consumer']) == 1\n"
+        "assert set(app.amqp.queues) == {'celery'}\n"
+    )
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_eager_tasks_and_direct_calls_never_touch_redis():
+    before = threading.active_count()
+    app = Celery("proj", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    app.conf.task_always_eager = True
+    app.conf.global_concurrency_limits = {"app": 0}
+    GlobalConcurrency(app)
+
+    @app.task(global_concurrency=0)
+    def double(number: int) -> int:
+        return 2 * number
+
+    assert double.delay(4).get() == 8
+    assert double(4) == 8
+    assert threading.active_count() == before
+
+
+def test_every_public_name_has_a_docstring():
+    for name in celery_gconc.__all__:
+        assert getattr(celery_gconc, name).__doc__, name

@@ -1,0 +1,53 @@
+"""A worker inside the test's process, over a real Redis: for what one worker does with its requests."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+from celery_gconc import GlobalConcurrency
+
+
+@contextmanager
+def _worker(app: Celery, pool: str, concurrency: int) -> Iterator[Any]:
+    with start_worker(
+        app, pool=pool, concurrency=concurrency, perform_ping_check=False, shutdown_timeout=30, loglevel="WARNING"
+    ) as worker:
+        yield worker
+
+
+@pytest.fixture
+def make_app(redis_url: str) -> Iterator[Callable[..., Celery]]:
+    """Makes an app with celery-gconc installed and the given settings."""
+    made: list[Celery] = []
+
+    def make(**conf: Any) -> Celery:
+        app = Celery("inside", broker=redis_url, backend=redis_url, set_as_current=False)
+        app.conf.update(
+            broker_connection_retry_on_startup=True,
+            worker_cancel_long_running_tasks_on_connection_loss=False,
+            worker_hijack_root_logger=False,
+            **conf,
+        )
+        app.gconc = GlobalConcurrency(app)
+        made.append(app)
+        return app
+
+    yield make
+    gc.collect()  # Celery's AsyncResult.__del__ talks to the result backend: now, while there is one
+    for app in made:
+        app.gconc.close()
+        app.close()
+
+
+@pytest.fixture
+def run_worker() -> Iterator[Callable[..., Any]]:
+    """Runs workers inside this process until the test ends."""
+    with ExitStack() as stack:
+        yield lambda app, pool="threads", concurrency=4: stack.enter_context(_worker(app, pool, concurrency))
