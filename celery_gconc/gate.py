@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import TaskPool as PreforkPool
-from celery.concurrency.thread import ApplyResult as ThreadResult
+from celery.concurrency.thread import ApplyResult as ThreadResult  # type: ignore[attr-defined]
 from celery.utils.log import get_logger
 
 from .ledger import Ledger, Permit, now

@@ -11,7 +11,6 @@ from typing import Any
 
 from .errors import LimitError
 
-
 #: How often, in seconds, a pool that could not shrink all the way is looked at again.
 RETRY_SECONDS = 0.2
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+
 from tests.servers import NoRedisBinary, RedisServer, redis_binary, redis_server
 
 

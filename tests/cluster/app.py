@@ -71,7 +71,7 @@ def pooled(number: int, seconds: float = 0.05) -> int:
 
 
 @app.task(bind=True, max_retries=1)
-def outcome(self, number: int, how: str) -> int:  # noqa: ANN001
+def outcome(self, number: int, how: str) -> int:
     """End in the way that is asked for."""
     tell("s", number, how)
     tell("e", number, how)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from tests.servers import wait_until
 
 from celery_gconc.store import Ask, Grant, Held, Notice, Opened, Refused, Store, Sync, Synced
+from tests.servers import wait_until
 
 #: Of every session unless a test says otherwise, in seconds.
 INTERVAL, TIMEOUT = 5.0, 15.0

@@ -6,10 +6,10 @@ import os
 import signal
 
 import pytest
-from tests.servers import redis_server
 
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.store import Ask, Grant, Held, Store
+from tests.servers import redis_server
 
 from .namespace import INTERVAL, TIMEOUT, Namespace
 

@@ -147,7 +147,7 @@ def test_a_grant_that_finds_no_slot_is_given_back_and_asked_for_again_with_its_a
     harness.ledger.look()
     sent = harness.sync()
     assert ask.number in sent.ended
-    assert [again.age for again in sent.asks][0] >= 0
+    assert len(sent.asks) == 1
     assert request.permit is None
 
 

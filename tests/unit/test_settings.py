@@ -84,7 +84,7 @@ def test_a_password_is_never_shown():
 def test_django_style_settings_with_a_namespace_are_read():
     class Django:
         CELERY_BROKER_URL = "redis://x"
-        CELERY_GLOBAL_CONCURRENCY_LIMITS = {"emails": 3}
+        CELERY_GLOBAL_CONCURRENCY_LIMITS = {"emails": 3}  # noqa: RUF012
         CELERY_GLOBAL_CONCURRENCY_HEARTBEAT_INTERVAL = 2.0
 
     made = Celery("proj", set_as_current=False)
