@@ -244,8 +244,9 @@ class Link:
         self._unsubscribe()
         self._pubsub = self.store.subscribe(self.session)
         # redis-py has no public way to the socket of a subscription (tried: 5.0 to 8.1), kombu uses the same one.
-        self._pubsub_socket = self._pubsub.connection._sock
-        self._selector.register(self._pubsub_socket, selectors.EVENT_READ)
+        connection: Any = self._pubsub.connection
+        self._pubsub_socket = connection._sock
+        self._selector.register(connection._sock, selectors.EVENT_READ)
 
     def _unsubscribe(self) -> None:
         if self._pubsub_socket is not None:

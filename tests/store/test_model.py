@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -473,7 +474,9 @@ class Model(RuleBasedStateMachine):
         """Everybody who waits is served in the end, two at a time, and nothing stays."""
         for limit in LIMITS:
             self.namespace.store.set(limit, 2, by="model")
+            self.check()
             self.namespace.store.pause(limit, False, by="model")
+            self.check()
         for client in self.clients:
             client.session.slots = max(client.session.slots, 1)
         rounds = 10 + sum(len(client.asked) + len(client.running) for client in self.clients) * 2
@@ -507,6 +510,7 @@ def _place(state: State, id: Request) -> tuple[str, str]:
     return state.requests[id]["a"], f"{id[0]}:{id[1]}"
 
 
+@pytest.mark.timeout(400)  # a failure is made smaller before it is shown: for up to five minutes
 def test_whatever_sessions_do_and_whatever_gets_lost_the_promises_hold(redis_url: str):
     class OnThisRedis(Model):
         url = redis_url
