@@ -68,7 +68,7 @@ class Link:
         self._info, self._config = info, config
         self._on_news, self._on_refused = on_news, on_refused
         self._on_lease_lost = on_lease_lost
-        self._epoch = secrets.token_hex(8)
+        self._epoch = ""
         self._syncs = 0
         self._pubsub: PubSub | None = None
         self._pubsub_socket: socket.socket | None = None
@@ -207,7 +207,8 @@ class Link:
         sent = now()
         opened = self.store.open(
             self.session,
-            epoch=self._epoch,
+            epoch=secrets.token_hex(8),
+            known=self._epoch,
             interval=self.settings.heartbeat_interval,
             timeout=self.settings.heartbeat_timeout,
             info=self._info,

@@ -23,7 +23,11 @@ local function value_of(override)
 end
 
 local ticket = asked.ticket
-if ticket == 0 then ticket = call('HINCRBY', META, 'ticket', 1) end
+if ticket == 0 then
+  ticket = call('HINCRBY', META, 'ticket', 1)
+elseif ticket > (tonumber(call('HGET', META, 'ticket')) or 0) then -- taken before data was lost
+  call('HSET', META, 'ticket', ticket)
+end
 local last_change = call('HGET', CHANGES, field)
 last_change = last_change and cjson.decode(last_change) or { ticket = 0 }
 local override = call('HGET', OVERRIDES, limit)

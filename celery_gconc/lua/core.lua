@@ -27,11 +27,12 @@ local function int(number) return string.format('%.0f', number) end
 -- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local meta = call('HMGET', META, 'clock', 'time', 'interval', 'version', 'epoch')
+local meta = call('HMGET', META, 'clock', 'time', 'interval', 'version', 'epoch', 'shut')
 local clock = tonumber(meta[1]) or now
 clock = clock + math.min(math.max(now - (tonumber(meta[2]) or now), 0), tonumber(meta[3]) or 0)
 local version = tonumber(meta[4]) or 0
 local epoch = meta[5] or nil
+local shut = tonumber(meta[6]) -- until then (lease clock, ms) nothing is granted: data was lost, sessions may restate
 
 local me = asked.session -- the session that calls, if one does
 local notices = {}       -- session -> what it is to be told when the script is done
@@ -57,12 +58,17 @@ local function room(sid)
   return left
 end
 
-local function set_room(sid, left)
-  rooms[sid] = left
-  call('HSET', SESSION, sid .. ':room', int(left))
-end
 
 local function owner(id) return string.match(id, '^([^:]*):') end
+local function owner_of_place(member) return owner(string.match(member, US .. '%d+' .. US .. '(.*)$')) end
+
+-- Requests: a record is a waiter while its grant number g is 0, then a holder.
+local function load(id)
+  local text = call('HGET', REQUESTS, id)
+  return text and cjson.decode(text) or nil
+end
+
+local function save(id, record) call('HSET', REQUESTS, id, cjson.encode(record)) end
 
 -- Limits: the work list of those in which a place may have come free.
 local queue, queued = {}, {}
@@ -97,10 +103,30 @@ local function held(limit) return call('ZLEXCOUNT', HOLDERS, first(limit), last(
 local function has_place(limit, place)
   local max = max_of(limit)
   if not max then return true end
+  if shut then return false end
   if fresh[limit] then return false end
   local count = held(limit)
   if count >= max then return false end
-  return count + call('ZLEXCOUNT', RESERVED, first(limit), '(' .. limit .. US .. place) < max
+  for _, member in ipairs(call('ZRANGEBYLEX', RESERVED, first(limit), '(' .. limit .. US .. place)) do
+    if room(owner_of_place(member)) > 0 then count = count + 1 end
+    if count >= max then return false end
+  end
+  return true
+end
+
+-- A session without room has nothing held back for it: what it had reserved is free for others meanwhile.
+local function set_room(sid, left)
+  local before = room(sid)
+  rooms[sid] = left
+  call('HSET', SESSION, sid .. ':room', int(left))
+  if left > 0 or before <= 0 or call('EXISTS', RESERVED) == 0 then return end
+  local from = sid .. ':' .. string.rep('0', 12) .. ':'
+  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, '[' .. from, '(' .. sid .. ':' .. string.rep('0', 12) .. ';')) do
+    local record = load(sid .. ':' .. string.sub(member, #from + 1))
+    if record and record.k >= TURNS then
+      for _, limit in ipairs(record.l) do touch(limit) end
+    end
+  end
 end
 
 local function is_line_empty(limit)
@@ -134,21 +160,13 @@ local function contention(limit, sid)
   local line = call('ZRANGEBYLEX', WAITERS, first(limit), last(limit), 'LIMIT', 0, SCAN)
   local streak = 0
   for _, member in ipairs(line) do
-    if owner(string.match(member, US .. '%d+' .. US .. '(.*)$')) ~= sid then return true, streak end
+    if owner_of_place(member) ~= sid then return true, streak end
     streak = streak + 1
   end
   if #line == SCAN then return true, streak end
   if #line == 0 then call('HDEL', CONTENDED, limit) else call('HSET', CONTENDED, limit, sid) end
   return false, 0
 end
-
--- Requests: a record is a waiter while its grant number g is 0, then a holder.
-local function load(id)
-  local text = call('HGET', REQUESTS, id)
-  return text and cjson.decode(text) or nil
-end
-
-local function save(id, record) call('HSET', REQUESTS, id, cjson.encode(record)) end
 
 local function roll_member(id, grant)
   local sid, number = string.match(id, '^([^:]*):(.*)$')
@@ -168,6 +186,7 @@ local function unreserve(id, record)
   if record.k < TURNS then return end
   for _, limit in ipairs(record.l) do
     call('ZREM', RESERVED, limit .. US .. place_of(id, record))
+    if is_line_empty(limit) then call('HDEL', CONTENDED, limit) end
     touch(limit)
   end
 end
@@ -387,6 +406,11 @@ end
 
 local function begin()
   if epoch then call('HSET', META, 'clock', int(clock), 'time', int(now)) end
+  if shut and clock >= shut then
+    shut = nil
+    call('HDEL', META, 'shut')
+    for _, limit in ipairs(call('HKEYS', MAX)) do touch(limit) end
+  end
   for _, sid in ipairs(call('ZRANGEBYSCORE', SESSIONS, '-inf', int(clock), 'LIMIT', 0, 64)) do end_session(sid) end
 end
 

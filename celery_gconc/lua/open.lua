@@ -1,7 +1,8 @@
 -- Begin a session, with what it is configured with and what it runs already.
 --
 -- Guarantee: its holdings count before anyone is granted another permit; where they exceed a max, that drains.
--- ARGV[2] session, epoch (proposed, used when there is none), interval and timeout (ms), info (node, pid, app,
+-- ARGV[2] session, known (the epoch that the session's worker lived in before, or ''), epoch (a new one, used when
+--         there is none), interval and timeout (ms), info (node, pid, app,
 --         broker...), config (limit -> max), room, held ([number, [limits], task id, task name]...), version of the
 --         limit table that held goes by (-1: the session runs nothing, so it goes by any)
 -- Reply   {status: "ok", epoch, version, table, strangers: [node...]}; what it holds has grant number 1
@@ -14,6 +15,13 @@ if #live > 0 and (tonumber(interval) ~= asked.interval or tonumber(timeout) ~= a
   finish()
   local info = cjson.decode(call('HGET', SESSION, live[1] .. ':info') or '{}')
   return cjson.encode({ status = 'refused', interval = tonumber(interval), timeout = tonumber(timeout), node = info.node })
+end
+-- A session that lived in another epoch, and states what it runs, tells that data was lost: nobody is granted
+-- anything until every session that may still live has restated or run out.
+local lost = asked.known ~= '' and asked.known ~= epoch
+if lost and asked.version >= 0 then
+  shut = clock + asked.timeout
+  call('HSET', META, 'shut', int(shut))
 end
 if not epoch then
   epoch = asked.epoch
@@ -40,7 +48,7 @@ for limit, max in pairs(asked.config) do
     refresh(limit)
   end
 end
-call('HSET', SESSION, me .. ':seen', asked.version < 0 and version or asked.version)
+call('HSET', SESSION, me .. ':seen', asked.version < 0 and version or lost and 0 or asked.version)
 finish()
 return cjson.encode({
   status = 'ok', epoch = epoch, version = version, table = limit_table(), strangers = strangers,

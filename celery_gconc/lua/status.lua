@@ -1,7 +1,7 @@
 -- What holds now: limits with their values and counts, sessions with their leases.
 --
 -- Guarantee: one instant. Dead sessions are reclaimed first, so what they held isn't shown.
--- ARGV[2] limit (or null: all that are set, configured, held or waited for by a live session)
+-- ARGV[2] limit (or null: all that are set at run time, configured by a live session, or limited)
 -- Reply   {status: "ok", version, live, limits: [{limit, max (-1 unlimited), paused, configured (null), override (null),
 --          held, idle, waiting, settling}...], sessions: [{session, lease (ms left), info, permits, waiting, room}...]}
 -- Cost    O(limits + sessions + holders + waiters)

@@ -19,7 +19,7 @@ if not call('ZSCORE', SESSIONS, me) then
   finish()
   return cjson.encode({ status = 'closed' })
 end
-local state = call('HMGET', SESSION, me .. ':sync', me .. ':granted', me .. ':room')
+local state = call('HMGET', SESSION, me .. ':sync', me .. ':room')
 if asked.sync <= tonumber(state[1]) then
   finish()
   return cjson.encode({ status = 'stale' })
@@ -55,9 +55,10 @@ for _, item in ipairs(asked.held) do
   for _, limit in ipairs(item[2]) do interests[limit] = true end
 end
 
--- Room as stated, less the grants that were made since the one it knows.
-local before = tonumber(state[3])
-set_room(me, asked.room - (tonumber(state[2]) - asked.granted))
+-- Room as stated, less the grants since the one it knows, as far as they still stand.
+local before = tonumber(state[2])
+set_room(me, asked.room
+  - call('ZLEXCOUNT', ROLL, string.format('[%s:%012.0f:', me, asked.granted + 1), '(' .. me .. ';'))
 
 settle()
 serve_all()

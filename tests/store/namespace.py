@@ -167,6 +167,7 @@ class Session:
         held: Iterable[Held] = (),
         version: int = -1,
         epoch: str = "epoch",
+        known: str = "",
         interval: float = INTERVAL,
         timeout: float = TIMEOUT,
         info: Mapping[str, Any] | None = None,
@@ -180,6 +181,7 @@ class Session:
         self.opened: Opened | Refused = self.store.open(
             name,
             epoch=epoch,
+            known=known,
             interval=interval,
             timeout=timeout,
             info={"node": f"node-{name}", "pid": 1, "pool": "prefork", "app": "proj", "broker": "amqp", **(info or {})},

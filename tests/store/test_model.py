@@ -81,9 +81,10 @@ class Client:
 
     def end(self, number: int) -> None:
         task = self.running.pop(number, None) or self.asked.pop(number)
-        self.unasked.discard(number)
         self.unstated.discard(number)
-        if task.limits:
+        if number in self.unasked:
+            self.unasked.discard(number)  # Redis never heard of it
+        elif task.limits:
             self.ended.append(number)
 
     def statement(self) -> list[Held]:
@@ -490,7 +491,8 @@ class Model(RuleBasedStateMachine):
             self.namespace.step_wall_clock(INTERVAL)
             if not any(client.asked or client.running for client in self.clients):
                 break
-        assert not any(client.asked or client.running for client in self.clients), "somebody waits for ever"
+        left = [(client.session.name, client.asked) for client in self.clients if client.asked or client.running]
+        assert not left, f"somebody waits for ever: {left} in {self.state}"
         for _ in range(int(TIMEOUT / INTERVAL) + 1):
             self.namespace.step_wall_clock(INTERVAL)
             for client in list(self.clients):

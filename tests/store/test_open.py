@@ -145,9 +145,18 @@ def test_after_a_loss_of_all_data_nobody_is_granted_before_the_others_could_retu
     second.ask("app")
     namespace.raw.flushall()
     held, _ = first.statement()
-    first = namespace.session("a2", config={"app": 2}, held=held, version=first.version)
+    again = {"config": {"app": 2}, "epoch": "new", "known": first.epoch}
+    first = namespace.session("a2", held=held, version=first.version, **again)
+    assert first.epoch == "new"
     first.ask("app")
     assert namespace.holders("app") == [("a2", 1)], "second still runs its task: this would be the third of two"
     held, _ = second.statement()
-    namespace.session("b2", config={"app": 2}, held=held, version=second.version)
+    second = namespace.session("b2", held=held, version=second.version, **again)
     assert namespace.holders("app") == [("a2", 1), ("b2", 1)]
+    first.release(1)
+    assert namespace.holders("app") == [("b2", 1)], "a third could still come back"
+    for _ in range(int(TIMEOUT / INTERVAL) + 1):
+        namespace.elapse(INTERVAL)
+        first.sync()
+        second.sync()
+    assert sorted(namespace.holders("app")) == [("a2", 2), ("b2", 1)]

@@ -123,6 +123,21 @@ def test_room_counts_the_grants_that_the_session_had_not_heard_of(namespace: Nam
     assert namespace.room("a") == 0
 
 
+def test_a_grant_that_was_withdrawn_before_its_session_heard_of_it_takes_no_room(namespace: Namespace):
+    namespace.set("app", 1)
+    first, second = namespace.session("a"), namespace.session("b", slots=1)
+    held = first.ask("app")
+    number = second.ask("app")
+    first.release(held)
+    assert namespace.holders("app") == [("b", number)]
+    second.release(number)  # the notice of its grant was lost
+    for _ in range(3):
+        second.state()
+    assert namespace.room("b") == 1
+    number = second.ask("app")
+    assert namespace.holders("app") == [("b", number)]
+
+
 def test_a_session_that_gets_room_is_granted_what_it_waits_for(namespace: Namespace):
     namespace.set("app", 5)
     session = namespace.session("a", slots=0)
