@@ -132,7 +132,7 @@ class Run:
 
     def on_success(self, *args: Any, **kwargs: Any) -> Any:
         """A result has come from the task, good or bad: it runs no more."""
-        self.gate.release(self)
+        self.gate.succeed(self)
         request = self.request
         try:
             return type(request).on_success(request, *args, **kwargs)
@@ -145,7 +145,7 @@ class Run:
         exc = getattr(exc, "exc", exc)  # celery and billiard: ExceptionWithTraceback
         dying = isinstance(exc, _BEFORE_DEATH) and self.gate.may_still_run(self)
         if not dying:
-            self.gate.release(self)
+            self.gate.succeed(self)
         request = self.request
         try:
             return type(request).on_failure(request, exc_info, *args, **kwargs)
@@ -320,26 +320,31 @@ class Gate:
         if lost:
             self._wake()
 
-    def release(self, run: Run) -> None:
-        """A task runs no more: its permit is free. Any further call for the same run does nothing."""
+    def release(self, run: Run) -> bool:
+        """A task runs no more: its permit and its slot are free. Return false where that was known before."""
         with self.ledger.lock:
             if run.ended:
-                return
+                return False
             run.ended = True
             self.ledger.ended(run)
-        if not self._starts_when_ended and (self._ready or self.ledger.waiting_count):
-            self._wake()
+            return True
+
+    def succeed(self, run: Run) -> None:
+        """A task runs no more: the next starts, before the callbacks of this one take their time."""
+        if self.release(run) and (self._ready or self.ledger.waiting_count):
+            if self._starts_when_ended:
+                self._start_next()
+            else:
+                self._wake()
 
     def end(self, run: Run) -> None:
-        """A request is done with altogether; the next may start."""
-        self.release(run)
+        """A request is done with altogether."""
+        self.succeed(run)
         run.unhook()
-        if self._starts_when_ended and (self._ready or self.ledger.waiting_count):
-            self._start_next()
-            if self._ends_on_consumer_thread:
-                self._tell_watcher(in_a_moment=True)
-            elif self._notes:
-                self._wake()
+        if self._ends_on_consumer_thread:
+            self._tell_watcher(in_a_moment=True)
+        elif self._notes:
+            self._wake()
         self.ledger.settle()
 
     # -- Its own -----------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ LAZY_SECONDS = 0.02
 #: The same for what matters to others, but less than the start of a task here.
 SOON_SECONDS = 0.001
 
+#: From how many places in its line on a session may tell Redis of further ones lazily.
+MANY_ASKED = 4
+
 #: Most places that a session takes in one line.
 MOST_ASKED = 32
 
@@ -78,6 +81,7 @@ R = TypeVar("R", bound=Holder)
 class _Line(Generic[R]):
     """The requests of this session for one set of limits: those that wait here, and what was asked for them."""
 
+    limits: Limits
     waiting: deque[R] = field(default_factory=deque)
     asked: deque[int] = field(default_factory=deque)
     spare: list[Permit] = field(default_factory=list)
@@ -108,6 +112,8 @@ class Ledger(Generic[R]):
         self._contended: dict[str, int] = {}
         self._ended: list[int] = []
         self._unasked: dict[int, tuple[Limits, R]] = {}
+        #: What was asked for by number, until it is granted, or Redis has been told that it is withdrawn.
+        self._asked_for: dict[int, Limits] = {}
         self._unstated: list[R] = []
         self._covering: dict[Limits, Limits] = {}
         self._uncovered: list[R] = []
@@ -292,6 +298,8 @@ class Ledger(Generic[R]):
                 interests=sorted(self._interests_locked()),
                 full=full,
             )
+            for number in self._ended:
+                self._asked_for.pop(number, None)
             self._ended.clear()
             self._unasked.clear()
             self._unstated.clear()
@@ -328,6 +336,7 @@ class Ledger(Generic[R]):
                 line.asked.clear()
                 self._forget_locked(limits)
             self._unasked.clear()
+            self._asked_for.clear()
             self._ended.clear()
             self._adopt_locked()
             self._unstated.clear()
@@ -379,7 +388,7 @@ class Ledger(Generic[R]):
     def _line_locked(self, limits: Limits) -> _Line[R]:
         line = self._lines.get(limits)
         if line is None:
-            line = self._lines[limits] = _Line()
+            line = self._lines[limits] = _Line(limits)
         return line
 
     def _forget_locked(self, limits: Limits) -> None:
@@ -416,7 +425,7 @@ class Ledger(Generic[R]):
                 if limit in self._contended:
                     self._contended[limit] -= 1
             if line.asked:  # what was asked for this request is no longer needed; its task goes to the pool first
-                self._withdraw_locked(line.asked.popleft(), delay=SOON_SECONDS)
+                self._withdraw_locked(line.asked.popleft(), delay=LAZY_SECONDS)
         permit.new = False
         request.permit = permit
         self.running[request] = None
@@ -471,17 +480,25 @@ class Ledger(Generic[R]):
         is_contended = self.is_contended(limits)
         most = MOST_ASKED if is_contended else max(room, 1)
         wanted = min(lacking, max(most, len(line.asked)))
+        # Behind one of ours that stands in the line already, or others', there is no hurry: the age keeps the place.
+        if room <= 0 or len(line.asked) >= MANY_ASKED:
+            delay = LAZY_SECONDS
+        else:
+            delay = SOON_SECONDS if is_contended or line.asked else 0.0
         while len(line.asked) < wanted:
             self._numbers += 1
             self._unasked[self._numbers] = (limits, line.waiting[len(line.asked)])
+            self._asked_for[self._numbers] = limits
             line.asked.append(self._numbers)
-            self._due_locked(LAZY_SECONDS if room <= 0 else SOON_SECONDS if is_contended else 0.0)
+            self._due_locked(delay)
         while len(line.asked) > max(wanted, 0):
             self._withdraw_locked(line.asked.pop())
 
     def _withdraw_locked(self, number: int, delay: float = 0.0) -> None:
         if self._unasked.pop(number, None) is None:
             self._end_locked(number, delay)
+        else:
+            del self._asked_for[number]
 
     def _end_locked(self, number: int, delay: float = 0.0) -> None:
         self._ended.append(number)
@@ -505,14 +522,24 @@ class Ledger(Generic[R]):
                 continue
             self._granted = grant.grant
             self._believed_room -= 1
-            for limits, line in self._lines.items():
-                if grant.number in line.asked:
-                    line.asked.remove(grant.number)
-                    self._unasked.pop(grant.number, None)
-                    line.spare.append(Permit(grant.number, limits, new=True, idle_since=now()))
-                    break
+            limits = self._asked_for.pop(grant.number, None)
+            line = self._lines.get(limits) if limits is not None else None
+            if line is not None and self._answer_locked(line, grant.number):
+                line.spare.append(Permit(grant.number, line.limits, new=True, idle_since=now()))
             else:
                 self._end_locked(grant.number)  # asked for and withdrawn since
+
+    def _answer_locked(self, line: _Line[R], number: int) -> bool:
+        """Whether a grant is of use: it answers one of our asks, or one whose withdrawal Redis hasn't heard of."""
+        if number in line.asked:
+            line.asked.remove(number)
+            self._unasked.pop(number, None)
+            return True
+        if number in self._ended and line.asked:
+            self._ended.remove(number)
+            self._withdraw_locked(line.asked.popleft())
+            return True
+        return False
 
     def _new_permits_locked(self) -> int:
         return sum(permit.new for line in self._lines.values() for permit in line.spare)
