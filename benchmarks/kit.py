@@ -193,3 +193,36 @@ def _wait(load: Load, log: Path, workers: Sequence[subprocess.Popen[bytes]], pat
             raise RuntimeError(f"{load.name}: a worker has died")
         time.sleep(0.25)
     raise RuntimeError(f"{load.name}: {done} of {load.count} tasks after {patience} s")
+
+
+def idle_commands(seconds: float = 30.0) -> float:
+    """How many commands an idle worker's celery-gconc sends to Redis, a minute."""
+    load = Load("idle worker", limits={"queue:celery": 4})
+    with redis_server() as url, tempfile.TemporaryDirectory() as log:
+        env = {
+            **os.environ,
+            "BENCH_BROKER": url,
+            "BENCH_LOG": log,
+            "BENCH_LIMITS": json.dumps(load.limits),
+            "PYTHONPATH": str(ROOT),
+            "C_FORCE_ROOT": "1",
+        }
+        client = redis.Redis.from_url(url)
+        worker = _worker(load, env, 0)
+        try:
+            time.sleep(5)
+            client.config_resetstat()
+            time.sleep(seconds)
+            stats = client.info("commandstats")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+    calls = {name.removeprefix("cmdstat_"): item["calls"] for name, item in stats.items()}
+    return sum(calls.get(name, 0) for name in SENT) * 60 / seconds
+
+
+def redis_version() -> str:
+    """The version of the redis-server that is measured on."""
+    printed = subprocess.run([redis_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    return printed.split("v=")[-1].split()[0]

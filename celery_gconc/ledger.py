@@ -298,8 +298,8 @@ class Ledger(Generic[R]):
                 interests=sorted(self._interests_locked()),
                 full=full,
             )
-            for number in self._ended:
-                self._asked_for.pop(number, None)
+            for withdrawn in self._ended:
+                self._asked_for.pop(withdrawn, None)
             self._ended.clear()
             self._unasked.clear()
             self._unstated.clear()

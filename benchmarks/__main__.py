@@ -1,0 +1,150 @@
+"""``python -m benchmarks``: run every scenario, alternated, and write the table, the plot and the raw figures.
+
+Every figure is a ratio of runs that alternate in this one call, so a slow or busy machine changes both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from .kit import Load, Result, idle_commands, redis_version, run
+from .report import write_report
+
+QUEUE = "queue:celery"
+
+
+@dataclass
+class Row:
+    """One line of the table: a ratio against its target."""
+
+    name: str
+    value: float
+    target: float
+    better: str  # ">=" or "<="
+    beside: str = ""
+    raw: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool:
+        return self.value >= self.target if self.better == ">=" else self.value <= self.target
+
+
+def alternate(rounds: int, loads: dict[str, Load], figure: Callable[[Result], float]) -> dict[str, list[float]]:
+    """Run the loads in turn, A B A B, and keep one figure of each run."""
+    raw: dict[str, list[float]] = {name: [] for name in loads}
+    for _ in range(rounds):
+        for name, load in loads.items():
+            raw[name].append(figure(run(load)))
+            print(f"  {load.name}: {raw[name][-1]:.4g}", flush=True)
+    return raw
+
+
+def throughput(rounds: int) -> list[Row]:
+    """No-op tasks under limits far away, beside plain Celery."""
+    rows = []
+    for pool in ("prefork", "threads"):
+        raw = alternate(
+            rounds + 2,
+            {
+                "gconc": Load(
+                    f"no-op, {pool}, limits far away", count=5000, limits={QUEUE: 1000, "app": 2000}, pool=pool
+                ),
+                "plain": Load(f"no-op, {pool}, plain Celery", count=5000, pool=pool),
+            },
+            lambda result: result.rate,
+        )
+        ratio = statistics.median(raw["gconc"]) / statistics.median(raw["plain"])
+        rows.append(
+            Row(f"throughput of no-op tasks, {pool}, limits far away / plain Celery", ratio, 0.95, ">=", raw=raw)
+        )
+    return rows
+
+
+def utilisation(rounds: int) -> list[Row]:
+    """Tasks a second of what the limit allows, over four workers of eight slots, beside one dedicated worker."""
+    rows = []
+    for limit, seconds, count, target in (
+        (16, 0.05, 2000, 0.96),
+        (4, 0.05, 800, 0.97),
+        (4, 0.005, 3000, 0.81),
+        (1, 0.005, 800, 0.79),
+    ):
+        what = f"L={limit}, d={seconds * 1000:g} ms"
+        raw = alternate(
+            rounds,
+            {
+                "gconc": Load(
+                    f"{what}, 4 x prefork -c 8", "nap", count, seconds, {QUEUE: limit}, workers=4, concurrency=8
+                ),
+                "dedicated": Load(f"{what}, one plain worker -c {limit}", "nap", count, seconds, concurrency=limit),
+            },
+            lambda result, limit=limit: result.utilisation(limit),
+        )
+        beside = f"one plain worker -c {limit}: {statistics.median(raw['dedicated']):.3f}"
+        rows.append(Row(f"utilisation, {what}", statistics.median(raw["gconc"]), target, ">=", beside, raw))
+    return rows
+
+
+def handoff_and_order(rounds: int) -> list[Row]:
+    """The gap between two tasks at a limit of 1, order, peak and Redis commands."""
+    raw = alternate(
+        rounds + 2,
+        {
+            "gconc": Load("handoff, L=1, 2 x prefork -c 1", "nap", 600, 0.005, {QUEUE: 1}, workers=2, concurrency=1),
+            "plain": Load("handoff, one plain worker -c 1", "nap", 600, 0.005, concurrency=1),
+        },
+        lambda result: result.gap * 1e6,
+    )
+    ratio = statistics.median(raw["gconc"]) / statistics.median(raw["plain"])
+    beside = f"{statistics.median(raw['gconc']):.0f} us / {statistics.median(raw['plain']):.0f} us"
+    rows = [Row("handoff gap at L=1 over two workers / one plain worker -c 1", ratio, 1.5, "<=", beside, raw)]
+
+    contended = run(Load("order, L=4, d=50 ms", "nap", 2000, 0.05, {QUEUE: 4}, workers=4, concurrency=8))
+    rows.append(Row("displacement of 2,000 tasks, L=4, median places", contended.displacement, 1, "<="))
+    rows.append(Row("peak of running tasks, L=4", contended.peak, 4, "<="))
+    rows.append(Row("Redis commands a task, contended (L=4, d=50 ms)", contended.commands, 2, "<="))
+    far = run(Load("commands, no-op, limits far away", count=5000, limits={QUEUE: 1000, "app": 2000}))
+    rows.append(Row("Redis commands a task, uncontended with a backlog", far.commands, 0.1, "<="))
+    rows.append(Row("Redis commands a minute, idle worker (heartbeat 5 s)", idle_commands(), 30, "<="))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each pair is run (default 3)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results.json"))
+    arguments = parser.parse_args()
+    rows = [
+        *throughput(arguments.rounds),
+        *utilisation(arguments.rounds),
+        *handoff_and_order(arguments.rounds),
+    ]
+    machine = {
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "redis-server": redis_version(),
+        **{name: version(name) for name in ("celery", "kombu", "redis", "celery-gconc")},
+    }
+    table = [{**vars(row), "reached": row.reached} for row in rows]
+    arguments.out.write_text(
+        json.dumps({"machine": machine, "rounds": arguments.rounds, "rows": table}, indent=1) + "\n"
+    )
+    write_report(machine, arguments.rounds, table)
+    for row in rows:
+        verdict = "ok  " if row.reached else "MISS"
+        print(f"{verdict} {row.name}: {row.value:.3f} (target {row.better} {row.target:g}) {row.beside}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
