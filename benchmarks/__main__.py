@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+import celery_gconc
+
 from .kit import Load, Result, idle_commands, redis_version, run
 from .report import write_report
 
@@ -118,24 +120,29 @@ def handoff_and_order(rounds: int) -> list[Row]:
     return rows
 
 
+SCENARIOS = {"throughput": throughput, "utilisation": utilisation, "handoff": handoff_and_order}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--rounds", type=int, default=3, help="how often each pair is run (default 3)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results.json"))
+    parser.add_argument("--only", choices=sorted(SCENARIOS), help="run one part, and keep the rest of the last results")
     arguments = parser.parse_args()
-    rows = [
-        *throughput(arguments.rounds),
-        *utilisation(arguments.rounds),
-        *handoff_and_order(arguments.rounds),
-    ]
+    parts = [arguments.only] if arguments.only else list(SCENARIOS)
+    rows = [row for part in parts for row in SCENARIOS[part](arguments.rounds)]
     machine = {
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "redis-server": redis_version(),
-        **{name: version(name) for name in ("celery", "kombu", "redis", "celery-gconc")},
+        **{name: version(name) for name in ("celery", "kombu", "redis")},
+        "celery-gconc": celery_gconc.__version__,
     }
     table = [{**vars(row), "reached": row.reached} for row in rows]
+    if arguments.only and arguments.out.exists():
+        known = {row["name"]: row for row in json.loads(arguments.out.read_text())["rows"]}
+        table = list({**known, **{row["name"]: row for row in table}}.values())
     arguments.out.write_text(
         json.dumps({"machine": machine, "rounds": arguments.rounds, "rows": table}, indent=1) + "\n"
     )

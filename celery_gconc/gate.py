@@ -118,7 +118,7 @@ class Run:
             result.f.add_done_callback(lambda _: self.gate.end(self))
         elif hasattr(result, "link"):  # a greenlet
             result.link(lambda _: self.gate.end(self))
-        elif result is None and not self.gate.has_children:  # solo: it has run
+        elif result is None:  # solo: it has run; prefork: the pool is closed, and takes nothing any more
             self.gate.end(self)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -232,6 +232,9 @@ class Gate:
             else:
                 self._run(run)
             return
+        if self._is_closed:
+            run.unhook()  # it goes back to its queue with the broker's connection
+            return
         run.arrived = now()
         if not self._ready and ledger.take(run):
             self._dispatch(run)
@@ -249,8 +252,7 @@ class Gate:
     def sweep(self) -> None:
         """Let go of parked requests that were revoked or have expired since."""
         for run in self.ledger.waiting():
-            if _is_revoked(run):
-                self.ledger.leave(run)
+            if _is_revoked(run) and self.ledger.leave(run):
                 self._unpark(run)
                 run.unhook()
         self._tell_watcher()
@@ -262,6 +264,7 @@ class Gate:
             run.unhook()
         self._ready.clear()
         self._notes.clear()
+        self.ledger.claims = 0
 
     def drop_unaccepted(self) -> None:
         """After a lost connection: ``pool.flush`` has thrown away jobs that no child had accepted, without a call."""
@@ -432,7 +435,8 @@ class Gate:
         if not waiting or self.free_slots <= 0:
             return None
         run = min(waiting, key=lambda run: run.arrived)
-        self.ledger.leave(run)
+        if not self.ledger.leave(run):
+            return None
         self.ledger.started(run)
         self.unlimited_runs += 1
         logger.info("celery-gconc: task %s[%s] runs without a permit: Redis is away", run.task, run.task_id)

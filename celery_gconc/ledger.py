@@ -181,15 +181,18 @@ class Ledger(Generic[R]):
             self._give_locked(line, permit, request)
             return request
 
-    def leave(self, request: R) -> None:
-        """Take a request out of its line without a permit (revoked, expired, handed back)."""
+    def leave(self, request: R) -> bool:
+        """Take a request out of its line without a permit (revoked, expired). False where it had left before."""
         with self.lock:
-            line = self._lines[request.limits]
+            line = self._lines.get(request.limits)
+            if line is None or request not in line.waiting:
+                return False
             line.waiting.remove(request)
             self.waiting_count -= 1
             self._ask_locked(request.limits)
             self._forget_locked(request.limits)
             self._wake_locked()
+            return True
 
     def waiting(self) -> list[R]:
         """Every request that waits here, by line."""

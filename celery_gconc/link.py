@@ -134,10 +134,10 @@ class Link:
 
     def forget_in_child(self) -> None:
         """In a forked child: close this side of every socket, so that only the parent holds the session."""
-        for end in (self._waker, self._alarm, self._pubsub_socket):
-            if end is not None:
-                with suppress(OSError):
-                    os.close(end.fileno())
+        for end in (self._waker, self._alarm):
+            with suppress(OSError):
+                os.close(end.detach())
+        self.store.forget_in_child()
         self._children.forget_in_child()
 
     # -- The thread --------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ Redis' own exceptions don't leave this module: every failure to reach it, or to 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
@@ -414,6 +415,15 @@ class Store:
         """Close every connection."""
         self._client.close()
         self._client.connection_pool.disconnect()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: close this side of every connection. (redis-py 5.0-8.1: there is no public list.)"""
+        pool = self._client.connection_pool
+        known = [*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())]
+        for connection in known:
+            if (sock := getattr(connection, "_sock", None)) is not None:
+                with suppress(OSError):
+                    os.close(sock.detach())
 
     def _run(self, name: str, **asked: Any) -> dict[str, Any]:
         argument = json.dumps(asked, separators=(",", ":"))
