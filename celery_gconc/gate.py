@@ -205,6 +205,7 @@ class Gate:
         #: Runs something on the consumer's thread in a moment, when what was started has reached the pool.
         self._later = later
         self.has_children = isinstance(pool, PreforkPool)
+        self._pid = os.getpid()
         #: Uncovered requests that wait for a slot; in use only while covered ones wait too.
         self._ready: deque[Run] = deque()
         #: What the watcher is still to be told: it talks to the broker, so on the consumer's thread only.
@@ -303,14 +304,14 @@ class Gate:
     def may_still_run(self, run: Run) -> bool:
         """Whether the child that had the task may still be alive: then its exit ends the run, and nothing before."""
         pid = run.request.worker_pid
-        if not self.has_children or pid is None or pid == os.getpid():
+        if not self.has_children or pid is None or pid == self._pid:
             return False
         self._watch_child(pid)
         return True
 
     def accepted(self, run: Run, pid: int) -> None:
         """A task with a permit started in a child: its exit is to be noticed at once."""
-        if self.has_children and pid != os.getpid():
+        if self.has_children and pid != self._pid:
             self._watch_child(pid)
 
     def child_exited(self, pid: int) -> None:
@@ -364,16 +365,18 @@ class Gate:
                 self._pumping.release()
 
     def _start_all(self) -> None:
-        for freed in self.ledger.uncovered():
+        ledger = self.ledger
+        for freed in ledger.uncovered():
             self._unpark(freed)
             self._ready.append(freed)
         while (run := self._next()) is not None:
             self._discard(run) if _is_revoked(run) else self._dispatch(run)
-        self.ledger.claims = len(self._ready)
-        self.ledger.look()
-        if self.free_slots > 0:
-            for waiting in self.ledger.waiting():
-                self._note_wait(waiting)
+        ledger.claims = len(self._ready)
+        if ledger.waiting_count:
+            ledger.look()
+            if self.free_slots > 0:
+                for waiting in ledger.waiting():
+                    self._note_wait(waiting)
 
     def _tell_watcher(self, *, in_a_moment: bool = False) -> None:
         while self._notes:

@@ -201,6 +201,8 @@ class Ledger(Generic[R]):
 
     def uncovered(self) -> list[R]:
         """Requests that waited here and that no limit covers any more. Each is given once."""
+        if not self._uncovered:
+            return []
         with self.lock:
             found, self._uncovered = self._uncovered, []
             self.waiting_count -= len(found)

@@ -417,7 +417,8 @@ class Store:
         self._client.connection_pool.disconnect()
 
     def forget_in_child(self) -> None:
-        """In a forked child: close this side of every connection. (redis-py 5.0-8.1: there is no public list.)"""
+        """In a forked child: close this side of every connection."""
+        # redis-py 5.0-8.1: there is no public list of a pool's connections.
         pool = self._client.connection_pool
         known = [*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())]
         for connection in known:
