@@ -24,7 +24,7 @@ from .intake import Intake
 from .ledger import Ledger
 from .limits import Limits, TaskOption, candidates
 from .link import Link
-from .resize import Resizer
+from .resize import Resizer, pool_size
 from .settings import Settings
 from .starter import HubStarter, SoloStarter, Starter, ThreadStarter
 
@@ -72,7 +72,7 @@ class GlobalConcurrencyStep(StartStopStep):
             logger.warning("celery-gconc: %s", text)
 
         def slots() -> int:
-            return int(pool.num_processes or 0)  # never kept: it changes with autoscale, grow and shrink
+            return pool_size(pool)
 
         self.ledger: Ledger[Run] = Ledger(config, slots=slots, wake=self._wake_link)
         self.intake = Intake(table=lambda: self.ledger.table, slots=slots)

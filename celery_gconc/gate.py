@@ -289,7 +289,7 @@ class Gate:
     @property
     def free_slots(self) -> int:
         """How many tasks the pool could start now, by its present size."""
-        return int(self.pool.num_processes or 0) - len(self.ledger.running)
+        return self.ledger.free_slots
 
     @property
     def counts(self) -> GateCounts:

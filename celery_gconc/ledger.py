@@ -412,6 +412,11 @@ class Ledger(Generic[R]):
             return not self.is_contended(limits)
         return all(self._contended.get(limit, 1) > 0 for limit in limits)
 
+    @property
+    def free_slots(self) -> int:
+        """How many tasks the pool could start now."""
+        return self._slots() - len(self.running)
+
     def _has_slot_locked(self) -> bool:
         return self._slots() > len(self.running)
 

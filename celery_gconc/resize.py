@@ -9,10 +9,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from celery.concurrency.prefork import TaskPool as PreforkPool
+
 from .errors import LimitError
 
 #: How often, in seconds, a pool that could not shrink all the way is looked at again.
 RETRY_SECONDS = 0.2
+
+
+def pool_size(pool: Any) -> int:
+    """How many tasks a pool can run at once now. Never kept: autoscale, grow and shrink change it.
+
+    (celery 5.4-5.6: ``num_processes`` of the green pools is the number of tasks that run; ``limit`` is their size.)
+    """
+    return int((pool.num_processes if isinstance(pool, PreforkPool) else pool.limit) or 0)
 
 
 class Resizer:
@@ -81,4 +91,4 @@ class Resizer:
 
     @property
     def _size(self) -> int:
-        return int(self._consumer.pool.num_processes or 0)
+        return pool_size(self._consumer.pool)
