@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from kombu.asynchronous import set_event_loop
 
 from celery_gconc import GlobalConcurrency
 
 
 @contextmanager
 def _worker(app: Celery, pool: str, concurrency: int) -> Iterator[Any]:
+    # kombu before 5.6 keeps the last worker's event loop for the next one in the process, with that one's dead timers.
+    set_event_loop(None)
     with start_worker(
         app, pool=pool, concurrency=concurrency, perform_ping_check=False, shutdown_timeout=30, loglevel="WARNING"
     ) as worker:
