@@ -145,6 +145,7 @@ class GlobalConcurrencyStep(StartStopStep):
     def shutdown(self, consumer: Any) -> None:
         """The last that Celery calls, warm or cold, after the pool has drained or was killed."""
         self.gate.close()
+        self.gate.pool_stopped()
         self.link.stop()
         self.starter.close()
 

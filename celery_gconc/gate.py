@@ -284,6 +284,13 @@ class Gate:
         self.drop_parked()
         self.ledger.finish()
 
+    def pool_stopped(self) -> None:
+        """The pool has been joined or killed: a job that it took and never wrote to a child ends without a call."""
+        if self.has_children and getattr(self.pool, "_pool", None) is None:  # celery 5.4-5.7: None once it is stopped
+            for run in list(self.ledger.running):
+                self.release(run)
+                run.unhook()
+
     # -- Any thread --------------------------------------------------------------------------------------
 
     @property
