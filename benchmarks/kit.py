@@ -123,14 +123,7 @@ class Result:
 def run(load: Load, *, patience: float = 120.0) -> Result:
     """Send the tasks, start the workers, wait for the last task, stop everything."""
     with redis_server() as url, tempfile.TemporaryDirectory() as log:
-        env = {
-            **os.environ,
-            "BENCH_BROKER": url,
-            "BENCH_LOG": log,
-            "BENCH_LIMITS": json.dumps(load.limits),
-            "PYTHONPATH": str(ROOT),
-            "C_FORCE_ROOT": "1",
-        }
+        env = _env(load, url, log)
         _send(load, env)
         client = redis.Redis.from_url(url)
         client.config_resetstat()
@@ -157,6 +150,18 @@ def run(load: Load, *, patience: float = 120.0) -> Result:
 #: What celery-gconc itself sends to Redis: its scripts, and what keeps its subscription alive. (Commands inside
 #: scripts count in commandstats too; those are told apart by the name: Celery's own worker calls none of these.)
 SENT = ("evalsha", "eval", "subscribe", "client|id", "client|unblock", "info")
+
+
+def _env(load: Load, url: str, log: str) -> dict[str, str]:
+    """What ``benchmarks/app.py`` reads."""
+    return {
+        **os.environ,
+        "BENCH_BROKER": url,
+        "BENCH_LOG": log,
+        "BENCH_LIMITS": json.dumps(load.limits),
+        "PYTHONPATH": str(ROOT),
+        "C_FORCE_ROOT": "1",
+    }
 
 
 def _send(load: Load, env: dict[str, str]) -> None:
@@ -199,14 +204,7 @@ def idle_commands(seconds: float = 30.0) -> float:
     """How many commands an idle worker's celery-gconc sends to Redis, a minute."""
     load = Load("idle worker", limits={"queue:celery": 4})
     with redis_server() as url, tempfile.TemporaryDirectory() as log:
-        env = {
-            **os.environ,
-            "BENCH_BROKER": url,
-            "BENCH_LOG": log,
-            "BENCH_LIMITS": json.dumps(load.limits),
-            "PYTHONPATH": str(ROOT),
-            "C_FORCE_ROOT": "1",
-        }
+        env = _env(load, url, log)
         client = redis.Redis.from_url(url)
         worker = _worker(load, env, 0)
         try:
