@@ -21,7 +21,7 @@ from kombu.utils.url import maybe_sanitize_url
 from .errors import LimitError, SettingError
 from .gate import Gate, Run
 from .intake import Intake
-from .ledger import Ledger
+from .ledger import Ledger, now
 from .limits import Limits, TaskOption, candidates
 from .link import Link
 from .resize import Resizer, pool_size
@@ -75,7 +75,12 @@ class GlobalConcurrencyStep(StartStopStep):
             return pool_size(pool)
 
         self.ledger: Ledger[Run] = Ledger(config, slots=slots, wake=self._wake_link)
-        self.intake = Intake(table=lambda: self.ledger.table, slots=slots)
+        self.intake = Intake(
+            table=lambda: self.ledger.table,
+            slots=slots,
+            free_slots=lambda: self.ledger.free_slots,
+            consumer_timeout=settings.consumer_timeout,
+        )
         self.starter: Starter = self._make_starter(consumer)
         self.gate = Gate(
             ledger=self.ledger,
@@ -108,6 +113,7 @@ class GlobalConcurrencyStep(StartStopStep):
             on_child_exit=self._on_child_exit,
         )
         self._refusal: str | None = None
+        self._next_sweep = 0.0
         #: How often this worker's session was closed while it lived.
         self.lease_losses = 0
         # celery 4.0-5.7: strategies read on_task_request when they are built (Tasks.start), so it is wrapped here,
@@ -118,7 +124,7 @@ class GlobalConcurrencyStep(StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """The broker is connected (again)."""
-        self.intake.attach(consumer.task_consumer, consumer.qos)
+        self.intake.attach(consumer.task_consumer, consumer.qos, consumer.connection.transport.driver_type)
         if not self.link.is_started:
             _install_fork_hooks(self.link)
             self.link.start()
@@ -132,7 +138,6 @@ class GlobalConcurrencyStep(StartStopStep):
         """The event loop starts (again): it reads our news, and looks after parked requests."""
         if isinstance(self.starter, HubStarter):
             self.starter.register(hub)
-        hub.call_repeatedly(SWEEP_SECONDS, self.gate.sweep)
 
     def stop(self, consumer: Any) -> None:
         """The broker's connection ends: it was lost, or the worker shuts down."""
@@ -168,14 +173,20 @@ class GlobalConcurrencyStep(StartStopStep):
 
     def _make_starter(self, consumer: Any) -> Starter:
         if consumer.hub is not None:
-            return HubStarter(self._pump)
+            return HubStarter(self._pump, self._tick)
         if pool_name(consumer.pool) == "solo":
-            return SoloStarter(self._pump, consumer)
-        return ThreadStarter(self._pump)
+            return SoloStarter(self._pump, self._tick, consumer)
+        return ThreadStarter(self._pump, self._tick)
 
     def _pump(self) -> None:
         self.resizer.go_on()
         self.gate.pump()
+
+    def _tick(self) -> None:
+        if now() >= self._next_sweep:
+            self._next_sweep = now() + SWEEP_SECONDS
+            self.gate.sweep()
+        self.intake.look_past()
 
     def _later(self, function: Callable[[], None]) -> None:
         if self.consumer.hub is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.thread import ApplyResult as ThreadResult  # type: ignore[attr-defined]
 from celery.utils.log import get_logger
+from celery.worker.state import task_ready
 
 from .ledger import Ledger, Permit, now
 from .limits import Limits
@@ -35,13 +36,25 @@ _HOOKS = ("execute_using_pool", "on_accepted", "on_success", "on_failure", "on_t
 
 
 class Watcher(Protocol):
-    """What the gate tells about requests that wait for a permit though a slot is free (the intake)."""
+    """What the gate tells about requests that are not started (the intake)."""
 
     def parked(self, run: Run) -> None:
-        """A request waits."""
+        """A request waits for a permit though a slot is free."""
 
     def unparked(self, run: Run) -> None:
         """A request waits no more."""
+
+    def holds_for(self, name: str | None) -> float | None:
+        """For how many seconds at most a message of a queue may be held, if there is a bound."""
+
+    def keep(self, runs: Iterable[Run]) -> None:
+        """These are held, whether a slot is free or not."""
+
+    def give_back(self, runs: Sequence[Run]) -> None:
+        """These go back to the broker, in this order."""
+
+    def end(self) -> None:
+        """Nothing is taken any more; what is under way comes now."""
 
     @property
     def wants_more(self) -> bool:
@@ -58,7 +71,7 @@ class Run:
     ``execute_using_pool`` don't call super (celery 3.1 to 5.7), so no ``Task.Request`` class could see them.
     """
 
-    __slots__ = ("arrived", "ended", "gate", "limits", "names", "permit", "queue", "request", "waits")
+    __slots__ = ("arrived", "ended", "gate", "job", "limits", "names", "permit", "queue", "request", "waits")
 
     def __init__(self, gate: Gate, request: Any, names: Limits, limits: Limits, queue: str | None) -> None:
         self.gate = gate
@@ -69,6 +82,8 @@ class Run:
         self.permit: Permit | None = None
         self.arrived = 0.0
         self.ended = False
+        #: What the pool gave for it.
+        self.job: Any = None
         #: Whether it was seen to wait for a permit while a slot was free.
         self.waits = False
 
@@ -106,6 +121,7 @@ class Run:
         except BaseException:  # TaskRevokedError is swallowed by WorkController._process_task
             self.gate.end(self)
             raise
+        self.job = result
         self._follow(result)
         return result
 
@@ -213,6 +229,8 @@ class Gate:
         self._pumping = threading.Lock()
         self._is_pump_wanted = False
         self._is_closed = False
+        #: What came after the end: it goes back.
+        self._late: list[Run] = []
         #: How many tasks ran without a permit while Redis was away (``global_concurrency_on_redis_error="run"``).
         self.unlimited_runs = 0
 
@@ -224,6 +242,9 @@ class Gate:
         ledger = self.ledger
         limits = ledger.covering(names)
         run = Run(self, request, names, limits, queue)
+        if self._is_closed:
+            self._late.append(run)
+            return
         run.hook()
         if not limits:
             if (self._ready or ledger.waiting_count) and self.free_slots <= 0:
@@ -232,9 +253,6 @@ class Gate:
                 ledger.claims = len(self._ready)
             else:
                 self._run(run)
-            return
-        if self._is_closed:
-            run.unhook()  # it goes back to its queue with the broker's connection
             return
         run.arrived = now()
         if not self._ready and ledger.take(run):
@@ -251,38 +269,59 @@ class Gate:
         self._tell_watcher(in_a_moment=True)
 
     def sweep(self) -> None:
-        """Let go of parked requests that were revoked or have expired since."""
-        for run in self.ledger.waiting():
+        """Let go of parked requests that were revoked or have expired since; keep the others, or give them back."""
+        waiting = self.ledger.waiting()
+        for run in waiting:
             if _is_revoked(run) and self.ledger.leave(run):
                 self._unpark(run)
                 run.unhook()
+        self._watcher.keep([*waiting, *self._ready])
+        self._give_back_overdue(waiting)
         self._tell_watcher()
+
+    def _give_back_overdue(self, waiting: Iterable[Run]) -> None:
+        """Give parked requests back that the broker delivered too long ago, with the others of their queues.
+
+        They come again, and find a place behind those that wait in other workers.
+        """
+        moment, overdue = now(), set()
+        for run in waiting:
+            most = self._watcher.holds_for(run.queue)
+            if most is not None and moment - delivered_at(run) >= most:
+                overdue.add(run.queue)
+        if overdue:
+            self._give_back([run for run in waiting if run.queue in overdue and self.ledger.leave(run)])
 
     def drop_parked(self) -> None:
         """The broker's connection is gone: what waits here was never started, and the broker delivers it again."""
-        for run in self.ledger.waiting():
-            self.ledger.leave(run)
+        for run in self._take_unstarted():
             run.unhook()
-        self._ready.clear()
         self._notes.clear()
-        self.ledger.claims = 0
 
     def drop_unaccepted(self) -> None:
         """After a lost connection: ``pool.flush`` has thrown away jobs that no child had accepted, without a call."""
-        if not self.has_children:
-            return
         processes = getattr(self.pool, "_pool", None)  # celery 5.4-5.7: billiard's pool, and its jobs
-        cache = processes._cache if processes is not None else {}
+        if not self.has_children or processes is None:
+            return
         for run in list(self.ledger.running):
-            result = run.request._apply_result() if run.request._apply_result is not None else None
-            if not run.request.time_start and (result is None or result._job not in cache):
+            job = run.job
+            if job is None or run.request.time_start or job._job in processes._cache:
+                continue
+            if job._write_to is not None and job._write_to._is_alive():
+                # celery 5.7.0 forgets such a job too, but the child has read it, or will: it is heard of to its end.
+                processes._cache[job._job] = job
+            else:
                 self.end(run)
 
     def close(self) -> None:
-        """Start nothing any more: the worker shuts down. Parked messages go back with the broker's connection."""
+        """Start nothing any more: the worker shuts down. What was not started goes back to its queues, in order."""
+        if self._is_closed:
+            return
         self._is_closed = True
-        self.drop_parked()
+        self._watcher.end()
+        unstarted = self._take_unstarted()
         self.ledger.finish()
+        self._give_back([*unstarted, *self._late])
 
     def pool_stopped(self) -> None:
         """The pool has been joined or killed: a job that it took and never wrote to a child ends without a call."""
@@ -385,10 +424,29 @@ class Gate:
                 for waiting in ledger.waiting():
                     self._note_wait(waiting)
 
-    def _tell_watcher(self, *, in_a_moment: bool = False) -> None:
+    def _take_unstarted(self) -> list[Run]:
+        """Every request that waits here, for a permit or for a slot, out of its line; in order of arrival."""
+        unstarted = [run for run in self.ledger.waiting() if self.ledger.leave(run)]
+        unstarted += self._ready
+        self._ready.clear()
+        self.ledger.claims = 0
+        return sorted(unstarted, key=lambda run: run.arrived)
+
+    def _give_back(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self._unpark(run)
+            run.unhook()
+            task_ready(run.request)  # to Celery, it was never here
+        self._tell_notes()
+        self._watcher.give_back(runs)
+
+    def _tell_notes(self) -> None:
         while self._notes:
             tell, run = self._notes.popleft()
             tell(run)
+
+    def _tell_watcher(self, *, in_a_moment: bool = False) -> None:
+        self._tell_notes()
         if self._watcher.wants_more:
             if in_a_moment:
                 self._later(self._watcher.resume)
@@ -472,3 +530,13 @@ class Gate:
 def _is_revoked(run: Run) -> bool:
     """Whether a parked request is not to be run any more. Celery acknowledges and announces it on this call."""
     return bool(run.request.revoked())
+
+
+def note_delivery(request: Any) -> None:
+    """Remember when the broker delivered a request that doesn't come to the gate at once (ETA, rate limit)."""
+    request.__dict__["gconc_delivered_at"] = now()
+
+
+def delivered_at(run: Run) -> float:
+    """When the broker delivered a request, as far as it was noted; else when it arrived."""
+    return float(run.request.__dict__.get("gconc_delivered_at", run.arrived))

@@ -1,136 +1,170 @@
-"""The intake: from which of the subscribed queues the worker takes messages at this moment.
+"""The intake: from which of the subscribed queues the worker takes messages at this moment, and what goes back.
 
-    Gate (parked, unparked) -> Intake -> basic_cancel / consume on the broker
+    Gate (parked, unparked, ...) -> Intake -> Broker
 
 Messages that must wait stay in the broker, where another worker or an operator sees them, and where they block
-nobody: a worker parks a few for each queue, then stops consuming that queue, and goes on when one of them starts.
+nobody: a worker parks a few for each queue, then stops consuming that queue, and goes on when some of them start.
 What the operator subscribed (``task_consumer.queues``, ``inspect active_queues``) is never touched.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from celery.utils.log import get_logger
 from kombu import Queue
-from kombu.transport.virtual import Channel as VirtualChannel
 
+from .broker import Broker, broker_of, must_stay_consumed, queue_named
 from .gate import Run
 
 logger = get_logger(__name__)
 
-#: Most requests of one queue that a worker parks for limits other than the queue's own: those behind them in the
-#: queue may not be covered, so some are worth looking past; each costs memory here and waits nowhere else.
-PARKED_FOR_OTHERS = 32
-
 #: How many requests of a queue may wait here at least, however small its limit.
 FOLLOWING = 4
-
-#: Key under which a virtual transport's message says which queue it came from (its routing key need not).
-QUEUE_KEY = "gconc_queue"
 
 
 class Intake:
     """One worker's intake. All on the consumer's thread."""
 
-    def __init__(self, *, table: Callable[[], Mapping[str, int]], slots: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        table: Callable[[], Mapping[str, int]],
+        slots: Callable[[], int],
+        free_slots: Callable[[], int],
+        consumer_timeout: float,
+    ) -> None:
         self._table = table
         self._slots = slots
-        self._parked: Counter[str] = Counter()
-        self._stopped: dict[str, Queue] = {}
+        self._free_slots = free_slots
+        #: After how many seconds the broker closes the channel for a message that is held, where it does.
+        self._consumer_timeout = consumer_timeout
+        #: How many requests of each queue wait here, by task.
+        self._parked: dict[str, Counter[str]] = {}
+        #: Requests whose prefetch credit others have for now.
+        self._credited: set[Run] = set()
+        #: The stopped queues, each with the consumer tag that it had.
+        self._stopped: dict[str, tuple[Queue, str]] = {}
         self._wanting: set[str] = set()
         self._staying: dict[str, bool] = {}
+        self._is_finding = False
         self._consumer: Any = None
         self._qos: Any = None
-        self._connection_id: tuple[Any, int] | None = None
+        self._broker: Broker | None = None
 
-    # -- Which queue a message came from -----------------------------------------------------------------
-
-    def attach(self, task_consumer: Any, qos: Any) -> None:
+    def attach(self, task_consumer: Any, qos: Any, driver_type: str) -> None:
         """A new connection: everything that is subscribed is consumed again, and nothing is parked."""
         self._consumer, self._qos = task_consumer, qos
-        self._parked.clear()
-        self._stopped.clear()
-        self._wanting.clear()
-        self._connection_id = None
-        channel: Any = task_consumer.channel
-        if _is_virtual(channel):
-            # kombu 5.4-5.7: a virtual transport's message names exchange and routing key, not its queue, so each
-            # queue's callback is wrapped where basic_consume registers it. The instance is ours until it closes.
-            original = channel.basic_consume
-
-            def basic_consume(queue: str, *args: Any, **kwargs: Any) -> Any:
-                result = original(queue, *args, **kwargs)
-                callbacks = channel.connection._callbacks
-                callbacks[queue] = self._named(queue, callbacks[queue])
-                self._stopped.pop(queue, None)
-                return result
-
-            channel.basic_consume = basic_consume
+        for state in (self._parked, self._credited, self._stopped, self._wanting, self._staying):
+            state.clear()
+        self._is_finding = False
+        self._broker = broker_of(task_consumer, driver_type)
 
     def queue_of(self, request: Any) -> str | None:
         """The queue that the request's message was consumed from."""
-        delivery = getattr(request.message, "delivery_info", None) or {}
-        queue = delivery.get(QUEUE_KEY)
-        if queue is not None:
-            return str(queue)
-        tag = delivery.get("consumer_tag")
-        if tag is not None and self._consumer is not None:
-            for name, known in self._consumer._active_tags.items():
-                if known == tag:
-                    return str(name)
-        return delivery.get("routing_key") or None
+        return self._broker.queue_of(request.message) if self._broker is not None else None
 
-    def _named(self, queue: str, callback: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-        def deliver(raw_message: dict[str, Any]) -> Any:
-            with suppress(KeyError, TypeError):
-                raw_message["properties"]["delivery_info"][QUEUE_KEY] = queue
-            self._learn_connection()
-            return callback(raw_message)
-
-        return deliver
+    def holds_for(self, name: str | None) -> float | None:
+        """For how many seconds a message of a queue is held at most, half of what the broker bears; None = no bound."""
+        if self._broker is None or name is None:
+            return None
+        timeout = self._broker.consumer_timeout(name, self._consumer_timeout)
+        return None if timeout is None else timeout / 2
 
     # -- What is parked, and what is consumed ------------------------------------------------------------
 
     def parked(self, run: Run) -> None:
         """A request waits here: its prefetch credit goes to others, and its queue may have to stop."""
-        if run.queue is not None and self._stays(run.queue):
+        name = run.queue
+        if name is not None and self._stays(name):
             return  # its prefetch credit is what bounds it
-        self._qos.increment_eventually()
-        if run.queue is not None:
-            self._parked[run.queue] += 1
-            if self._parked[run.queue] >= self._bounds(run)[1]:
-                self._stop(run.queue)
+        before = self._qos.value
+        if self._qos.increment_eventually() > before:  # at the bound of worker_eta_task_limit, it isn't
+            self._credited.add(run)
+        if name is not None:
+            parked = self._parked.setdefault(name, Counter())
+            parked[run.task] += 1
+            if parked.total() >= self._bounds(run)[1]:
+                self._stop(name)
 
     def unparked(self, run: Run) -> None:
         """A request waits no more."""
-        if run.queue is not None and self._stays(run.queue):
+        name = run.queue
+        if name is not None and self._stays(name):
             return
-        self._qos.decrement_eventually()
-        if run.queue is not None:
-            self._parked[run.queue] -= 1
-            if run.queue in self._stopped and self._parked[run.queue] <= self._bounds(run)[0]:
-                self._wanting.add(run.queue)
+        if run in self._credited:
+            self._credited.remove(run)
+            self._qos.decrement_eventually()
+        if name is not None:
+            parked = self._parked[name]
+            parked[run.task] -= 1
+            if name in self._stopped and parked.total() <= self._bounds(run)[0]:
+                self._wanting.add(name)
 
     @property
     def wants_more(self) -> bool:
-        """Whether a stopped queue is to be consumed again: call :meth:`resume` when nothing is more urgent."""
-        return bool(self._wanting)
+        """Whether there is something to fetch: call :meth:`resume` when nothing is more urgent."""
+        return bool(self._wanting) or (self._is_finding and self._free_slots() > 0)
 
     def resume(self) -> None:
         """Consume stopped queues again of which few requests are left here."""
         while self._wanting:
             name = self._wanting.pop()
-            if name in self._stopped:
+            if self._is_stopped(name):
                 self._resume(name)
+        if self._is_finding:
+            self.look_past()
+
+    def look_past(self) -> None:
+        """Where slots are free and queues are stopped: take what others of their messages could start."""
+        self._is_finding = False
+        if self._broker is None:
+            return
+        for name, parked in list(self._parked.items()):
+            if not self._is_stopped(name) or f"queue:{name}" in self._table() or self._free_slots() <= 0:
+                continue
+            if parked.total() >= 2 * self._broker.most_parked:
+                continue  # so many kinds of tasks wait
+            if self._broker.take_past(name, (+parked).keys(), self._slots()):
+                self._is_finding = True
+
+    def keep(self, runs: Iterable[Run]) -> None:
+        """These are held and not started: the broker must not deliver them again."""
+        if self._broker is not None:
+            self._broker.keep(run.request.message for run in runs)
+
+    def give_back(self, runs: Sequence[Run]) -> None:
+        """Requests that have left the gate unstarted, in order of arrival: their messages go back to their queues.
+
+        Their queues are stopped before, and consumed again when nothing is more urgent, so that the messages come
+        back after all of them have gone, and in order.
+        """
+        deliveries = [(run.queue, run.request.message) for run in runs if run.queue is not None]
+        if self._broker is None or not deliveries:
+            return
+        for name in {name for name, _ in deliveries if not self._stays(name)}:
+            self._stop(name)
+            self._wanting.add(name)
+        try:
+            self._broker.give_back(deliveries)
+        except Exception:
+            logger.warning(
+                "celery-gconc: %d messages could not be given back: the broker will", len(runs), exc_info=True
+            )
+
+    def end(self) -> None:
+        """Consume nothing any more, and receive what was under way."""
+        if self._broker is not None:
+            with suppress(Exception):  # the connection may be gone: then the broker ends it all
+                self._broker.end_reading()
 
     @property
     def stopped(self) -> list[str]:
         """The queues that are subscribed but not consumed just now."""
-        return sorted(self._stopped)
+        return sorted(name for name in self._stopped if self._is_stopped(name))
 
     def _bounds(self, run: Run) -> tuple[int, int]:
         """With how few requests of a queue waiting here it is consumed again, and with how many it is stopped.
@@ -143,73 +177,37 @@ class Intake:
         if own in run.limits:
             at_once = min(self._table().get(own, 0), self._slots())
             return at_once, 3 * at_once + FOLLOWING
-        most = max(PARKED_FOR_OTHERS, self._slots())
+        assert self._broker is not None
+        most = max(self._broker.most_parked, self._slots())
         return most // 2, most
 
     def _stays(self, name: str) -> bool:
-        """Whether a queue is never stopped: it would suffer from a cancel."""
+        """Whether a queue is never stopped."""
         found = self._staying.get(name)
         if found is None:
-            queue = next((queue for queue in self._consumer.queues if queue.name == name), None)
-            found = self._staying[name] = queue is not None and _must_stay_consumed(queue)
+            found = self._staying[name] = must_stay_consumed(self._consumer, name)
         return found
 
+    def _is_stopped(self, name: str) -> bool:
+        """Whether we stopped a queue; not where the operator has cancelled it since, or subscribed it anew."""
+        stopped = self._stopped.get(name)
+        if stopped is not None and self._consumer._active_tags.get(name) != stopped[1]:
+            del self._stopped[name]
+            return False
+        return stopped is not None
+
     def _stop(self, name: str) -> None:
-        queue = next((queue for queue in self._consumer.queues if queue.name == name), None)
+        queue = queue_named(self._consumer, name)
         tag = self._consumer._active_tags.get(name)
-        if name in self._stopped or queue is None or tag is None:
+        if self._is_stopped(name) or queue is None or tag is None:
             return
-        self._stopped[name] = queue
-        channel: Any = self._consumer.channel
-        if _is_virtual(channel):
-            # A read under way (Redis: BRPOP) may still bring one message: it finds its callback, and is parked.
-            callback = channel.connection._callbacks.get(name)
-            channel.basic_cancel(tag)
-            if callback is not None:
-                channel.connection._callbacks[name] = callback
-        else:
-            channel.basic_cancel(tag)
+        assert self._broker is not None
+        self._stopped[name] = (queue, tag)
+        self._broker.cancel(name, tag)
         logger.debug("celery-gconc: stopped consuming from %s: its limit is full", name)
 
     def _resume(self, name: str) -> None:
-        queue = self._stopped.pop(name)
-        tag = self._consumer._active_tags.get(name)
-        if tag is None:
-            return  # the operator has cancelled it since
-        queue.consume(tag, self._consumer._receive_callback, no_ack=self._consumer.no_ack)
-        self._interrupt_read()
+        queue, tag = self._stopped.pop(name)
+        assert self._broker is not None
+        self._broker.consume(queue, tag)
         logger.debug("celery-gconc: consuming from %s again", name)
-
-    # -- Redis as the broker: one read (BRPOP) for all queues --------------------------------------------
-
-    def _learn_connection(self) -> None:
-        """Learn the id of the connection on which the broker is read. Called while its reply is being handled."""
-        connection = getattr(self._consumer.channel, "_in_poll", None)
-        if not connection or (self._connection_id is not None and self._connection_id[0] is connection):
-            return
-        self._connection_id = (connection, 0)
-        with suppress(Exception):  # without it, a queue may go on being consumed up to a second later
-            connection.send_command("CLIENT", "ID")
-            self._connection_id = (connection, int(connection.read_response()))
-
-    def _interrupt_read(self) -> None:
-        """A read under way does not cover a queue that was just resumed, and may last a second: end it."""
-        channel = self._consumer.channel
-        connection = getattr(channel, "_in_poll", None)
-        if not connection or self._connection_id is None or self._connection_id[0] is not connection:
-            return
-        if self._connection_id[1]:
-            with suppress(Exception), channel.conn_or_acquire() as client:
-                client.client_unblock(self._connection_id[1])
-
-
-def _is_virtual(channel: Any) -> bool:
-    return isinstance(channel, VirtualChannel)
-
-
-def _must_stay_consumed(queue: Queue) -> bool:
-    """Queues that would suffer from a cancel: the broker may delete them, or hand them to another consumer."""
-    arguments = queue.queue_arguments or {}
-    return bool(
-        queue.auto_delete or queue.exclusive or "x-expires" in arguments or arguments.get("x-single-active-consumer")
-    )

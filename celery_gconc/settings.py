@@ -52,6 +52,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("heartbeat_interval", 5.0, "seconds, a number >= 0.1"),
         Setting("heartbeat_timeout", 30.0, "seconds, a number of at least 2 x global_concurrency_heartbeat_interval"),
         Setting("commit_interval", 0.0, "seconds, a number >= 0 and below global_concurrency_heartbeat_interval"),
+        Setting("consumer_timeout", 1800.0, "seconds, a number >= 1"),
         Setting("on_redis_error", "wait", "'wait' or 'run'"),
         Setting("on_lease_lost", "continue", "'continue' or 'terminate'"),
     )
@@ -71,6 +72,7 @@ class Settings:
     heartbeat_interval: float = 5.0
     heartbeat_timeout: float = 30.0
     commit_interval: float = 0.0
+    consumer_timeout: float = 1800.0
     on_redis_error: str = "wait"
     on_lease_lost: str = "continue"
     warnings: tuple[str, ...] = ()
@@ -218,6 +220,7 @@ def _checked(values: Mapping[str, Any], url: Any, inherited: bool) -> Settings:
         heartbeat_interval=interval,
         heartbeat_timeout=timeout,
         commit_interval=commit,
+        consumer_timeout=_number(values, "consumer_timeout", 1.0),
         on_redis_error=_given(values, "on_redis_error"),
         on_lease_lost=_given(values, "on_lease_lost"),
         warnings=tuple(warnings),

@@ -1,4 +1,4 @@
-"""Brings news from any thread to the one that may start requests, for each kind of worker.
+"""Brings news from any thread to the one that may start requests, for each kind of worker; and ticks there.
 
 link, pool callbacks -> Starter.wake -> Gate.pump, on the consumer's thread
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -15,9 +16,12 @@ from celery.utils.log import get_logger
 
 logger = get_logger(__name__)
 
+#: How often, in seconds, parked requests and stopped queues are looked after.
+TICK_SECONDS = 0.25
+
 
 class Starter(Protocol):
-    """Brings news to the thread that may start requests."""
+    """Calls *pump* when there is news, and *tick* every now and then, on the thread that may start requests."""
 
     def wake(self) -> None:
         """There is news. Any thread."""
@@ -29,16 +33,17 @@ class Starter(Protocol):
 class HubStarter:
     """With an event loop: a socket that the loop reads. Any thread may wake it."""
 
-    def __init__(self, pump: Callable[[], None]) -> None:
-        self._pump = pump
+    def __init__(self, pump: Callable[[], None], tick: Callable[[], None]) -> None:
+        self._pump, self._tick = pump, tick
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._awake = threading.Lock()
 
     def register(self, hub: Any) -> None:
-        """Add the socket to the loop; again after each reconnect, which resets the loop."""
+        """Add the socket and the tick to the loop; again after each reconnect, which resets the loop."""
         hub.add_reader(self._reader, self._on_readable)
+        hub.call_repeatedly(TICK_SECONDS, self._tick)
 
     def wake(self) -> None:
         """There is news: have the loop read it."""
@@ -65,8 +70,8 @@ class ThreadStarter:
     ``consumer.call_soon`` would be too late: it runs only when ``drain_events`` returns, up to two seconds later.
     """
 
-    def __init__(self, pump: Callable[[], None]) -> None:
-        self._pump = pump
+    def __init__(self, pump: Callable[[], None], tick: Callable[[], None]) -> None:
+        self._pump, self._tick = pump, tick
         self._news = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="celery-gconc-starter", daemon=True)
@@ -77,14 +82,18 @@ class ThreadStarter:
         self._news.set()
 
     def _loop(self) -> None:
+        next_tick = 0.0
         while not self._closed:
-            self._news.wait()
+            is_news = self._news.wait(max(next_tick - time.monotonic(), 0))
             self._news.clear()
-            if not self._closed:
-                try:
+            try:
+                if is_news and not self._closed:
                     self._pump()
-                except Exception:
-                    logger.exception("celery-gconc: starting a task failed")
+                if time.monotonic() >= next_tick and not self._closed:
+                    next_tick = time.monotonic() + TICK_SECONDS
+                    self._tick()
+            except Exception:
+                logger.exception("celery-gconc: starting a task failed")
 
     def close(self) -> None:
         """End the thread."""
@@ -95,13 +104,15 @@ class ThreadStarter:
 class SoloStarter:
     """Solo without an event loop: only the consumer's own thread may run tasks."""
 
-    def __init__(self, pump: Callable[[], None], consumer: Any) -> None:
+    def __init__(self, pump: Callable[[], None], tick: Callable[[], None], consumer: Any) -> None:
         self._pump = pump
         self._consumer = consumer
+        self._ticks = consumer.timer.call_repeatedly(TICK_SECONDS, lambda: consumer.call_soon(tick))
 
     def wake(self) -> None:
         """There is news."""
         self._consumer.call_soon(self._pump)
 
     def close(self) -> None:
-        """Nothing is its own."""
+        """End the ticks."""
+        self._ticks.cancel()

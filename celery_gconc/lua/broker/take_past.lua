@@ -1,0 +1,26 @@
+-- Take the first messages of a list, from its consuming end, whose task is not among the named ones.
+--
+-- Runs on the broker's Redis, over a list of kombu's. What a BRPOP is to a whole list, this is to a part of it: the
+-- others keep their places. A message that doesn't name its task in its headers (task protocol 1) keeps its place too.
+-- KEYS    1 the list
+-- ARGV    1 how many messages to skip, 2 to look at, 3 to take, all at most; 4.. the tasks, as they stand in JSON
+-- Reply   {how many were looked at and left, payload...}
+-- Cost    O(skipped + looked at), and a MiB of messages looked at (or one message)
+local skip, count, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local passed = {}
+for i = 4, #ARGV do passed[ARGV[i]] = true end
+local messages = redis.call('LRANGE', KEYS[1], -(skip + count), -(skip + 1))
+local reply, left, bytes = { 0 }, 0, 0
+for i = #messages, 1, -1 do
+  local task = string.match(messages[i], '"task": ?"([^"]*)"')
+  if task and not passed[task] then
+    redis.call('LREM', KEYS[1], -1, messages[i])
+    table.insert(reply, messages[i])
+  else
+    left = left + 1
+  end
+  bytes = bytes + #messages[i]
+  if #reply > most or bytes > 1048576 then break end
+end
+reply[1] = left
+return reply
