@@ -24,7 +24,7 @@ from .intake import Intake
 from .ledger import Ledger, now
 from .limits import Limits, TaskOption, candidates
 from .link import Link
-from .resize import Resizer, pool_size
+from .resize import Resizer, count_only_startable, pool_size
 from .settings import Settings
 from .starter import HubStarter, SoloStarter, Starter, ThreadStarter
 
@@ -111,6 +111,7 @@ class GlobalConcurrencyStep(StartStopStep):
             on_refused=self._on_refused,
             on_lease_lost=self._on_lease_lost,
             on_child_exit=self._on_child_exit,
+            on_result_written=self._on_result_written,
         )
         self._refusal: str | None = None
         self._next_sweep = 0.0
@@ -124,7 +125,9 @@ class GlobalConcurrencyStep(StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """The broker is connected (again)."""
+        self.link.watch_results({})
         self.intake.attach(consumer.task_consumer, consumer.qos, consumer.connection.transport.driver_type)
+        count_only_startable(consumer, self.ledger.stuck, self.gate.would_be_stuck)
         if not self.link.is_started:
             _install_fork_hooks(self.link)
             self.link.start()
@@ -144,6 +147,8 @@ class GlobalConcurrencyStep(StartStopStep):
         if consumer.blueprint.state == RUN:
             self.gate.drop_parked()
             self.gate.drop_unaccepted()
+            # Celery 5.4-5.7 now tries to connect until it succeeds, and reads no results of a prefork pool meanwhile.
+            self.link.watch_results(self.gate.busy_pipes())
         else:
             self.gate.close()
 
@@ -180,6 +185,9 @@ class GlobalConcurrencyStep(StartStopStep):
 
     def _pump(self) -> None:
         self.resizer.go_on()
+        if self.ledger.holds_slot and self.ledger.free_slots <= 0 and self.consumer.controller.autoscaler is not None:
+            # With an event loop Celery scales up when a message comes; here permits may come without one.
+            self.consumer.controller.autoscaler.maybe_scale()
         self.gate.pump()
 
     def _tick(self) -> None:
@@ -205,6 +213,9 @@ class GlobalConcurrencyStep(StartStopStep):
 
     def _on_child_exit(self, pid: int) -> None:
         self.gate.child_exited(pid)
+
+    def _on_result_written(self, pid: int) -> None:
+        self.gate.result_written(pid)
 
     def _on_refused(self, why: str) -> None:
         """On the link's thread: the namespace doesn't take us. The consumer's thread stops the worker."""

@@ -46,7 +46,7 @@ LOOK_AGAIN_SECONDS = 5.0
 class Broker:
     """Any transport that has ``basic_cancel`` and ``basic_consume``. All on the consumer's thread.
 
-    A queue that is cancelled keeps its consumer tag: to the operator it stays subscribed.
+    A queue that is cancelled keeps its consumer tag in kombu's consumer: to the operator it stays subscribed.
     """
 
     #: Most requests of one queue that a worker parks for limits other than the queue's own: those behind them may not
@@ -106,21 +106,32 @@ class AMQPBroker(Broker):
         own = (queue.queue_arguments or {}).get("x-consumer-timeout") if queue is not None else None
         return default if own is None else min(float(own) / 1000, default)
 
+    def __init__(self, consumer: Any) -> None:
+        super().__init__(consumer)
+        #: The queue of each consumer tag that was in use on this channel.
+        self._queues: dict[str, str] = {}
+
     def queue_of(self, message: Any) -> str | None:
         """The queue that a message was consumed from, by its consumer tag."""
         delivery = message.delivery_info
         tag = delivery.get("consumer_tag")
-        for name, known in self.consumer._active_tags.items():
-            if known == tag:
-                return str(name)
-        return delivery.get("routing_key") or None
+        if tag not in self._queues:
+            self._queues.update((tag, name) for name, tag in self.consumer._active_tags.items())
+        return self._queues.get(tag) or delivery.get("routing_key") or None
 
     def cancel(self, name: str, tag: str) -> None:
         """Read no more from a queue. The tag's callback stays, for what is under way."""
+        self._queues[tag] = name
         self.channel.basic_cancel(tag, nowait=True)
 
     def consume(self, queue: Queue, tag: str) -> None:
-        """Read from a cancelled queue again."""
+        """Read from a cancelled queue again, by a new tag.
+
+        (RabbitMQ 3.10: a quorum queue keeps a cancelled consumer while some of its messages are not acknowledged; to
+        consume by the same tag again, and acknowledge those, ends the connection with INTERNAL_ERROR.)
+        """
+        tag = self.consumer._add_tag(queue)
+        self._queues[tag] = queue.name
         queue.consume(tag, self.consumer._receive_callback, no_ack=self.consumer.no_ack, nowait=True)
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
@@ -201,9 +212,12 @@ class VirtualBroker(Broker):
     def cancel(self, name: str, tag: str) -> None:
         """Read no more from a queue. A read under way (Redis: BRPOP) may still bring a message: it is received."""
         callback = self._callbacks.get(name)
-        self.channel.basic_cancel(tag)
+        self._cancel(tag)
         if callback is not None:
             self._callbacks[name] = callback
+
+    def _cancel(self, tag: str) -> None:
+        self.channel.basic_cancel(tag)
 
     @property
     def _callbacks(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
@@ -226,6 +240,8 @@ class RedisBroker(VirtualBroker):
         super().__init__(consumer)
         self._connection_id: tuple[Any, int] | None = None
         self._kept_at = 0.0
+        #: What receives the messages of each queue, whether it is cancelled or not.
+        self._receivers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         #: How far each list was looked through, from its consuming end; and when that began.
         self._looked: dict[str, int] = {}
         self._look_began: dict[str, float] = {}
@@ -289,7 +305,7 @@ class RedisBroker(VirtualBroker):
             left, *found = self._eval("take_past", [key], [looked, LOOKED_AT, most, *passed])
             self._looked[key] = looked + left
             for payload in found:
-                self._callbacks[name](loads(payload))
+                self._receivers[name](loads(payload))
             if found or left:
                 return len(found)
         return 0
@@ -301,7 +317,13 @@ class RedisBroker(VirtualBroker):
             self._learn_connection()
             return named(raw_message)
 
+        self._receivers[queue] = deliver
         return deliver
+
+    def _cancel(self, tag: str) -> None:
+        # kombu 5.4-5.7: where another greenlet is reading, basic_cancel waits for the end of that read, and would then
+        # undo a basic_consume that came in between. It waits so that no message comes for a cancelled queue; ours do.
+        self.channel._basic_cancel(tag)
 
     def _eval(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         # kombu 5.4-5.7 puts global_keyprefix before the keys of the commands that it uses itself; EVAL isn't one.

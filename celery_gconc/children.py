@@ -1,4 +1,4 @@
-"""Tells at once when a pool child is gone, without reaping it (billiard does that) and without asking the pool.
+"""Tells when a pool child is gone, or has written a result that nobody reads, without asking the pool.
 
 A file descriptor of the process (pidfd, Linux 5.3 and later) becomes readable when it exits. Where the system has
 none, or forbids it, the parent looks every :data:`POLL_SECONDS`.
@@ -7,12 +7,43 @@ none, or forbids it, the parent looks every :data:`POLL_SECONDS`.
 from __future__ import annotations
 
 import os
+import select
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 #: How often, in seconds, children are looked at where there are no pidfds. (A child's death must show within 1 s.)
 POLL_SECONDS = 0.25
+
+
+#: How often, in seconds, the pipes of children are looked at while the parent reads none.
+PIPES_SECONDS = 0.1
+
+
+class Pipes:
+    """The result pipes of children that run a task each, while the parent waits for the broker and reads nothing.
+
+    What a child writes next is the result of its task, so a pipe that can be read means that the task has ended.
+    Nothing is read here. :meth:`watch` is for the consumer's thread, :meth:`written` for the link's.
+    """
+
+    def __init__(self) -> None:
+        self._pids: dict[int, int] = {}
+
+    def watch(self, pids: Mapping[int, int]) -> None:
+        """Look at these pipes from now on, and at no others: the child's pid by file descriptor."""
+        self._pids = dict(pids)
+
+    def __bool__(self) -> bool:
+        return bool(self._pids)
+
+    def written(self) -> list[int]:
+        """The children that have written since, each once."""
+        pids = self._pids
+        poll = select.poll()
+        for fd in pids:
+            poll.register(fd, select.POLLIN)
+        return [pids.pop(fd) for fd, _ in poll.poll(0)]
 
 
 class Children:

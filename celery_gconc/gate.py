@@ -342,6 +342,11 @@ class Gate:
         """How many requests are where."""
         return GateCounts(len(self.ledger.running), self.ledger.waiting_count, len(self._ready))
 
+    def would_be_stuck(self, request: Any) -> bool:
+        """Whether a request that is to come would wait for others to end, however many slots there were."""
+        limits = self.ledger.covering(self._names_of(request)[0])
+        return bool(limits) and self.ledger.is_stuck(limits)
+
     def running_with_permits(self) -> list[Run]:
         """The tasks that run under limits."""
         with self.ledger.lock:
@@ -369,6 +374,19 @@ class Gate:
             run.unhook()
         if lost:
             self._wake()
+
+    def busy_pipes(self) -> dict[int, int]:
+        """The result pipes of the pool's children that run a task with a permit: the child's pid by descriptor."""
+        processes = getattr(self.pool, "_pool", None)
+        pipes = getattr(processes, "_fileno_to_outq", {})  # celery 5.4-5.7: of the pool that the event loop reads
+        busy = {run.request.worker_pid for run in self.running_with_permits() if run.request.time_start}
+        return {fd: child.pid for fd, child in pipes.items() if child.pid in busy}
+
+    def result_written(self, pid: int) -> None:
+        """A child's task has ended, though its result is not read yet: its permit is free. On the link's thread."""
+        for run in self.running_with_permits():
+            if run.request.worker_pid == pid and run.request.time_start:
+                self.release(run)
 
     def release(self, run: Run) -> bool:
         """A task runs no more: its permit and its slot are free. Return false where that was known before."""

@@ -120,11 +120,11 @@ class Intake:
 
     def look_past(self) -> None:
         """Where slots are free and queues are stopped: take what others of their messages could start."""
-        self._is_finding = False
-        if self._broker is None:
+        if self._broker is None or self._free_slots() <= 0:
             return
+        self._is_finding = False
         for name, parked in list(self._parked.items()):
-            if not self._is_stopped(name) or f"queue:{name}" in self._table() or self._free_slots() <= 0:
+            if not self._is_stopped(name) or f"queue:{name}" in self._table():
                 continue
             if parked.total() >= 2 * self._broker.most_parked:
                 continue  # so many kinds of tasks wait

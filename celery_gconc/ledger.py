@@ -199,6 +199,21 @@ class Ledger(Generic[R]):
         with self.lock:
             return [request for line in self._lines.values() for request in line.waiting]
 
+    def stuck(self) -> int:
+        """How many requests wait here that no further slot could start: their limits are full, as far as is known."""
+        with self.lock:
+            return self.waiting_count - sum(
+                min(self._startable_locked(limits), len(line.waiting)) for limits, line in self._lines.items()
+            )
+
+    def is_stuck(self, limits: Limits) -> bool:
+        """Whether one more request under these limits would only add to the stuck ones."""
+        with self.lock:
+            line = self._lines.get(limits)
+            if line is not None and line.waiting:
+                return self._startable_locked(limits) <= len(line.waiting)
+            return self._left_locked(limits) <= 0
+
     def uncovered(self) -> list[R]:
         """Requests that waited here and that no limit covers any more. Each is given once."""
         if not self._uncovered:
@@ -480,6 +495,17 @@ class Ledger(Generic[R]):
             self._ask_locked(limits)
         if room > self._believed_room and any(x.asked for x in self._lines.values()):
             self._due_locked()
+
+    def _left_locked(self, limits: Limits) -> int:
+        """How many more could run here under these limits, if nothing else ran under them anywhere."""
+        running = [run.permit.limits for run in self.running if run.permit is not None]
+        return min(self.table.get(limit, 0) - sum(limit in held for held in running) for limit in limits)
+
+    def _startable_locked(self, limits: Limits) -> int:
+        """How many requests of a line a further slot each would start."""
+        if self._offered:  # Redis has a place for one of ours; it may have as many as the max allows
+            return max(self._left_locked(limits), 0)
+        return len(self._lines[limits].spare)
 
     def _ask_locked(self, limits: Limits) -> None:
         """Ask for as many permits as could be used now; where others wait, for all, so that each has its place."""

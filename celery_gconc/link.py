@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from celery.utils.log import get_logger
 from redis.client import PubSub
 
-from .children import Children
+from .children import PIPES_SECONDS, Children, Pipes
 from .errors import SessionRefused, StoreUnavailable
 from .ledger import Ledger, now
 from .settings import Settings
@@ -56,6 +56,7 @@ class Link:
         on_refused: Callable[[str], None],
         on_lease_lost: Callable[[], None],
         on_child_exit: Callable[[int], None],
+        on_result_written: Callable[[int], None],
     ) -> None:
         self.settings = settings
         self.ledger = ledger
@@ -68,6 +69,7 @@ class Link:
         self._info, self._config = info, config
         self._on_news, self._on_refused = on_news, on_refused
         self._on_lease_lost = on_lease_lost
+        self._on_result_written = on_result_written
         self._epoch = ""
         self._syncs = 0
         self._pubsub: PubSub | None = None
@@ -88,6 +90,7 @@ class Link:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._waker, selectors.EVENT_READ)
         self._children = Children(self._selector, on_child_exit)
+        self._pipes = Pipes()
         self._thread = threading.Thread(target=self.run, name="celery-gconc-link", daemon=True)
 
     @property
@@ -124,6 +127,11 @@ class Link:
         if pid not in self._children and pid not in self._wanted_children:
             self._wanted_children.add(pid)
             self.wake()
+
+    def watch_results(self, pids: Mapping[int, int]) -> None:
+        """Call ``on_result_written(pid)`` when one of these pipes (child's pid by descriptor) can be read."""
+        self._pipes.watch(pids)
+        self.wake()
 
     def stop(self) -> None:
         """End the session and the thread: at once where nothing runs any more, else when the last task has ended."""
@@ -274,6 +282,8 @@ class Link:
         """Wait for at most *timeout* seconds for a wake-up, a notice or the exit of a child, and take it in."""
         if self._children.poll_seconds is not None:
             timeout = min(timeout, self._children.poll_seconds)
+        if self._pipes:
+            timeout = min(timeout, PIPES_SECONDS)
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._waker:
                 with suppress(BlockingIOError):
@@ -287,6 +297,9 @@ class Link:
         while self._wanted_children:
             self._children.watch(self._wanted_children.pop())
         self._children.poll()
+        if self._pipes:
+            for pid in self._pipes.written():
+                self._on_result_written(pid)
 
     def _read_notices(self) -> None:
         assert self._pubsub is not None

@@ -1,6 +1,9 @@
 """Changes a worker's pool size at run time, to an absolute number, as far as its pool can.
 
-control (set_local_concurrency) -> Resizer -> pool.grow / pool.shrink, and the prefetch count with it
+    control (set_local_concurrency) -> Resizer -> pool.grow / pool.shrink, and the prefetch count with it
+
+And keeps Celery's own reckoning of how much there is to do (autoscale, ``worker_disable_prefetch``) right where
+requests wait that no further process could start.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.worker.state import reserved_requests
 
 from .errors import LimitError
 
@@ -92,3 +96,47 @@ class Resizer:
     @property
     def _size(self) -> int:
         return pool_size(self._consumer.pool)
+
+
+def count_only_startable(consumer: Any, stuck: Callable[[], int], would_be_stuck: Callable[[Any], bool]) -> None:
+    """Have Celery leave *stuck* requests out where it decides by the number of reserved ones. After each connect.
+
+    They stay reserved, for ``inspect reserved`` and revokes. The autoscaler would grow the pool for them, and
+    ``worker_disable_prefetch`` would stop the consumption of every queue because of them.
+    """
+    autoscaler = consumer.controller.autoscaler
+    if autoscaler is not None and not isinstance(autoscaler, _OnlyStartable):
+        # celery 5.4-5.7: qty is a property of the class, which worker_autoscaler may name: so a subclass of that one.
+        kind = type(autoscaler)
+        autoscaler.__class__ = type(kind.__name__, (_OnlyStartable, kind), {"__module__": kind.__module__})
+        autoscaler.stuck_requests, autoscaler.would_be_stuck = stuck, would_be_stuck
+    if consumer.app.conf.get("worker_disable_prefetch") and consumer.connection.transport.driver_type == "redis":
+        # celery 5.6-5.7: the Tasks step has put its own can_consume on this channel just before, in the same way.
+        qos = consumer.task_consumer.channel.qos
+
+        def can_consume() -> bool:
+            most = getattr(consumer.controller, "max_concurrency", None) or pool_size(consumer.pool)
+            return len(reserved_requests) - stuck() < most and bool(type(qos).can_consume(qos))
+
+        qos.can_consume = can_consume
+
+
+class _OnlyStartable:
+    """Mixed into the autoscaler's class."""
+
+    stuck_requests: Callable[[], int]
+    would_be_stuck: Callable[[Any], bool]
+    _is_coming_stuck = False
+
+    @property
+    def qty(self) -> int:
+        stuck = self.stuck_requests() + self._is_coming_stuck
+        return max(int(super().qty) - stuck, 0)  # type: ignore[misc]
+
+    def maybe_scale(self, req: Any = None) -> None:
+        # It is called for each request that is received, before that comes to the gate.
+        self._is_coming_stuck = req is not None and self.would_be_stuck(req)
+        try:
+            super().maybe_scale(req)  # type: ignore[misc]
+        finally:
+            self._is_coming_stuck = False
