@@ -11,15 +11,17 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from celery import Celery
+from celery import Celery, Task
 from celery.bootsteps import RUN, StartStopStep  # type: ignore[attr-defined]
 from celery.exceptions import WorkerShutdown
+from celery.signals import task_received
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.utils.url import maybe_sanitize_url
 
+from .deadlocks import DeadlockWatch
 from .errors import LimitError, SettingError
-from .gate import Gate, Run
+from .gate import Gate, Run, note_delivery
 from .intake import Intake
 from .ledger import Ledger, now
 from .limits import Limits, TaskOption, candidates
@@ -68,6 +70,7 @@ class GlobalConcurrencyStep(StartStopStep):
                 "global_concurrency_on_lease_lost='terminate': the "
                 f"{pool_name(pool)} pool can't terminate a task; use 'continue', or the prefork or gevent pool"
             )
+        _warn_of_strategies(self.app)
         for text in settings.warnings:
             logger.warning("celery-gconc: %s", text)
 
@@ -113,6 +116,7 @@ class GlobalConcurrencyStep(StartStopStep):
             on_child_exit=self._on_child_exit,
             on_result_written=self._on_result_written,
         )
+        self.deadlocks = DeadlockWatch(self.link.call)
         self._refusal: str | None = None
         self._next_sweep = 0.0
         #: How often this worker's session was closed while it lived.
@@ -126,7 +130,10 @@ class GlobalConcurrencyStep(StartStopStep):
     def start(self, consumer: Any) -> None:
         """The broker is connected (again)."""
         self.link.watch_results({})
-        self.intake.attach(consumer.task_consumer, consumer.qos, consumer.connection.transport.driver_type)
+        driver_type = consumer.connection.transport.driver_type
+        self.intake.attach(consumer.task_consumer, consumer.qos, driver_type)
+        if driver_type == "amqp":
+            task_received.connect(self._on_received, sender=consumer)
         count_only_startable(consumer, self.ledger.stuck, self.gate.would_be_stuck)
         if not self.link.is_started:
             _install_fork_hooks(self.link)
@@ -194,6 +201,7 @@ class GlobalConcurrencyStep(StartStopStep):
         if now() >= self._next_sweep:
             self._next_sweep = now() + SWEEP_SECONDS
             self.gate.sweep()
+            self.deadlocks.look(self.ledger.waiting())
         self.intake.look_past()
 
     def _later(self, function: Callable[[], None]) -> None:
@@ -213,6 +221,9 @@ class GlobalConcurrencyStep(StartStopStep):
 
     def _on_child_exit(self, pid: int) -> None:
         self.gate.child_exited(pid)
+
+    def _on_received(self, request: Any, **kwargs: Any) -> None:
+        note_delivery(request)
 
     def _on_result_written(self, pid: int) -> None:
         self.gate.result_written(pid)
@@ -246,6 +257,18 @@ class GlobalConcurrencyStep(StartStopStep):
             option = TaskOption.parse(task.name, getattr(task, "global_concurrency", None))
             names = self._names[key] = candidates(task.name, queue, option)
         return names, queue
+
+
+def _warn_of_strategies(app: Celery) -> None:
+    """Tasks with a strategy of their own (celery-batches) call the pool themselves: they pass no gate."""
+    plain = Task.Strategy
+    escaping = sorted(name for name, task in app.tasks.items() if task.Strategy != plain)
+    if escaping:
+        logger.warning(
+            "celery-gconc: no limit holds for %s: a Strategy of its own hands it to the pool by itself "
+            "(celery-batches does)",
+            ", ".join(escaping),
+        )
 
 
 def configured_limits(app: Celery, settings: Settings) -> dict[str, int]:

@@ -287,7 +287,7 @@ class Gate:
         moment, overdue = now(), set()
         for run in waiting:
             most = self._watcher.holds_for(run.queue)
-            if most is not None and moment - delivered_at(run) >= most:
+            if most is not None and moment - _delivered_at(run) >= most:
                 overdue.add(run.queue)
         if overdue:
             self._give_back([run for run in waiting if run.queue in overdue and self.ledger.leave(run)])
@@ -551,10 +551,10 @@ def _is_revoked(run: Run) -> bool:
 
 
 def note_delivery(request: Any) -> None:
-    """Remember when the broker delivered a request that doesn't come to the gate at once (ETA, rate limit)."""
+    """Remember when the broker delivered a request: before it comes to the gate, it may wait (ETA, rate limit)."""
     request.__dict__["gconc_delivered_at"] = now()
 
 
-def delivered_at(run: Run) -> float:
-    """When the broker delivered a request, as far as it was noted; else when it arrived."""
+def _delivered_at(run: Run) -> float:
+    """When the broker delivered a request, where it was noted; else when it arrived."""
     return float(run.request.__dict__.get("gconc_delivered_at", run.arrived))

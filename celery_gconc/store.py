@@ -213,6 +213,15 @@ class SessionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """A task that holds a permit, as its session has last told."""
+
+    session: str
+    task_id: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All limits and sessions of a namespace at one instant; ``status["queue:emails"]`` is one limit's."""
 
@@ -267,7 +276,7 @@ class Store:
         core = _lua("core")
         self._scripts = {
             name: self._client.register_script(f"{core}\n{_lua(name)}")
-            for name in ("open", "sync", "close", "change", "ticket", "status")
+            for name in ("open", "sync", "close", "change", "ticket", "status", "holders")
         }
 
     @classmethod
@@ -385,6 +394,11 @@ class Store:
                     limits[name] = _configured(limits.get(name), name, maximum)
         sessions = tuple(_session_status(item) for item in reply["sessions"] or ())
         return Status(tuple(limits[name] for name in sorted(limits)), sessions, int(reply["version"]))
+
+    def holders(self, limit: str, most: int) -> tuple[Holding, ...]:
+        """Tasks that hold a permit under a limit, *most* at most; see ``lua/holders.lua``."""
+        reply = self._run("holders", limit=limit, most=most)
+        return tuple(Holding(*holder) for holder in reply["holders"] or ())
 
     def run_id_and_policy(self) -> tuple[str, str]:
         """The server's ``run_id`` and its ``maxmemory_policy`` (empty where the server doesn't tell)."""

@@ -13,9 +13,10 @@ import time
 import redis
 from celery import Celery
 from celery.exceptions import Ignore, Reject
+from celery.result import allow_join_result
 
 from celery_gconc import GlobalConcurrency
-from tests.cluster.queues import QUEUES
+from tests.cluster.queues import with_special
 
 app = Celery("cluster", broker=os.environ["TEST_BROKER"], backend=os.environ.get("TEST_BACKEND"))
 app.conf.update(
@@ -23,9 +24,9 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     task_ignore_result=False,
     result_expires=600,
-    task_queues=QUEUES,
-    **json.loads(os.environ.get("TEST_CONF", "{}")),
+    task_queues=with_special(os.environ.get("TEST_QUEUES", "")),
 )
+app.conf.update(json.loads(os.environ.get("TEST_CONF", "{}")))
 gconc = GlobalConcurrency(app)
 
 _oracle: redis.Redis | None = None
@@ -35,12 +36,17 @@ redis.call('RPUSH', 'events', cjson.encode({t[1] * 1000000 + t[2], ARGV[1], ARGV
 """
 
 
-def tell(kind: str, number: int, name: str) -> None:
-    """Tell the oracle that a task starts (s) or ends (e)."""
+def oracle() -> redis.Redis:
+    """The connection of this process to the oracle."""
     global _oracle
     if _oracle is None:
         _oracle = redis.Redis.from_url(os.environ["TEST_ORACLE"])
-    _oracle.eval(_TELL, 0, kind, number, name, os.getpid())
+    return _oracle
+
+
+def tell(kind: str, number: int, name: str) -> None:
+    """Tell the oracle that a task starts (s) or ends (e)."""
+    oracle().eval(_TELL, 0, kind, number, name, os.getpid())
 
 
 def _nap(number: int, seconds: float, name: str) -> int:
@@ -68,6 +74,19 @@ def two(number: int, seconds: float = 0.05) -> int:
 def pooled(number: int, seconds: float = 0.05) -> int:
     """Sleep, under a limit shared by name."""
     return _nap(number, seconds, "pooled")
+
+
+@app.task(acks_late=True)
+def late(number: int, seconds: float = 0.05) -> int:
+    """Sleep; the message is acknowledged only afterwards."""
+    return _nap(number, seconds, "late")
+
+
+@app.task(bind=True)
+def delivery(self, number: int, seconds: float = 0.05) -> int:
+    """Sleep, and tell how often the broker had delivered the message before (quorum queues count it)."""
+    oracle().hset("delivery counts", number, self.request.get("x-delivery-count") or 0)
+    return _nap(number, seconds, "delivery")
 
 
 @app.task(bind=True, max_retries=1)
@@ -100,4 +119,15 @@ def stubborn(number: int, seconds: float) -> int:
         tell("t", number, "stubborn")  # a tick: still running
         time.sleep(0.005)
     tell("e", number, "stubborn")
+    return number
+
+
+@app.task(bind=True)
+def parent(self, number: int, depth: int = 1) -> int:
+    """Wait for a child of the same kind, as one should not."""
+    tell("s", number, "parent")
+    if depth:
+        with allow_join_result():
+            parent.delay(number + 1, depth - 1).get(timeout=60)
+    tell("e", number, "parent")
     return number

@@ -1,7 +1,8 @@
 -- Take the first messages of a list, from its consuming end, whose task is not among the named ones.
 --
--- Runs on the broker's Redis, over a list of kombu's. What a BRPOP is to a whole list, this is to a part of it: the
--- others keep their places. A message that doesn't name its task in its headers (task protocol 1) keeps its place too.
+-- Runs on the broker's Redis, over a list of kombu's. What BRPOP is to a whole list, this is to a part of it.
+-- Guarantee: all other messages keep their places, also those that don't name their task in their headers (task
+--         protocol 1). As after a BRPOP, a message taken is the consumer's to enter among the unacknowledged.
 -- KEYS    1 the list
 -- ARGV    1 how many messages to skip, 2 to look at, 3 to take, all at most; 4.. the tasks, as they stand in JSON
 -- Reply   {how many were looked at and left, payload...}
