@@ -18,6 +18,7 @@ from pathlib import Path
 
 import celery_gconc
 
+from .intake import behind_covered
 from .kit import Load, Result, idle_commands, redis_version, run
 from .report import write_report
 
@@ -120,7 +121,21 @@ def handoff_and_order(rounds: int) -> list[Row]:
     return rows
 
 
-SCENARIOS = {"throughput": throughput, "utilisation": utilisation, "handoff": handoff_and_order}
+def intake(rounds: int) -> list[Row]:
+    """What a worker of four slots holds of 10,000 messages under a limit of 1, and what waits behind them."""
+    rows = []
+    for kind, held, before in (("redis", 44, 0.3), ("rabbitmq", 1020, 0.91)):
+        own = behind_covered(kind, QUEUE)
+        rows.append(Row(f"messages held, {kind}, limit of the queue, 10,000 waiting", own.held, 25, "<="))
+        other = behind_covered(kind, "task:benchmarks.app.nap")
+        print(f"  intake, {kind}: {own} {other}", flush=True)
+        rows.append(Row(f"messages held, {kind}, limit of the task, 10,000 waiting", other.held, held, "<="))
+        what = f"part of 10,000 covered tasks (5 ms) that start before an uncovered one behind them, {kind}"
+        rows.append(Row(what, other.before, before, "<=", f"{other.seconds:.0f} s after the worker was started"))
+    return rows
+
+
+SCENARIOS = {"throughput": throughput, "utilisation": utilisation, "handoff": handoff_and_order, "intake": intake}
 
 
 def main() -> int:

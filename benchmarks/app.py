@@ -20,6 +20,7 @@ if limits is not None:
     from celery_gconc import GlobalConcurrency
 
     app.conf.global_concurrency_limits = limits
+    app.conf.global_concurrency_redis_url = os.environ["BENCH_COORDINATION"]
     GlobalConcurrency(app)
 
 _log: int | None = None

