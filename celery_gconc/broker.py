@@ -245,6 +245,20 @@ class RedisBroker(VirtualBroker):
         #: How far each list was looked through, from its consuming end; and when that began, of each queue.
         self._looked: dict[str, int] = {}
         self._look_began: dict[str, float] = {}
+        self._guard_close()
+
+    def _guard_close(self) -> None:
+        # kombu 5.7.0: where the broker dies during a BRPOP, the channel is closed a second time when its transport has
+        # no client any more, and restoring messages ends the worker with an AttributeError. Nothing can be restored
+        # then. (With a full prefetch no BRPOP is under way; but what is parked gives its credit away.)
+        close, channel = self.channel.close, self.channel
+
+        def guarded() -> None:
+            if getattr(channel.connection, "client", None) is None:
+                channel.do_restore = False
+            close()
+
+        channel.close = guarded
 
     def consume(self, queue: Queue, tag: str) -> None:
         """Read from a cancelled queue again, at once: a read under way doesn't cover it, and may last a second."""
