@@ -398,7 +398,7 @@ class Link:
 
     def _end(self) -> None:
         """The last round trip: everything of this session is free. Without it, the lease runs out."""
-        if self.connected and not self.ledger.running:
+        if self._opened_once and not self.ledger.running:
             with suppress(StoreUnavailable):
                 self.store.close_session(self.session)
         self.connected = False

@@ -26,7 +26,10 @@ def pool_size(pool: Any) -> int:
 
     (celery 5.4-5.6: ``num_processes`` of the green pools is the number of tasks that run; ``limit`` is their size.)
     """
-    return int((pool.num_processes if isinstance(pool, PreforkPool) else pool.limit) or 0)
+    if isinstance(pool, PreforkPool):
+        stopped = getattr(pool, "_pool", None) is None  # celery 5.4-5.7
+        return 0 if stopped else int(pool.num_processes)
+    return int(pool.limit or 0)
 
 
 class Resizer:
