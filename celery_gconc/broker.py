@@ -267,9 +267,8 @@ class RedisBroker(VirtualBroker):
 
     def end_reading(self) -> None:
         """Cancel every queue for good; a message that the read under way brings is received, not requeued behind."""
-        callbacks = dict(self._callbacks)
         self.consumer.cancel()
-        self._callbacks.update(callbacks)
+        self._callbacks.update(self._receivers)
         if getattr(self.channel, "_in_poll", None):
             self._interrupt_read()
             with suppress(Empty, *self.channel.connection_errors):
