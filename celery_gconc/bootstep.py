@@ -21,12 +21,13 @@ from kombu.utils.url import maybe_sanitize_url
 
 from .deadlocks import DeadlockWatch
 from .errors import LimitError, SettingError
-from .gate import Gate, Run, note_delivery
+from .gate import Gate
 from .intake import Intake
 from .ledger import Ledger, now
 from .limits import Limits, TaskOption, candidates
 from .link import Link
 from .resize import Resizer, count_only_startable, pool_size
+from .run import Run, note_delivery
 from .settings import Settings
 from .starter import HubStarter, SoloStarter, Starter, ThreadStarter
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from .gate import Run
 from .ledger import now
+from .run import Run
 from .store import Holding, Store
 
 logger = get_logger(__name__)

@@ -15,24 +15,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import TaskPool as PreforkPool
-from celery.concurrency.thread import ApplyResult as ThreadResult  # type: ignore[attr-defined]
 from celery.utils.log import get_logger
 from celery.worker.state import task_ready
 
-from .ledger import Ledger, Permit, now
+from .ledger import Ledger, now
 from .limits import Limits
+from .run import Run
 
 logger = get_logger(__name__)
-
-#: Errors that a pool reports while the child that ran the task may still live (billiard runs the callbacks of a
-#: hard time limit, and Celery those of a terminate, before the kill): the permit is free when the child is gone.
-_BEFORE_DEATH = (TimeLimitExceeded, Terminated, WorkerLostError, SystemExit, KeyboardInterrupt)
-
-
-_HOOKS = ("execute_using_pool", "on_accepted", "on_success", "on_failure", "on_timeout")
 
 
 class Watcher(Protocol):
@@ -62,121 +54,6 @@ class Watcher(Protocol):
 
     def resume(self) -> None:
         """Fetch more."""
-
-
-class Run:
-    """One request on its way through the gate: its callbacks are ours for as long as it lives.
-
-    The hooks stand on the request *instance*: ``create_request_cls`` makes a subclass whose ``on_success`` and
-    ``execute_using_pool`` don't call super (celery 3.1 to 5.7), so no ``Task.Request`` class could see them.
-    """
-
-    __slots__ = ("arrived", "ended", "gate", "job", "limits", "names", "permit", "queue", "request", "waits")
-
-    def __init__(self, gate: Gate, request: Any, names: Limits, limits: Limits, queue: str | None) -> None:
-        self.gate = gate
-        self.request = request
-        self.names = names
-        self.limits = limits
-        self.queue = queue
-        self.permit: Permit | None = None
-        self.arrived = 0.0
-        self.ended = False
-        #: What the pool gave for it.
-        self.job: Any = None
-        #: Whether it was seen to wait for a permit while a slot was free.
-        self.waits = False
-
-    @property
-    def task_id(self) -> str:
-        """The id of the task."""
-        return str(self.request.id)
-
-    @property
-    def task(self) -> str:
-        """The registered name of the task."""
-        return str(self.request.task.name)
-
-    def hook(self) -> None:
-        """Take the request's callbacks over. They are looked up on the instance when it goes to the pool."""
-        self.request.__dict__.update(
-            execute_using_pool=self.execute_using_pool,
-            on_accepted=self.on_accepted,
-            on_success=self.on_success,
-            on_failure=self.on_failure,
-            on_timeout=self.on_timeout,
-        )
-
-    def unhook(self) -> None:
-        """Give the callbacks back, which also breaks the reference cycle."""
-        attributes = self.request.__dict__
-        for name in _HOOKS:
-            attributes.pop(name, None)
-
-    def execute_using_pool(self, pool: BasePool, **kwargs: Any) -> Any:
-        """Hand the request to the pool; revoked or refused, it ends here."""
-        request = self.request
-        try:
-            result = type(request).execute_using_pool(request, pool, **kwargs)
-        except BaseException:  # TaskRevokedError is swallowed by WorkController._process_task
-            self.gate.end(self)
-            raise
-        self.job = result
-        self._follow(result)
-        return result
-
-    def _follow(self, result: Any) -> None:
-        """Where the pool itself can tell that a task is over, hear it: a callback may be skipped by an error.
-
-        (celery 5.4-5.7: ``concurrency.base.apply_target`` calls none where tracing itself raises.)
-        """
-        if isinstance(result, ThreadResult):
-            result.f.add_done_callback(lambda _: self.gate.end(self))
-        elif hasattr(result, "link"):  # a greenlet
-            result.link(lambda _: self.gate.end(self))
-        elif result is None:  # solo: it has run; prefork: the pool is closed, and takes nothing any more
-            self.gate.end(self)
-
-    def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """The task starts in the child *pid*."""
-        request = self.request
-        try:
-            type(request).on_accepted(request, pid, time_accepted)
-        finally:
-            if self.permit is not None:
-                self.gate.accepted(self, pid)
-
-    def on_success(self, *args: Any, **kwargs: Any) -> Any:
-        """A result has come from the task, good or bad: it runs no more."""
-        self.gate.succeed(self)
-        request = self.request
-        try:
-            return type(request).on_success(request, *args, **kwargs)
-        finally:
-            self.gate.end(self)
-
-    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """The task failed, or the pool lost it."""
-        exc = exc_info.exception
-        exc = getattr(exc, "exc", exc)  # celery and billiard: ExceptionWithTraceback
-        dying = isinstance(exc, _BEFORE_DEATH) and self.gate.may_still_run(self)
-        if not dying:
-            self.gate.succeed(self)
-        request = self.request
-        try:
-            return type(request).on_failure(request, exc_info, *args, **kwargs)
-        finally:
-            if not dying:
-                self.gate.end(self)
-
-    def on_timeout(self, soft: bool, timeout: float) -> Any:
-        """A time limit has passed: after a hard one the child is killed, but only after this call."""
-        request = self.request
-        try:
-            return type(request).on_timeout(request, soft, timeout)
-        finally:
-            if not soft and not self.gate.may_still_run(self):
-                self.gate.end(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +149,7 @@ class Gate:
         """Let go of parked requests that were revoked or have expired since; keep the others, or give them back."""
         waiting = self.ledger.waiting()
         for run in waiting:
-            if _is_revoked(run) and self.ledger.leave(run):
+            if run.is_revoked and self.ledger.leave(run):
                 self._unpark(run)
                 run.unhook()
         self._watcher.keep([*waiting, *self._ready])
@@ -287,7 +164,7 @@ class Gate:
         moment, overdue = now(), set()
         for run in waiting:
             most = self._watcher.holds_for(run.queue)
-            if most is not None and moment - _delivered_at(run) >= most:
+            if most is not None and moment - run.delivered_at >= most:
                 overdue.add(run.queue)
         if overdue:
             self._give_back([run for run in waiting if run.queue in overdue and self.ledger.leave(run)])
@@ -434,7 +311,7 @@ class Gate:
             self._unpark(freed)
             self._ready.append(freed)
         while (run := self._next()) is not None:
-            self._discard(run) if _is_revoked(run) else self._dispatch(run)
+            self._discard(run) if run.is_revoked else self._dispatch(run)
         ledger.claims = len(self._ready)
         if ledger.waiting_count:
             ledger.look()
@@ -543,18 +420,3 @@ class Gate:
         self.ledger.ended(run)
         run.ended = True
         run.unhook()
-
-
-def _is_revoked(run: Run) -> bool:
-    """Whether a parked request is not to be run any more. Celery acknowledges and announces it on this call."""
-    return bool(run.request.revoked())
-
-
-def note_delivery(request: Any) -> None:
-    """Remember when the broker delivered a request: before it comes to the gate, it may wait (ETA, rate limit)."""
-    request.__dict__["gconc_delivered_at"] = now()
-
-
-def _delivered_at(run: Run) -> float:
-    """When the broker delivered a request, where it was noted; else when it arrived."""
-    return float(run.request.__dict__.get("gconc_delivered_at", run.arrived))

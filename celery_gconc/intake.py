@@ -16,9 +16,11 @@ from typing import Any
 
 from celery.utils.log import get_logger
 from kombu import Queue
+from kombu.transport.virtual import Channel as VirtualChannel
 
-from .broker import Broker, broker_of, must_stay_consumed, queue_named
-from .gate import Run
+from .broker import AMQPBroker, Broker, VirtualBroker, must_stay_consumed, queue_named
+from .redis_broker import RedisBroker
+from .run import Run
 
 logger = get_logger(__name__)
 
@@ -211,3 +213,12 @@ class Intake:
         assert self._broker is not None
         self._broker.consume(queue, tag)
         logger.debug("celery-gconc: consuming from %s again", name)
+
+
+def broker_of(consumer: Any, driver_type: str) -> Broker:
+    """The broker under a kombu consumer, by the type of its connection's transport."""
+    if driver_type == "amqp":
+        return AMQPBroker(consumer)
+    if isinstance(consumer.channel, VirtualChannel):
+        return RedisBroker(consumer) if driver_type == "redis" else VirtualBroker(consumer)
+    return Broker(consumer)
