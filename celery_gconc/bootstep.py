@@ -135,6 +135,7 @@ class GlobalConcurrencyStep(StartStopStep):
         self.intake.attach(consumer.task_consumer, consumer.qos, driver_type)
         if driver_type == "amqp":
             task_received.connect(self._on_received, sender=consumer)
+        self.ledger.tells_offers = consumer.controller.autoscaler is not None
         count_only_startable(consumer, self.ledger.stuck, self.gate.would_be_stuck)
         if not self.link.is_started:
             _install_fork_hooks(self.link)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.utils.log import get_logger
-from celery.worker.state import task_ready
+from celery.worker import state
 
 from .ledger import Ledger, now
 from .limits import Limits
@@ -300,7 +300,7 @@ class Gate:
         while self._is_pump_wanted and self._pumping.acquire(blocking=False):
             try:
                 self._is_pump_wanted = False
-                if not self._is_closed:
+                if not self._is_closed and not _is_shutting_down():
                     self._start_all()
             finally:
                 self._pumping.release()
@@ -331,7 +331,7 @@ class Gate:
         for run in runs:
             self._unpark(run)
             run.unhook()
-            task_ready(run.request)  # to Celery, it was never here
+            state.task_ready(run.request)  # to Celery, it was never here
         self._tell_notes()
         self._watcher.give_back(runs)
 
@@ -420,3 +420,8 @@ class Gate:
         self.ledger.ended(run)
         run.ended = True
         run.unhook()
+
+
+def _is_shutting_down() -> bool:
+    """Whether Celery has been told to stop, and will as soon as its loop comes round (celery 5.4-5.7)."""
+    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))

@@ -102,6 +102,8 @@ class Ledger(Generic[R]):
         self.waiting_count = 0
         #: How many free slots are promised to requests that no limit covers. The gate writes it.
         self.claims = 0
+        #: Whether a place that this session has no room for is news to the gate: where the pool may grow for it.
+        self.tells_offers = False
         self._slots = slots
         self._wake = wake
         self._lines: dict[Limits, _Line[R]] = {}
@@ -371,10 +373,11 @@ class Ledger(Generic[R]):
             self._recall_locked()
             was_trusted = self._is_trusted
             self._is_trusted = True
+            is_offered = reply.offer and not self._offered and self.tells_offers
             self._offered = reply.offer
             if reply.table is not None:
                 self._set_table_locked(reply.table, reply.version)
-            return bool(reply.grants) or reply.table is not None or not was_trusted
+            return bool(reply.grants) or reply.table is not None or not was_trusted or is_offered
 
     def notice(self, notice: Notice) -> None:
         """Take in what Redis told unasked."""

@@ -306,7 +306,7 @@ class Link:
         notices = self.store.notices(self._pubsub, self.session)
         for notice in notices:
             self.ledger.notice(notice)
-        if any(notice.grants for notice in notices):
+        if any(notice.grants or (notice.offer and self.ledger.tells_offers) for notice in notices):
             self._on_news()
 
     def _do_calls(self) -> None:

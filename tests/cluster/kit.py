@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import redis
 from celery import Celery
+from kombu import Connection
 
-from tests.cluster.queues import QUEUES
+from tests.cluster.queues import with_special
 from tests.servers import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,6 +50,14 @@ class Oracle:
 
     def count(self, kind: str, name: str | None = None) -> int:
         return sum(1 for event in self.events() if event.kind == kind and name in (None, event.name))
+
+    def starts(self, name: str | None = None) -> list[int]:
+        """The numbers of the tasks that were started, in that order."""
+        return [event.number for event in self.events() if event.kind == "s" and name in (None, event.name)]
+
+    def delivery_counts(self) -> dict[int, int]:
+        """What the ``delivery`` tasks said: how often the broker had delivered each before."""
+        return {int(number): int(count) for number, count in self.client.hgetall("delivery counts").items()}
 
     def now(self) -> float:
         seconds, micros = self.client.time()
@@ -120,6 +129,8 @@ class Cluster:
     conf: dict[str, object] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
     module: str = "tests.cluster.app"
+    #: Names of special queues that the app has beside the usual ones.
+    special: tuple[str, ...] = ()
 
     @property
     def env(self) -> dict[str, str]:
@@ -129,6 +140,7 @@ class Cluster:
             "TEST_BACKEND": self.redis,
             "TEST_ORACLE": self.oracle.url,
             "TEST_CONF": json.dumps(self.conf),
+            "TEST_QUEUES": ",".join(self.special),
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
             "C_FORCE_ROOT": "1",
@@ -181,7 +193,7 @@ class Cluster:
     def app(self) -> Celery:
         """A client of the same broker, without celery-gconc."""
         app = Celery("client", broker=self.broker, backend=self.redis, set_as_current=False)
-        app.conf.task_queues = QUEUES
+        app.conf.task_queues = with_special(self.env["TEST_QUEUES"])
         for name in ("broker_transport_options", "task_queue_max_priority"):
             if name in self.conf:
                 app.conf[name] = self.conf[name]
@@ -199,6 +211,19 @@ class Cluster:
                     queue=queue, **options,
                 )  # fmt: skip
         app.close()
+
+    def waiting_in(self, *queues: str) -> int:
+        """How many messages wait in these queues: in the broker, taken by no worker."""
+        if self.broker.startswith("redis"):
+            with redis.Redis.from_url(self.broker) as client:
+                return sum(int(client.llen(queue)) for queue in queues)
+        with Connection(self.broker) as connection, connection.channel() as channel:
+            return sum(channel.queue_declare(queue, passive=True).message_count for queue in queues)
+
+    def permits(self) -> int:
+        """How many permits are held or waited for, by whatever worker."""
+        with self.client as client:
+            return int(client.zcard("{gconc}:v1:holders") + client.zcard("{gconc}:v1:waiters"))
 
     def done(self, count: int, *, name: str | None = None, seconds: float = 60.0) -> None:
         """Wait until *count* tasks have ended."""

@@ -1,6 +1,8 @@
-"""The queues of the cluster tests' app: default routing, a custom key, a topic exchange, an alias."""
+"""The queues of the cluster tests' app: default routing, a custom key, a topic exchange, an alias, and special ones."""
 
 from __future__ import annotations
+
+from copy import deepcopy
 
 from kombu import Exchange, Queue
 
@@ -12,3 +14,27 @@ QUEUES = [
     Queue("topics", Exchange("news", type="topic"), routing_key="news.#"),
     Queue("mail.out", Exchange("mail.out", type="direct"), routing_key="mail.out", alias="mail"),
 ]
+
+
+def _quorum(name: str, **arguments: object) -> Queue:
+    return Queue(name, Exchange(name), routing_key=name, queue_arguments={"x-queue-type": "quorum", **arguments})
+
+
+#: Queues that an app has only where its test asks for them (``Cluster.special``): one quorum queue among the queues
+#: of an app makes the prefetch of all its workers static.
+SPECIAL = {
+    "sports": Queue("sports", Exchange("news", type="topic"), routing_key="news.sports"),
+    "quorum": _quorum("quorum"),
+    "strict": _quorum("strict", **{"x-delivery-limit": 4}),
+    "single": Queue(
+        "single", Exchange("single"), routing_key="single", queue_arguments={"x-single-active-consumer": True}
+    ),
+}
+
+
+def with_special(names: str) -> list[Queue]:
+    """The queues of every app, and the special ones of these names (with commas between).
+
+    Copies: an app with ``task_queue_max_priority`` writes it into its queues.
+    """
+    return [deepcopy(queue) for queue in (*QUEUES, *(SPECIAL[name] for name in names.split(",") if name))]
