@@ -158,9 +158,10 @@ class AMQPBroker(Broker):
             "app_id",
         )
         properties = {key: message.properties[key] for key in copied if key in message.properties}
-        with self.channel.connection.channel() as channel:
+        # A connection of its own, for the consumer's may be read by another greenlet at this moment.
+        with self.channel.connection.client.clone() as connection, connection.channel() as channel:
             channel.confirm_select()
-            body = channel.prepare_message(
+            copy = channel.prepare_message(
                 message.body,
                 priority=message.properties.get("priority"),
                 content_type=message.content_type,
@@ -169,7 +170,7 @@ class AMQPBroker(Broker):
                 properties=properties,
             )
             # The default exchange leads to this queue alone: no other binding gets a copy.
-            channel.basic_publish_confirm(body, exchange="", routing_key=name)
+            channel.basic_publish_confirm(copy, exchange="", routing_key=name)
         message.ack()
         logger.info(
             "celery-gconc: a message of %s came near its delivery limit by waiting: a copy takes its place", name
