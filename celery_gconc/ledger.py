@@ -139,6 +139,8 @@ class Ledger(Generic[R]):
         with self.lock:
             self._line_locked(request.limits).waiting.append(request)
             self.waiting_count += 1
+            if len(self._lines) > 1:
+                self._recall_locked()  # what is idle for other sets of limits may be what this one waits for
             self._ask_locked(request.limits)
             self._wake_locked()
 
@@ -423,12 +425,32 @@ class Ledger(Generic[R]):
         """Whether a permit may pass from one task of this session to the next without Redis."""
         if self._is_finishing or now() >= self._reuse_ends:
             return False
+        waiting = self._lines[limits].waiting if limits in self._lines else ()
+        if len(self._lines) > 1 and self._is_before_locked(limits, waiting[0] if waiting else None):
+            return False
         if not self._contended:
             return True
-        waiting = self._lines[limits].waiting if limits in self._lines else ()
         if not waiting:
             return not self.is_contended(limits)
         return all(self._contended.get(limit, 1) > 0 for limit in limits)
+
+    def _is_before_locked(self, limits: Limits, request: R | None) -> bool:
+        """Whether one of ours under another set that shares a limit with this one came before *request* (or waits).
+
+        Then the permit goes back: Redis knows in whose line each stands, and gives it to the first.
+        """
+        return any(
+            request is None or line.waiting[0].arrived < request.arrived for line in self._sharing_locked(limits)
+        )
+
+    def _shares_locked(self, limits: Limits) -> bool:
+        return len(self._lines) > 1 and any(self._sharing_locked(limits))
+
+    def _sharing_locked(self, limits: Limits) -> Iterator[_Line[R]]:
+        """Our other lines in which somebody waits, and that share a limit with this set."""
+        for other, line in self._lines.items():
+            if line.waiting and other != limits and not set(limits).isdisjoint(other):
+                yield line
 
     @property
     def free_slots(self) -> int:
@@ -448,11 +470,13 @@ class Ledger(Generic[R]):
 
     def _give_locked(self, line: _Line[R], permit: Permit, request: R) -> None:
         line.spare.remove(permit)
-        if not permit.new and self.is_contended(permit.limits):
+        if not permit.new and (self.is_contended(permit.limits) or self._shares_locked(permit.limits)):
             for limit in permit.limits:
                 if limit in self._contended:
                     self._contended[limit] -= 1
-            if line.asked:  # what was asked for this request is no longer needed; its task goes to the pool first
+            # What was asked for this request is no longer needed, and the next one has an age of its own. Its task goes
+            # to the pool first.
+            if line.asked:
                 self._withdraw_locked(line.asked.popleft(), delay=LAZY_SECONDS)
         permit.new = False
         request.permit = permit

@@ -67,3 +67,14 @@ def test_a_limited_task_gets_its_turn_on_a_worker_flooded_with_others(make_clust
     cluster.done(5, name="nap", seconds=30)
     assert cluster.oracle.count("e", "pooled") < 400, "they had to wait for all the others"
     assert cluster.oracle.peak("nap") == 1
+
+
+def test_tasks_that_share_a_limit_start_in_order_though_other_limits_cover_some_of_them(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"emails": 1, "task:tests.cluster.app.pooled": 5})
+    for number in range(0, 24, 4):
+        cluster.send("pooled", 1, 0.02, first=number)
+        cluster.send("nap", 3, 0.02, first=number + 1)
+    cluster.start("w1")
+    cluster.done(24)
+    assert cluster.oracle.starts() == list(range(24))
+    assert cluster.oracle.peak() == 1
