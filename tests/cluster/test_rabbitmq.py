@@ -115,14 +115,14 @@ def test_two_hundred_saturated_tasks_delay_no_other_queue_and_stay_in_the_broker
     cluster = make_cluster(rabbitmq_url, global_concurrency_limits={queue: 1})
     cluster.special = ("quorum",) if queue == "quorum" else ()
     cluster.send("nap", 200, 60, queue=queue)
-    (worker,) = cluster.start("w1", queues=f"{queue},other", concurrency=4)
+    cluster.start("w1", queues=f"{queue},other", concurrency=4)
     wait_until(lambda: cluster.oracle.count("s") == 1, what="one saturated task runs")
     cluster.send("pooled", 60, 0.01, queue="other", first=1000)
     cluster.done(60, seconds=20)
     assert cluster.oracle.count("s", "nap") == 1
-    assert stats(cluster, worker)["stopped_queues"] == [queue]
-    held = 200 - 1 - cluster.waiting_in(queue)
-    assert 1 <= held <= 3 * 1 + 4
+    # What the broker sends before it hears that the queue is stopped comes on top: as much as the prefetch count.
+    prefetch = 4 * 4
+    assert 1 <= 200 - 1 - cluster.waiting_in(queue) <= 3 * 1 + 4 + prefetch
 
 
 def test_tasks_parked_for_their_own_limit_leave_the_prefetch_to_other_queues(make_cluster, rabbitmq_url):
@@ -144,7 +144,7 @@ def test_an_operator_who_cancels_a_stopped_queue_is_obeyed_through_a_reconnect(
         )
         (worker,) = cluster.start("w1", queues="emails,other")
         cluster.broker = rabbitmq_url
-        cluster.send("nap", 1, 8)
+        cluster.send("nap", 1, 5)
         cluster.send("nap", 60, 0.02, first=1)
         wait_until(lambda: stats(cluster, worker).get("stopped_queues") == ["emails"], what="the queue is stopped")
         assert subscribed(cluster, worker) == {"emails", "other"}
@@ -173,7 +173,7 @@ def test_an_operator_who_cancels_a_stopped_queue_is_obeyed_through_a_reconnect(
 def test_an_operator_who_cancels_and_adds_a_stopped_queue_gets_it_consumed(make_cluster, rabbitmq_url):
     cluster = make_cluster(rabbitmq_url, global_concurrency_limits={"emails": 1})
     (worker,) = cluster.start("w1", queues="emails,other")
-    cluster.send("nap", 1, 6)
+    cluster.send("nap", 1, 5)
     cluster.send("nap", 60, 0.02, first=1)
     wait_until(lambda: stats(cluster, worker).get("stopped_queues") == ["emails"], what="the queue is stopped")
     control = cluster.app().control
@@ -190,8 +190,8 @@ def test_an_operator_who_cancels_and_adds_a_stopped_queue_gets_it_consumed(make_
 #: The broker's ``consumer_timeout``, and how long tasks are parked, in seconds.
 CONSUMER_TIMEOUT, PARKED_FOR = 4.0, 13.0
 
-#: Each queue, and the number of its first parked task.
-IMPATIENT = {"emails": 10, "quorum": 20, "strict": 30, "single": 40}
+#: Each queue, and the number of its first parked task; how many there are of each: more than a queue is stopped at.
+IMPATIENT, PARKED = {"emails": 10, "quorum": 20, "strict": 30, "single": 40}, 9
 
 
 @dataclass
@@ -206,7 +206,7 @@ class LongWait:
 
 @pytest.fixture(scope="module")
 def long_wait(redis_process: RedisServer, oracle_url: str, rabbitmq_process, tmp_path_factory) -> Iterator[LongWait]:
-    """One worker, two tasks parked in each of four queues while a third runs; then all of them run."""
+    """One worker, some tasks parked in each of four queues while another runs; then all of them run."""
     limits = {"global_concurrency_limits": dict.fromkeys(IMPATIENT, 1)}
     folder = tmp_path_factory.mktemp("impatient")
     with (
@@ -223,11 +223,11 @@ def long_wait(redis_process: RedisServer, oracle_url: str, rabbitmq_process, tmp
             made.send("nap", 1, PARKED_FOR, queue=queue, first=number)
         wait_until(lambda: made.oracle.count("s") == len(IMPATIENT), what="the long ones run")
         for queue, first in IMPATIENT.items():
-            made.send("delivery", 2, 0.01, queue=queue, first=first)
+            made.send("delivery", PARKED, 0.01, queue=queue, first=first)
         single_consumers = set()
         ends = time.monotonic() + PARKED_FOR + 20
         with Connection(server.url) as connection, connection.channel() as channel:
-            while made.oracle.count("e") < 3 * len(IMPATIENT) and time.monotonic() < ends:
+            while made.oracle.count("e") < (1 + PARKED) * len(IMPATIENT) and time.monotonic() < ends:
                 single_consumers.add(channel.queue_declare("single", passive=True).consumer_count)
                 time.sleep(0.1)
         # Where the channel was closed, copies may come late.
@@ -241,18 +241,18 @@ def test_the_brokers_time_out_never_closes_the_channel_of_a_worker_with_parked_t
 
 
 def test_tasks_parked_for_thrice_the_brokers_time_out_run_once(long_wait):
-    parked = [number for first in IMPATIENT.values() for number in (first, first + 1)]
+    parked = [number for first in IMPATIENT.values() for number in range(first, first + PARKED)]
     assert sorted(number for number in long_wait.starts if 10 <= number < 100) == parked
     assert sorted(number for number in long_wait.starts if number < 10) == list(range(len(IMPATIENT)))
 
 
 def test_a_parked_message_is_handed_back_once_in_each_half_of_the_brokers_time_out(long_wait):
-    handed_back = [long_wait.delivery_counts[IMPATIENT["quorum"] + task] for task in (0, 1)]
+    handed_back = [long_wait.delivery_counts[IMPATIENT["quorum"] + task] for task in range(PARKED)]
     assert max(handed_back) <= PARKED_FOR / (CONSUMER_TIMEOUT / 2) + 1
 
 
 def test_waiting_never_uses_up_the_delivery_limit_of_a_quorum_queue(long_wait):
-    strict = [long_wait.delivery_counts.get(IMPATIENT["strict"] + task) for task in (0, 1)]
+    strict = [long_wait.delivery_counts.get(IMPATIENT["strict"] + task) for task in range(PARKED)]
     assert None not in strict, "the broker dropped it"
     assert max(strict) <= 4
 

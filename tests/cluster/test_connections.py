@@ -1,0 +1,169 @@
+"""The broker is lost and comes back while the coordination Redis stays: limits hold, permits return."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from tests.cluster.kit import Cluster
+from tests.proxy import Proxy, proxy
+from tests.servers import RabbitMQServer, RedisServer, free_port, rabbitmq_server, redis_server, wait_until
+
+#: Redis as the broker delivers again, after so many seconds, what a lost connection left unacknowledged.
+IMPATIENT = {"visibility_timeout": 5, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+
+
+@dataclass
+class Link:
+    """A broker, and a proxy in front of it."""
+
+    direct: str
+    proxied: str
+    proxy: Proxy
+    options: dict[str, object]
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def link(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Link]:
+    """Each broker behind a proxy."""
+    if request.param == "redis":
+        direct, options = redis_url.replace("/0", "/1"), IMPATIENT
+    else:
+        direct, options = request.getfixturevalue("rabbitmq_url"), {}
+    port = urlsplit(direct).port
+    assert port is not None
+    with proxy(port) as made:
+        yield Link(direct, direct.replace(str(port), str(made.port)), made, options)
+
+
+def lost_pids(cluster: Cluster) -> frozenset[int]:
+    """The processes that ended in the middle of a task, without a word."""
+    return frozenset(event.pid for event in cluster.oracle.events() if not psutil.pid_exists(event.pid))
+
+
+def waiting_sessions(cluster: Cluster) -> set[str]:
+    """The sessions that wait for a permit."""
+    with cluster.client as client:
+        members = client.zrange("{gconc}:v1:waiters", 0, -1)
+    return {member.decode().split("\x1f")[-1].rpartition(":")[0] for member in members}
+
+
+def session_of(worker_output: str) -> str:
+    """The id that a worker's log names."""
+    return worker_output.partition("celery-gconc: session ")[2].partition(",")[0]
+
+
+def has_ended(cluster: Cluster, numbers: set[int]) -> bool:
+    """Whether each of these has run to its end, once or more."""
+    return numbers <= {event.number for event in cluster.oracle.events() if event.kind == "e"}
+
+
+@pytest.mark.parametrize("cancels", [False, True], ids=["tasks-go-on", "late-tasks-are-cancelled"])
+def test_a_lost_connection_breaks_no_limit_loses_no_task_and_leaves_no_permit(make_cluster, redis_url, link, cancels):
+    cluster = make_cluster(
+        link.proxied,
+        global_concurrency_redis_url=redis_url,
+        global_concurrency_limits={"emails": 3},
+        worker_cancel_long_running_tasks_on_connection_loss=cancels,
+        broker_transport_options=link.options,
+    )
+    workers = cluster.start("w1", "w2", concurrency=3)
+    for number in range(6):
+        cluster.send("late" if number % 2 else "nap", 1, 4, first=number)
+    wait_until(lambda: cluster.oracle.count("s") == 3, what="three run, and go on for longer than the broker is away")
+    link.proxy.cut()
+    for worker in workers:
+        wait_until(lambda worker=worker: "to broker lost" in worker.output(), what="the workers notice")
+    link.proxy.restore()
+    wait_until(lambda: has_ended(cluster, set(range(6))), seconds=60, what="all have run to their end")
+    wait_until(lambda: cluster.permits() == 0, seconds=40, what="all permits are back")
+    assert cluster.oracle.peak(lost=lost_pids(cluster)) == 3
+    assert [worker.process.poll() for worker in workers] == [None, None]
+
+
+def test_while_the_broker_is_away_permits_of_tasks_that_end_return_within_a_second(make_cluster, redis_url, link):
+    cluster = make_cluster(
+        link.proxied,
+        global_concurrency_redis_url=redis_url,
+        global_concurrency_limits={"pool:db": 2},
+        broker_transport_options=link.options,
+    )
+    cut_off = cluster.spawn("w1", queues="emails")
+    cluster.broker = link.direct
+    reached = cluster.spawn("w2", queues="other")
+    cluster.ready()
+    sessions = {worker.name: session_of(worker.output()) for worker in (cut_off, reached)}
+    cluster.send("pooled", 2, 6)
+    wait_until(lambda: cluster.oracle.count("s") == 2, what="two long ones run")
+    cluster.send("pooled", 4, 0.05, first=10)
+    cluster.send("pooled", 10, 0.2, queue="other", first=20)
+    wait_until(lambda: waiting_sessions(cluster) == set(sessions.values()), what="both workers wait")
+
+    link.proxy.cut()
+    wait_until(lambda: waiting_sessions(cluster) == {sessions["w2"]}, seconds=1, what="the waits are withdrawn")
+    assert cluster.oracle.count("e") == 0, "the long ones were to run still"
+
+    wait_until(lambda: has_ended(cluster, {0, 1, *range(20, 30)}), what="the other worker goes on alone")
+    events = cluster.oracle.events()
+    ends = [event.time for event in events if event.kind == "e" and event.number < 2]
+    starts = [event.time for event in events if event.kind == "s" and event.number >= 20]
+    assert starts[0] - ends[0] <= 1.0
+    assert starts[1] - ends[1] <= 1.0, "the second place"
+
+    link.proxy.restore()
+    wait_until(lambda: has_ended(cluster, set(range(10, 14))), seconds=40, what="the parked ones run after all")
+    wait_until(lambda: cluster.permits() == 0, what="all permits are back")
+    assert cluster.oracle.peak() == 2
+    assert sorted(number for number in cluster.oracle.starts() if number >= 20) == list(range(20, 30))
+
+
+# -- A broker that ends and is started again ----------------------------------------------------------------
+
+Start = Callable[[], AbstractContextManager[RedisServer | RabbitMQServer]]
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def start_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
+    """Starts a broker; after its end, the same one again with what it had written."""
+    port, folder = free_port(), tmp_path / "broker"
+    folder.mkdir()
+    if request.param == "redis":
+        return lambda: redis_server(port, "--appendonly", "yes", "--dir", str(folder))
+    request.getfixturevalue("rabbitmq_process")  # skips where there is none
+    return lambda: rabbitmq_server(port, folder=folder)
+
+
+def test_a_broker_that_is_killed_and_started_again_breaks_no_limit_and_leaves_no_permit(
+    make_cluster, redis_url, start_broker
+):
+    with start_broker() as broker:
+        cluster = make_cluster(
+            broker.url,
+            global_concurrency_redis_url=redis_url,
+            global_concurrency_limits={"emails": 2},
+            broker_transport_options=IMPATIENT if broker.url.startswith("redis") else {},
+        )
+        cluster.send("nap", 16, 0.5)
+        workers = cluster.start("w1", "w2", concurrency=2)
+        wait_until(lambda: cluster.oracle.count("e") >= 4, what="some have ended")
+        if broker.url.startswith("redis"):
+            broker.process.kill()
+        else:
+            os.killpg(broker.process.pid, signal.SIGKILL)
+        broker.process.wait(20)
+        for worker in workers:
+            wait_until(lambda worker=worker: "to broker lost" in worker.output(), what="the workers notice")
+    with start_broker():
+        wait_until(lambda: has_ended(cluster, set(range(16))), seconds=60, what="all have run to their end")
+        wait_until(lambda: cluster.permits() == 0, what="all permits are back")
+        assert cluster.oracle.peak() == 2
+        assert [worker.process.poll() for worker in workers] == [None, None]
+        cluster.stop()

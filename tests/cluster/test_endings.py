@@ -1,0 +1,180 @@
+"""The ways a worker ends: what runs keeps its permit, what is parked goes back in order, and nothing stays behind."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.cluster.kit import Cluster, Worker
+from tests.servers import wait_until
+
+#: The tasks that the ending worker has parked, and the one that waits in the other worker.
+PARKED, ELSEWHERE = list(range(10, 16)), 50
+
+
+@pytest.fixture
+def two_workers(make_cluster, request: pytest.FixtureRequest) -> Callable[..., tuple[Cluster, Worker, Worker]]:
+    """Makes a worker to be ended, which runs *running* and has more parked; and one where another task waits."""
+
+    def make(broker: str, pool: str, limit: int, running: list[tuple[str, float]], **conf: object):
+        urls = [request.getfixturevalue("rabbitmq_url")] if broker == "rabbitmq" else []
+        cluster = make_cluster(*urls, global_concurrency_limits={"app": limit}, **conf)
+        first = cluster.spawn("w1", pool=pool, concurrency=4, queues="emails")
+        second = cluster.spawn("w2", concurrency=4, queues="other")
+        cluster.ready()
+        for number, (task, seconds) in enumerate(running):
+            cluster.send(task, 1, seconds, first=number)
+        wait_until(lambda: cluster.oracle.count("s") == len(running), what="the long ones run")
+        cluster.send("nap", len(PARKED), 0.05, first=PARKED[0])
+        cluster.send("nap", 1, 0.05, queue="other", first=ELSEWHERE)
+        if pool != "solo":  # which takes no message while it runs a task
+            wait_until(lambda: first.output().count("received") == len(running) + len(PARKED), what="some are parked")
+        wait_until(lambda: second.output().count("received") == 1, what="one waits elsewhere")
+        return cluster, first, second
+
+    return make
+
+
+def ask_to_end(cluster: Cluster, worker: Worker, how: str) -> None:
+    """Tell a worker to end in one of the ways that Celery has."""
+    if how == "control":
+        cluster.app().control.shutdown([worker.node])
+    elif how == "SIGINT twice":
+        worker.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "Warm shutdown" in worker.output(), what="the first is seen")
+        worker.process.send_signal(signal.SIGINT)
+    else:
+        worker.process.send_signal(getattr(signal, how))
+
+
+def moment(cluster: Cluster, kind: str, number: int) -> float:
+    """When a task started or ended, by the oracle's clock."""
+    return next(event.time for event in cluster.oracle.events() if (event.kind, event.number) == (kind, number))
+
+
+def lost_pids(cluster: Cluster) -> frozenset[int]:
+    """The processes that ended in the middle of a task, without a word."""
+    return frozenset(event.pid for event in cluster.oracle.events() if not psutil.pid_exists(event.pid))
+
+
+def sessions(cluster: Cluster) -> int:
+    """How many sessions there are."""
+    with cluster.client as client:
+        return int(client.zcard("{gconc}:v1:sessions"))
+
+
+def take_over(cluster: Cluster, worker: Worker) -> list[int]:
+    """Have a worker consume what is back in the queue; return the order in which it starts."""
+    cluster.app().control.add_consumer("emails", destination=[worker.node], reply=True)
+    wait_until(lambda: set(PARKED) <= set(cluster.oracle.starts("nap")), what="what was parked runs elsewhere")
+    return [number for number in cluster.oracle.starts() if number in PARKED]
+
+
+@pytest.mark.parametrize(
+    ("broker", "pool", "how"),
+    [
+        ("redis", "prefork", "SIGTERM"),
+        ("redis", "threads", "control"),
+        ("redis", "gevent", "SIGTERM"),
+        ("rabbitmq", "prefork", "control"),
+        ("rabbitmq", "gevent", "SIGTERM"),
+        ("rabbitmq", "solo", "SIGTERM"),
+    ],
+)
+def test_in_a_warm_shutdown_what_runs_keeps_its_permit_and_what_is_parked_goes_back_at_once_in_order(
+    two_workers, broker, pool, how
+):
+    # Without an event loop, Celery notices within two seconds, and takes two more to end its remote control.
+    runs_for, back_within = (10.0, 8.0) if pool == "gevent" else (5.0, 3.0)
+    cluster, ending, other = two_workers(broker, pool, 1, [("nap", runs_for)])
+    ask_to_end(cluster, ending, how)
+    if pool != "solo":  # which sees to nothing else while it runs a task
+        wait_until(
+            lambda: cluster.waiting_in("emails") == len(PARKED), seconds=back_within, what="what was parked is back"
+        )
+        assert cluster.oracle.count("e") == 0, "the long one was to run still"
+        order = take_over(cluster, other)
+        assert ending.process.wait(20) == 0
+    else:
+        assert ending.process.wait(20) == 0
+        order = take_over(cluster, other)
+    exited = cluster.oracle.now()
+    assert order == PARKED
+    assert exited - moment(cluster, "e", 0) <= 10, "the process went on after its last task"
+    assert moment(cluster, "s", ELSEWHERE) - moment(cluster, "e", 0) <= 1.0, "its permit was free late"
+    assert cluster.oracle.peak() == 1
+    assert sorted(cluster.oracle.starts()) == [0, *PARKED, ELSEWHERE], "no task twice"
+    assert sessions(cluster) == 1
+
+
+# Not on gevent: celery 5.4-5.7 runs its handler in the event loop, where it fails at the first call that blocks.
+@pytest.mark.parametrize(
+    ("broker", "pool", "how"),
+    [
+        ("redis", "prefork", "SIGQUIT"),
+        ("redis", "threads", "SIGQUIT"),
+        ("redis", "solo", "SIGQUIT"),
+        ("rabbitmq", "prefork", "SIGINT twice"),
+    ],
+)
+def test_after_a_cold_shutdown_permits_are_free_at_once_and_what_was_parked_is_back_in_order(
+    two_workers, broker, pool, how
+):
+    # Only prefork kills what runs; the others wait for its end, as plain Celery does.
+    cluster, ending, other = two_workers(broker, pool, 1, [("nap", 60.0 if pool == "prefork" else 4.0)])
+    ask_to_end(cluster, ending, how)
+    ending.process.wait(15)
+    exited = cluster.oracle.now()
+    wait_until(lambda: ELSEWHERE in cluster.oracle.starts(), seconds=5, what="the one elsewhere runs")
+    assert moment(cluster, "s", ELSEWHERE) - exited <= 1.0, "its permit was free late"
+    assert sessions(cluster) == 1
+    wait_until(lambda: cluster.waiting_in("emails") == len(PARKED), seconds=5, what="what was parked is back")
+    assert take_over(cluster, other) == PARKED
+    assert cluster.oracle.peak(lost=lost_pids(cluster)) == 1
+    assert sorted(cluster.oracle.starts()) == [0, *PARKED, ELSEWHERE], "no task twice"
+
+
+@pytest.mark.parametrize(("broker", "pool"), [("redis", "prefork"), ("rabbitmq", "prefork")])
+def test_in_a_soft_shutdown_what_still_runs_keeps_its_permit_until_its_end(two_workers, broker, pool):
+    cluster, ending, other = two_workers(
+        broker, pool, 2, [("nap", 3.0), ("nap", 60.0)], worker_soft_shutdown_timeout=5.0
+    )
+    ask_to_end(cluster, ending, "SIGQUIT")
+    assert ending.process.wait(30) is not None
+    exited = cluster.oracle.now()
+    wait_until(lambda: ELSEWHERE in cluster.oracle.starts(), seconds=5, what="the one elsewhere runs")
+    assert moment(cluster, "e", 0) <= moment(cluster, "s", ELSEWHERE) <= exited + 1.0
+    wait_until(lambda: cluster.waiting_in("emails") == len(PARKED), seconds=5, what="what was parked is back")
+    assert sorted(take_over(cluster, other)) == PARKED
+    assert cluster.oracle.peak(lost=lost_pids(cluster)) == 2
+    assert sorted(cluster.oracle.starts()) == [0, 1, *PARKED, ELSEWHERE], "no task twice"
+    assert sessions(cluster) == 1
+
+
+def test_a_second_start_under_the_same_node_name_is_a_session_of_its_own(make_cluster):
+    cluster = make_cluster(
+        global_concurrency_limits={"app": 1},
+        global_concurrency_heartbeat_interval=0.5,
+        global_concurrency_heartbeat_timeout=2.0,
+    )
+    first = cluster.spawn("w1", queues="emails")
+    second = cluster.spawn("again", queues="other", options=("-n", first.node))
+    cluster.ready()
+    cluster.send("nap", 1, 6)
+    wait_until(lambda: cluster.oracle.count("s") == 1, what="the long one runs")
+    first.process.send_signal(signal.SIGTERM)
+    cluster.send("nap", 3, 0.05, queue="other", first=1)
+    wait_until(lambda: second.output().count("received") == 3, what="the second has them parked")
+    assert sessions(cluster) == 2
+    assert second.stop() == 0
+    assert sessions(cluster) == 1, "its end is that of the first too"
+    assert cluster.oracle.count("e") == 0, "the long one was to run still"
+    with cluster.client as client:
+        assert client.zcard("{gconc}:v1:holders") == 1, "its end has released the permit of the first"
+    assert first.process.wait(20) == 0
+    assert cluster.oracle.starts() == [0]
+    assert cluster.waiting_in("other") == 3
+    assert (cluster.permits(), sessions(cluster)) == (0, 0)
