@@ -5,12 +5,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check bench bench-quick wheel clean servers
+.PHONY: help demo test test-quick check matrix conformance bench bench-quick wheel clean servers
 
 help:
 	@echo "make demo         three workers, one limit, changed while they run; writes demo-output/timeline.svg"
 	@echo "make test         all tests, on real Redis and real workers"
+	@echo "make test-quick   those that take no longer than three minutes: for every day"
 	@echo "make check        ruff, mypy --strict, import-linter"
+	@echo "make matrix       the tests on four pairs of Python and Celery, from the oldest to the newest"
+	@echo "make conformance  Celery's own test suites, with and without celery-gconc; some hours"
 	@echo "make bench        the benchmarks, about half an hour; writes docs/explanation/benchmarks.md"
 	@echo "make wheel        build the wheel and test that it is complete"
 
@@ -19,6 +22,15 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test servers
 	$(BIN)/python -m pytest
+
+test-quick: $(VENV)/.test servers
+	$(BIN)/python -m pytest tests/unit tests/store tests/worker tests/examples tests/cluster/test_limits_hold.py tests/cluster/test_run_time.py
+
+matrix: servers
+	$(PYTHON) tools/matrix.py
+
+conformance: $(VENV)/.test servers
+	$(BIN)/python -m tools.conformance
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .

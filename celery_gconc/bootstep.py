@@ -154,8 +154,7 @@ class GlobalConcurrencyStep(StartStopStep):
     def stop(self, consumer: Any) -> None:
         """The broker's connection ends: it was lost, or the worker shuts down."""
         if consumer.blueprint.state == RUN:
-            self.gate.drop_parked()
-            self.gate.drop_unaccepted()
+            self.gate.connection_lost()
             # Celery 5.4-5.7 now tries to connect until it succeeds, and reads no results of a prefork pool meanwhile.
             self.link.watch_results(self.gate.busy_pipes())
         else:
@@ -200,9 +199,13 @@ class GlobalConcurrencyStep(StartStopStep):
         self.gate.pump()
 
     def _tick(self) -> None:
+        if self.consumer.hub is None and self.gate.is_shutting_down:
+            self.gate.close(by_consumer=False)  # its own loop comes round after some seconds only
+            return
         if now() >= self._next_sweep:
             self._next_sweep = now() + SWEEP_SECONDS
             self.gate.sweep()
+            self.gate.pump()  # whatever wake-up was lost, nothing waits for longer than this
             self.deadlocks.look(self.ledger.waiting())
         self.intake.look_past()
 

@@ -66,9 +66,13 @@ class Broker:
         """Read from a cancelled queue again."""
         queue.consume(tag, self.consumer._receive_callback, no_ack=self.consumer.no_ack)
 
+    def cancel_all(self) -> None:
+        """Read no more from any queue."""
+        for name, tag in list(self.consumer._active_tags.items()):
+            self.cancel(name, tag)
+
     def end_reading(self) -> None:
-        """Cancel every queue for good, and take in what was under way."""
-        self.consumer.cancel()
+        """Take in what was under way. On the consumer's thread only, where nothing else reads the connection."""
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Put messages back where they came from, the first of them to be read first, where the transport can."""

@@ -45,8 +45,8 @@ class Watcher(Protocol):
     def give_back(self, runs: Sequence[Run]) -> None:
         """These go back to the broker, in this order."""
 
-    def end(self) -> None:
-        """Nothing is taken any more; what is under way comes now."""
+    def end(self, *, reading: bool) -> None:
+        """Nothing is taken any more; where *reading*, what is under way comes now."""
 
     @property
     def wants_more(self) -> bool:
@@ -146,10 +146,13 @@ class Gate:
         self._tell_watcher(in_a_moment=True)
 
     def sweep(self) -> None:
-        """Let go of parked requests that were revoked or have expired since; keep the others, or give them back."""
+        """Let go of parked requests that were revoked or have expired since; keep the others, or give them back.
+
+        Those that have no slot either are let go at their turn, as in plain Celery.
+        """
         waiting = self.ledger.waiting()
         for run in waiting:
-            if run.is_revoked and self.ledger.leave(run):
+            if run.waits and run.is_revoked and self.ledger.leave(run):
                 self._unpark(run)
                 run.unhook()
         self._watcher.keep([*waiting, *self._ready])
@@ -169,36 +172,28 @@ class Gate:
         if overdue:
             self._give_back([run for run in waiting if run.queue in overdue and self.ledger.leave(run)])
 
-    def drop_parked(self) -> None:
-        """The broker's connection is gone: what waits here was never started, and the broker delivers it again."""
+    def connection_lost(self) -> None:
+        """The broker's connection is gone: what was not started here is dropped, for the broker delivers it again."""
         for run in self._take_unstarted():
             run.unhook()
         self._notes.clear()
+        for run in self._take_forgotten():
+            self.end(run)
 
-    def drop_unaccepted(self) -> None:
-        """After a lost connection: ``pool.flush`` has thrown away jobs that no child had accepted, without a call."""
-        processes = getattr(self.pool, "_pool", None)  # celery 5.4-5.7: billiard's pool, and its jobs
-        if not self.has_children or processes is None:
-            return
-        for run in list(self.ledger.running):
-            job = run.job
-            if job is None or run.request.time_start or job._job in processes._cache:
-                continue
-            if job._write_to is not None and job._write_to._is_alive():
-                # celery 5.7.0 forgets such a job too, but the child has read it, or will: it is heard of to its end.
-                processes._cache[job._job] = job
-            else:
-                self.end(run)
+    def close(self, *, by_consumer: bool = True) -> None:
+        """Start nothing any more: the worker shuts down. What was not started goes back to its queues, in order.
 
-    def close(self) -> None:
-        """Start nothing any more: the worker shuts down. What was not started goes back to its queues, in order."""
-        if self._is_closed:
-            return
+        May be called early by another thread that starts requests, and once more on the consumer's: then what came
+        in between goes back too.
+        """
         self._is_closed = True
-        self._watcher.end()
-        unstarted = self._take_unstarted()
+        self._watcher.end(reading=by_consumer)
+        forgotten = self._take_forgotten() if by_consumer else []
+        for run in forgotten:
+            self.release(run)
+        unstarted, self._late = [*forgotten, *self._take_unstarted(), *self._late], []
         self.ledger.finish()
-        self._give_back([*unstarted, *self._late])
+        self._give_back(unstarted)
 
     def pool_stopped(self) -> None:
         """The pool has been joined or killed: a job that it took and never wrote to a child ends without a call."""
@@ -208,6 +203,11 @@ class Gate:
                 run.unhook()
 
     # -- Any thread --------------------------------------------------------------------------------------
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether Celery has been told to stop, and will as soon as its loop comes round (celery 5.4-5.7)."""
+        return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
 
     @property
     def free_slots(self) -> int:
@@ -300,7 +300,7 @@ class Gate:
         while self._is_pump_wanted and self._pumping.acquire(blocking=False):
             try:
                 self._is_pump_wanted = False
-                if not self._is_closed and not _is_shutting_down():
+                if not self._is_closed and not self.is_shutting_down:
                     self._start_all()
             finally:
                 self._pumping.release()
@@ -326,6 +326,27 @@ class Gate:
         self._ready.clear()
         self.ledger.claims = 0
         return sorted(unstarted, key=lambda run: run.arrived)
+
+    def _take_forgotten(self) -> list[Run]:
+        """Every run whose job the prefork pool has thrown away, without a call, before any child had read it.
+
+        ``Consumer.on_close`` has just called ``pool.flush``, at a lost connection and at a shutdown. celery 5.7.0 also
+        forgets jobs that were written to a child, of whose start it has not read yet. Those run: they are put back, so
+        that they are acknowledged, their ends are heard of, and a shutdown waits for them.
+        """
+        processes = getattr(self.pool, "_pool", None)  # celery 5.4-5.7: billiard's pool, and its jobs
+        if not self.has_children or processes is None:
+            return []
+        forgotten = []
+        for run in list(self.ledger.running):
+            job = run.job
+            if job is None or run.request.time_start or job._job in processes._cache:
+                continue
+            if job._write_to is not None and job._write_to._is_alive():
+                processes._cache[job._job] = job
+            else:
+                forgotten.append(run)
+        return forgotten
 
     def _give_back(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -420,8 +441,3 @@ class Gate:
         self.ledger.ended(run)
         run.ended = True
         run.unhook()
-
-
-def _is_shutting_down() -> bool:
-    """Whether Celery has been told to stop, and will as soon as its loop comes round (celery 5.4-5.7)."""
-    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))

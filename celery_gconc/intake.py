@@ -53,6 +53,7 @@ class Intake:
         self._wanting: set[str] = set()
         self._staying: dict[str, bool] = {}
         self._is_finding = False
+        self._is_ended = False
         self._consumer: Any = None
         self._qos: Any = None
         self._broker: Broker | None = None
@@ -109,6 +110,8 @@ class Intake:
     @property
     def wants_more(self) -> bool:
         """Whether there is something to fetch: call :meth:`resume` when nothing is more urgent."""
+        if self._is_ended:
+            return False
         return bool(self._wanting) or (self._is_finding and self._free_slots() > 0)
 
     def resume(self) -> None:
@@ -122,7 +125,7 @@ class Intake:
 
     def look_past(self) -> None:
         """Where slots are free and queues are stopped: take what others of their messages could start."""
-        if self._broker is None or self._free_slots() <= 0:
+        if self._broker is None or self._is_ended or self._free_slots() <= 0:
             return
         self._is_finding = False
         for name, parked in list(self._parked.items()):
@@ -147,9 +150,10 @@ class Intake:
         deliveries = [(run.queue, run.request.message) for run in runs if run.queue is not None]
         if self._broker is None or not deliveries:
             return
-        for name in {name for name, _ in deliveries if not self._stays(name)}:
-            self._stop(name)
-            self._wanting.add(name)
+        if not self._is_ended:
+            for name in {name for name, _ in deliveries if not self._stays(name)}:
+                self._stop(name)
+                self._wanting.add(name)
         try:
             self._broker.give_back(deliveries)
         except Exception:
@@ -157,11 +161,14 @@ class Intake:
                 "celery-gconc: %d messages could not be given back: the broker will", len(runs), exc_info=True
             )
 
-    def end(self) -> None:
-        """Consume nothing any more, and receive what was under way."""
+    def end(self, *, reading: bool) -> None:
+        """Consume nothing any more; and, on the consumer's thread (*reading*), receive what was under way."""
+        self._is_ended = True
         if self._broker is not None:
             with suppress(Exception):  # the connection may be gone: then the broker ends it all
-                self._broker.end_reading()
+                self._broker.cancel_all()
+                if reading:
+                    self._broker.end_reading()
 
     @property
     def stopped(self) -> list[str]:

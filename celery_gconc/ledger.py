@@ -96,6 +96,8 @@ class Ledger(Generic[R]):
         self.table: Mapping[str, int] = dict(table)
         #: Version of :attr:`table`; -1 = the worker's own configuration, Redis not heard yet.
         self.version = -1
+        #: The version that Redis has last told of; nothing is started by an older table.
+        self._told_version = -1
         #: Requests handed to the pool and not ended, covered or not. In order of their start.
         self.running: dict[R, None] = {}
         #: How many requests wait here, covered, or uncovered since the last look.
@@ -375,11 +377,12 @@ class Ledger(Generic[R]):
             self._recall_locked()
             was_trusted = self._is_trusted
             self._is_trusted = True
-            is_offered = reply.offer and not self._offered and self.tells_offers
+            # The end of an offer is news as well: a slot was kept for it, and others may wait for that.
+            is_offer_news = reply.offer != self._offered and (self.tells_offers or not reply.offer)
             self._offered = reply.offer
             if reply.table is not None:
                 self._set_table_locked(reply.table, reply.version)
-            return bool(reply.grants) or reply.table is not None or not was_trusted or is_offered
+            return bool(reply.grants) or reply.table is not None or not was_trusted or is_offer_news
 
     def notice(self, notice: Notice) -> None:
         """Take in what Redis told unasked."""
@@ -394,6 +397,7 @@ class Ledger(Generic[R]):
             if notice.offer and self._room_locked() > 0:
                 self._due_locked()
             if notice.version is not None and notice.version != self.version:
+                self._told_version = notice.version
                 self._due_locked()
 
     def covering(self, names: Limits) -> Limits:
@@ -461,7 +465,7 @@ class Ledger(Generic[R]):
         return self._slots() > len(self.running)
 
     def _usable_locked(self, line: _Line[R]) -> Permit | None:
-        if not line.spare or now() >= self._lease_ends:
+        if not line.spare or now() >= self._lease_ends or self._told_version > self.version:
             return None
         for permit in reversed(line.spare):
             if permit.new or self._is_reusable_locked(permit.limits):
@@ -610,7 +614,7 @@ class Ledger(Generic[R]):
     def _set_table_locked(self, table: Mapping[str, int], version: int) -> None:
         """Another table holds: what waits here goes by it at once, what runs is stated with the next sync."""
         self.table = dict(table)
-        self.version = version
+        self.version = self._told_version = version
         self._covering = {}
         self._due_locked()
         for request in self.running:

@@ -58,10 +58,14 @@ class RedisBroker(VirtualBroker):
         super().consume(queue, tag)
         self._interrupt_read()
 
-    def end_reading(self) -> None:
-        """Cancel every queue for good; a message that the read under way brings is received, not requeued behind."""
-        self.consumer.cancel()
+    def cancel_all(self) -> None:
+        """Read no more from any queue; a message that the read under way brings is received, not requeued behind."""
+        super().cancel_all()
         self._callbacks.update(self._receivers)
+        self._interrupt_read()
+
+    def end_reading(self) -> None:
+        """Take in what the read under way brings."""
         if getattr(self.channel, "_in_poll", None):
             self._interrupt_read()
             with suppress(Empty, *self.channel.connection_errors):

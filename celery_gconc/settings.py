@@ -132,9 +132,9 @@ def _own_keys(conf: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _inherited_url(conf: Mapping[str, Any]) -> str:
+def _inherited_url(conf: Any) -> str:
     for key in ("broker_read_url", "broker_url", "result_backend"):
-        value = conf.get(key)
+        value = getattr(conf, key, None)  # not conf.get(), which doesn't know of CELERY_BROKER_URL and its like
         for url in [value] if isinstance(value, str) else list(value or ()):
             for one in str(url).split(";"):
                 if urlsplit(one).scheme in _SCHEMES:

@@ -88,7 +88,7 @@ def test_in_a_warm_shutdown_what_runs_keeps_its_permit_and_what_is_parked_goes_b
     two_workers, broker, pool, how
 ):
     # Without an event loop, Celery notices within two seconds, and takes two more to end its remote control.
-    runs_for, back_within = (10.0, 8.0) if pool == "gevent" else (5.0, 3.0)
+    runs_for, back_within = 5.0, 3.0
     cluster, ending, other = two_workers(broker, pool, 1, [("nap", runs_for)])
     ask_to_end(cluster, ending, how)
     if pool != "solo":  # which sees to nothing else while it runs a task

@@ -201,3 +201,25 @@ def test_what_leaves_the_line_is_no_longer_asked_for(count):
     for request in requests:
         harness.ledger.leave(request)
     assert set(harness.sync().ended) == asked
+
+
+def test_nothing_starts_by_a_table_older_than_the_one_that_was_told_of():
+    harness = Harness(slots=2)
+    first = harness.wait()
+    harness.sync(grants=[Grant(2, 1)])
+    assert harness.ledger.next() is first
+    harness.ledger.ended(first)
+    harness.ledger.notice(Notice(version=2))
+    late = Request()
+    assert not harness.ledger.take(late), "its max may be lower now"
+    harness.ledger.apply(Synced("ok", version=2, table={"queue:emails": 1}), harness.ends, harness.ends)
+    assert harness.ledger.take(late)
+
+
+def test_the_end_of_an_offer_is_news_for_a_slot_was_kept_for_it():
+    harness = Harness(slots=1)
+    harness.ledger.notice(Notice(offer=True))
+    assert harness.ledger.holds_slot
+    harness.ledger.collect("s", "e", 9, full=False)
+    assert harness.ledger.apply(Synced("ok", version=1), harness.ends, harness.ends)
+    assert not harness.ledger.holds_slot

@@ -1,0 +1,205 @@
+"""Writes docs/explanation/compatibility.md from the life-cycle tests: which feature is tested where, and why not.
+
+    python -m tests.compatibility            writes the page
+    python -m tests.compatibility --print    prints it
+
+It collects the tests and runs none; what a cell says is what the tests' ``feature`` markers say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lifecycle.matrix import BROKERS, COLUMNS, POOLS, STATES, Column, Feature, reason
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests" / "lifecycle"
+PAGE = ROOT / "docs" / "explanation" / "compatibility.md"
+
+BROKER_NAMES = {"redis": "Redis", "rabbitmq": "RabbitMQ"}
+
+HEAD = """\
+# Compatibility
+
+<!-- Written by `python -m tests.compatibility` from tests/lifecycle/. Don't edit. -->
+
+What Celery does with a task goes on under a limit, on each pool and over each broker.
+This page is made from the tests that show it, in `tests/lifecycle/`.
+They run real workers, and look at the permits in Redis, at the results, and at what an oracle saw running.
+
+*Parked* means that the feature meets a request that waits for a permit; *running*, a task that holds one.
+
+| cell | meaning |
+| --- | --- |
+| yes | tested here |
+| in part | tested here but for a part that is not there; the note says why |
+| as on Redis | tested on this pool with Redis as the broker; the broker has no part in it |
+| as on prefork | tested on prefork; the pool has no part in it |
+| none | Celery does not have it here, or it can't be seen; the note says why |
+| no | not supported; the note says what happens instead |
+| not yet | known to be broken; the note says how |
+"""
+
+
+@dataclass
+class Row:
+    """One feature in one state: its tests, and the columns in which they run."""
+
+    features: list[Feature] = field(default_factory=list)
+    tests: dict[str, None] = field(default_factory=dict)
+    columns: set[Column] = field(default_factory=set)
+    needs_no_worker: bool = False
+
+
+class Collector:
+    """A pytest plugin that keeps what was collected."""
+
+    def __init__(self) -> None:
+        self.items: list[pytest.Item] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Keep the tests."""
+        self.items = list(session.items)
+
+
+def collect() -> dict[tuple[str, str], Row]:
+    """The rows of the table, in the order of the tests' files and lines."""
+    collector = Collector()
+    said = io.StringIO()
+    options = ["--collect-only", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", str(TESTS)]
+    with contextlib.redirect_stdout(said):
+        code = pytest.main(options, plugins=[collector])
+    if code != pytest.ExitCode.OK:
+        raise SystemExit(f"the tests can't be collected:\n{said.getvalue()}")
+    rows: dict[tuple[str, str], Row] = {}
+    for item in sorted(collector.items, key=lambda item: (item.location[0], item.location[1])):
+        marker = item.get_closest_marker("feature")
+        if marker is None:
+            raise SystemExit(f"{item.nodeid} has no feature marker")
+        feature = Feature.of(marker)
+        row = rows.setdefault((feature.name, feature.state), Row())
+        row.features.append(feature)
+        row.tests[item.originalname] = None  # type: ignore[attr-defined]
+        column: Column | None = getattr(item, "callspec", None) and item.callspec.params.get("column")  # type: ignore[attr-defined]
+        if column is None:
+            row.needs_no_worker = True
+        else:
+            row.columns.add(column)
+    return rows
+
+
+class Notes:
+    """The numbered notes under the table."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def number(self, text: str) -> int:
+        """The number of a note; the same text has one number."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+
+def cell(row: Row, column: Column, notes: Notes) -> str:
+    """What the table says of one feature in one column."""
+    for said, kind in (("not yet", "fails"), ("no", "unsupported")):
+        for feature in row.features:
+            if why := reason(getattr(feature, kind), column):
+                return f"{said} ({notes.number(why)})"
+    whys = [reason(feature.not_on, column) for feature in row.features]
+    if column in row.columns:
+        missing = dict.fromkeys(filter(None, whys))
+        return f"in part ({', '.join(str(notes.number(why)) for why in missing)})" if missing else "yes"
+    if all(whys):
+        return f"none ({notes.number(next(filter(None, whys)))})"
+    if column.broker != "redis" and Column(column.pool, "redis") in row.columns:
+        return "as on Redis"
+    return "as on prefork"
+
+
+def page(rows: dict[tuple[str, str], Row]) -> str:
+    """The whole page."""
+    notes = Notes()
+    on_workers = {key: row for key, row in rows.items() if not row.needs_no_worker}
+    elsewhere = {key: row for key, row in rows.items() if row.needs_no_worker}
+    names = [f"{pool}, {BROKER_NAMES[broker]}" for pool in POOLS for broker in BROKERS]
+    lines = [
+        HEAD,
+        "## On each pool and broker",
+        "",
+        *_table(
+            ["feature", "request", *names],
+            [
+                [name, state, *(cell(row, column, notes) for column in COLUMNS)]
+                for (name, state), row in _sorted(on_workers)
+            ],
+        ),
+        "",
+        "Notes:",
+        "",
+        *(f"{number}. {text}" for number, text in enumerate(notes.texts, 1)),
+        "",
+        "## Where neither pool nor broker has a part",
+        "",
+        *_table(
+            ["feature", "request", ""],
+            [[name, state or "-", "yes"] for (name, state), _ in _sorted(elsewhere)],
+        ),
+        "",
+        "## What the tests say",
+        "",
+        *_sentences(rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _sorted(rows: dict[tuple[str, str], Row]) -> Iterable[tuple[tuple[str, str], Row]]:
+    """Keep the order of the features; within one, parked comes first."""
+    order = list(dict.fromkeys(name for name, _ in rows))
+    return sorted(rows.items(), key=lambda item: (order.index(item[0][0]), STATES.index(item[0][1])))
+
+
+def _table(heads: list[str], lines: list[list[str]]) -> list[str]:
+    return [_row(heads), _row(["---"] * len(heads)), *map(_row, lines)]
+
+
+def _row(cells: Iterable[Any]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _sentences(rows: dict[tuple[str, str], Row]) -> list[str]:
+    lines = []
+    last = None
+    for (name, state), row in _sorted(rows):
+        if name != last:
+            lines += [*([""] if last else []), f"**{name}**", ""]
+            last = name
+        lines += [f"- {state}: {_sentence(test)}" if state else f"- {_sentence(test)}" for test in row.tests]
+    return lines
+
+
+def _sentence(test: str) -> str:
+    return re.sub(r"^test_", "", test).replace("_", " ")
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page, or print it."""
+    text = page(collect())
+    if "--print" in arguments:
+        sys.stdout.write(text)
+    else:
+        PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,68 @@
+"""celery-gconc in a pytest-celery set-up: a limit over several nodes, and nodes that are killed and come back."""
+
+from __future__ import annotations
+
+from celery import Celery
+from pytest_celery import CeleryTestSetup, CeleryTestWorker
+
+from tests.cluster.kit import Oracle
+from tests.servers import wait_until
+
+
+def send(app: Celery, count: int, seconds: float, *, first: int = 0) -> None:
+    """Send *count* numbered naps."""
+    for number in range(first, first + count):
+        app.send_task("tests.nodes.tasks.nap", (number, seconds), queue="celery")
+
+
+def done(oracle: Oracle, count: int) -> None:
+    wait_until(lambda: oracle.count("e") >= count, seconds=40, what=f"{count} tasks have ended")
+
+
+def only(setup: CeleryTestSetup, *workers: CeleryTestWorker) -> None:
+    """Let only these nodes take tasks."""
+    for worker in setup.worker_cluster:
+        ask = setup.app.control.add_consumer if worker in workers else setup.app.control.cancel_consumer
+        assert ask("celery", destination=[worker.hostname()], reply=True, timeout=10)
+
+
+def test_the_nodes_are_what_pytest_celery_takes_for_ready(celery_setup):
+    assert celery_setup.ready(ping=True, control=True, docker=True)
+    answers = celery_setup.app.control.ping(timeout=2)
+    assert {name for answer in answers for name in answer} == {
+        worker.hostname() for worker in celery_setup.worker_cluster
+    }
+
+
+def test_a_limit_of_two_holds_over_three_nodes(celery_setup, oracle):
+    assert len(celery_setup.worker_cluster) == 3
+    send(celery_setup.app, 40, 0.05)
+    done(oracle, 40)
+    assert oracle.peak() == 2
+    assert oracle.count("s") == 40, "each ran once"
+
+
+def test_a_killed_node_gives_its_permits_back_and_comes_back_itself(celery_setup, oracle):
+    lost, *others = celery_setup.worker_cluster
+    only(celery_setup, lost)
+    send(celery_setup.app, 2, 300)
+    wait_until(lambda: oracle.count("s") == 2, what="both permits are in use")
+    lost.kill()
+    assert lost.container.status == "exited"
+
+    pids = frozenset(event.pid for event in oracle.events())
+    for worker in others:
+        celery_setup.app.control.add_consumer("celery", destination=[worker.hostname()], reply=True, timeout=10)
+    send(celery_setup.app, 10, 0.2, first=100)
+    done(oracle, 10)
+    assert oracle.peak(lost=pids) == 2
+
+    lost.restart()
+    assert lost.container.status == "running"
+    before = {event.pid for event in oracle.events()}
+    only(celery_setup, lost)
+    send(celery_setup.app, 4, 0.05, first=200)
+    done(oracle, 14)
+    ran = {event.pid for event in oracle.events() if event.number >= 200}
+    assert not ran & before, "the new life of the node ran them"
+    assert oracle.peak(lost=pids) == 2
