@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-quick check matrix conformance bench bench-quick wheel clean servers
+.PHONY: help demo test test-quick check matrix matrix-ends conformance bench bench-quick wheel clean servers
 
 help:
 	@echo "make demo         three workers, one limit, changed while they run; writes demo-output/timeline.svg"
@@ -21,13 +21,16 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.test servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-quick: $(VENV)/.test servers
 	$(BIN)/python -m pytest tests/unit tests/store tests/worker tests/examples tests/cluster/test_limits_hold.py tests/cluster/test_run_time.py
 
 matrix: servers
 	$(PYTHON) tools/matrix.py
+
+matrix-ends: servers
+	$(PYTHON) tools/matrix.py --row oldest --row newest tests/unit tests/store tests/worker tests/cluster/test_limits_hold.py tests/cluster/test_start_and_stop.py
 
 conformance: $(VENV)/.test servers
 	$(BIN)/python -m tools.conformance

@@ -159,19 +159,6 @@ class Gate:
         self._give_back_overdue(waiting)
         self._tell_watcher()
 
-    def _give_back_overdue(self, waiting: Iterable[Run]) -> None:
-        """Give parked requests back that the broker delivered too long ago, with the others of their queues.
-
-        They come again, and find a place behind those that wait in other workers.
-        """
-        moment, overdue = now(), set()
-        for run in waiting:
-            most = self._watcher.holds_for(run.queue)
-            if most is not None and moment - run.delivered_at >= most:
-                overdue.add(run.queue)
-        if overdue:
-            self._give_back([run for run in waiting if run.queue in overdue and self.ledger.leave(run)])
-
     def connection_lost(self) -> None:
         """The broker's connection is gone: what was not started here is dropped, for the broker delivers it again."""
         for run in self._take_unstarted():
@@ -186,6 +173,8 @@ class Gate:
         May be called early by another thread that starts requests, and once more on the consumer's: then what came
         in between goes back too.
         """
+        if self._is_closed and not by_consumer:
+            return
         self._is_closed = True
         self._watcher.end(reading=by_consumer)
         forgotten = self._take_forgotten() if by_consumer else []
@@ -322,7 +311,7 @@ class Gate:
     def _take_unstarted(self) -> list[Run]:
         """Every request that waits here, for a permit or for a slot, out of its line; in order of arrival."""
         unstarted = [run for run in self.ledger.waiting() if self.ledger.leave(run)]
-        unstarted += self._ready
+        unstarted += [*self.ledger.uncovered(), *self._ready]
         self._ready.clear()
         self.ledger.claims = 0
         return sorted(unstarted, key=lambda run: run.arrived)
@@ -355,6 +344,19 @@ class Gate:
             state.task_ready(run.request)  # to Celery, it was never here
         self._tell_notes()
         self._watcher.give_back(runs)
+
+    def _give_back_overdue(self, waiting: Iterable[Run]) -> None:
+        """Give parked requests back that the broker delivered too long ago, with the others of their queues.
+
+        They come again, and find a place behind those that wait in other workers.
+        """
+        moment, overdue = now(), set()
+        for run in waiting:
+            most = self._watcher.holds_for(run.queue)
+            if most is not None and moment - run.delivered_at >= most:
+                overdue.add(run.queue)
+        if overdue:
+            self._give_back([run for run in waiting if run.queue in overdue and self.ledger.leave(run)])
 
     def _tell_notes(self) -> None:
         while self._notes:

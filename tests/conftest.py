@@ -20,6 +20,13 @@ from tests.servers import (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests stay together where several processes share the work (pytest-xdist): those of a file, or a column."""
+    for item in items:
+        column = getattr(item, "callspec", None) and item.callspec.params.get("column")  # tests/lifecycle
+        item.add_marker(pytest.mark.xdist_group(str(column or item.path.name)))
+
+
 @pytest.fixture(scope="session")
 def redis_process() -> Iterator[RedisServer]:
     """One Redis for the whole run."""

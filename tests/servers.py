@@ -18,6 +18,9 @@ from typing import Any
 import amqp
 import redis
 
+#: The project's folder.
+ROOT = Path(__file__).resolve().parent.parent
+
 #: How long, in seconds, a server may take to answer its first PING, and to end when it is told to.
 START_TIMEOUT, STOP_TIMEOUT = 10.0, 5.0
 

@@ -18,9 +18,7 @@ from celery import Celery
 from kombu import Connection
 
 from tests.cluster.queues import with_special
-from tests.servers import wait_until
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.servers import ROOT, wait_until
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.cluster.kit import Cluster
+from tests.cluster.versions import needs_restore_settings
 from tests.proxy import Proxy, proxy
 from tests.servers import RabbitMQServer, RedisServer, free_port, rabbitmq_server, redis_server, wait_until
 
@@ -31,7 +32,7 @@ class Link:
     options: dict[str, object]
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
+@pytest.fixture(params=[pytest.param("redis", marks=needs_restore_settings), "rabbitmq"])
 def link(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Link]:
     """Each broker behind a proxy."""
     if request.param == "redis":
@@ -130,7 +131,7 @@ def test_while_the_broker_is_away_permits_of_tasks_that_end_return_within_a_seco
 Start = Callable[[], AbstractContextManager[RedisServer | RabbitMQServer]]
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
+@pytest.fixture(params=[pytest.param("redis", marks=needs_restore_settings), "rabbitmq"])
 def start_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
     """Starts a broker; after its end, the same one again with what it had written."""
     port, folder = free_port(), tmp_path / "broker"

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.cluster.kit import Cluster, Worker
+from tests.cluster.versions import needs_soft_shutdown
 from tests.servers import wait_until
 
 #: The tasks that the ending worker has parked, and the one that waits in the other worker.
@@ -137,6 +138,7 @@ def test_after_a_cold_shutdown_permits_are_free_at_once_and_what_was_parked_is_b
     assert sorted(cluster.oracle.starts()) == [0, *PARKED, ELSEWHERE], "no task twice"
 
 
+@needs_soft_shutdown
 @pytest.mark.parametrize(("broker", "pool"), [("redis", "prefork"), ("rabbitmq", "prefork")])
 def test_in_a_soft_shutdown_what_still_runs_keeps_its_permit_until_its_end(two_workers, broker, pool):
     cluster, ending, other = two_workers(

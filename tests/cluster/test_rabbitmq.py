@@ -11,6 +11,7 @@ from kombu import Connection
 
 from tests.cluster.kit import Cluster, Worker, cluster
 from tests.cluster.queues import SPECIAL
+from tests.cluster.versions import needs_quorum_queues
 from tests.proxy import proxy
 from tests.servers import RedisServer, rabbitmq_server, wait_until
 
@@ -59,6 +60,7 @@ def test_a_queue_limit_holds_over_workers_and_every_task_runs_once(make_cluster,
     assert sorted(cluster.oracle.starts()) == list(range(100))
 
 
+@needs_quorum_queues
 def test_limits_hold_over_quorum_queues_and_topic_exchanges_and_every_task_runs_once(make_cluster, rabbitmq_url):
     cluster = make_cluster(rabbitmq_url, global_concurrency_limits={"emails": 2, "topics": 2, "quorum": 2})
     cluster.special = ("quorum",)
@@ -73,6 +75,7 @@ def test_limits_hold_over_quorum_queues_and_topic_exchanges_and_every_task_runs_
     assert sorted(oracle.starts()) == [*range(40), *range(100, 140), *range(200, 240)]
 
 
+@needs_quorum_queues
 def test_tasks_of_every_kind_of_queue_start_in_the_order_in_which_they_were_sent(make_cluster, rabbitmq_url):
     cluster = make_cluster(rabbitmq_url, global_concurrency_limits={"emails": 1, "topics": 1, "quorum": 1})
     cluster.special = ("quorum",)
@@ -110,7 +113,7 @@ def test_green_threaded_and_solo_workers_share_a_limit_and_all_take_part(make_cl
 # -- What waits, waits in the broker ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("queue", ["emails", "quorum"])
+@pytest.mark.parametrize("queue", ["emails", pytest.param("quorum", marks=needs_quorum_queues)])
 def test_two_hundred_saturated_tasks_delay_no_other_queue_and_stay_in_the_broker(make_cluster, rabbitmq_url, queue):
     cluster = make_cluster(rabbitmq_url, global_concurrency_limits={queue: 1})
     cluster.special = ("quorum",) if queue == "quorum" else ()
@@ -236,26 +239,31 @@ def long_wait(redis_process: RedisServer, oracle_url: str, rabbitmq_process, tmp
         yield LongWait(made.oracle.starts(), made.oracle.delivery_counts(), single_consumers, worker.output())
 
 
+@needs_quorum_queues
 def test_the_brokers_time_out_never_closes_the_channel_of_a_worker_with_parked_tasks(long_wait):
     assert [sign for sign in CHANNEL_CLOSED if sign in long_wait.log] == []
 
 
+@needs_quorum_queues
 def test_tasks_parked_for_thrice_the_brokers_time_out_run_once(long_wait):
     parked = [number for first in IMPATIENT.values() for number in range(first, first + PARKED)]
     assert sorted(number for number in long_wait.starts if 10 <= number < 100) == parked
     assert sorted(number for number in long_wait.starts if number < 10) == list(range(len(IMPATIENT)))
 
 
+@needs_quorum_queues
 def test_a_parked_message_is_handed_back_once_in_each_half_of_the_brokers_time_out(long_wait):
     handed_back = [long_wait.delivery_counts[IMPATIENT["quorum"] + task] for task in range(PARKED)]
     assert max(handed_back) <= PARKED_FOR / (CONSUMER_TIMEOUT / 2) + 1
 
 
+@needs_quorum_queues
 def test_waiting_never_uses_up_the_delivery_limit_of_a_quorum_queue(long_wait):
     strict = [long_wait.delivery_counts.get(IMPATIENT["strict"] + task) for task in range(PARKED)]
     assert None not in strict, "the broker dropped it"
     assert max(strict) <= 4
 
 
+@needs_quorum_queues
 def test_a_queue_with_a_single_active_consumer_is_never_cancelled(long_wait):
     assert long_wait.single_consumers == {1}

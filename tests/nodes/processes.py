@@ -25,9 +25,7 @@ from typing import Any
 import psutil
 from pytest_celery import CeleryWorkerContainer, RabbitMQContainer, RedisContainer
 
-from tests.servers import free_port, rabbitmq_binary, rabbitmq_server, redis_server, wait_until
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.servers import ROOT, free_port, rabbitmq_binary, rabbitmq_server, redis_server, wait_until
 
 #: Seconds between a signal and the return of ``kill``. A container engine needs about as long; without it, two
 #: equal signals in a row would reach the process as one.

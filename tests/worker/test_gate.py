@@ -7,6 +7,7 @@ import time
 
 import pytest
 from celery.exceptions import Ignore, Reject
+from celery.worker.strategy import default as default_strategy
 
 from tests.servers import wait_until
 
@@ -203,3 +204,32 @@ def test_the_python_api_says_what_was_and_what_is(make_app, run_worker):
     assert gconc.get("emails") is None
     assert gconc.reset("emails").now.max == 3
     assert gconc.get("never-heard-of") is None
+
+
+def own_strategy(task, app, consumer, **options):
+    """As celery-batches has one; this one does what Celery's does."""
+    return default_strategy(task, app, consumer, **options)
+
+
+def test_a_task_with_a_strategy_of_its_own_is_warned_of_by_name(make_app, run_worker, caplog):
+    app = make_app()
+
+    @app.task(name="batches", shared=False, Strategy=f"{__name__}:own_strategy")
+    def batches() -> int:
+        return 1
+
+    run_worker(app)
+    assert "no limit holds for batches" in caplog.text
+    assert batches.delay().get(timeout=10) == 1
+
+
+def test_no_warning_names_tasks_that_go_through_the_gate(make_app, run_worker, caplog):
+    app = make_app()
+
+    @app.task(name="plain")
+    def plain() -> int:
+        return 1
+
+    run_worker(app)
+    assert plain.delay().get(timeout=10) == 1
+    assert "no limit holds" not in caplog.text

@@ -1,0 +1,41 @@
+"""Deadlocks by design: parents that wait for children under the same limit are warned of, Celery's own tasks exempt."""
+
+from __future__ import annotations
+
+from celery import Signature, chord
+
+from tests.servers import wait_until
+
+
+def test_a_child_that_waits_for_a_permit_that_its_parent_holds_is_warned_of_with_both_names_and_the_limit(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"task:tests.cluster.app.parent": 1})
+    workers = cluster.start("w1", "w2")
+    cluster.send("parent", 1)
+
+    def warnings() -> list[str]:
+        return [line for worker in workers for line in worker.output().splitlines() if "possible deadlock" in line]
+
+    wait_until(warnings, seconds=40, what="the warning")
+    assert "under task:tests.cluster.app.parent" in warnings()[0]
+    assert warnings()[0].count("tests.cluster.app.parent[") == 2, "child and parent, by name and id"
+
+
+def test_a_parent_that_does_not_wait_and_a_child_that_gets_its_turn_are_not_warned_of(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"task:tests.cluster.app.parent": 2})
+    workers = cluster.start("w1")
+    cluster.send("parent", 1)
+    cluster.done(2)
+    assert "deadlock" not in workers[0].output()
+
+
+def test_a_chord_ends_under_an_app_limit_of_one_for_celerys_own_tasks_are_exempt(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"app": 1})
+    cluster.start("w1")
+    app = cluster.app()
+
+    def nap(number: int) -> Signature:
+        return app.signature("tests.cluster.app.nap", args=(number, 0.05), queue="emails", immutable=True)
+
+    assert chord([nap(number) for number in range(4)], app=app)(nap(9)).get(timeout=30) == 9
+    assert cluster.oracle.peak() == 1
+    app.close()
