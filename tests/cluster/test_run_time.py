@@ -45,7 +45,7 @@ def test_the_commands_set_pause_resume_and_reset_a_limit_and_say_what_was_and_is
         return replies[0]
 
     assert control("set_global_concurrency", "emails", "4") == "queue:emails: was 2 (configured), is 4"
-    cluster.send("nap", 40, 0.1)
+    cluster.send("nap", 300, 0.1)
     wait_until(lambda: cluster.oracle.count("e") >= 12, what="some ran")
     assert control("pause_global_concurrency", "queue:emails") == "queue:emails: was 4, is 4, paused"
     wait_until(lambda: running(cluster) == 0, what="those that ran have ended")
@@ -60,7 +60,7 @@ def test_the_commands_set_pause_resume_and_reset_a_limit_and_say_what_was_and_is
     assert cluster.oracle.count("s") == paused, "a worker that starts while a limit is paused obeys too"
     result = cluster.celery("control", "resume_global_concurrency", "emails", "-d", late.node, "--json")
     assert "was 4, paused, is 4" in result.stdout
-    cluster.done(40)
+    cluster.done(paused + 20)
     assert cluster.oracle.peak() == 4
     result = cluster.celery("control", "reset_global_concurrency", "emails", "--json")
     assert "was 4, is 2 (configured)" in result.stdout

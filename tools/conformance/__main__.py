@@ -28,11 +28,14 @@ from .modes import LIMITS
 from .report import write
 from .results import Alone, Difference, Run
 from .runs import NO_NAMESPACES, Isolation, cores, run_jobs
-from .suites import FOLDERS, ROOT, Suites, installed_celery, prepare
+from .suites import BROKERS, FOLDERS, ROOT, Suites, installed_celery, prepare
 
 #: Where suites, environments and results go: not in version control.
 WORK = ROOT / ".cache" / "conformance"
 PAGE = ROOT / "docs" / "explanation" / "conformance.md"
+
+#: Where the results of ``--subset`` are, within the results folder. Those of ``--only`` are on no page.
+SUBSET_FOLDER = "subset"
 
 #: How often a test that failed is run alone in each mode, to tell breakage from chance.
 ALONE = 3
@@ -68,10 +71,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.conformance", description=__doc__)
     add = parser.add_argument
     add("--suite", action="append", choices=list(FOLDERS), help="which suites (default: all)")
-    add("--broker", action="append", choices=["redis", "rabbitmq"], help="which brokers (default: all)")
+    add("--broker", action="append", choices=BROKERS, help="which brokers (default: all)")
     add("--mode", action="append", choices=list(LIMITS), help="how celery-gconc is installed (default: plain, wide)")
     add("--only", metavar="EXPR", help="only tests that this expression selects, as for pytest -k; writes no page")
-    add("--subset", action="store_true", help="only a few tests of each kind, in under a minute; writes no page")
+    add("--subset", action="store_true", help="only a few tests of each kind, in under a minute; for the next page")
     add("--shards", type=int, default=cores(), metavar="N", help="how many run side by side (default: %(default)s)")
     add("--source", type=Path, metavar="PATH", help="a checkout of Celery, instead of its source distribution")
     add("--work", type=Path, default=WORK, metavar="DIR", help="where suites and environments go")
@@ -91,12 +94,12 @@ def _run(options: argparse.Namespace) -> int:
     modes = list(dict.fromkeys(["plain", *(options.mode or ["wide"])]))
     # The few tests of the subset all pass: those that don't are run without celery-gconc too, the others needn't be.
     wanted = modes[1:] if options.subset else modes
-    brokers = options.broker or (["redis"] if options.subset else ["redis", "rabbitmq"])
+    brokers = options.broker or (["redis"] if options.subset else BROKERS)
     chosen = options.suite or (["integration"] if options.subset else list(FOLDERS))
     _look_for_servers(brokers)
     folder = (options.results or options.work / "results").resolve()
     if select:
-        folder = folder / "selection"
+        folder = folder / (SUBSET_FOLDER if options.subset else "selection")
     isolation = Isolation.best()
     if not isolation.namespaces:
         print(NO_NAMESPACES, file=sys.stderr)
@@ -164,7 +167,7 @@ def _one(
     run.info = {
         "suite": suite, "broker": broker, "mode": mode, "celery": suites.version, "seconds": seconds, "date": began,
         "shards": options.shards, "namespaces": isolation.namespaces, "versions": _versions(suites, broker),
-        "tests": [test for tests in jobs.values() for test in tests],
+        "command": _command(options, suite, broker, mode), "tests": [test for tests in jobs.values() for test in tests],
     }  # fmt: skip
     run.save()
     loaded = results.load(own)
@@ -229,16 +232,10 @@ def _alone(suites: Suites, isolation: Isolation, plain: Run, other: Run, test: s
 
 def _write_page(folder: Path, page: Path) -> None:
     """The page tells of all runs that are complete in the results directory, not only of this call's."""
-    runs = [
-        run
-        for suite, broker, mode in itertools.product(FOLDERS, ("redis", "rabbitmq"), LIMITS)
-        if (run := results.load(folder / f"{suite}-{broker}-{mode}")) is not None
-    ]
-    found = {run.folder.name: results.load_differences(run.folder) for run in runs}
-    said = dict.fromkeys(
-        f"{run.info['versions']}; {run.info['shards']} side by side; {run.info['date']}." for run in runs
-    )
-    write(page, runs, found, "\n".join(f"- {line}" for line in said), "make conformance")
+    names = [f"{suite}-{broker}-{mode}" for suite, broker, mode in itertools.product(FOLDERS, BROKERS, LIMITS)]
+    places = [*(folder / name for name in names), *(folder / SUBSET_FOLDER / name for name in names)]
+    runs = [run for place in places if (run := results.load(place)) is not None]
+    write(page, runs, {run.folder: results.load_differences(run.folder) for run in runs})
     print(f"wrote {page}", flush=True)
 
 
@@ -247,6 +244,12 @@ def _slow_first(jobs: Mapping[str, list[str]], folder: Path, suite: str, broker:
     plain = results.load(folder / f"{suite}-{broker}-plain")
     known = {test: outcome.seconds for test, outcome in plain.outcomes.items()} if plain else {}
     return dict(sorted(jobs.items(), key=lambda job: -sum(known.get(test, 0.0) for test in job[1])))
+
+
+def _command(options: argparse.Namespace, suite: str, broker: str, mode: str) -> str:
+    """What runs this one thing again."""
+    words = ["python -m tools.conformance", "--suite", suite, "--broker", broker, "--mode", mode]
+    return " ".join([*words, "--shards", str(options.shards), *(["--subset"] * options.subset)])
 
 
 def _speaker(what: str) -> Callable[[str], None]:
@@ -258,8 +261,8 @@ def _counts(run: Run) -> str:
 
 
 def _versions(suites: Suites, broker: str) -> str:
-    names = ("celery", "kombu", "redis", "pytest-celery")
-    code = f"from importlib.metadata import version; print(*map(version, {names!r}))"
+    names = {"Celery": "celery", "kombu": "kombu", "redis-py": "redis", "pytest-celery": "pytest-celery"}
+    code = f"from importlib.metadata import version; print(*map(version, {[*names.values()]!r}))"
     found = subprocess.run([suites.python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     said = [f"{name} {number}" for name, number in zip(names, found, strict=True)]
     said += [f"celery-gconc {celery_gconc.__version__}", f"Python {platform.python_version()}"]

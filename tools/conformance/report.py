@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from .modes import MEANING
+from .modes import LIMITS, MEANING
 from .results import BAD, Difference, Run
+from .suites import BROKERS, FOLDERS
 
 HEAD = """\
 # Celery's own tests, with celery-gconc installed
@@ -19,42 +22,50 @@ A test that passes without celery-gconc and fails with it makes the command fail
 
 The integration suite runs one worker with a real broker; the smoke suite starts, kills and restarts workers.
 Its nodes are local processes here instead of containers.
-Tests that need more of a container engine (another image of the broker, a processor quota, Celery 4) are skipped in
-every mode alike.
 The tests are run in handfuls, each handful in a process of its own with clean servers.
 
 """
 
-
-def write(path: Path, runs: list[Run], found: dict[str, list[Difference]], versions: str, command: str) -> None:
-    """Write the page. *found* is by the name of a run's folder."""
-    path.write_text("".join(_page(runs, found, versions, command)))
+Found = Mapping[Path, list[Difference]]
 
 
-def _page(runs: list[Run], found: dict[str, list[Difference]], versions: str, command: str) -> Iterator[str]:
+def write(path: Path, runs: list[Run], found: Found) -> None:
+    """Write the page. *found* is by the folder of a run."""
+    path.write_text("".join(_page(runs, found)))
+
+
+def _page(runs: list[Run], found: Found) -> Iterator[str]:
     yield HEAD
     yield "| Mode | What it is |\n| --- | --- |\n"
     for mode in dict.fromkeys(run.mode for run in runs):
         yield f"| `{mode}` | {MEANING[mode]} |\n"
     yield "\n## What they said\n\n"
-    yield _row("Suite", "Broker", "Mode", "Passed", "Failed", "Skipped", "Expected failures", "Minutes", "Broken by us")
-    yield _row(*["---"] * 9)
+    yield from _results(runs, found)
+    yield from _differences(runs, found)
+    yield from _plain_only(runs)
+    yield from _not_run(runs)
+    yield from _how(runs)
+
+
+def _results(runs: Iterable[Run], found: Found) -> Iterator[str]:
+    yield _row(
+        "Suite", "Broker", "Mode", "Passed", "Failed", "Skipped", "Expected failures", "Minutes of tests",
+        "Minutes on the clock", "Fail only with celery-gconc",
+    )  # fmt: skip
+    yield _row(*["---"] * 10)
     for run in runs:
         count = run.count
-        bad = sum(count[status] for status in BAD)
-        broken = sum(each.breakage for each in found.get(run.folder.name, []))
-        breakage = "" if run.mode == "plain" else str(broken)
-        minutes = float(str(run.info.get("seconds", 0))) / 60
+        broken = sum(each.breakage for each in found.get(run.folder, []))
         yield _row(
-            run.suite, run.broker, f"`{run.mode}`", count["passed"], bad, count["skipped"], count["xfailed"],
-            f"{minutes:.0f}", breakage,
+            _name(run), run.broker, f"`{run.mode}`", count["passed"], sum(count[status] for status in BAD),
+            count["skipped"], count["xfailed"], f"{sum(each.seconds for each in run.outcomes.values()) / 60:.1f}",
+            f"{run.seconds / 60:.1f}", "" if run.mode == "plain" else broken,
         )  # fmt: skip
-    yield "\n"
-    yield from _differences(runs, found)
-    yield f"## How it was run\n\n{versions}\n\n```console\n{command}\n```\n"
+    yield "\nA test that counts as failed may have failed by chance; the next section tells which.\n"
+    yield "Handfuls run side by side, so the clock says less than the minutes that the tests took, added up.\n\n"
 
 
-def _differences(runs: Iterable[Run], found: dict[str, list[Difference]]) -> Iterator[str]:
+def _differences(runs: Iterable[Run], found: Found) -> Iterator[str]:
     yield "## Tests that failed in a run with celery-gconc\n\n"
     yield "Each was run again by itself, without and with celery-gconc; the counts are how often it passed.\n"
     yield "One that passes alone failed because of its neighbours or of a busy machine, as it may in any run.\n\n"
@@ -62,10 +73,10 @@ def _differences(runs: Iterable[Run], found: dict[str, list[Difference]]) -> Ite
         yield "None.\n\n"
         return
     for run in runs:
-        rows = found.get(run.folder.name, [])
+        rows = found.get(run.folder, [])
         if not rows:
             continue
-        yield f"### {run.suite}, {run.broker}, `{run.mode}`\n\n"
+        yield f"### {_name(run)}, {run.broker}, `{run.mode}`\n\n"
         yield _row("Test", "In the run without", "Failed with", "Alone without", "Alone with", "Verdict")
         yield _row(*["---"] * 6)
         for each in sorted(rows, key=lambda row: (not row.breakage, row.test)):
@@ -78,6 +89,68 @@ def _differences(runs: Iterable[Run], found: dict[str, list[Difference]]) -> Ite
                 each.verdict,
             )
         yield "\n"
+
+
+def _plain_only(runs: Iterable[Run]) -> Iterator[str]:
+    """Tests that failed without celery-gconc, and passed in each run with it."""
+    known = {(run.suite, run.broker, run.mode): run for run in runs if not run.subset}
+    lines = []
+    for (suite, broker, mode), run in known.items():
+        others = [known[key] for key in known if key[:2] == (suite, broker) and key[2] != "plain"]
+        if mode != "plain" or not others:
+            continue
+        for test, outcome in run.outcomes.items():
+            if outcome.status in BAD and all(other.outcomes[test].status == "passed" for other in others):
+                lines.append(f"- {suite}, {broker}: `{test.removeprefix('t/')}` ({outcome.reason})\n")
+    if lines:
+        yield "## Tests that failed only without celery-gconc\n\n"
+        yield from lines
+        yield "\n"
+
+
+def _not_run(runs: list[Run]) -> Iterator[str]:
+    yield "## What was not run\n\n"
+    known = {(run.suite, run.broker, run.mode) for run in runs if not run.subset}
+    for suite, mode in itertools.product(FOLDERS, LIMITS):
+        brokers = [broker for broker in BROKERS if (suite, broker, mode) not in known]
+        if brokers:
+            part = [run.broker for run in runs if run.subset and (run.suite, run.mode) == (suite, mode)]
+            but = f", but for the few tests in the table ({', '.join(part)})" if part else ""
+            yield f"- The {suite} suite in mode `{mode}` on {' and '.join(brokers)}{but}.\n"
+    yield "- Tests that ask for the other broker than the run's, in the smoke suite.\n"
+    yield "- The tests that skipped themselves, or that this machine can't offer anything for, in every mode alike:\n\n"
+    yield _row("Suite", "Broker", "Tests", "File", "Reason")
+    yield _row(*["---"] * 5)
+    for run in runs:
+        if run.mode != "plain" or run.subset:
+            continue
+        count: dict[tuple[str, str], int] = defaultdict(int)
+        for test, outcome in run.outcomes.items():
+            if outcome.status == "skipped":
+                count[test.split("::")[0].removeprefix("t/"), outcome.first_line] += 1
+        for (file, reason), number in count.items():
+            yield _row(run.suite, run.broker, number, f"`{file}`", reason)
+    yield "\n"
+
+
+def _how(runs: Iterable[Run]) -> Iterator[str]:
+    yield "## How it was run\n\n"
+    by_versions: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_versions[str(run.info["versions"])].append(run)
+    for versions, some in by_versions.items():
+        dates = " and ".join(sorted({str(run.info["date"]) for run in some}))
+        shared = "" if all(run.info["namespaces"] for run in some) else ", not each in network namespaces of its own"
+        yield f"- {versions}; {dates}{shared}.\n"
+    yield "\nAll of it is `make conformance`; a single row, whose results the next page takes up:\n\n```console\n"
+    for run in runs:
+        if run.mode != "plain":
+            yield f"{run.command}\n"
+    yield "```\n\nThe row of mode `plain` comes with the first of each kind.\n"
+
+
+def _name(run: Run) -> str:
+    return f"{run.suite}, {len(run.outcomes)} tests of it" if run.subset else run.suite
 
 
 def _row(*cells: object) -> str:

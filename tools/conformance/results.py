@@ -30,8 +30,12 @@ class Outcome:
     @property
     def reason(self) -> str:
         """The class of a failure: the exception's name, or the first words."""
-        first = self.message.strip().splitlines()[0] if self.message.strip() else self.status
-        return first.split(":")[0][:80]
+        return self.first_line.split(":")[0][:80]
+
+    @property
+    def first_line(self) -> str:
+        """What it said first."""
+        return self.message.strip().splitlines()[0] if self.message.strip() else self.status
 
 
 @dataclass
@@ -49,6 +53,21 @@ class Run:
     def count(self) -> Counter[str]:
         """How many tests ended in which way."""
         return Counter(outcome.status for outcome in self.outcomes.values())
+
+    @property
+    def subset(self) -> bool:
+        """Whether it is of a few tests of each kind only."""
+        return "--subset" in self.command
+
+    @property
+    def command(self) -> str:
+        """What ran it."""
+        return str(self.info["command"])
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return float(str(self.info["seconds"]))
 
     @property
     def marks(self) -> int:

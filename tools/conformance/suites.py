@@ -32,6 +32,9 @@ NEEDS = (
     "psutil>=5.9",
 )
 
+#: The brokers that the suites can be run with here.
+BROKERS = ["redis", "rabbitmq"]
+
 #: Where each suite is in Celery's sources, and how many of its tests run in one pytest process.
 FOLDERS = {"integration": "t/integration", "smoke": "t/smoke/tests"}
 TESTS_PER_JOB = {"integration": 20, "smoke": 6}
