@@ -24,7 +24,7 @@ test: $(VENV)/.test servers
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-quick: $(VENV)/.test servers
-	$(BIN)/python -m pytest tests/unit tests/store tests/worker tests/examples tests/cluster/test_limits_hold.py tests/cluster/test_run_time.py
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/store tests/worker tests/examples tests/cluster/test_limits_hold.py tests/cluster/test_run_time.py
 
 matrix: servers
 	$(PYTHON) tools/matrix.py
