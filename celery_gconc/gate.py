@@ -319,9 +319,9 @@ class Gate:
     def _take_forgotten(self) -> list[Run]:
         """Every run whose job the prefork pool has thrown away, without a call, before any child had read it.
 
-        ``Consumer.on_close`` has just called ``pool.flush``, at a lost connection and at a shutdown. celery 5.7.0 also
-        forgets jobs that were written to a child, of whose start it has not read yet. Those run: they are put back, so
-        that they are acknowledged, their ends are heard of, and a shutdown waits for them.
+        ``Consumer.on_close`` has just called ``pool.flush``, at a lost connection and at a shutdown. It also forgets
+        jobs that children run: celery 5.4 all, celery 5.7 those of whose start it has not read yet. They are put back,
+        so that they are acknowledged, their ends are heard of, and a shutdown waits for them.
         """
         processes = getattr(self.pool, "_pool", None)  # celery 5.4-5.7: billiard's pool, and its jobs
         if not self.has_children or processes is None:
@@ -329,11 +329,12 @@ class Gate:
         forgotten = []
         for run in list(self.ledger.running):
             job = run.job
-            if job is None or run.request.time_start or job._job in processes._cache:
+            if job is None or run.ended:
                 continue
             if job._write_to is not None and job._write_to._is_alive():
                 processes._cache[job._job] = job
-            else:
+            elif not run.request.time_start:
+                processes._cache.pop(job._job, None)
                 forgotten.append(run)
         return forgotten
 
