@@ -151,8 +151,9 @@ class Gate:
         Those that have no slot either are let go at their turn, as in plain Celery.
         """
         waiting = self.ledger.waiting()
+        has_slot = self.free_slots > 0
         for run in waiting:
-            if run.waits and run.is_revoked and self.ledger.leave(run):
+            if has_slot and run.waits and run.is_revoked and self.ledger.leave(run):
                 self._unpark(run)
                 run.unhook()
         self._watcher.keep([*waiting, *self._ready])

@@ -20,9 +20,9 @@ from kombu.utils.json import dumps, loads
 from .broker import QUEUE_KEY, Delivery, VirtualBroker
 
 #: How many messages of a list are looked at in one step, at most.
-LOOKED_AT = 1000
+LOOKED_AT = 500
 
-#: After how many seconds a list that was looked through is looked through again from its start.
+#: After how many seconds a queue that was looked through is looked through again from its start.
 LOOK_AGAIN_SECONDS = 5.0
 
 
@@ -35,9 +35,9 @@ class RedisBroker(VirtualBroker):
         self._kept_at = 0.0
         #: What receives the messages of each queue, whether it is cancelled or not.
         self._receivers: dict[str, Callable[[dict[str, Any]], Any]] = {}
-        #: How far each list was looked through, from its consuming end; and when that began, of each queue.
+        #: How far each list was looked through, from its consuming end; and since when each queue is, to its end.
         self._looked: dict[str, int] = {}
-        self._look_began: dict[str, float] = {}
+        self._looked_through: dict[str, float] = {}
         self._guard_close()
 
     def _guard_close(self) -> None:
@@ -100,12 +100,11 @@ class RedisBroker(VirtualBroker):
                 client.zadd(self.channel.unacked_index_key, scores, xx=True)
 
     def take_past(self, name: str, tasks: Iterable[str], most: int) -> int:
-        """Look at a thousand messages more of a cancelled queue; see ``take_past.lua``."""
-        moment = time.monotonic()
-        channel = self.channel
+        """Look at some hundred messages more of a cancelled queue; see ``take_past.lua``."""
+        channel, moment = self.channel, time.monotonic()
         lists = dict.fromkeys(channel._q_for_pri(name, step) for step in channel.priority_steps)
-        if moment - self._look_began.get(name, -LOOK_AGAIN_SECONDS) >= LOOK_AGAIN_SECONDS:
-            self._look_began[name] = moment
+        if moment - self._looked_through.get(name, moment) >= LOOK_AGAIN_SECONDS:
+            del self._looked_through[name]
             for key in lists:
                 self._looked.pop(key, None)
         passed = [dumps(task)[1:-1] for task in tasks]
@@ -117,6 +116,7 @@ class RedisBroker(VirtualBroker):
                 self._receivers[name](loads(payload))
             if found or left:
                 return len(found)
+        self._looked_through.setdefault(name, moment)
         return 0
 
     def _named(self, queue: str, callback: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:

@@ -6,22 +6,25 @@
 -- KEYS    1 the list
 -- ARGV    1 how many messages to skip, 2 to look at, 3 to take, all at most; 4.. the tasks, as they stand in JSON
 -- Reply   {how many were looked at and left, payload...}
--- Cost    O(skipped + looked at), and a MiB of messages looked at (or one message)
+-- Cost    O(skipped + looked at); no more than a MiB of messages is looked at (or one message)
 local skip, count, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local passed = {}
 for i = 4, #ARGV do passed[ARGV[i]] = true end
-local messages = redis.call('LRANGE', KEYS[1], -(skip + count), -(skip + 1))
-local reply, left, bytes = { 0 }, 0, 0
-for i = #messages, 1, -1 do
-  local task = string.match(messages[i], '"task": ?"([^"]*)"')
-  if task and not passed[task] then
-    redis.call('LREM', KEYS[1], -1, messages[i])
-    table.insert(reply, messages[i])
-  else
-    left = left + 1
+local reply, left, bytes, step = { 0 }, 0, 0, 5
+while left < count and #reply <= most and bytes < 1048576 do
+  local messages = redis.call('LRANGE', KEYS[1], -(skip + left + step), -(skip + left + 1))
+  if #messages == 0 then break end
+  for i = #messages, 1, -1 do
+    local task = string.match(messages[i], '"task": ?"([^"]*)"')
+    bytes = bytes + #messages[i]
+    if task and not passed[task] and #reply <= most then
+      redis.call('LREM', KEYS[1], -1, messages[i])
+      table.insert(reply, messages[i])
+    else
+      left = left + 1
+    end
   end
-  bytes = bytes + #messages[i]
-  if #reply > most or bytes > 1048576 then break end
+  step = math.max(1, math.min(100, math.floor(100000 * (left + #reply) / bytes))) -- some 100 kB in one go
 end
 reply[1] = left
 return reply
