@@ -322,7 +322,7 @@ class Gate:
 
         ``Consumer.on_close`` has just called ``pool.flush``, at a lost connection and at a shutdown. It also forgets
         jobs that children run: celery 5.4 all, celery 5.7 those of whose start it has not read yet. They are put back,
-        so that they are acknowledged, their ends are heard of, and a shutdown waits for them.
+        so that they are acknowledged, their ends are heard of, and a shutdown waits for them. On the consumer's thread.
         """
         processes = getattr(self.pool, "_pool", None)  # celery 5.4-5.7: billiard's pool, and its jobs
         if not self.has_children or processes is None:
@@ -330,9 +330,9 @@ class Gate:
         forgotten = []
         for run in list(self.ledger.running):
             job = run.job
-            if job is None or run.ended:
-                continue
-            if job._write_to is not None and job._write_to._is_alive():
+            if job is None:
+                forgotten.append(run)  # it stood in Celery's own semaphore, which on_close has cleared
+            elif job._write_to is not None and job._write_to._is_alive():
                 processes._cache[job._job] = job
             elif not run.request.time_start:
                 processes._cache.pop(job._job, None)

@@ -102,6 +102,10 @@ class RedisBroker(VirtualBroker):
     def take_past(self, name: str, tasks: Iterable[str], most: int) -> int:
         """Look at some hundred messages more of a cancelled queue; see ``take_past.lua``."""
         channel, moment = self.channel, time.monotonic()
+        if not channel.qos.can_consume():
+            return 0  # tasks that are held back elsewhere (ETA, rate limit) have taken the prefetch count
+        credit = channel.qos.can_consume_max_estimate()
+        most = most if credit is None else min(most, credit)
         lists = dict.fromkeys(channel._q_for_pri(name, step) for step in channel.priority_steps)
         if moment - self._looked_through.get(name, moment) >= LOOK_AGAIN_SECONDS:
             del self._looked_through[name]

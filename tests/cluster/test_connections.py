@@ -168,3 +168,25 @@ def test_a_broker_that_is_killed_and_started_again_breaks_no_limit_and_leaves_no
         assert cluster.oracle.peak() == 2
         assert [worker.process.poll() for worker in workers] == [None, None]
         cluster.stop()
+
+
+def test_a_worker_with_more_tasks_than_slots_when_the_broker_is_lost_has_all_its_slots_afterwards(
+    make_cluster, redis_url, rabbitmq_url
+):
+    port = urlsplit(rabbitmq_url).port
+    with proxy(port) as made:
+        cluster = make_cluster(
+            rabbitmq_url.replace(str(port), str(made.port)),
+            global_concurrency_redis_url=redis_url,
+            global_concurrency_limits={"pool:db": 1},
+        )
+        (worker,) = cluster.start("w1", concurrency=2)
+        cluster.broker = rabbitmq_url
+        cluster.send("nap", 8, 1.0)
+        wait_until(lambda: worker.output().count("received") == 8, what="more are received than run")
+        made.cut()
+        wait_until(lambda: "to broker lost" in worker.output(), what="the worker notices")
+        made.restore()
+        wait_until(lambda: has_ended(cluster, set(range(8))), seconds=60, what="all have run to their end")
+        cluster.send("pooled", 3, 0.01, first=100)
+        wait_until(lambda: has_ended(cluster, {100, 101, 102}), what="limited tasks find slots")
