@@ -228,7 +228,12 @@ class VirtualBroker(Broker):
 
 
 def must_stay_consumed(consumer: Any, name: str) -> bool:
-    """Whether a queue would suffer from a cancel: the broker may delete it, or hand it to another consumer."""
+    """Whether a queue would suffer from a cancel: the broker may delete it, or hand it to another consumer.
+
+    Or forget it: a fanout queue of a virtual transport is a subscription, which misses what is sent meanwhile.
+    """
+    if name in getattr(consumer.channel, "_fanout_queues", ()):
+        return True
     queue = queue_named(consumer, name)
     if queue is None:
         return False

@@ -78,6 +78,9 @@ class RedisBroker(VirtualBroker):
         is bound to.) They aren't marked as redelivered: no task has seen them.
         """
         channel = self.channel
+        deliveries = [(name, message) for name, message in deliveries if name not in channel._fanout_queues]
+        if not deliveries:
+            return  # a fanout queue is no list
         keys, arguments = [channel.unacked_key, channel.unacked_index_key], []
         for name, message in reversed(deliveries):
             payload = message._raw

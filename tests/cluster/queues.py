@@ -24,6 +24,7 @@ def _quorum(name: str, **arguments: object) -> Queue:
 #: of an app makes the prefetch of all its workers static.
 SPECIAL = {
     "sports": Queue("sports", Exchange("news", type="topic"), routing_key="news.sports"),
+    "fan": Queue("fan", Exchange("fan", type="fanout")),
     "quorum": _quorum("quorum"),
     "strict": _quorum("strict", **{"x-delivery-limit": 4}),
     "single": Queue(

@@ -150,3 +150,14 @@ def test_a_message_of_a_topic_exchange_is_neither_doubled_nor_lost_when_it_is_ha
         assert second.stop() == 0
         assert (client.llen("topics"), client.llen("sports")) == (3, 3)
         assert client.hlen("unacked") == 0
+
+
+def test_a_fanout_queue_which_is_a_subscription_is_never_cancelled_and_loses_nothing(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"task:tests.cluster.app.nap": 1})
+    cluster.special = ("fan",)
+    (worker,) = cluster.start("w1", queues="fan,other", concurrency=4)
+    cluster.send("nap", 60, 0.02, queue="fan")
+    cluster.done(60)
+    assert cluster.oracle.peak() == 1
+    assert cluster.oracle.count("s") == 60
+    assert "lost" not in worker.output()
