@@ -161,3 +161,13 @@ def test_a_fanout_queue_which_is_a_subscription_is_never_cancelled_and_loses_not
     assert cluster.oracle.peak() == 1
     assert cluster.oracle.count("s") == 60
     assert "lost" not in worker.output()
+
+
+def test_many_tasks_behind_those_of_a_full_limit_keep_the_free_slots_busy(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"task:tests.cluster.app.nap": 1})
+    cluster.send("nap", 60, 60)
+    cluster.send("pooled", 300, 0.01, first=1000)
+    cluster.start("w1", concurrency=4)
+    cluster.done(300, name="pooled", seconds=25)
+    with cluster.client as client:
+        assert client.hlen("unacked") <= 40, "it holds what it has parked, and no more"

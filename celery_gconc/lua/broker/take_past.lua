@@ -17,11 +17,12 @@ while left < count and #reply <= most and bytes < 1048576 do
   for i = #messages, 1, -1 do
     local task = string.match(messages[i], '"task": ?"([^"]*)"')
     bytes = bytes + #messages[i]
-    if task and not passed[task] and #reply <= most then
+    if not task or passed[task] then
+      left = left + 1
+    else
       redis.call('LREM', KEYS[1], -1, messages[i])
       table.insert(reply, messages[i])
-    else
-      left = left + 1
+      if #reply > most then break end
     end
   end
   step = math.max(1, math.min(100, math.floor(100000 * (left + #reply) / bytes))) -- some 100 kB in one go
