@@ -24,6 +24,9 @@ from .run import Run
 
 logger = get_logger(__name__)
 
+#: The highest prefetch count that AMQP has; 0 means unlimited.
+MOST_PREFETCH = 65535
+
 #: How many requests of a queue may wait here at least, however small its limit.
 FOLLOWING = 4
 
@@ -65,6 +68,19 @@ class Intake:
             state.clear()
         self._is_finding = False
         self._broker = broker_of(task_consumer, driver_type)
+        self._add_credit(qos)
+
+    def _add_credit(self, qos: Any) -> None:
+        # Not by qos.increment_eventually: after a reconnect Celery (5.4-5.7) sets the value anew, and each decrement
+        # that belongs to a lost increment would then shrink the prefetch count, down to 1.
+        send = qos.callback
+
+        def send_with_credit(prefetch_count: int) -> Any:
+            most = getattr(qos, "max_prefetch", None) or MOST_PREFETCH  # worker_eta_task_limit
+            more = min(prefetch_count + len(self._credited), most)
+            return send(prefetch_count=max(prefetch_count, more) if prefetch_count else 0)
+
+        qos.callback = send_with_credit
 
     def queue_of(self, request: Any) -> str | None:
         """The queue that the request's message was consumed from."""
@@ -84,9 +100,8 @@ class Intake:
         name = run.queue
         if name is not None and self._stays(name):
             return  # its prefetch credit is what bounds it
-        before = self._qos.value
-        if self._qos.increment_eventually() > before:  # at the bound of worker_eta_task_limit, it isn't
-            self._credited.add(run)
+        self._credited.add(run)
+        self._qos.prev = None  # so that the worker's loop sends it again
         if name is not None:
             parked = self._parked.setdefault(name, Counter())
             parked[run.task] += 1
@@ -100,7 +115,7 @@ class Intake:
             return
         if run in self._credited:
             self._credited.remove(run)
-            self._qos.decrement_eventually()
+            self._qos.prev = None
         if name is not None:
             parked = self._parked[name]
             parked[run.task] -= 1
