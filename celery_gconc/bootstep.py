@@ -29,7 +29,7 @@ from .link import Link
 from .resize import Resizer, count_only_startable, pool_size
 from .run import Run, note_delivery
 from .settings import Settings
-from .starter import HubStarter, SoloStarter, Starter, ThreadStarter
+from .starter import ConsumerStarter, GreenStarter, HubStarter, Starter
 
 logger = get_logger(__name__)
 
@@ -95,8 +95,8 @@ class GlobalConcurrencyStep(StartStopStep):
             watch_child=self._watch_child,
             wake=self.starter.wake,
             runs_unlimited=self._runs_unlimited,
-            starts_when_ended=pool_name(pool) in ("prefork", "threads") and consumer.hub is not None,
-            ends_on_consumer_thread=pool_name(pool) == "prefork",
+            starts_when_ended=pool_name(pool) in ("prefork", "threads"),
+            ends_on_consumer_thread=pool_name(pool) == "prefork" and consumer.hub is not None,
             later=self._later,
         )
         self.resizer = Resizer(consumer, on_resized=self.starter.wake)
@@ -139,6 +139,7 @@ class GlobalConcurrencyStep(StartStopStep):
         count_only_startable(consumer, self.ledger.stuck, self.gate.would_be_stuck)
         if not self.link.is_started:
             _install_fork_hooks(self.link)
+            self.starter.start()
             self.link.start()
             self.link.tried.wait(FIRST_CONTACT)
         if self._refusal is not None:
@@ -187,9 +188,9 @@ class GlobalConcurrencyStep(StartStopStep):
     def _make_starter(self, consumer: Any) -> Starter:
         if consumer.hub is not None:
             return HubStarter(self._pump, self._tick)
-        if pool_name(consumer.pool) == "solo":
-            return SoloStarter(self._pump, self._tick, consumer)
-        return ThreadStarter(self._pump, self._tick)
+        if consumer.pool.is_green:
+            return GreenStarter(self._pump, self._tick)
+        return ConsumerStarter(self._pump, self._tick, consumer)
 
     def _pump(self) -> None:
         self.resizer.go_on()

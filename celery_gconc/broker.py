@@ -42,6 +42,9 @@ class Broker:
     #: be covered, so some are worth reading past, and each costs memory here.
     most_parked = 32
 
+    #: Whether queues may be cancelled and consumed again at will.
+    may_cancel = True
+
     def __init__(self, consumer: Any) -> None:
         self.consumer = consumer
         self.channel: Any = consumer.channel
@@ -101,8 +104,10 @@ class AMQPBroker(Broker):
 
     def __init__(self, consumer: Any) -> None:
         super().__init__(consumer)
-        #: The queue of each consumer tag that was in use on this channel.
+        #: The queue of each consumer tag that may still bring a message.
         self._queues: dict[str, str] = {}
+        #: The tag by which each queue was consumed before.
+        self._last_tags: dict[str, str] = {}
 
     def queue_of(self, message: Any) -> str | None:
         """The queue that a message was consumed from, by its consumer tag."""
@@ -123,6 +128,11 @@ class AMQPBroker(Broker):
         (RabbitMQ 3.10: a quorum queue keeps a cancelled consumer while some of its messages are not acknowledged; to
         consume by the same tag again, and acknowledge those, ends the connection with INTERNAL_ERROR.)
         """
+        outdated = self._last_tags.get(queue.name)
+        if outdated is not None:  # what was under way by that one has come long since
+            self._queues.pop(outdated, None)
+            self.channel.callbacks.pop(outdated, None)
+        self._last_tags[queue.name] = tag
         tag = self.consumer._add_tag(queue)
         self._queues[tag] = queue.name
         queue.consume(tag, self.consumer._receive_callback, no_ack=self.consumer.no_ack, nowait=True)

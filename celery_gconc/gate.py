@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.utils.log import get_logger
 from celery.worker import state
 
@@ -98,6 +99,7 @@ class Gate:
         #: Runs something on the consumer's thread in a moment, when what was started has reached the pool.
         self._later = later
         self.has_children = isinstance(pool, PreforkPool)
+        self.runs_inline = self.has_children or isinstance(pool, SoloPool)
         self._pid = os.getpid()
         #: Uncovered requests that wait for a slot; in use only while covered ones wait too.
         self._ready: deque[Run] = deque()

@@ -82,6 +82,10 @@ class Intake:
 
         qos.callback = send_with_credit
 
+    def _send_credit(self) -> None:
+        with self._qos._mutex:  # kombu 5.4-5.7: what it holds while it sends the prefetch count
+            self._qos.prev = None  # so that the worker's loop sends it again
+
     def queue_of(self, request: Any) -> str | None:
         """The queue that the request's message was consumed from."""
         return self._broker.queue_of(request.message) if self._broker is not None else None
@@ -101,7 +105,7 @@ class Intake:
         if name is not None and self._stays(name):
             return  # its prefetch credit is what bounds it
         self._credited.add(run)
-        self._qos.prev = None  # so that the worker's loop sends it again
+        self._send_credit()
         if name is not None:
             parked = self._parked.setdefault(name, Counter())
             parked[run.task] += 1
@@ -115,7 +119,7 @@ class Intake:
             return
         if run in self._credited:
             self._credited.remove(run)
-            self._qos.prev = None
+            self._send_credit()
         if name is not None:
             parked = self._parked[name]
             parked[run.task] -= 1
@@ -209,7 +213,9 @@ class Intake:
         """Whether a queue is never stopped."""
         found = self._staying.get(name)
         if found is None:
-            found = self._staying[name] = must_stay_consumed(self._consumer, name)
+            assert self._broker is not None
+            found = not self._broker.may_cancel or must_stay_consumed(self._consumer, name)
+            self._staying[name] = found
         return found
 
     def _is_stopped(self, name: str) -> bool:
@@ -242,5 +248,10 @@ def broker_of(consumer: Any, driver_type: str) -> Broker:
     if driver_type == "amqp":
         return AMQPBroker(consumer)
     if isinstance(consumer.channel, VirtualChannel):
-        return RedisBroker(consumer) if driver_type == "redis" else VirtualBroker(consumer)
+        if driver_type == "redis":
+            return RedisBroker(consumer)
+        broker = VirtualBroker(consumer)
+        # kombu 5.4-5.7: SQS begins one more polling loop each time that a queue is consumed again.
+        broker.may_cancel = driver_type != "sqs"
+        return broker
     return Broker(consumer)

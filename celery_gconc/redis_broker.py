@@ -94,7 +94,7 @@ class RedisBroker(VirtualBroker):
     def keep(self, messages: Iterable[Any]) -> None:
         """Refresh the time at which held messages were delivered, in one call, four times a visibility timeout."""
         moment = time.monotonic()
-        if moment - self._kept_at < min(self.channel.visibility_timeout / 4, 60.0):
+        if self._is_closed or moment - self._kept_at < min(self.channel.visibility_timeout / 4, 60.0):
             return
         scores = {message.delivery_tag: time.time() for message in messages}
         self._kept_at = moment
@@ -105,6 +105,8 @@ class RedisBroker(VirtualBroker):
     def take_past(self, name: str, tasks: Iterable[str], most: int) -> int:
         """Look at some hundred messages more of a cancelled queue; see ``take_past.lua``."""
         channel, moment = self.channel, time.monotonic()
+        if self._is_closed:
+            return 0
         if not channel.qos.can_consume():
             return 0  # tasks that are held back elsewhere (ETA, rate limit) have taken the prefetch count
         credit = channel.qos.can_consume_max_estimate()
@@ -117,7 +119,8 @@ class RedisBroker(VirtualBroker):
         passed = [dumps(task)[1:-1] for task in tasks]
         for key in lists:
             looked = self._looked.get(key, 0)
-            left, *found = self._eval("take_past", [key], [looked, LOOKED_AT, most, *passed])
+            keys = [key, channel.unacked_key, channel.unacked_index_key]
+            left, *found = self._eval("take_past", keys, [looked, LOOKED_AT, most, time.time(), *passed])
             self._looked[key] = looked + left
             for payload in found:
                 self._receivers[name](loads(payload))
@@ -147,6 +150,11 @@ class RedisBroker(VirtualBroker):
         # kombu 5.4-5.7: where another greenlet is reading, basic_cancel waits for the end of that read, and would then
         # undo a basic_consume that came in between. It waits so that no message comes for a cancelled queue; ours do.
         self.channel._basic_cancel(tag)
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether the connection is lost: another greenlet may be about to say so."""
+        return bool(self.channel.closed or self.channel._closing)
 
     def _eval(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         # kombu 5.4-5.7 puts global_keyprefix before the keys of the commands that it uses itself; EVAL isn't one.

@@ -25,6 +25,9 @@ _HOOKS = ("execute_using_pool", "on_accepted", "on_success", "on_failure", "on_t
 class RunOwner(Protocol):
     """What a run tells of itself to its gate."""
 
+    #: Whether a pool that gives nothing back has run the task (solo), or takes none any more (prefork, closed).
+    runs_inline: bool
+
     def accepted(self, run: Run, pid: int) -> None:
         """It starts in the child *pid*."""
 
@@ -118,7 +121,7 @@ class Run:
             result.f.add_done_callback(lambda _: self.gate.end(self))
         elif hasattr(result, "link"):  # a greenlet
             result.link(lambda _: self.gate.end(self))
-        elif result is None:  # solo: it has run; prefork: the pool is closed, and takes nothing any more
+        elif result is None and self.gate.runs_inline:
             self.gate.end(self)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:

@@ -23,6 +23,9 @@ TICK_SECONDS = 0.25
 class Starter(Protocol):
     """Calls *pump* when there is news, and *tick* every now and then, on the thread that may start requests."""
 
+    def start(self) -> None:
+        """The worker is ready to be called."""
+
     def wake(self) -> None:
         """There is news. Any thread."""
 
@@ -39,6 +42,9 @@ class HubStarter:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._awake = threading.Lock()
+
+    def start(self) -> None:
+        """The loop comes with :meth:`register`."""
 
     def register(self, hub: Any) -> None:
         """Add the socket and the tick to the loop; again after each reconnect, which resets the loop."""
@@ -64,8 +70,8 @@ class HubStarter:
         self._writer.close()
 
 
-class ThreadStarter:
-    """Without an event loop (gevent, eventlet, some brokers): a thread or greenlet of its own.
+class GreenStarter:
+    """With a green pool (gevent, eventlet): a greenlet of its own, as their ``threading`` makes it.
 
     ``consumer.call_soon`` would be too late: it runs only when ``drain_events`` returns, up to two seconds later.
     """
@@ -75,6 +81,9 @@ class ThreadStarter:
         self._news = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="celery-gconc-starter", daemon=True)
+
+    def start(self) -> None:
+        """Start the greenlet."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -101,18 +110,37 @@ class ThreadStarter:
         self._news.set()
 
 
-class SoloStarter:
-    """Solo without an event loop: only the consumer's own thread may run tasks."""
+class ConsumerStarter:
+    """Any other pool without an event loop (some brokers, Windows): the consumer's own thread, when it comes round.
+
+    Only that thread may use the broker's connection and, in solo, run tasks. It comes round when a message does, or
+    after the time-out of a read (up to two seconds).
+    """
 
     def __init__(self, pump: Callable[[], None], tick: Callable[[], None], consumer: Any) -> None:
-        self._pump = pump
-        self._consumer = consumer
-        self._ticks = consumer.timer.call_repeatedly(TICK_SECONDS, lambda: consumer.call_soon(tick))
+        self._pump, self._tick, self._consumer = pump, tick, consumer
+        #: What was handed over and not called yet: once is enough.
+        self._pending: set[Callable[[], None]] = set()
+        self._ticks: Any = None
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self._ticks = self._consumer.timer.call_repeatedly(TICK_SECONDS, lambda: self._hand_over(self._tick))
 
     def wake(self) -> None:
         """There is news."""
-        self._consumer.call_soon(self._pump)
+        self._hand_over(self._pump)
+
+    def _hand_over(self, call: Callable[[], None]) -> None:
+        if call not in self._pending:
+            self._pending.add(call)
+            self._consumer.call_soon(self._do, call)
+
+    def _do(self, call: Callable[[], None]) -> None:
+        self._pending.discard(call)
+        call()
 
     def close(self) -> None:
         """End the ticks."""
-        self._ticks.cancel()
+        if self._ticks is not None:
+            self._ticks.cancel()

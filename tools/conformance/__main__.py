@@ -80,6 +80,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--work", type=Path, default=WORK, metavar="DIR", help="where suites and environments go")
     add("--results", type=Path, metavar="DIR", help="where raw results go (default: under the work directory)")
     add("--reuse", action="store_true", help="take runs that are complete in the results directory as they are")
+    add("--note", metavar="TEXT", default="", help="what the page is to say of this call's runs")
     add("--page", type=Path, default=PAGE, metavar="FILE", help="the page to write")
     options = parser.parse_args(arguments)
     if options.shards < 1:
@@ -166,8 +167,9 @@ def _one(
     run = Run(suite, broker, mode, own)
     run.info = {
         "suite": suite, "broker": broker, "mode": mode, "celery": suites.version, "seconds": seconds, "date": began,
-        "shards": options.shards, "namespaces": isolation.namespaces, "versions": _versions(suites, broker),
-        "command": _command(options, suite, broker, mode), "tests": [test for tests in jobs.values() for test in tests],
+        "shards": options.shards, "namespaces": isolation.namespaces, "versions": _versions(suites, broker, mode),
+        "command": _command(options, suite, broker, mode), "note": options.note,
+        "tests": [test for tests in jobs.values() for test in tests],
     }  # fmt: skip
     run.save()
     loaded = results.load(own)
@@ -260,16 +262,28 @@ def _counts(run: Run) -> str:
     return ", ".join(f"{count} {status}" for status, count in sorted(run.count.items()))
 
 
-def _versions(suites: Suites, broker: str) -> str:
+def _versions(suites: Suites, broker: str, mode: str) -> str:
     names = {"Celery": "celery", "kombu": "kombu", "redis-py": "redis", "pytest-celery": "pytest-celery"}
     code = f"from importlib.metadata import version; print(*map(version, {[*names.values()]!r}))"
     found = subprocess.run([suites.python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     said = [f"{name} {number}" for name, number in zip(names, found, strict=True)]
-    said += [f"celery-gconc {celery_gconc.__version__}", f"Python {platform.python_version()}"]
+    if LIMITS[mode] is not None:
+        said.append(f"celery-gconc {celery_gconc.__version__}{_commit()}")
+    said.append(f"Python {platform.python_version()}")
     said.append("Redis " + _first_number(["redis-server", "--version"]))
     if broker == "rabbitmq":
         said.append("RabbitMQ " + _first_number(["rabbitmqctl", "version"]))
     return ", ".join(said)
+
+
+def _commit() -> str:
+    """Of what commit this is, where git tells."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    with contextlib.suppress(OSError):
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.returncode == 0:
+            return f" (commit {found.stdout.strip()})"
+    return ""
 
 
 def _first_number(command: list[str]) -> str:

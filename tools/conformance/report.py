@@ -61,7 +61,7 @@ def _results(runs: Iterable[Run], found: Found) -> Iterator[str]:
             count["skipped"], count["xfailed"], f"{sum(each.seconds for each in run.outcomes.values()) / 60:.1f}",
             f"{run.seconds / 60:.1f}", "" if run.mode == "plain" else broken,
         )  # fmt: skip
-    yield "\nA test that counts as failed may have failed by chance; the next section tells which.\n"
+    yield "\nA test that counts as failed may have failed by chance; the next sections tell which.\n"
     yield "Handfuls run side by side, so the clock says less than the minutes that the tests took, added up.\n\n"
 
 
@@ -104,6 +104,7 @@ def _plain_only(runs: Iterable[Run]) -> Iterator[str]:
                 lines.append(f"- {suite}, {broker}: `{test.removeprefix('t/')}` ({outcome.reason})\n")
     if lines:
         yield "## Tests that failed only without celery-gconc\n\n"
+        yield "So this, too, may happen by chance:\n\n"
         yield from lines
         yield "\n"
 
@@ -137,11 +138,13 @@ def _how(runs: Iterable[Run]) -> Iterator[str]:
     yield "## How it was run\n\n"
     by_versions: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        by_versions[str(run.info["versions"])].append(run)
+        by_versions[f"{run.info['versions']}; {run.info['date']}"].append(run)
     for versions, some in by_versions.items():
-        dates = " and ".join(sorted({str(run.info["date"]) for run in some}))
-        shared = "" if all(run.info["namespaces"] for run in some) else ", not each in network namespaces of its own"
-        yield f"- {versions}; {dates}{shared}.\n"
+        rows = "; ".join(f"{_name(run)}, {run.broker}, `{run.mode}`" for run in some)
+        shared = "" if all(run.info["namespaces"] for run in some) else " (not each in network namespaces of its own)"
+        yield f"- {rows}{shared}: {versions}.\n"
+        for note in dict.fromkeys(str(run.info.get("note", "")) for run in some):
+            yield f"  {note}\n" if note else ""
     yield "\nAll of it is `make conformance`; a single row, whose results the next page takes up:\n\n```console\n"
     for run in runs:
         if run.mode != "plain":
