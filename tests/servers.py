@@ -10,12 +10,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import amqp
+import psutil
 import redis
 
 #: The project's folder.
@@ -115,13 +116,16 @@ def rabbitmq_server(
     *settings* are lines of ``rabbitmq.conf``. Time-outs are looked at every half second here, not every minute, so
     that a ``consumer_timeout`` of seconds works.
     """
-    binary = rabbitmq_binary()
+    binary, mapper = rabbitmq_binary(), free_port()
     with tempfile.TemporaryDirectory(prefix="gconc-rabbitmq-") as temporary:
-        server = _start_rabbitmq(binary, port or free_port(), folder or Path(temporary), settings)
         try:
-            yield server
+            server = _start_rabbitmq(binary, port or free_port(), mapper, folder or Path(temporary), settings)
+            try:
+                yield server
+            finally:
+                _end_group(server.process, RABBITMQ_STOP_TIMEOUT)
         finally:
-            _end_group(server.process, RABBITMQ_STOP_TIMEOUT)
+            _end_port_mapper(mapper)
 
 
 def wait_until(predicate: Callable[[], Any], seconds: float = 20, what: str = "the condition") -> Any:
@@ -165,7 +169,7 @@ def _answers(server: RedisServer) -> bool:
             return False
 
 
-def _start_rabbitmq(binary: str, port: int, folder: Path, settings: dict[str, object]) -> RabbitMQServer:
+def _start_rabbitmq(binary: str, port: int, mapper: int, folder: Path, settings: dict[str, object]) -> RabbitMQServer:
     distribution = free_port()
     lines = {
         "listeners.tcp.1": f"127.0.0.1:{port}",
@@ -186,7 +190,8 @@ def _start_rabbitmq(binary: str, port: int, folder: Path, settings: dict[str, ob
         "RABBITMQ_MNESIA_BASE": str(folder / "data"),
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_PID_FILE": str(folder / "pid"),
-        # One scheduler that doesn't spin; and no port mapper daemon, which would outlive us.
+        "ERL_EPMD_PORT": str(mapper),
+        # One scheduler that doesn't spin. The node needs no port mapper; RabbitMQ starts that daemon all the same.
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S 1:1 +sbwt none -start_epmd false -erl_epmd_port {distribution}",
     }
     log = folder / "output"
@@ -207,6 +212,14 @@ def _start_rabbitmq(binary: str, port: int, folder: Path, settings: dict[str, ob
         _end_group(process, 0.0)
         raise
     return server
+
+
+def _end_port_mapper(port: int) -> None:
+    """End Erlang's daemon, which has left the process group of the server that started it."""
+    for process in psutil.process_iter(["name"]):
+        with suppress(psutil.Error):
+            if process.info["name"] == "epmd" and process.environ().get("ERL_EPMD_PORT") == str(port):
+                process.kill()
 
 
 def _end_group(process: subprocess.Popen[bytes], patience: float) -> None:
