@@ -18,8 +18,8 @@ def write_report(machine: dict[str, Any], rounds: int, rows: list[dict[str, Any]
         "# Benchmarks",
         "",
         "Measured by `make bench`; this page is written by it, and the raw figures are in `benchmarks/results.json`.",
-        f"Each figure is the median of {rounds} or more runs that alternate with the runs they are compared to; "
-        "the intake was run once.",
+        f"Each figure is the median of {rounds} or more runs that alternate with the runs they are compared to.",
+        "The intake was run once.",
         f"Machine: {', '.join(f'{name} {value}' for name, value in machine.items())}.",
         "",
         "![Targets and what was measured](../images/benchmarks.svg)",
