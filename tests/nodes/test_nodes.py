@@ -20,10 +20,20 @@ def done(oracle: Oracle, count: int) -> None:
 
 
 def only(setup: CeleryTestSetup, *workers: CeleryTestWorker) -> None:
-    """Let only these nodes take tasks."""
+    """Let only these nodes take tasks. Celery answers such a command before it is carried out, so wait for that."""
     for worker in setup.worker_cluster:
         ask = setup.app.control.add_consumer if worker in workers else setup.app.control.cancel_consumer
         assert ask("celery", destination=[worker.hostname()], reply=True, timeout=10)
+        wait_until(
+            lambda worker=worker: bool(queues_of(setup.app, worker)) == (worker in workers),
+            what=f"{worker.hostname()} consumes as told",
+        )
+
+
+def queues_of(app: Celery, worker: CeleryTestWorker) -> list[dict]:
+    """The queues that a node consumes, as it says."""
+    found = app.control.inspect(destination=[worker.hostname()], timeout=10).active_queues()
+    return (found or {}).get(worker.hostname(), [{}])
 
 
 def test_the_nodes_are_what_pytest_celery_takes_for_ready(celery_setup):
