@@ -2,6 +2,7 @@
 
 from .errors import GlobalConcurrencyError, LimitError, SessionRefused, SettingError, StoreUnavailable
 from .extension import GlobalConcurrency
+from .permit import TaskPermit, current_permit
 from .store import Change, LimitStatus, SessionStatus, Status, Value
 
 __version__ = "0.1.0"
@@ -17,5 +18,7 @@ __all__ = [
     "SettingError",
     "Status",
     "StoreUnavailable",
+    "TaskPermit",
     "Value",
+    "current_permit",
 ]

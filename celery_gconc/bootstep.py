@@ -6,6 +6,7 @@ Consumer.on_task_request -> Gate;  Link -> Starter -> Gate.pump, on the consumer
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +31,15 @@ from .resize import Resizer, count_only_startable, pool_size
 from .run import Run, note_delivery
 from .settings import Settings
 from .starter import ConsumerStarter, GreenStarter, HubStarter, Starter
+from .terminator import Terminator
 
 logger = get_logger(__name__)
 
 #: How often, in seconds, parked requests are looked at for revokes and expiry.
 SWEEP_SECONDS = 1.0
+
+#: For how long, in seconds, the event loop may stand still before the link sees to the ends of tasks.
+LATE_SECONDS = 0.5
 
 #: How long, in seconds, changes of the intake let the task that was just started go first.
 MOMENT = 0.002
@@ -78,7 +83,8 @@ class GlobalConcurrencyStep(StartStopStep):
         def slots() -> int:
             return pool_size(pool)
 
-        self.ledger: Ledger[Run] = Ledger(config, slots=slots, wake=self._wake_link)
+        # One step of Redis' clock moves the lease clock by up to an interval, and nobody tells us.
+        self.ledger: Ledger[Run] = Ledger(config, slots=slots, wake=self._wake_link, margin=settings.heartbeat_interval)
         self.intake = Intake(
             table=lambda: self.ledger.table,
             slots=slots,
@@ -118,8 +124,12 @@ class GlobalConcurrencyStep(StartStopStep):
             on_result_written=self._on_result_written,
         )
         self.deadlocks = DeadlockWatch(self.link.call)
+        self.terminator = Terminator(self.gate, interval=settings.heartbeat_interval, call_soon=consumer.call_soon)
         self._refusal: str | None = None
         self._next_sweep = 0.0
+        #: When the consumer's thread last came round, by :func:`now`.
+        self._ticked = 0.0
+        self._ended = threading.Event()
         #: How often this worker's session was closed while it lived.
         self.lease_losses = 0
         # celery 4.0-5.7: strategies read on_task_request when they are built (Tasks.start), so it is wrapped here,
@@ -141,6 +151,10 @@ class GlobalConcurrencyStep(StartStopStep):
             _install_fork_hooks(self.link)
             self.starter.start()
             self.link.start()
+            if self.settings.on_lease_lost == "terminate":
+                self.terminator.start()
+            if self.gate.has_children and consumer.hub is not None:
+                threading.Thread(target=self._watch_loop, name="celery-gconc-lookout", daemon=True).start()
             self.link.tried.wait(FIRST_CONTACT)
         if self._refusal is not None:
             raise WorkerShutdown(EX_CONFIG)
@@ -165,6 +179,8 @@ class GlobalConcurrencyStep(StartStopStep):
         """The last that Celery calls, warm or cold, after the pool has drained or was killed."""
         self.gate.close()
         self.gate.pool_stopped()
+        self.terminator.close()
+        self._ended.set()
         self.link.stop()
         self.starter.close()
 
@@ -180,6 +196,7 @@ class GlobalConcurrencyStep(StartStopStep):
                 "stopped_queues": self.intake.stopped,
                 "runs_without_permit": self.gate.unlimited_runs,
                 "lease_losses": self.lease_losses,
+                "terminated": self.terminator.terminated,
             }
         }
 
@@ -200,6 +217,7 @@ class GlobalConcurrencyStep(StartStopStep):
         self.gate.pump()
 
     def _tick(self) -> None:
+        self._ticked = now()
         if self.consumer.hub is None and self.gate.is_shutting_down:
             self.gate.close(by_consumer=False)  # its own loop comes round after some seconds only
             return
@@ -231,8 +249,19 @@ class GlobalConcurrencyStep(StartStopStep):
     def _on_received(self, request: Any, **kwargs: Any) -> None:
         note_delivery(request)
 
-    def _on_result_written(self, pid: int) -> None:
-        self.gate.result_written(pid)
+    def _on_result_written(self, job: int) -> None:
+        self.gate.result_written(job)
+
+    def _watch_loop(self) -> None:
+        """On a thread of its own: while the event loop reads no results, the link sees to the ends of tasks.
+
+        A broker that is silent (a half-open connection) can hold the loop up for minutes, in an acknowledgement.
+        """
+        is_late = False
+        while not self._ended.wait(LATE_SECONDS / 2):
+            was_late, is_late = is_late, now() - self._ticked > LATE_SECONDS
+            if was_late or is_late:
+                self.link.watch_results(self.gate.busy_pipes() if is_late else {})
 
     def _on_refused(self, why: str) -> None:
         """On the link's thread: the namespace doesn't take us. The consumer's thread stops the worker."""
@@ -245,8 +274,7 @@ class GlobalConcurrencyStep(StartStopStep):
         """On the link's thread: tasks may run that Redis counts no more."""
         self.lease_losses += 1
         if self.settings.on_lease_lost == "terminate":
-            doomed = [run.request for run in self.gate.running_with_permits()]
-            self.consumer.call_soon(lambda: [request.terminate(self.consumer.pool) for request in doomed])
+            self.terminator.lease_lost()
 
     # -- Names and limits --------------------------------------------------------------------------------
 

@@ -21,29 +21,29 @@ PIPES_SECONDS = 0.1
 
 
 class Pipes:
-    """The result pipes of children that run a task each, while the parent waits for the broker and reads nothing.
+    """The result pipes of children that run a task each, while the parent's event loop reads nothing.
 
     What a child writes next is the result of its task, so a pipe that can be read means that the task has ended.
-    Nothing is read here. :meth:`watch` is for the consumer's thread, :meth:`written` for the link's.
+    Nothing is read here. :meth:`watch` is for other threads, :meth:`written` for the link's.
     """
 
     def __init__(self) -> None:
-        self._pids: dict[int, int] = {}
+        self._jobs: dict[int, int] = {}
 
-    def watch(self, pids: Mapping[int, int]) -> None:
-        """Look at these pipes from now on, and at no others: the child's pid by file descriptor."""
-        self._pids = dict(pids)
+    def watch(self, jobs: Mapping[int, int]) -> None:
+        """Look at these pipes from now on, and at no others: the number of the job by file descriptor."""
+        self._jobs = dict(jobs)
 
     def __bool__(self) -> bool:
-        return bool(self._pids)
+        return bool(self._jobs)
 
     def written(self) -> list[int]:
-        """The children that have written since, each once."""
-        pids = self._pids
+        """The jobs whose children have written since, each once."""
+        jobs = self._jobs
         poll = select.poll()
-        for fd in pids:
+        for fd in jobs:
             poll.register(fd, select.POLLIN)
-        return [pids.pop(fd) for fd, _ in poll.poll(0)]
+        return [jobs.pop(fd) for fd, _ in poll.poll(0)]
 
 
 class Children:

@@ -112,6 +112,8 @@ class Gate:
         self._late: list[Run] = []
         #: How many tasks ran without a permit while Redis was away (``global_concurrency_on_redis_error="run"``).
         self.unlimited_runs = 0
+        #: Those of them that run.
+        self._unlimited: set[Run] = set()
 
     # -- The consumer's thread ---------------------------------------------------------------------------
 
@@ -130,16 +132,17 @@ class Gate:
                 run.arrived = now()
                 self._ready.append(run)
                 ledger.claims = len(self._ready)
-            else:
-                self._run(run)
-            return
+                return
+            if ledger.start_uncovered(run):
+                self._dispatch(run)
+                return
         run.arrived = now()
         if not self._ready and ledger.take(run):
             self._dispatch(run)
             return
         self._park(run)
         self._tell_watcher()
-        if self._runs_unlimited():
+        if not run.limits or self._runs_unlimited():
             self.pump()
 
     def pump(self) -> None:
@@ -207,6 +210,11 @@ class Gate:
         return self.ledger.free_slots
 
     @property
+    def session(self) -> str:
+        """The session whose permits are given."""
+        return self.ledger.session
+
+    @property
     def counts(self) -> GateCounts:
         """How many requests are where."""
         return GateCounts(len(self.ledger.running), self.ledger.waiting_count, len(self._ready))
@@ -220,6 +228,13 @@ class Gate:
         """The tasks that run under limits."""
         with self.ledger.lock:
             return [run for run in self.ledger.running if run.permit is not None]
+
+    def running_on_lease(self, *, ends_within: float | None = None) -> list[Run]:
+        """The tasks that were started with a permit; none where the lease ends no sooner than in so many seconds."""
+        with self.ledger.lock:  # which a renewal takes too: either all of these run on the lease that ends, or none
+            if ends_within is not None and self.ledger.lease_left() > ends_within:
+                return []
+            return [run for run in self.running_with_permits() if run not in self._unlimited]
 
     def may_still_run(self, run: Run) -> bool:
         """Whether the child that had the task may still be alive: then its exit ends the run, and nothing before."""
@@ -245,16 +260,19 @@ class Gate:
             self._wake()
 
     def busy_pipes(self) -> dict[int, int]:
-        """The result pipes of the pool's children that run a task with a permit: the child's pid by descriptor."""
-        processes = getattr(self.pool, "_pool", None)
-        pipes = getattr(processes, "_fileno_to_outq", {})  # celery 5.4-5.7: of the pool that the event loop reads
-        busy = {run.request.worker_pid for run in self.running_with_permits() if run.request.time_start}
-        return {fd: child.pid for fd, child in pipes.items() if child.pid in busy}
+        """The result pipes of the pool's children that run a task with a permit: the job's number by descriptor.
 
-    def result_written(self, pid: int) -> None:
-        """A child's task has ended, though its result is not read yet: its permit is free. On the link's thread."""
+        By the job, not the child: it may have another one by the time at which something is seen to be written.
+        """
+        processes = getattr(self.pool, "_pool", None)
+        pipes = dict(getattr(processes, "_fileno_to_outq", {}))  # celery 5.4-5.7: those that the event loop reads
+        busy = {run.request.worker_pid: run.job for run in self.running_with_permits() if run.request.time_start}
+        return {fd: job._job for fd, child in pipes.items() if (job := busy.get(child.pid)) is not None}
+
+    def result_written(self, job: int) -> None:
+        """A job's task has ended, though its result is not read yet: its permit is free. On the link's thread."""
         for run in self.running_with_permits():
-            if run.request.worker_pid == pid and run.request.time_start:
+            if run.job is not None and run.job._job == job:
                 self.release(run)
 
     def release(self, run: Run) -> bool:
@@ -263,6 +281,7 @@ class Gate:
             if run.ended:
                 return False
             run.ended = True
+            self._unlimited.discard(run)
             self.ledger.ended(run)
             return True
 
@@ -391,7 +410,9 @@ class Gate:
         if self.ledger.holds_slot and free == 1:
             return None
         self._ready.popleft()
-        self.ledger.started(uncovered)
+        if not self.ledger.start_uncovered(uncovered):
+            self._park(uncovered)
+            return self._next()
         return uncovered
 
     def _first_uncovered(self) -> Run | None:
@@ -427,14 +448,11 @@ class Gate:
         run = min(waiting, key=lambda run: run.arrived)
         if not self.ledger.leave(run):
             return None
-        self.ledger.started(run)
+        self.ledger.start_unlimited(run)
         self.unlimited_runs += 1
+        self._unlimited.add(run)
         logger.info("celery-gconc: task %s[%s] runs without a permit: Redis is away", run.task, run.task_id)
         return run
-
-    def _run(self, run: Run) -> None:
-        self.ledger.started(run)
-        self._dispatch(run)
 
     def _dispatch(self, run: Run) -> None:
         try:
@@ -444,6 +462,7 @@ class Gate:
             raise
 
     def _discard(self, run: Run) -> None:
+        self._unlimited.discard(run)
         self.ledger.ended(run)
         run.ended = True
         run.unhook()

@@ -12,7 +12,8 @@ SCHEMA = "v1"
 
 #: Name and content of each key, in the order in which every script gets them as KEYS.
 KEYSPACE: dict[str, str] = {
-    "meta": "hash: epoch, lease clock (ms), time of its last step (ms), version of the limit table, last ticket, "
+    "meta": "hash: epoch, run id of its server, when it was born (lease clock, ms), lease clock (ms), time of its last "
+    "step (ms), version of the limit table, the version that overrides go by (known), last ticket and fencing number, "
     "heartbeat interval and timeout (ms), and shut: until when nothing is granted after a loss of data",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
     "session": "hash: <session>:<field>: info, config, room, granted, sync, seen, offered",

@@ -34,6 +34,9 @@ MANY_ASKED = 4
 #: Most places that a session takes in one line.
 MOST_ASKED = 32
 
+#: How many tasks may use one grant, one after another: each has a fencing number of its own, so many above the grant's.
+STEPS = 1 << 16
+
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -72,6 +75,22 @@ class Permit:
     new: bool = False
     #: Since when it has no task, by :func:`now`.
     idle_since: float = 0.0
+    #: The fencing number of its grant, 0 if there was none: it covers a task that ran before its limit began.
+    fence: int = 0
+    #: How many tasks have used it before.
+    step: int = 0
+    #: When it was granted, by Redis' clock: Unix time in seconds.
+    granted_at: float = 0.0
+
+    @property
+    def fencing_number(self) -> int:
+        """A number above that of every permit that was granted before this one, by Redis or in this session."""
+        return self.fence * STEPS + self.step
+
+    @property
+    def may_pass_on(self) -> bool:
+        """Whether it has a fencing number for one more task."""
+        return self.fence > 0 and self.step + 1 < STEPS
 
 
 R = TypeVar("R", bound=Holder)
@@ -90,10 +109,14 @@ class _Line(Generic[R]):
 class Ledger(Generic[R]):
     """Permits of one session at a time. Every public method takes the lock, but those named ``..._locked``."""
 
-    def __init__(self, table: Mapping[str, int], *, slots: Callable[[], int], wake: Callable[[], None]) -> None:
+    def __init__(
+        self, table: Mapping[str, int], *, slots: Callable[[], int], wake: Callable[[], None], margin: float = 0.0
+    ) -> None:
         self.lock = threading.RLock()
         #: Limit to the max that holds now; a limit that isn't in it is unlimited.
         self.table: Mapping[str, int] = dict(table)
+        #: The session whose permits these are; empty before the first.
+        self.session = ""
         #: Version of :attr:`table`; -1 = the worker's own configuration, Redis not heard yet.
         self.version = -1
         #: The version that Redis has last told of; nothing is started by an older table.
@@ -108,6 +131,8 @@ class Ledger(Generic[R]):
         self.tells_offers = False
         self._slots = slots
         self._wake = wake
+        #: For how many seconds before the lease's end nothing is started any more.
+        self._margin = margin
         self._lines: dict[Limits, _Line[R]] = {}
         self._numbers = 0
         self._granted = 0
@@ -137,10 +162,17 @@ class Ledger(Generic[R]):
     # -- The gate's side ---------------------------------------------------------------------------------
 
     def wait(self, request: R) -> None:
-        """Put a request in this session's line; :meth:`next` gives it when there is a permit for it."""
+        """Put a request in this session's line; :meth:`next` gives it when there is a permit for it.
+
+        Where no limit covers it any more, :meth:`uncovered` gives it.
+        """
         with self.lock:
-            self._line_locked(request.limits).waiting.append(request)
             self.waiting_count += 1
+            request.limits = self.covering(request.names)
+            if not request.limits:
+                self._uncovered.append(request)
+                return
+            self._line_locked(request.limits).waiting.append(request)
             if len(self._lines) > 1:
                 self._recall_locked()  # what is idle for other sets of limits may be what this one waits for
             self._ask_locked(request.limits)
@@ -156,6 +188,7 @@ class Ledger(Generic[R]):
     def take(self, request: R) -> bool:
         """Give a request a spare permit, if there is one, a slot is free, and nobody waits for it here."""
         with self.lock:
+            request.limits = self.covering(request.names)
             line = self._lines.get(request.limits)
             if line is None or line.waiting or not self._has_slot_locked():
                 return False
@@ -229,8 +262,17 @@ class Ledger(Generic[R]):
             self.waiting_count -= len(found)
             return found
 
-    def started(self, request: R) -> None:
-        """A request without a permit goes to the pool."""
+    def start_uncovered(self, request: R) -> bool:
+        """A request that needs no permit goes to the pool. False where a limit covers it by now."""
+        with self.lock:
+            request.limits = self.covering(request.names)
+            if request.limits:
+                return False
+            self.running[request] = None
+            return True
+
+    def start_unlimited(self, request: R) -> None:
+        """A request goes to the pool without a permit, covered or not."""
         with self.lock:
             self.running[request] = None
 
@@ -241,7 +283,7 @@ class Ledger(Generic[R]):
             permit, request.permit = request.permit, None
             if permit is None:
                 return
-            if self._is_reusable_locked(permit.limits):
+            if permit.may_pass_on and self._is_reusable_locked(permit.limits):
                 permit.idle_since = now()
                 line = self._line_locked(permit.limits)
                 line.spare.append(permit)
@@ -303,7 +345,7 @@ class Ledger(Generic[R]):
             self._watches_idle = soonest is not None
             return soonest
 
-    def collect(self, session: str, epoch: str, number: int, *, full: bool) -> Sync:
+    def collect(self, epoch: str, number: int, *, confirmed: int, full: bool) -> Sync:
         """What to tell Redis now. Whatever it says is taken as told: after a failure call :meth:`untold`."""
         with self.lock:
             full = full or self._needs_statement
@@ -312,9 +354,10 @@ class Ledger(Generic[R]):
             held = self._held_locked() if full else [_statement(r.permit, r) for r in self._unstated if r.permit]
             asks = self._asks_locked() if full else self._new_asks_locked()
             sync = Sync(
-                session=session,
+                session=self.session,
                 epoch=epoch,
                 number=number,
+                confirmed=confirmed,
                 granted=self._granted,
                 room=self._believed_room,
                 version=self.version,
@@ -340,9 +383,12 @@ class Ledger(Generic[R]):
             self._is_trusted = False
             self._due_locked()
 
-    def opened(self, table: Mapping[str, int], version: int, lease_ends: float, reuse_ends: float) -> None:
+    def opened(
+        self, session: str, table: Mapping[str, int], version: int, lease_ends: float, reuse_ends: float
+    ) -> None:
         """A session was opened, with what :meth:`holdings` gave as its first grant."""
         with self.lock:
+            self.session = session
             self._granted = 1
             self._contended = {}
             self._offered = False
@@ -355,7 +401,7 @@ class Ledger(Generic[R]):
                 self._ask_locked(limits)  # what was asked for under an earlier session is void
 
     def holdings(self) -> tuple[list[Held], int]:
-        """What runs under limits, and the table version this goes by (-1: nothing runs). Spare permits are void."""
+        """What runs under limits, and the table version that this goes by. Spare permits are void."""
         with self.lock:
             for limits, line in list(self._lines.items()):
                 line.spare.clear()
@@ -366,7 +412,7 @@ class Ledger(Generic[R]):
             self._ended.clear()
             self._adopt_locked()
             self._unstated.clear()
-            return self._held_locked(), self.version if self.running else -1
+            return self._held_locked(), self.version
 
     def apply(self, reply: Synced, lease_ends: float, reuse_ends: float) -> bool:
         """Take in the answer to a sync. Times by :func:`now`. Return whether the gate may have something to do."""
@@ -402,10 +448,11 @@ class Ledger(Generic[R]):
 
     def covering(self, names: Limits) -> Limits:
         """Those of the names that are limits now."""
-        found = self._covering.get(names)
+        known = self._covering  # before the table: a new table comes with new answers, in this order
+        found = known.get(names)
         if found is None:
             table = self.table
-            found = self._covering[names] = tuple([name for name in names if name in table])
+            found = known[names] = tuple([name for name in names if name in table])
         return found
 
     def lease_left(self) -> float:
@@ -465,7 +512,7 @@ class Ledger(Generic[R]):
         return self._slots() > len(self.running)
 
     def _usable_locked(self, line: _Line[R]) -> Permit | None:
-        if not line.spare or now() >= self._lease_ends or self._told_version > self.version:
+        if not line.spare or now() >= self._lease_ends - self._margin or self._told_version > self.version:
             return None
         for permit in reversed(line.spare):
             if permit.new or self._is_reusable_locked(permit.limits):
@@ -474,6 +521,7 @@ class Ledger(Generic[R]):
 
     def _give_locked(self, line: _Line[R], permit: Permit, request: R) -> None:
         line.spare.remove(permit)
+        permit.step += not permit.new
         if not permit.new and (self.is_contended(permit.limits) or self._shares_locked(permit.limits)):
             for limit in permit.limits:
                 if limit in self._contended:
@@ -592,7 +640,9 @@ class Ledger(Generic[R]):
             limits = self._asked_for.pop(grant.number, None)
             line = self._lines.get(limits) if limits is not None else None
             if line is not None and self._answer_locked(line, grant.number):
-                line.spare.append(Permit(grant.number, line.limits, new=True, idle_since=now()))
+                line.spare.append(
+                    Permit(grant.number, line.limits, True, idle_since=now(), fence=grant.fence, granted_at=grant.at)
+                )
             else:
                 self._end_locked(grant.number)  # asked for and withdrawn since
 
@@ -656,11 +706,13 @@ class Ledger(Generic[R]):
 
     def _asks_locked(self) -> list[Ask]:
         moment = now()
-        return [
-            Ask(number, limits, moment - request.arrived, request.task_id, request.task)
-            for limits, line in self._lines.items()
-            for number, request in zip(line.asked, _skip(line.waiting, len(line.spare)), strict=False)
-        ]
+        asks = []
+        for limits, line in self._lines.items():
+            for index, number in enumerate(line.asked if line.waiting else ()):
+                # In the moment before a spare permit is used, its request is the last one's too.
+                request = line.waiting[min(index + len(line.spare), len(line.waiting) - 1)]
+                asks.append(Ask(number, limits, moment - request.arrived, request.task_id, request.task))
+        return asks
 
     def _new_asks_locked(self) -> list[Ask]:
         moment = now()
@@ -672,11 +724,5 @@ class Ledger(Generic[R]):
 
 def _statement(permit: Permit, request: Holder | None = None) -> Held:
     if request is None:
-        return Held(permit.number, permit.limits, idle=True)
-    return Held(permit.number, permit.limits, request.task_id, request.task)
-
-
-def _skip(requests: Iterable[R], count: int) -> Iterator[R]:
-    for index, request in enumerate(requests):
-        if index >= count:
-            yield request
+        return Held(permit.number, permit.limits, idle=True, fence=permit.fence)
+    return Held(permit.number, permit.limits, request.task_id, request.task, fence=permit.fence)

@@ -26,12 +26,13 @@ from .children import PIPES_SECONDS, Children, Pipes
 from .errors import SessionRefused, StoreUnavailable
 from .ledger import Ledger, now
 from .settings import Settings
-from .store import Opened, Refused, Store, Synced
+from .store import Former, Opened, Refused, Store, Synced
 
 logger = get_logger(__name__)
 
-#: Seconds between tries to reach a Redis that is away: doubled from the first to the last, with jitter.
-FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+#: Seconds between tries to reach a Redis that is away: doubled from the first to the last, with jitter; and no more
+#: than half a heartbeat interval, for a Redis that has lost its data waits one for those who lived.
+FIRST_RETRY, LAST_RETRY = 0.1, 2.0
 
 #: How long, in seconds, after a lease's end a waiting session comes to reclaim it.
 RECLAIM_DELAY = 0.01
@@ -61,9 +62,11 @@ class Link:
         self.settings = settings
         self.ledger = ledger
         self.store = Store.from_settings(settings, call_timeout=min(settings.heartbeat_interval, 5.0))
-        self.session = secrets.token_hex(8)
+        #: The id of the session; and, while the next is being opened, those under which that was tried.
+        self._ids: list[str] = []
         #: Whether the last word with Redis went well. Written by the link's thread only.
         self.connected = False
+        self._why = "the coordination Redis has not answered yet"
         #: Set once the first session is open, or Redis was found to be away.
         self.tried = threading.Event()
         self._info, self._config = info, config
@@ -71,7 +74,12 @@ class Link:
         self._on_lease_lost = on_lease_lost
         self._on_result_written = on_result_written
         self._epoch = ""
-        self._syncs = 0
+        #: How many syncs were sent in this session, and the number of the last that was answered.
+        self._syncs = self._confirmed = 0
+        #: The end of the lease on Redis' lease clock (ms), as last told.
+        self._lease = 0
+        #: What operators have set, as last told: a Redis that lost it gets it back.
+        self._overrides: Mapping[str, str] = {}
         self._pubsub: PubSub | None = None
         self._pubsub_socket: socket.socket | None = None
         self._calls: list[tuple[Callable[[Store], Any], Future[Any]]] = []
@@ -94,6 +102,11 @@ class Link:
         self._thread = threading.Thread(target=self.run, name="celery-gconc-link", daemon=True)
 
     @property
+    def session(self) -> str:
+        """The id of the session."""
+        return self._ids[0] if self._ids else ""
+
+    @property
     def is_started(self) -> bool:
         """Whether :meth:`start` was called."""
         return self._thread.ident is not None
@@ -114,9 +127,7 @@ class Link:
         """Run *function* with the store on the link's thread, between syncs."""
         future: Future[T] = Future()
         if not self.connected:
-            future.set_exception(
-                StoreUnavailable(f"the coordination Redis at {self.settings.safe_url} can't be reached just now")
-            )
+            future.set_exception(StoreUnavailable(f"{self._why} ({self.settings.safe_url})"))
             return future
         self._calls.append((function, future))
         self.wake()
@@ -197,7 +208,7 @@ class Link:
     def _check_server(self) -> None:
         if self._opened_once:
             return
-        _, policy = self.store.run_id_and_policy()
+        policy = self.store.eviction_policy()
         if policy.startswith("allkeys"):
             text = (
                 f"the coordination Redis {self.settings.safe_url} may evict our keys "
@@ -208,15 +219,17 @@ class Link:
             logger.warning("celery-gconc: %s", text)
 
     def _open(self) -> None:
-        """Open a session, stating what runs already."""
-        self.session = secrets.token_hex(8) if self._opened_once else self.session
-        self._resubscribe()
+        """Open a session, stating what runs already.
+
+        It listens only from then on: what it could have missed comes with the answer to the sync. (A session that
+        listens before it is known to Redis is one that lived before a loss of data, to ``lua/open.lua``.)
+        """
+        former = Former(tuple(self._ids), self._epoch, self._lease, max(self.ledger.version, 0), self._overrides)
+        self._ids.append(secrets.token_hex(8))
         held, version = self.ledger.holdings()
         sent = now()
         opened = self.store.open(
-            self.session,
-            epoch=secrets.token_hex(8),
-            known=self._epoch,
+            self._ids[-1],
             interval=self.settings.heartbeat_interval,
             timeout=self.settings.heartbeat_timeout,
             info=self._info,
@@ -224,6 +237,7 @@ class Link:
             room=0,
             held=held,
             version=version,
+            former=former,
         )
         if isinstance(opened, Refused):
             raise SessionRefused(
@@ -232,15 +246,39 @@ class Link:
                 f"{opened.node} in the same namespace ({opened.interval:g} and {opened.timeout:g}): "
                 "give all its workers the same"
             )
+        if self._opened_once:
+            logger.warning(
+                "celery-gconc: session %s is over: %s; session %s states its %d running tasks",
+                self.session,
+                "its lease ran out" if opened.lapsed else "Redis was restarted or replaced, or has lost data",
+                self._ids[-1],
+                len(self.ledger.running),
+            )
+        self._ids = self._ids[-1:]
         self._take_up(opened, sent)
+        if opened.lapsed:
+            self._on_lease_lost()
+        self._resubscribe()
         self._sync(full=True)
 
     def _take_up(self, opened: Opened, sent: float) -> None:
-        self._syncs = 0
-        self._epoch = opened.epoch
+        if not opened.identified and not self._opened_once:
+            logger.warning(
+                "celery-gconc: the user of %s may not run INFO: a restart of Redis is noticed only where it forgot "
+                "what it had answered; allow +info to notice each",
+                self.settings.safe_url,
+            )
+        self._syncs = self._confirmed = 0
+        self._epoch, self._lease, self._overrides = opened.epoch, opened.lease, opened.overrides
         self._opened_once = True
         self._renewed(sent)
-        self.ledger.opened(opened.table, opened.version, self._lease_ends, self._reuse_ends(sent))
+        self.ledger.opened(self.session, opened.table, opened.version, self._lease_ends, self._reuse_ends(sent))
+        if opened.shut:
+            logger.warning(
+                "celery-gconc: Redis has lost data, or has just started with none: tasks under limits start in %.1f s, "
+                "when no worker that it doesn't know of can still run any",
+                opened.shut,
+            )
         if opened.strangers:
             logger.warning(
                 "celery-gconc: namespace %r is shared with workers of another app or broker (%s): "
@@ -335,7 +373,7 @@ class Link:
 
     def _sync(self, *, full: bool) -> None:
         self._syncs += 1
-        sync = self.ledger.collect(self.session, self._epoch, self._syncs, full=full)
+        sync = self.ledger.collect(self._epoch, self._syncs, confirmed=self._confirmed, full=full)
         self._last_sync = sent = now()
         try:
             reply = self.store.sync(sync)
@@ -343,6 +381,9 @@ class Link:
             self.ledger.untold()
             raise
         if reply.status == "ok":
+            self._confirmed, self._lease = sync.number, reply.lease
+            if reply.table is not None:
+                self._overrides = reply.overrides
             self._renewed(sent)
             is_news = self.ledger.apply(reply, self._lease_ends, self._reuse_ends(sent))
             self._plan_reclaim(reply)
@@ -350,25 +391,15 @@ class Link:
                 self._next_beat = sent + self.settings.heartbeat_interval
             if is_news:
                 self._on_news()
-        elif reply.status == "closed":
-            self._session_lost()
-        else:
+        elif reply.status == "stale":
             self.ledger.untold()
+        else:
+            self._open()
 
     def _plan_reclaim(self, reply: Synced) -> None:
         self._next_reclaim = None
         if reply.expires is not None and self.ledger.waiting_count:
             self._next_reclaim = now() + reply.expires + RECLAIM_DELAY
-
-    def _session_lost(self) -> None:
-        logger.warning(
-            "celery-gconc: session %s was closed (its lease ran out, or Redis lost its data): opening a new one "
-            "with %d running tasks",
-            self.session,
-            len(self.ledger.running),
-        )
-        self._on_lease_lost()
-        self._open()
 
     def _renewed(self, sent: float) -> None:
         self._lease_ends = sent + self.settings.heartbeat_timeout
@@ -380,8 +411,11 @@ class Link:
     def _lost(self, exc: StoreUnavailable) -> None:
         if self.connected or not self.tried.is_set():
             what = "wait" if self.settings.on_redis_error == "wait" else "run without a permit"
-            logger.error("celery-gconc: %s; tasks under limits %s until it is back", exc, what)
+            logger.error(
+                "celery-gconc: %s (%s); tasks under limits %s until it is back", exc, self.settings.safe_url, what
+            )
         self.connected = False
+        self._why = str(exc)
         self.tried.set()
         for _, future in self._calls:
             future.set_exception(exc)
@@ -392,7 +426,7 @@ class Link:
     def _pause(self) -> None:
         """Wait before the next try, longer each time; still hear of children that exit."""
         ends = now() + self._retry_after * random.uniform(0.5, 1.0)
-        self._retry_after = min(self._retry_after * 2, LAST_RETRY, self.settings.heartbeat_interval)
+        self._retry_after = min(self._retry_after * 2, LAST_RETRY, self.settings.heartbeat_interval / 2)
         while (left := ends - now()) > 0 and not self._stopping:
             self._take_events(left)
 

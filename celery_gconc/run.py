@@ -13,6 +13,7 @@ from celery.concurrency.thread import ApplyResult as ThreadResult  # type: ignor
 
 from .ledger import Permit, now
 from .limits import Limits
+from .permit import PERMIT_KEY, TaskPermit
 
 #: Errors that a pool reports while the child that ran the task may still live (billiard runs the callbacks of a
 #: hard time limit, and Celery those of a terminate, before the kill): the permit is free when the child is gone.
@@ -27,6 +28,10 @@ class RunOwner(Protocol):
 
     #: Whether a pool that gives nothing back has run the task (solo), or takes none any more (prefork, closed).
     runs_inline: bool
+
+    @property
+    def session(self) -> str:
+        """The session whose permits are given."""
 
     def accepted(self, run: Run, pid: int) -> None:
         """It starts in the child *pid*."""
@@ -103,6 +108,9 @@ class Run:
     def execute_using_pool(self, pool: BasePool, **kwargs: Any) -> Any:
         """Hand the request to the pool; revoked or refused, it ends here."""
         request = self.request
+        if (permit := self.permit) is not None and permit.fence:
+            told = TaskPermit(permit.limits, permit.fencing_number, self.gate.session, permit.granted_at)
+            request.delivery_info[PERMIT_KEY] = told.wire()
         try:
             result = type(request).execute_using_pool(request, pool, **kwargs)
         except BaseException:  # TaskRevokedError is swallowed by WorkController._process_task

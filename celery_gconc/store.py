@@ -17,7 +17,7 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.client import PubSub
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from redis.retry import Retry
 
 from .errors import StoreUnavailable
@@ -44,10 +44,12 @@ class Held:
     task_id: str = ""
     task: str = ""
     idle: bool = False
+    #: Its fencing number in Redis; 0 where it was never granted (its task ran before the limit began).
+    fence: int = 0
 
     def wire(self) -> list[Any]:
         """As the scripts take it."""
-        return [self.number, list(self.limits), self.task_id, self.task, int(self.idle)]
+        return [self.number, list(self.limits), self.task_id, self.task, int(self.idle), self.fence]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Sync:
     session: str
     epoch: str
     number: int
+    #: The number of the last one that was answered; 0 for none.
+    confirmed: int
     granted: int
     room: int
     version: int
@@ -89,6 +93,24 @@ class Grant:
 
     grant: int
     number: int
+    #: Its fencing number, in steps of 100 us.
+    fence: int = field(default=0, compare=False)
+    #: When it was granted, by Redis' clock: Unix time in seconds.
+    at: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """What a session knows of the one that it replaces: its worker lived before."""
+
+    #: Its id, and ids under which a new one was opened without hearing of it.
+    sessions: Sequence[str]
+    epoch: str
+    #: The end of its lease, in ms on the lease clock.
+    lease: int = 0
+    #: The newest version of the limit table that it was told of, and what operators had set by then.
+    version: int = 0
+    overrides: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +120,16 @@ class Opened:
     epoch: str
     version: int
     table: Mapping[str, int]
+    #: What operators have set, by limit, as Redis keeps it.
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    #: The end of the lease, in ms on the lease clock.
+    lease: int = 0
+    #: For how many seconds nothing is granted yet, as data was lost, or may have been.
+    shut: float = 0.0
+    #: Whether the lease of the session that it replaces had run out.
+    lapsed: bool = False
+    #: Whether scripts can read the server's id, and so see that the server was restarted or replaced.
+    identified: bool = True
     #: Nodes of another app or broker in this namespace.
     strangers: tuple[str, ...] = ()
 
@@ -122,7 +154,11 @@ class Synced:
     contended: Mapping[str, int] = field(default_factory=dict)
     offer: bool = False
     table: Mapping[str, int] | None = None
-    #: Seconds until the lease of the next other session ends, if there is one.
+    #: What operators have set, where the table is told.
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    #: The end of the lease, in ms on the lease clock.
+    lease: int = 0
+    #: Seconds until the lease of the next other session ends, or grants go on, if either is to come.
     expires: float | None = None
 
 
@@ -242,8 +278,8 @@ class Status:
         return iter(self.limits)
 
 
-def _grants(pairs: Any) -> tuple[Grant, ...]:
-    return tuple(Grant(int(grant), int(number)) for grant, number in pairs or ())
+def _grants(told: Any) -> tuple[Grant, ...]:
+    return tuple(Grant(int(grant), int(number), int(fence), at / 1000) for grant, number, fence, at in told or ())
 
 
 def _max(value: Any) -> int | None:
@@ -288,8 +324,6 @@ class Store:
         self,
         session: str,
         *,
-        epoch: str,
-        known: str = "",
         interval: float,
         timeout: float,
         info: Mapping[str, Any],
@@ -297,13 +331,18 @@ class Store:
         room: int,
         held: Sequence[Held] = (),
         version: int = -1,
+        former: Former | None = None,
     ) -> Opened | Refused:
         """Begin a session; see ``lua/open.lua``. *interval* and *timeout* in seconds."""
+        former = former or Former((), "")
         reply = self._run(
             "open",
             session=session,
-            epoch=epoch,
-            known=known,
+            old=list(former.sessions),
+            known=former.epoch,
+            lease=former.lease,
+            newest=former.version,
+            overrides=dict(former.overrides),
             interval=int(interval * 1000),
             timeout=int(timeout * 1000),
             info=dict(info),
@@ -314,7 +353,17 @@ class Store:
         )
         if reply["status"] == "refused":
             return Refused(reply["interval"] / 1000, reply["timeout"] / 1000, str(reply.get("node", "?")))
-        return Opened(reply["epoch"], int(reply["version"]), _table(reply["table"]), tuple(reply["strangers"] or ()))
+        return Opened(
+            epoch=reply["epoch"],
+            version=int(reply["version"]),
+            table=_table(reply["table"]),
+            overrides=dict(reply["overrides"] or ()),
+            lease=int(reply["lease"]),
+            shut=(reply["shut"] or 0) / 1000,
+            lapsed=reply["lapsed"],
+            identified=reply["identified"],
+            strangers=tuple(reply["strangers"] or ()),
+        )
 
     def sync(self, sync: Sync) -> Synced:
         """Tell what changed in a session and hear what was granted; see ``lua/sync.lua``."""
@@ -323,6 +372,7 @@ class Store:
             session=sync.session,
             epoch=sync.epoch,
             sync=sync.number,
+            confirmed=sync.confirmed,
             granted=sync.granted,
             room=sync.room,
             version=sync.version,
@@ -342,6 +392,8 @@ class Store:
             contended=dict(reply.get("recall") or ()),
             offer=reply["offer"],
             table=_table(reply["table"]) if "table" in reply else None,
+            overrides=dict(reply.get("overrides") or ()),
+            lease=int(reply["lease"]),
             expires=None if expires is None else expires / 1000,
         )
 
@@ -400,11 +452,14 @@ class Store:
         reply = self._run("holders", limit=limit, most=most)
         return tuple(Holding(*holder) for holder in reply["holders"] or ())
 
-    def run_id_and_policy(self) -> tuple[str, str]:
-        """The server's ``run_id`` and its ``maxmemory_policy`` (empty where the server doesn't tell)."""
+    def eviction_policy(self) -> str:
+        """The server's ``maxmemory_policy``; empty where it doesn't tell."""
         with _translated():
-            info = self._client.info()
-        return str(info.get("run_id", "")), str(info.get("maxmemory_policy", ""))
+            try:
+                info = self._client.info("memory")
+            except NoPermissionError:
+                return ""
+        return str(info.get("maxmemory_policy", ""))
 
     def subscribe(self, session: str) -> PubSub:
         """Listen to the notices of a session; returns once Redis has confirmed."""
@@ -505,4 +560,4 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as exc:
-        raise StoreUnavailable(f"the coordination Redis doesn't serve: {exc}") from exc
+        raise StoreUnavailable(f"the coordination Redis doesn't serve: {str(exc).rstrip('.')}") from exc

@@ -7,8 +7,19 @@
 --         ticket (0: take the next one), by, reason, config (limit -> max of the caller, counts with no session)
 -- Reply   {status: "ok", applied, was: {max, paused, from}, now: {the same}}; max -1 = unlimited
 -- Cost    O(sessions) where the table changes, and what can be granted
+local function kind(it) return it == 'value' or it == 'pause' end
+local function max(it) return it == cjson.null or whole(it, -1, 2 ^ 31) end
+local function reason(it) return it == cjson.null or short(it) end
+expect({
+  limit = limit_name, kind = kind, max = max, paused = flag, ticket = count, by = short, reason = reason,
+  config = configuration,
+})
+if call('HEXISTS', OVERRIDES, asked.limit) == 0 and call('HLEN', OVERRIDES) >= 10000 then
+  error('celery-gconc: 10000 limits are set at run time already; reset some')
+end
 begin()
 local HOUR = 3600 * 1000
+local AHEAD = 1000000 -- a ticket so far above the last one was never given: it would use the numbers up
 local limit, field = asked.limit, asked.limit .. US .. asked.kind
 
 local function value_of(override)
@@ -22,10 +33,10 @@ local function value_of(override)
   }
 end
 
-local ticket = asked.ticket
-if ticket == 0 then
+local ticket, taken = asked.ticket, tonumber(call('HGET', META, 'ticket')) or 0
+if ticket == 0 or ticket > taken + AHEAD then
   ticket = call('HINCRBY', META, 'ticket', 1)
-elseif ticket > (tonumber(call('HGET', META, 'ticket')) or 0) then -- taken before data was lost
+elseif ticket > taken then -- taken before data was lost
   call('HSET', META, 'ticket', ticket)
 end
 local last_change = call('HGET', CHANGES, field)
@@ -51,12 +62,8 @@ else
   override.by, override.at = set and asked.by or nil, set and now or nil
   override.reason = set and asked.reason ~= cjson.null and asked.reason or nil
 end
-if override.max == nil and not override.paused then
-  call('HDEL', OVERRIDES, limit)
-else
-  call('HSET', OVERRIDES, limit, cjson.encode(override))
-end
-refresh(limit)
+override_with(limit, override)
+if not table_changed then new_version() end
 finish()
 local change = { ticket = ticket, was = was, now = value_of(override) }
 call('HSET', CHANGES, field, cjson.encode(change))

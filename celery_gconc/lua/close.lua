@@ -4,6 +4,7 @@
 -- ARGV[2] session
 -- Reply   {status: "ok"}
 -- Cost    O(what it holds and waits for)
+expect({ session = session_id })
 begin()
 end_session(me)
 finish()

@@ -14,12 +14,14 @@ local HOLDERS, WAITERS, RESERVED = KEYS[6], KEYS[7], KEYS[8]
 local MAX, CONFIGURED, OVERRIDES = KEYS[9], KEYS[10], KEYS[11]
 local FRESH, CONTENDED, CHANGES, CHANGED = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local CHANNEL = ARGV[1]
+if #KEYS ~= 15 or #ARGV ~= 2 or CHANNEL == '' then error('celery-gconc: not the keys and arguments of this script') end
 local asked = cjson.decode(ARGV[2])
 local call = redis.call
 
 local US = '\31'      -- between a limit's name and the rest of a member; names have no control characters
 local US_AFTER = '\32' -- the byte after it: the end of a limit's range
 local TURNS = 3       -- how often a waiter may miss its turn before places are held back for it
+local MARGIN = 500    -- ms after an interval within which every session that lives has said something
 local SCAN = 64       -- how many waiters are looked at to see whether only one session waits
 
 local function int(number) return string.format('%.0f', number) end
@@ -27,12 +29,89 @@ local function int(number) return string.format('%.0f', number) end
 -- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local meta = call('HMGET', META, 'clock', 'time', 'interval', 'version', 'epoch', 'shut')
+local meta = call('HMGET', META, 'clock', 'time', 'interval', 'version', 'epoch', 'shut', 'run', 'born', 'fence')
 local clock = tonumber(meta[1]) or now
 clock = clock + math.min(math.max(now - (tonumber(meta[2]) or now), 0), tonumber(meta[3]) or 0)
 local version = tonumber(meta[4]) or 0
 local epoch = meta[5] or nil
-local shut = tonumber(meta[6]) -- until then (lease clock, ms) nothing is granted: data was lost, sessions may restate
+local shut = tonumber(meta[6]) -- until then (lease clock, ms) nothing is granted: sessions may live that are not known
+local born = tonumber(meta[8]) -- when the epoch began (lease clock, ms): leases given before end by then + timeout
+
+-- The server, by the id of its process; nil where our user may not ask.
+local server = redis.pcall('INFO', 'server')
+server = type(server) == 'string' and server or ''
+local run = string.match(server, 'run_id:(%w+)')
+
+-- The fencing number last given, in steps of 100 us of Redis' clock: it only grows, and is never behind that clock
+-- when a permit is granted, so it goes on growing where it was lost with the rest of the data.
+local fence, fence_before = tonumber(meta[9]) or 0, meta[9]
+local function next_fence()
+  fence = math.max(fence + 1, math.floor(now * 10 + time[2] % 1000 / 100))
+  return fence
+end
+
+-- What each field may be. A script says first what it takes, by `expect`: whatever else comes is an error, and nothing
+-- has been written yet (Redis does not take back what a script wrote before it failed).
+local function whole(it, least, most) -- (-0 is none: it would be written as '-0')
+  return type(it) == 'number' and it % 1 == 0 and it >= least and it <= most and (it ~= 0 or 1 / it > 0)
+end
+local function short(it) return type(it) == 'string' and #it <= 2048 end
+local function flag(it) return it == true or it == false end
+local function count(it) return whole(it, 0, 9e15) end
+local function integer(it) return whole(it, -9e15, 9e15) end
+local function grant_number(it) return whole(it, 1, 999999999999) end -- sorted by its twelve digits
+local function version_number(it) return whole(it, 0, 9e13) end      -- JSON carries fourteen digits
+local function session_id(it) return type(it) == 'string' and #it <= 64 and string.find(it, '^[%w_.-]+$') ~= nil end
+local function every(list, kind) -- JSON: a table is an array or an object, whose keys are strings
+  if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
+  for i = 1, #list do
+    if not kind(list[i]) then return false end
+  end
+  return true
+end
+local function counts(it) return every(it, count) end
+local good_names = {}
+local function limit_name(it)
+  if good_names[it] then return true end
+  if not short(it) or it == '' or string.find(it, '%c') then return false end
+  good_names[it] = true
+  return true
+end
+local function limit_names(it) return every(it, limit_name) end
+local function by_limit(it, kind)
+  if type(it) ~= 'table' then return false end
+  for limit, value in pairs(it) do
+    if not limit_name(limit) or not kind(value) then return false end
+  end
+  return true
+end
+local function configured_max(it) return whole(it, 0, 2 ^ 31) end
+local function configuration(it) return by_limit(it, configured_max) end
+-- Rows of a number, the limits (at `at`), task id and task name; what else is in them `rest` looks at.
+local function rows(list, at, rest)
+  if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
+  for i = 1, #list do
+    local row = list[i]
+    if type(row) ~= 'table' then return false end
+    local number, limits, id, name = row[1], row[at], row[at + 1], row[at + 2]
+    if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(limits) ~= 'table'
+      or type(id) ~= 'string' or type(name) ~= 'string' or #id > 2048 or #name > 2048 or not limits[1]
+      or not rest(row) then return false end
+    for j = 1, #limits do
+      if not good_names[limits[j]] and not limit_name(limits[j]) then return false end
+    end
+  end
+  return true
+end
+local function is_idle_and_fence(row) return (row[5] == 0 or row[5] == 1) and count(row[6]) end
+local function is_age(row) return whole(row[2], -1e18, 1e18) end
+local function holdings(it) return rows(it, 2, is_idle_and_fence) end
+local function asks(it) return rows(it, 3, is_age) end
+local function expect(kinds)
+  for field, kind in pairs(kinds) do
+    if not kind(asked[field]) then error('celery-gconc: not what this script takes as ' .. field) end
+  end
+end
 
 local me = asked.session -- the session that calls, if one does
 local notices = {}       -- session -> what it is to be told when the script is done
@@ -207,10 +286,11 @@ local function hold(id, record, grant)
 end
 
 -- What a session states to run counts whether there is a place for it or not.
--- item: [number, [limits], task id, task name, idle (0 or 1)]
+-- item: [number, [limits], task id, task name, idle (0 or 1), fencing number (0: it was never granted)]
 local function adopt(item, grant)
   local id = me .. ':' .. int(item[1])
-  hold(id, { l = item[2], a = string.rep('0', 16), k = 0, t = item[3], n = item[4], i = item[5] }, grant)
+  fence = math.max(fence, item[6])
+  hold(id, { l = item[2], a = string.rep('0', 16), k = 0, t = item[3], n = item[4], i = item[5], f = item[6] }, grant)
 end
 
 local function grant(id, record)
@@ -220,10 +300,11 @@ local function grant(id, record)
   if record.at then leave_line(id, record) end
   unreserve(id, record)
   call('ZREM', ROLL, roll_member(id, 0))
+  record.f = next_fence()
   hold(id, record, number)
   if sid ~= me then
     local told = notice(sid)
-    table.insert(told.grants, { number, tonumber(string.match(id, ':(.*)$')) })
+    table.insert(told.grants, { number, tonumber(string.match(id, ':(.*)$')), record.f, now })
     for _, limit in ipairs(record.l) do told.limits[limit] = true end
   end
 end
@@ -287,7 +368,12 @@ local function serve(limit)
       local record = load(id)
       local full = blocking(record, place, limit)
       if room(owner(id)) <= 0 then
-        if not full then offer(owner(id)) end
+        if full then
+          leave_line(id, record)
+          stand(id, record, full)
+        else
+          offer(owner(id))
+        end
       elseif full then
         miss_turn(id, record, full)
       else
@@ -333,6 +419,12 @@ local function touch_waiting(sid)
   end
 end
 
+-- Sessions are to hear of a changed table, or of what operators set.
+local function new_version()
+  version = call('HINCRBY', META, 'version', 1)
+  table_changed = true
+end
+
 -- The value that holds for a limit, from its override and the configured one.
 local function refresh(limit)
   local override = call('HGET', OVERRIDES, limit)
@@ -347,8 +439,7 @@ local function refresh(limit)
   end
   local old = tonumber(call('HGET', MAX, limit))
   if value == old then return end
-  version = call('HINCRBY', META, 'version', 1)
-  table_changed = true
+  new_version()
   maxima[limit] = value or false
   if value then
     call('HSET', MAX, limit, int(value))
@@ -362,6 +453,16 @@ local function refresh(limit)
     fresh[limit] = nil
   end
   touch(limit)
+end
+
+-- What an operator has set for a limit: its max, a pause, both, or nothing any more.
+local function override_with(limit, override)
+  if override.max == nil and not override.paused then
+    call('HDEL', OVERRIDES, limit)
+  else
+    call('HSET', OVERRIDES, limit, cjson.encode(override))
+  end
+  refresh(limit)
 end
 
 -- Limits that began while tasks ran open once every live session has stated what it runs under them.
@@ -404,8 +505,36 @@ local function end_session(sid)
   for limit in pairs(config) do configure(limit) end
 end
 
+local function shut_until(ends)
+  if ends > (shut or clock) then
+    shut = ends
+    call('HSET', META, 'shut', int(shut))
+  end
+end
+
+-- Another life of the data: all of it was lost, or it went back in time (an old snapshot, a replica that lacked the
+-- last writes). What is here may be out of date, so every limit begins anew: it settles when each session that is
+-- known here has stated what it runs, or run out. For sessions that are not known, nothing is granted for a while:
+-- whoever lives says something within a heartbeat interval, or, cut off, holds a lease that ends by timeout.
+local function begin_epoch(hold)
+  epoch = (run or '') .. ':' .. int(now * 1000 + time[2] % 1000)
+  born = clock
+  call('HSET', META, 'epoch', epoch, 'run', run or '', 'born', int(born), 'known', int(version),
+    'clock', int(clock), 'time', int(now))
+  shut_until(clock + hold)
+  local limits = call('HKEYS', MAX)
+  if #limits == 0 then return end
+  new_version()
+  for _, limit in ipairs(limits) do
+    call('HSET', FRESH, limit, version)
+    fresh[limit] = version
+  end
+end
+
 local function begin()
-  if epoch then call('HSET', META, 'clock', int(clock), 'time', int(now)) end
+  if not epoch then return end
+  call('HSET', META, 'clock', int(clock), 'time', int(now))
+  if run and run ~= meta[7] then begin_epoch(tonumber(meta[3]) + MARGIN) end
   if shut and clock >= shut then
     shut = nil
     call('HDEL', META, 'shut')
@@ -431,6 +560,7 @@ end
 local function finish()
   settle()
   serve_all()
+  if int(fence) ~= fence_before and fence > 0 then call('HSET', META, 'fence', int(fence)) end
   if table_changed then
     for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
       if sid ~= me then notice(sid).version = version end
@@ -448,5 +578,13 @@ local function limit_table()
   local pairs_ = call('HGETALL', MAX)
   local out = {}
   for i = 1, #pairs_, 2 do out[pairs_[i]] = tonumber(pairs_[i + 1]) end
+  return out
+end
+
+-- What operators set, as it stands: sessions remember it for the case that it is lost here.
+local function overrides()
+  local pairs_ = call('HGETALL', OVERRIDES)
+  local out = {}
+  for i = 1, #pairs_, 2 do out[pairs_[i]] = pairs_[i + 1] end
   return out
 end

@@ -1,41 +1,127 @@
 -- Begin a session, with what it is configured with and what it runs already.
 --
 -- Guarantee: its holdings count before anyone is granted another permit; where they exceed a max, that drains.
--- ARGV[2] session, known (the epoch that the session's worker lived in before, or ''), epoch (a new one, used when
---         there is none), interval and timeout (ms), info (node, pid, app,
---         broker...), config (limit -> max), room, held ([number, [limits], task id, task name]...), version of the
---         limit table that held goes by (-1: the session runs nothing, so it goes by any)
--- Reply   {status: "ok", epoch, version, table, strangers: [node...]}; what it holds has grant number 1
---         {status: "refused", interval, timeout, node}: the live sessions have other heartbeat settings
+--         Where data was lost, or may have been, nothing is granted to anyone until no session that this Redis
+--         doesn't know of can run anything on a lease.
+-- ARGV[2] session, interval and timeout (ms), info (node, pid, app, broker...), config (limit -> max), room,
+--         held ([number, [limits], task id, task name, idle, fencing number]...), version of the limit table that held
+--         goes by (-1: none yet)
+--         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
+--         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
+--         last told), newest (the last version of the table it was told), overrides (limit -> JSON, as it was told)
+-- Reply   {status: "ok", epoch, version, table, overrides, lease (its end, ms on the lease clock), shut (ms for which
+--         nothing is granted yet), lapsed (true: the lease of the replaced session had run out),
+--         identified (false: the server's id can't be read), strangers: [node...]};
+--         what it holds has grant number 1
+--         {status: "refused", interval, timeout, node}: it is new, and the live sessions have other heartbeat settings
 -- Cost    O(limits configured x sessions)
+local function milliseconds(it) return whole(it, 1, 2 ^ 31) end
+local function facts(it)
+  if type(it) ~= 'table' then return false end
+  for name, fact in pairs(it) do
+    if not short(name) or not (short(fact) or integer(fact)) then return false end
+  end
+  return true
+end
+local override_kinds = {
+  max = function(it) return whole(it, -1, 2 ^ 31) end, paused = flag, by = short, reason = short, paused_by = short,
+  at = count, paused_at = count,
+}
+local function set_at_run_time(text) -- an override, as change.lua makes it
+  local read, override = pcall(cjson.decode, text)
+  if not read or type(override) ~= 'table' then return false end
+  for field, it in pairs(override) do
+    if not override_kinds[field] or not override_kinds[field](it) then return false end
+  end
+  return true
+end
+local function set_at_run_times(it) return by_limit(it, set_at_run_time) end
+local function session_ids(it) return every(it, session_id) end
+expect({
+  session = session_id, old = session_ids, known = short, lease = integer, newest = version_number,
+  overrides = set_at_run_times, interval = milliseconds, timeout = milliseconds, info = facts, config = configuration,
+  room = integer, held = holdings, version = integer,
+})
 begin()
+local RETRY = 2000 -- in how many ms, at most, a worker tries to reach Redis again (LAST_RETRY in link.py)
 local live = call('ZRANGE', SESSIONS, 0, -1)
 local interval, timeout = unpack(call('HMGET', META, 'interval', 'timeout'))
-if #live > 0 and (tonumber(interval) ~= asked.interval or tonumber(timeout) ~= asked.timeout) then
+if #live > 0 and asked.known == '' and (tonumber(interval) ~= asked.interval or tonumber(timeout) ~= asked.timeout) then
   finish()
   local info = cjson.decode(call('HGET', SESSION, live[1] .. ':info') or '{}')
   return cjson.encode({ status = 'refused', interval = tonumber(interval), timeout = tonumber(timeout), node = info.node })
 end
--- A session that lived in another epoch, and states what it runs, tells that data was lost: nobody is granted
--- anything until every session that may still live has restated or run out.
-local lost = asked.known ~= '' and asked.known ~= epoch
-if lost and asked.version >= 0 then
-  shut = clock + asked.timeout
-  call('HSET', META, 'shut', int(shut))
+
+-- Does a session listen that we don't know? (There is none here yet, and this one subscribes later.)
+local function others_listen()
+  local channels = redis.pcall('PUBSUB', 'CHANNELS', CHANNEL .. '*')
+  return channels.err == nil and #channels > 0
 end
+
+-- A Redis that has just started may have lost what it had: for how long (ms) whoever lived then may still be on the
+-- way back. (Its uptime is told in whole seconds.)
+local function youth()
+  local uptime = tonumber(string.match(server, 'uptime_in_seconds:(%d+)')) or 0
+  return math.min(asked.interval, RETRY) + 1000 - uptime * 1000
+end
+
+local function began(some_epoch) return tonumber(string.match(some_epoch, ':(%d+)$')) or 0 end
+
+-- Bring back what operators had set, as this session remembers it; what was set since the loss stays.
+local function restore()
+  local since = began(epoch) / 1000
+  local limits = overrides()
+  for limit in pairs(asked.overrides) do limits[limit] = limits[limit] or '{}' end
+  for limit, text in pairs(limits) do
+    local override, told = cjson.decode(text), cjson.decode(asked.overrides[limit] or '{}')
+    for kind, fields in pairs({ value = { 'max', 'by', 'at', 'reason' }, pause = { 'paused', 'paused_by', 'paused_at' } }) do
+      if (tonumber(call('ZSCORE', CHANGED, limit .. US .. kind)) or 0) < since then
+        for _, field in ipairs(fields) do override[field] = told[field] end
+      end
+    end
+    override_with(limit, override)
+  end
+  call('HSET', META, 'known', int(asked.newest), 'version', int(math.max(version, asked.newest)))
+  new_version()
+end
+
+local lived, is_known, replaced = asked.known ~= '', false, {}
+for _, sid in ipairs(asked.old) do
+  replaced[sid] = true
+  is_known = is_known or call('ZSCORE', SESSIONS, sid)
+end
+-- A session that isn't known here though its lease has not run out: data was lost, and others may be missing too.
+local lost = lived and asked.known ~= epoch
+local lapsed = lived and not is_known
 if not epoch then
-  epoch = asked.epoch
-  call('HSET', META, 'epoch', epoch, 'clock', int(clock), 'time', int(now))
+  begin_epoch((lived or others_listen()) and asked.timeout or youth())
+  lapsed = false
+elseif lapsed and lost then
+  local ends = (born or clock) + asked.timeout
+  if began(asked.known) > began(epoch) then
+    begin_epoch(asked.timeout) -- a later epoch is forgotten
+    ends = clock + asked.timeout
+  end
+  lapsed = clock >= ends
+  shut_until(ends)
+elseif lapsed and clock < asked.lease then
+  begin_epoch(asked.timeout)
+  lost, lapsed = true, false
 end
 call('HSET', META, 'interval', int(asked.interval), 'timeout', int(asked.timeout))
+for sid in pairs(replaced) do end_session(sid) end
+if lost and asked.newest > (tonumber(call('HGET', META, 'known')) or 0) then restore() end
 
 local strangers = {}
 for _, sid in ipairs(live) do
   local info = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}')
-  if info.app ~= asked.info.app or info.broker ~= asked.info.broker then table.insert(strangers, info.node) end
+  if not replaced[sid] and (info.app ~= asked.info.app or info.broker ~= asked.info.broker) then
+    table.insert(strangers, info.node)
+  end
 end
 
-call('ZADD', SESSIONS, int(clock + asked.timeout), me)
+local lease = clock + asked.timeout
+call('ZADD', SESSIONS, int(lease), me)
 asked.info.since = now
 call('HSET', SESSION, me .. ':info', cjson.encode(asked.info), me .. ':config', cjson.encode(asked.config),
   me .. ':granted', 1, me .. ':sync', 0)
@@ -48,8 +134,9 @@ for limit, max in pairs(asked.config) do
     refresh(limit)
   end
 end
-call('HSET', SESSION, me .. ':seen', asked.version < 0 and version or lost and 0 or asked.version)
+call('HSET', SESSION, me .. ':seen', lost and 0 or math.max(asked.version, 0))
 finish()
 return cjson.encode({
-  status = 'ok', epoch = epoch, version = version, table = limit_table(), strangers = strangers,
+  status = 'ok', epoch = epoch, version = version, table = limit_table(), overrides = overrides(), lease = lease,
+  shut = shut and shut - clock or cjson.null, lapsed = lapsed, identified = run ~= nil, strangers = strangers,
 })

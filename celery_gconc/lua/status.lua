@@ -5,6 +5,7 @@
 -- Reply   {status: "ok", version, live, limits: [{limit, max (-1 unlimited), paused, configured (null), override (null),
 --          held, idle, waiting, settling}...], sessions: [{session, lease (ms left), info, permits, waiting, room}...]}
 -- Cost    O(limits + sessions + holders + waiters)
+expect({ limit = function(it) return it == cjson.null or limit_name(it) end })
 begin()
 finish()
 local names, seen = {}, {}
@@ -52,7 +53,7 @@ for _, limit in ipairs(names) do
   table.insert(limits, {
     limit = limit, max = set and override.max or configured or -1, paused = override.paused or false,
     configured = configured or cjson.null, override = next(override) and override or cjson.null,
-    held = held(limit), idle = idle[limit] or 0, settling = fresh[limit] ~= nil,
+    held = held(limit), idle = idle[limit] or 0, settling = fresh[limit] ~= nil or shut ~= nil,
     waiting = call('ZLEXCOUNT', WAITERS, first(limit), last(limit)),
   })
 end

@@ -3,28 +3,37 @@
 -- Guarantee: syncs are numbered, an older one changes nothing. A statement (full) brings Redis in line with the
 -- session: what it doesn't name is removed, but for grants it couldn't know of (numbered above granted), which
 -- are sent again. Every sync renews the lease.
--- ARGV[2] session, epoch, sync (its number), granted (number of the last grant it knows), room (free slots as of
---         that grant), version (of its limit table), ended [number...],
+-- ARGV[2] session, epoch, sync (its number), confirmed (the number of the last one that was
+--         answered, 0 for none), granted (number of the last grant it knows), room (free slots as of that grant),
+--         version (of its limit table), ended [number...],
 --         asks [[number, us since its gate, [limits], task id, task name]...],
 --         interests (limits it holds idle or reused permits of, to hear whether they are contended),
---         full (true: a statement), held [[number, [limits], task id, task name, idle]...] (full, or newly covered)
--- Reply   {status: "ok", version, grants: [[grant number, number]...], recall: {contended limit: streak...}, offer,
---          expires: ms until another session's lease ends, table: only where version differs}
---         {status: "closed"}: no such session (its lease ran out, or another epoch): open a new one
+--         full (true: a statement), held [[number, [limits], task id, task name, idle, fencing number]...] (full, or
+--         newly covered)
+-- Reply   {status: "ok", version, grants: [[grant number, number, fencing number, time of the grant (ms)]...],
+--          recall: {contended limit: streak...}, offer, lease (its end, ms on the lease clock),
+--          expires: ms until another session's lease ends or grants go on, table and overrides: where version differs}
+--         {status: "closed"}: no such session (its lease ran out, or data was lost): open a new one
 --         {status: "stale"}: a later sync came first; nothing was changed
 -- Cost    O(ended + asks + held + grants), each as core says
-if epoch ~= asked.epoch then return cjson.encode({ status = 'closed' }) end
+expect({
+  session = session_id, epoch = short, sync = count, confirmed = count, granted = grant_number, room = integer,
+  version = integer, ended = counts, asks = asks, interests = limit_names, full = flag, held = holdings,
+})
+if not epoch then return cjson.encode({ status = 'closed' }) end
 begin()
-if not call('ZSCORE', SESSIONS, me) then
-  finish()
-  return cjson.encode({ status = 'closed' })
-end
 local state = call('HMGET', SESSION, me .. ':sync', me .. ':room')
-if asked.sync <= tonumber(state[1]) then
-  finish()
-  return cjson.encode({ status = 'stale' })
+if epoch == asked.epoch and state[1] and tonumber(state[1]) < asked.confirmed then
+  -- What we answered is forgotten, on the same server: DEBUG RELOAD NOSAVE, or a restart where its id can't be read.
+  begin_epoch(tonumber(meta[3]) + MARGIN)
 end
-call('ZADD', SESSIONS, int(clock + tonumber(call('HGET', META, 'timeout'))), me)
+local status = (epoch ~= asked.epoch or not state[1]) and 'closed' or asked.sync <= tonumber(state[1]) and 'stale'
+if status then
+  finish()
+  return cjson.encode({ status = status })
+end
+local lease = clock + tonumber(call('HGET', META, 'timeout'))
+call('ZADD', SESSIONS, int(lease), me)
 call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':seen', asked.version, me .. ':offered', '0')
 local interests = {}
 
@@ -83,16 +92,18 @@ local grants = {}
 for _, member in ipairs(call('ZRANGEBYLEX', ROLL,
   string.format('[%s:%012.0f:', me, asked.granted + 1), '(' .. me .. ';')) do
   local number_of_grant, number = string.match(member, ':(%d+):(.*)$')
-  table.insert(grants, { tonumber(number_of_grant), tonumber(number) })
+  local record = load(me .. ':' .. number)
+  table.insert(grants, { tonumber(number_of_grant), tonumber(number), record.f, record.s })
 end
 for _, limit in ipairs(asked.interests) do interests[limit] = true end
 local reply = {
   status = 'ok', version = version, grants = grants, recall = recall(interests, me),
-  offer = call('HGET', SESSION, me .. ':offered') == '1',
+  offer = call('HGET', SESSION, me .. ':offered') == '1', lease = lease,
 }
 local soonest = call('ZRANGE', SESSIONS, 0, 1, 'WITHSCORES')
 for i = #soonest - 1, 1, -2 do
   if soonest[i] ~= me then reply.expires = math.max(tonumber(soonest[i + 1]) - clock, 0) end
 end
-if version ~= asked.version then reply.table = limit_table() end
+if shut then reply.expires = math.min(reply.expires or math.huge, shut - clock) end
+if version ~= asked.version then reply.table, reply.overrides = limit_table(), overrides() end
 return cjson.encode(reply)

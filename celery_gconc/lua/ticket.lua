@@ -4,4 +4,5 @@
 -- ARGV[2] {}
 -- Reply   {status: "ok", ticket}
 -- Cost    O(1)
+expect({})
 return cjson.encode({ status = 'ok', ticket = call('HINCRBY', META, 'ticket', 1) })

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from celery_gconc.store import Ask, Grant, Held, Notice, Opened, Refused, Store, Sync, Synced
+from celery_gconc.store import Ask, Former, Grant, Held, Notice, Opened, Refused, Store, Sync, Synced
 from tests.servers import wait_until
 
 #: Of every session unless a test says otherwise, in seconds.
@@ -57,6 +57,10 @@ class Namespace:
         session = Session(self, name, **how)
         self._sessions.append(session)
         return session
+
+    def reopen(self) -> None:
+        """Have grants go on now, where they wait for sessions that could have lived before a loss of data."""
+        self.raw.hdel(self.keys.key("meta"), "shut")
 
     def close(self) -> None:
         """Close every connection."""
@@ -155,6 +159,7 @@ class Session:
     """A session that does as a worker's link does, and only what its test tells it to.
 
     It keeps what it holds and asked for by what it was told; ``room`` is its free slots less what it holds.
+    Once it is open it *states* what it holds, as a link does.
     """
 
     def __init__(
@@ -166,8 +171,8 @@ class Session:
         config: Mapping[str, int] | None = None,
         held: Iterable[Held] = (),
         version: int = -1,
-        epoch: str = "epoch",
-        known: str = "",
+        former: Former | None = None,
+        states: bool = True,
         interval: float = INTERVAL,
         timeout: float = TIMEOUT,
         info: Mapping[str, Any] | None = None,
@@ -180,8 +185,7 @@ class Session:
         self._pubsub: Any = None
         self.opened: Opened | Refused = self.store.open(
             name,
-            epoch=epoch,
-            known=known,
+            former=former,
             interval=interval,
             timeout=timeout,
             info={"node": f"node-{name}", "pid": 1, "pool": "prefork", "app": "proj", "broker": "amqp", **(info or {})},
@@ -192,7 +196,10 @@ class Session:
         )
         if isinstance(self.opened, Opened):
             self.epoch, self.version = self.opened.epoch, self.opened.version
-            self.table = dict(self.opened.table)
+            self.table, self.overrides = dict(self.opened.table), self.opened.overrides
+            self.lease, self.confirmed = self.opened.lease, 0
+            if states:
+                self.sync(held=list(held), full=True)
 
     @property
     def room(self) -> int:
@@ -216,6 +223,7 @@ class Session:
         return Sync(
             session=self.name,
             epoch=self.epoch,
+            confirmed=self.confirmed,
             number=self.syncs if number is None else number,
             granted=self.granted if granted is None else granted,
             room=self.room if room is None else room,
@@ -229,12 +237,19 @@ class Session:
 
     def sync(self, **what: Any) -> Synced:
         """One round trip, see :meth:`prepare`; what it grants is held from now on."""
-        reply = self.store.sync(self.prepare(**what))
+        sync = self.prepare(**what)
+        reply = self.store.sync(sync)
         if reply.status == "ok":
             self.take(reply.grants)
-            self.version = reply.version
-            self.table = self.table if reply.table is None else dict(reply.table)
+            self.version, self.lease, self.confirmed = reply.version, reply.lease, sync.number
+            if reply.table is not None:
+                self.table, self.overrides = dict(reply.table), reply.overrides
         return reply
+
+    @property
+    def former(self) -> Former:
+        """What the session that takes the place of this one says of it."""
+        return Former((self.name,), self.epoch, self.lease, self.version, self.overrides)
 
     def ask(self, *limits: str, age: float = 0.0) -> int:
         """Ask for a permit and return the number of the request."""

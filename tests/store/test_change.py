@@ -136,14 +136,16 @@ def test_with_a_session_the_configuration_of_the_caller_does_not_count(namespace
     assert namespace.store.set("app", 5, by="test", config={"app": 3}).was == Value(None, False, "none")
 
 
-def test_the_same_value_again_changes_neither_table_nor_version(namespace: Namespace):
+def test_the_same_value_again_is_news_only_of_who_set_it(namespace: Namespace):
     namespace.set("app", 2)
     session = namespace.session("a").listen()
-    change = namespace.store.set("app", 2, by="test")
+    change = namespace.store.set("app", 2, by="another")
     assert change.applied
     assert str(change) == "app: was 2, is 2"
-    assert session.hear() == []
-    assert session.sync().version == session.opened.version
+    assert [notice.version for notice in session.hear()] == [session.version + 1]
+    reply = session.sync()
+    assert reply.table == {"app": 2}
+    assert '"by":"another"' in reply.overrides["app"], "each session remembers it, for the case that Redis loses it"
 
 
 # -- A limit set where none was --------------------------------------------------------------------------

@@ -405,7 +405,8 @@ class Model(RuleBasedStateMachine):
 
     def _session(self, **how: Any) -> Session:
         self.opened += 1
-        session = self.namespace.session(f"s{self.opened}", **how)
+        session = self.namespace.session(f"s{self.opened}", states=False, **how)
+        self.namespace.reopen()
         session.config = how.get("config")  # type: ignore[attr-defined]
         return session.listen()
 
@@ -454,7 +455,8 @@ class Model(RuleBasedStateMachine):
             slots=old.slots,
             config=old.config,  # type: ignore[attr-defined]
             held=held,
-            version=old.version if client.running else -1,
+            version=old.version,
+            former=old.former,
         )
         session.numbers = old.numbers
         client.session, client.ended, client.unasked, client.unstated = session, [], set(), set()

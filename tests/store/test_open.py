@@ -9,9 +9,11 @@ from celery_gconc.store import Held, Opened, Refused
 from .namespace import INTERVAL, TIMEOUT, Namespace
 
 
-def test_the_first_session_proposes_the_epoch_and_later_ones_take_it_over(namespace: Namespace):
-    assert namespace.session("a", epoch="first").epoch == "first"
-    assert namespace.session("b", epoch="second").epoch == "first"
+def test_the_first_session_begins_an_epoch_and_later_ones_live_in_it(namespace: Namespace):
+    namespace.raw.flushall()
+    first = namespace.session("a").epoch
+    assert first.startswith(namespace.raw.info("server")["run_id"])
+    assert namespace.session("b").epoch == first
 
 
 def test_a_session_is_told_the_limit_table_as_its_configuration_made_it(namespace: Namespace):
@@ -122,7 +124,7 @@ def test_a_limit_that_a_session_brings_grants_nothing_until_the_others_have_stat
 def test_a_session_that_runs_tasks_by_an_older_table_keeps_a_limit_settling_until_it_has_stated_them(namespace):
     first = namespace.session("a")
     namespace.set("app", 1)
-    second = namespace.session("b", held=[Held(1, ("queue:q",))], version=0)
+    second = namespace.session("b", held=[Held(1, ("queue:q",))], version=0, states=False)
     first.sync()
     number = first.ask("app")
     assert namespace.holders("app") == []
@@ -136,27 +138,3 @@ def test_a_limit_that_the_only_session_brings_grants_at_once(namespace: Namespac
     session = namespace.session("a", config={"app": 1})
     number = session.ask("app")
     assert namespace.holders("app") == [("a", number)]
-
-
-def test_after_a_loss_of_all_data_nobody_is_granted_before_the_others_could_return(namespace: Namespace):
-    # Design, "Epochs": after total loss, until the longest lease in use has passed.
-    first, second = (namespace.session(name, config={"app": 2}) for name in "ab")
-    first.ask("app")
-    second.ask("app")
-    namespace.raw.flushall()
-    held, _ = first.statement()
-    again = {"config": {"app": 2}, "epoch": "new", "known": first.epoch}
-    first = namespace.session("a2", held=held, version=first.version, **again)
-    assert first.epoch == "new"
-    first.ask("app")
-    assert namespace.holders("app") == [("a2", 1)], "second still runs its task: this would be the third of two"
-    held, _ = second.statement()
-    second = namespace.session("b2", held=held, version=second.version, **again)
-    assert namespace.holders("app") == [("a2", 1), ("b2", 1)]
-    first.release(1)
-    assert namespace.holders("app") == [("b2", 1)], "a third could still come back"
-    for _ in range(int(TIMEOUT / INTERVAL) + 1):
-        namespace.elapse(INTERVAL)
-        first.sync()
-        second.sync()
-    assert sorted(namespace.holders("app")) == [("a2", 2), ("b2", 1)]

@@ -264,7 +264,7 @@ def test_a_closed_session_is_told_so_and_frees_nothing_of_others(namespace: Name
     assert namespace.live() == ["b"]
 
 
-def test_another_epoch_is_told_that_its_session_is_closed(namespace: Namespace):
+def test_a_session_of_another_epoch_is_told_that_it_is_closed(namespace: Namespace):
     session = namespace.session("a")
     session.epoch = "other"
     assert session.sync().status == "closed"
@@ -433,7 +433,7 @@ def test_a_server_that_died_is_unavailable_to_every_call(namespace: Namespace):
             session = other.session("a")
             server.process.kill()
             server.process.wait()
-            for call in (session.sync, other.store.status, other.store.ticket, other.store.run_id_and_policy):
+            for call in (session.sync, other.store.status, other.store.ticket, other.store.eviction_policy):
                 with pytest.raises(StoreUnavailable):
                     call()
             with pytest.raises(StoreUnavailable):

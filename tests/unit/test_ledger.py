@@ -24,6 +24,11 @@ class Request:
     task: str = "t"
 
 
+def granted(grant: int, number: int) -> Grant:
+    """A grant as Redis tells it, with a fencing number."""
+    return Grant(grant, number, fence=100 + grant)
+
+
 class Harness:
     """A ledger with a session open and a lease that lasts."""
 
@@ -32,7 +37,7 @@ class Harness:
         self.wakes = 0
         self.ledger: Ledger[Request] = Ledger({"queue:emails": 2}, slots=lambda: self.slots, wake=self._wake)
         self.ends = now() + lease
-        self.ledger.opened({"queue:emails": 2}, 1, self.ends, self.ends)
+        self.ledger.opened("s", {"queue:emails": 2}, 1, self.ends, self.ends)
         self.syncs = 0
         self.sync()
 
@@ -41,7 +46,7 @@ class Harness:
 
     def sync(self, **reply):
         self.syncs += 1
-        sent = self.ledger.collect("s", "e", self.syncs, full=False)
+        sent = self.ledger.collect("e", self.syncs, confirmed=self.syncs - 1, full=False)
         self.ledger.apply(Synced("ok", version=1, **reply), self.ends, self.ends)
         return sent
 
@@ -62,7 +67,7 @@ def test_a_grant_goes_to_the_request_that_came_first():
     harness = Harness()
     first, second = harness.wait(), harness.wait()
     asks = harness.sync().asks
-    harness.ledger.notice(Notice(grants=(Grant(2, asks[1].number),)))
+    harness.ledger.notice(Notice(grants=(granted(2, asks[1].number),)))
     assert harness.ledger.next() is first
     assert harness.ledger.next() is None
     assert second.permit is None
@@ -72,7 +77,7 @@ def test_a_permit_passes_to_the_next_request_without_redis_while_nobody_else_wai
     harness = Harness()
     first, second, third = harness.wait(), harness.wait(), harness.wait()
     asks = harness.sync().asks
-    harness.ledger.notice(Notice(grants=tuple(Grant(2 + i, ask.number) for i, ask in enumerate(asks))))
+    harness.ledger.notice(Notice(grants=tuple(granted(2 + i, ask.number) for i, ask in enumerate(asks))))
     assert [harness.ledger.next(), harness.ledger.next()] == [first, second]
     permit = first.permit
     harness.ledger.ended(first)
@@ -84,7 +89,7 @@ def test_a_permit_goes_back_when_somebody_else_waits():
     harness = Harness()
     request = harness.wait()
     (ask,) = harness.sync().asks
-    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),), contended={"queue:emails": 0}))
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),), contended={"queue:emails": 0}))
     assert harness.ledger.next() is request
     harness.ledger.ended(request)
     assert ask.number in harness.sync().ended
@@ -94,7 +99,7 @@ def test_a_permit_passes_on_to_our_own_head_of_the_line_even_where_others_wait_b
     harness = Harness(slots=1)
     first, second, third = harness.wait(), harness.wait(), harness.wait()
     ask, *_ = harness.sync().asks
-    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),), contended={"queue:emails": 1}))
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),), contended={"queue:emails": 1}))
     assert harness.ledger.next() is first
     harness.ledger.ended(first)
     assert harness.ledger.next() is second, "a streak of one"
@@ -107,7 +112,7 @@ def test_an_idle_permit_is_recalled_at_once():
     harness = Harness()
     request = harness.wait()
     (ask,) = harness.sync().asks
-    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),)))
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
     assert harness.ledger.next() is request
     harness.ledger.ended(request)
     harness.sync()
@@ -121,7 +126,7 @@ def test_nothing_starts_on_a_lease_that_may_have_ended():
     (ask,) = harness.sync().asks
     harness.ends = now() - 0.001
     harness.sync()
-    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),)))
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
     assert harness.ledger.next() is None
 
 
@@ -129,11 +134,11 @@ def test_a_grant_told_twice_counts_once_and_a_gap_asks_for_both():
     harness = Harness()
     harness.wait(), harness.wait()
     first, second = harness.sync().asks
-    harness.ledger.notice(Notice(grants=(Grant(3, second.number),)))
+    harness.ledger.notice(Notice(grants=(granted(3, second.number),)))
     assert harness.ledger.next() is None, "grant 2 was lost on the way"
     assert harness.ledger.due_at is not None
-    harness.sync(grants=(Grant(2, first.number), Grant(3, second.number)))
-    harness.ledger.notice(Notice(grants=(Grant(2, first.number),)))
+    harness.sync(grants=(granted(2, first.number), granted(3, second.number)))
+    harness.ledger.notice(Notice(grants=(granted(2, first.number),)))
     assert harness.ledger.next() is not None
     assert harness.ledger.next() is not None
 
@@ -142,8 +147,8 @@ def test_a_grant_that_finds_no_slot_is_given_back_and_asked_for_again_with_its_a
     harness = Harness(slots=1)
     request = harness.wait()
     (ask,) = harness.sync().asks
-    harness.ledger.started(Request(limits=()))
-    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),)))
+    harness.ledger.start_unlimited(Request(limits=()))
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
     harness.ledger.look()
     sent = harness.sync()
     assert ask.number in sent.ended
@@ -155,7 +160,7 @@ def test_after_a_sync_that_may_be_lost_the_next_one_states_everything():
     harness = Harness()
     request = harness.wait()
     (ask,) = harness.sync().asks
-    harness.ledger.notice(Notice(grants=(Grant(2, ask.number),)))
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
     assert harness.ledger.next() is request
     harness.ledger.untold()
     sent = harness.sync()
@@ -168,14 +173,14 @@ def test_what_waits_is_asked_for_again_when_a_new_session_is_opened():
     harness.wait()
     harness.sync()
     harness.ledger.holdings()
-    harness.ledger.opened({"queue:emails": 2}, 1, harness.ends, harness.ends)
+    harness.ledger.opened("s2", {"queue:emails": 2}, 1, harness.ends, harness.ends)
     assert len(harness.sync().asks) == 1
 
 
 def test_a_limit_that_begins_takes_running_and_waiting_tasks_in():
     harness = Harness()
     running, waiting = Request(limits=()), harness.wait()
-    harness.ledger.started(running)
+    harness.ledger.start_unlimited(running)
     harness.sync()
     harness.ledger.apply(Synced("ok", version=2, table={"app": 5}), harness.ends, harness.ends)
     assert waiting.limits == ("app",)
@@ -206,7 +211,7 @@ def test_what_leaves_the_line_is_no_longer_asked_for(count):
 def test_nothing_starts_by_a_table_older_than_the_one_that_was_told_of():
     harness = Harness(slots=2)
     first = harness.wait()
-    harness.sync(grants=[Grant(2, 1)])
+    harness.sync(grants=[granted(2, 1)])
     assert harness.ledger.next() is first
     harness.ledger.ended(first)
     harness.ledger.notice(Notice(version=2))
@@ -220,6 +225,6 @@ def test_the_end_of_an_offer_is_news_for_a_slot_was_kept_for_it():
     harness = Harness(slots=1)
     harness.ledger.notice(Notice(offer=True))
     assert harness.ledger.holds_slot
-    harness.ledger.collect("s", "e", 9, full=False)
+    harness.ledger.collect("e", 9, confirmed=0, full=False)
     assert harness.ledger.apply(Synced("ok", version=1), harness.ends, harness.ends)
     assert not harness.ledger.holds_slot

@@ -8,10 +8,13 @@
 -- ARGV    for each message: delivery tag, payload
 -- Reply   OK
 -- Cost    O(messages)
-for i = 3, #KEYS do
+if #KEYS < 3 or #ARGV ~= 2 * (#KEYS - 2) then
+  return redis.error_reply('ERR celery-gconc: not the keys and arguments of this script')
+end
+for i = 3, #KEYS do -- in this order: where the last fails, it is there twice, not lost
   local tag, payload = ARGV[2 * i - 5], ARGV[2 * i - 4]
+  redis.call('RPUSH', KEYS[i], payload)
   redis.call('ZREM', KEYS[2], tag)
   redis.call('HDEL', KEYS[1], tag)
-  redis.call('RPUSH', KEYS[i], payload)
 end
 return redis.status_reply('OK')

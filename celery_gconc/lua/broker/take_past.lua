@@ -2,13 +2,27 @@
 --
 -- Runs on the broker's Redis, over a list of kombu's. What BRPOP is to a whole list, this is to a part of it.
 -- Guarantee: all other messages keep their places, also those that don't name their task in their headers (task
---         protocol 1). What is taken is entered among the unacknowledged at once, as kombu enters it: none is lost.
+--         protocol 1), and what is no message of kombu's. What is taken is entered among the unacknowledged at once, as kombu enters it: none is lost.
 -- KEYS    1 the list, 2 unacked (hash), 3 unacked index (sorted set)
 -- ARGV    1 how many messages to skip, 2 to look at, 3 to take, all at most; 4 the time (s), as kombu's clients have
 --         it; 5.. the tasks, as they stand in JSON
 -- Reply   {how many were looked at and left, payload...}
 -- Cost    O(skipped + looked at); no more than a MiB of messages is looked at (or one message)
-local skip, count, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local skip, count, most, time = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local function whole(number) return number and number >= 0 and number < 2 ^ 31 and number % 1 == 0 end
+if #KEYS ~= 3 or not (whole(skip) and whole(count) and whole(most) and time and time >= 0 and time < 2 ^ 53) then
+  return redis.error_reply('ERR celery-gconc: not the keys and arguments of this script')
+end
+-- What kombu needs of a message that is delivered; nil where it is none of its.
+local function delivery(message)
+  local read, found = pcall(cjson.decode, message)
+  local properties = read and type(found) == 'table' and found.properties
+  local tag = type(properties) == 'table' and properties.delivery_tag
+  local from = type(properties) == 'table' and properties.delivery_info
+  if type(tag) ~= 'string' or type(from) ~= 'table' then return nil end
+  if type(from.exchange) ~= 'string' or type(from.routing_key) ~= 'string' then return nil end
+  return tag, cjson.encode(from.exchange) .. ', ' .. cjson.encode(from.routing_key)
+end
 local passed = {}
 for i = 5, #ARGV do passed[ARGV[i]] = true end
 local reply, left, bytes, step = { 0 }, 0, 0, 5
@@ -17,16 +31,15 @@ while left < count and #reply <= most and bytes < 1048576 do
   if #messages == 0 then break end
   for i = #messages, 1, -1 do
     local task = string.match(messages[i], '"task": ?"([^"]*)"')
+    local tag, from
+    if task and not passed[task] then tag, from = delivery(messages[i]) end
     bytes = bytes + #messages[i]
-    if not task or passed[task] then
+    if not tag then
       left = left + 1
-    else
+    else -- in this order: where the last fails, it is there twice, not lost
+      redis.call('HSET', KEYS[2], tag, '[' .. messages[i] .. ', ' .. from .. ']')
+      redis.call('ZADD', KEYS[3], ARGV[4], tag)
       redis.call('LREM', KEYS[1], -1, messages[i])
-      local properties = cjson.decode(messages[i]).properties
-      local from = properties.delivery_info
-      redis.call('HSET', KEYS[2], properties.delivery_tag, '[' .. messages[i] .. ', '
-        .. cjson.encode(from.exchange) .. ', ' .. cjson.encode(from.routing_key) .. ']')
-      redis.call('ZADD', KEYS[3], ARGV[4], properties.delivery_tag)
       table.insert(reply, messages[i])
       if #reply > most then break end
     end

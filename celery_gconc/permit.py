@@ -1,0 +1,58 @@
+"""What a task can learn of the permit under which it runs: :func:`current_permit`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from celery._state import get_current_worker_task
+
+from .limits import Limits
+
+#: Where a permit travels to the task: a key of its request's ``delivery_info``. The worker makes that mapping anew for
+#: each delivery, so no sender can forge it; and it is none of the headers that a retry copies (celery 5.4-5.7).
+PERMIT_KEY = "global_concurrency"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPermit:
+    """The permit of a running task.
+
+    ``number`` is a fencing number (M. Kleppmann, "How to do distributed locking", 2016): for a limit of 1, each task
+    that is started under it has a greater one than all those before it, whatever was killed, stalled or lost in
+    between. Let the store that the task writes to refuse a number below the greatest it has seen. Under a limit of
+    more than 1 it is unique, and tasks that ran one after another under the same permit have growing ones.
+    It fits a signed 64-bit integer. It may fall back in one case: Redis loses all data while its clock is set back.
+    """
+
+    #: The limits that it covers.
+    limits: Limits
+    number: int
+    #: The session (one worker's life) that was granted it.
+    session: str
+    #: When Redis granted it to the session, by Redis' clock: Unix time in seconds. Tasks that reuse it share this.
+    granted_at: float
+
+    def wire(self) -> dict[str, Any]:
+        """As it travels to the task."""
+        return {
+            "limits": list(self.limits),
+            "number": self.number,
+            "session": self.session,
+            "granted_at": self.granted_at,
+        }
+
+
+def current_permit() -> TaskPermit | None:
+    """The permit of the task that runs in this thread, or greenlet.
+
+    None outside of a worker's task (eager mode, direct calls), where no limit covers the task, where it was started
+    before its limit began, or while Redis was away (``global_concurrency_on_redis_error="run"``).
+    """
+    task = get_current_worker_task()
+    if task is None:
+        return None
+    told: Any = (task.request.delivery_info or {}).get(PERMIT_KEY)
+    if told is None:
+        return None
+    return TaskPermit(tuple(told["limits"]), told["number"], told["session"], told["granted_at"])

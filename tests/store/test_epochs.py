@@ -1,0 +1,341 @@
+"""Epochs: Redis loses its data, or goes back in time, and nobody is granted a place that another still uses.
+
+Each case that a server brings about by itself (a restart, a failover) is brought about here by what scripts can see of
+it: another run id in ``meta``, keys that are older, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from celery_gconc.store import Held
+
+from .namespace import INTERVAL, TIMEOUT, Namespace, Session
+
+ONE = {"app": 1}
+
+
+class Snapshot:
+    """Every key as it is now."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._raw = namespace.raw
+        self._kept = {key: self._raw.dump(key) for key in self._raw.keys("*")}
+
+    def restore(self) -> None:
+        """Go back to it."""
+        self._raw.flushall()
+        for key, value in self._kept.items():
+            self._raw.restore(key, 0, value)
+
+
+def another_server(namespace: Namespace) -> None:
+    """Let the data have been written by another server process than this one."""
+    namespace.raw.hset(namespace.keys.key("meta"), "run", "another")
+
+
+def again(session: Session, name: str, **how: object) -> Session:
+    """The session that takes the place of another."""
+    held, _ = session.statement()
+    found = session.namespace.session(
+        name, config=ONE, former=session.former, version=session.version, held=held, **how
+    )
+    found.numbers = session.numbers
+    return found
+
+
+@pytest.fixture
+def pair(namespace: Namespace) -> Iterator[tuple[Session, Session]]:
+    """The first holds the only place, the second has nothing."""
+    first, second = (namespace.session(name, config=ONE) for name in "ab")
+    first.ask("app")
+    assert namespace.holders("app") == [("a", 1)]
+    yield first, second
+
+
+def pass_time(namespace: Namespace, seconds: float, *sessions: Session) -> None:
+    """Let time pass in which these sessions go on saying what they hold."""
+    while seconds > 0:
+        namespace.step_wall_clock(min(seconds, INTERVAL))
+        seconds -= INTERVAL
+        for session in sessions:
+            session.state()
+
+
+# -- All data lost ---------------------------------------------------------------------------------------
+
+
+def test_after_a_loss_of_all_data_whoever_comes_first_waits_for_those_who_may_still_run_tasks(namespace, pair):
+    first, second = pair
+    namespace.raw.flushall()
+    second = again(second, "b2")
+    second.ask("app")
+    pass_time(namespace, TIMEOUT - INTERVAL, second)
+    assert namespace.holders("app") == [], "the first still runs its task"
+    first = again(first, "a2")
+    assert namespace.holders("app") == [("a2", 1)]
+    first.release(1)
+    assert namespace.holders("app") == [], "a third could still come back"
+    pass_time(namespace, INTERVAL, first, second)
+    assert namespace.holders("app") == [("b2", 1)]
+
+
+def test_survivors_do_not_make_the_others_wait_for_longer_than_a_lease_from_the_loss(namespace, pair):
+    first, second = pair
+    namespace.raw.flushall()
+    second = again(second, "b2")
+    second.ask("app")
+    pass_time(namespace, TIMEOUT - INTERVAL, second)
+    first = again(first, "a2")
+    first.release(1)
+    pass_time(namespace, INTERVAL, second)
+    assert namespace.holders("app") == [("b2", 1)]
+
+
+def test_a_newcomer_waits_while_somebody_listens_who_has_not_noticed_the_loss(namespace, pair):
+    first, _ = pair
+    first.listen()
+    namespace.raw.flushall()
+    new = namespace.session("new", config=ONE)
+    assert new.opened.shut == TIMEOUT
+    new.ask("app")
+    assert namespace.holders("app") == []
+
+
+def test_a_newcomer_to_a_redis_that_has_just_started_waits_until_others_could_be_back(namespace):
+    namespace.raw.flushall()
+    shut = namespace.session("new", config=ONE).opened.shut
+    uptime = namespace.raw.info("server")["uptime_in_seconds"]
+    assert shut <= max(3 - uptime + 1, 0), "3 s after its start, who lived has tried again"
+
+
+def test_a_session_that_comes_when_all_leases_must_have_ended_has_lost_its_own(namespace, pair):
+    first, second = pair
+    namespace.raw.flushall()
+    second = again(second, "b2")
+    pass_time(namespace, TIMEOUT, second)
+    assert second.ask("app") == 1
+    first = again(first, "a2")
+    assert first.opened.lapsed
+    assert namespace.holders("app") == [("a2", 1), ("b2", 1)], "it counts all the same, and drains"
+
+
+# -- Data that went back in time -------------------------------------------------------------------------
+
+
+def test_another_server_with_the_same_data_grants_when_each_session_has_stated_what_it_runs(namespace, pair):
+    first, second = pair
+    another_server(namespace)
+    number = second.ask("app")
+    assert second.sync().status == "closed"
+    second = again(second, "b2")
+    second.ask("app")
+    assert not second.opened.lapsed
+    pass_time(namespace, INTERVAL + 1, second)
+    assert namespace.is_settling("app")
+    first = again(first, "a2")
+    assert namespace.holders("app") == [("a2", 1)]
+    first.release(1)
+    assert namespace.holders("app") == [("b2", number + 1)]
+
+
+def test_grants_that_a_replica_has_not_heard_of_count_when_it_takes_over(namespace, pair):
+    first, second = pair
+    first.release(1)
+    stale = Snapshot(namespace)
+    first.ask("app")
+    assert namespace.holders("app") == [("a", 2)]
+    stale.restore()
+    another_server(namespace)
+    second = again(second, "b2")
+    second.ask("app")
+    pass_time(namespace, INTERVAL + 1, second)
+    assert namespace.holders("app") == []
+    first = again(first, "a2")
+    assert namespace.holders("app") == [("a2", 2)]
+    first.release(2)
+    assert namespace.holders("app") == [("b2", 1)]
+
+
+def test_a_session_of_the_old_data_that_is_gone_holds_the_others_up_for_its_lease(namespace, pair):
+    _, second = pair
+    another_server(namespace)
+    second = again(second, "b2")
+    second.ask("app")
+    pass_time(namespace, TIMEOUT - INTERVAL, second)
+    assert namespace.holders("app") == [("a", 1)]
+    pass_time(namespace, INTERVAL, second)
+    assert namespace.holders("app") == [("b2", 1)]
+
+
+def test_a_session_that_the_data_does_not_know_shows_that_others_may_be_missing_too(namespace):
+    first = namespace.session("a", config=ONE)
+    stale = Snapshot(namespace)
+    late, later = (namespace.session(name, config=ONE) for name in ("late", "later"))
+    later.ask("app")
+    stale.restore()
+    another_server(namespace)
+    first, late = again(first, "a2"), again(late, "late2")
+    first.ask("app")
+    pass_time(namespace, TIMEOUT - INTERVAL, first, late)
+    assert namespace.holders("app") == [], "the third runs a task, and nothing here tells of it"
+    again(later, "later2")
+    assert namespace.holders("app") == [("later2", 1)]
+
+
+def test_data_that_went_back_on_the_same_server_is_noticed_by_whoever_was_answered_since(namespace, pair):
+    first, second = pair
+    first.release(1)
+    stale = Snapshot(namespace)
+    first.ask("app")
+    second.sync()
+    stale.restore()
+    assert second.sync(asks=[]).status == "closed"
+    second = again(second, "b2")
+    second.ask("app")
+    assert namespace.holders("app") == []
+    assert first.sync().status == "closed"
+    first = again(first, "a2")
+    assert namespace.holders("app") == [("a2", 2)]
+
+
+def test_a_session_that_was_deleted_by_hand_is_no_lapsed_one(namespace, pair):
+    first, second = pair
+    namespace.raw.delete(namespace.keys.key("sessions"), namespace.keys.key("session"))
+    namespace.raw.delete(namespace.keys.key("holders"), namespace.keys.key("requests"), namespace.keys.key("roll"))
+    assert second.sync().status == "closed"
+    second = again(second, "b2")
+    assert not second.opened.lapsed
+    second.ask("app")
+    assert namespace.holders("app") == []
+    first = again(first, "a2")
+    assert namespace.holders("app") == [("a2", 1)]
+
+
+def test_a_lease_that_ran_out_in_the_same_epoch_is_told_as_such(namespace, pair):
+    first, second = pair
+    pass_time(namespace, TIMEOUT, second)
+    assert first.sync().status == "closed"
+    assert again(first, "a2").opened.lapsed
+
+
+def test_data_of_an_earlier_epoch_is_no_reason_to_go_on_at_once(namespace, pair):
+    first, second = pair
+    first.release(1)
+    earlier = Snapshot(namespace)
+    another_server(namespace)
+    first, second = again(first, "a2"), again(second, "b2")
+    pass_time(namespace, INTERVAL + 1, first, second)
+    number = first.ask("app")
+    assert namespace.holders("app") == [("a2", number)]
+    earlier.restore()
+    namespace.elapse(TIMEOUT)
+    second = again(second, "b3")
+    second.ask("app")
+    assert namespace.holders("app") == []
+    again(first, "a3")
+    assert namespace.holders("app") == [("a3", number)]
+
+
+def test_an_open_that_was_not_heard_of_leaves_nothing_behind(namespace, pair):
+    first, _ = pair
+    another_server(namespace)
+    held, _ = first.statement()
+    namespace.session("unheard", config=ONE, former=first.former, held=held, states=False)
+    former = first.former
+    first = namespace.session(
+        "heard", config=ONE, held=held, former=type(former)(("a", "unheard"), former.epoch, former.lease)
+    )
+    assert namespace.live() == ["b", "heard"]
+    assert namespace.holders("app") == [("heard", 1)]
+
+
+# -- What operators set, and the version of the table ----------------------------------------------------
+
+
+def test_what_operators_set_comes_back_with_the_survivors(namespace, pair):
+    first, second = pair
+    namespace.set("app", 3)
+    namespace.set("queue:slow", 1)
+    namespace.store.pause("queue:slow", True, by="me@there")
+    first.sync()
+    version = first.version
+    namespace.raw.flushall()
+    second = again(second, "b2")  # it had not heard of the change
+    assert second.table == {"app": 1}
+    first = again(first, "a2")
+    assert first.table == {"app": 3, "queue:slow": 0}
+    assert first.version > version, "what a session was told of is never newer than what holds"
+    status = namespace.store.status()
+    assert (status["app"].max, status["app"].set_by) == (3, "test")
+    assert (status["queue:slow"].paused, status["queue:slow"].paused_by) == (True, "me@there")
+
+
+def test_what_was_set_since_the_loss_stays(namespace, pair):
+    first, _ = pair
+    namespace.set("app", 5)
+    namespace.store.pause("queue:slow", True, by="test")
+    first.sync()
+    another_server(namespace)
+    namespace.set("app", 2)
+    namespace.store.pause("queue:slow", False, by="test")
+    again(first, "a2")
+    assert namespace.max("app") == 2
+    assert not namespace.store.status("queue:slow")["queue:slow"].paused
+
+
+def test_what_was_reset_before_the_loss_does_not_come_back_with_old_data(namespace, pair):
+    first, _ = pair
+    namespace.set("app", 5)
+    stale = Snapshot(namespace)
+    namespace.store.reset("app", by="test")
+    first.sync()
+    stale.restore()
+    another_server(namespace)
+    again(first, "a2")
+    assert namespace.max("app") == 1
+
+
+# -- Fencing numbers -------------------------------------------------------------------------------------
+
+
+def fence_of(session: Session, number: int) -> int:
+    return int(session.namespace.look().requests[session.name, number].get("f", 0))
+
+
+def test_fencing_numbers_grow_with_each_grant_and_follow_redis_clock(namespace, pair):
+    first, second = pair
+    seconds, micros = namespace.raw.time()
+    numbers = [fence_of(first, 1)]
+    for session in (second, first, second):
+        number = session.ask("app")
+        held = namespace.look().holders["app"][0]
+        (first if held[0] == "a" else second).release(held[1])
+        numbers.append(fence_of(session, number))
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] >= seconds * 10_000 + micros // 100
+
+
+def test_fencing_numbers_go_on_growing_when_all_data_is_lost(namespace, pair):
+    first, second = pair
+    before = fence_of(first, 1)
+    first.release(1)
+    namespace.raw.flushall()
+    second = again(second, "b2")
+    namespace.reopen()
+    number = second.ask("app")
+    assert fence_of(second, number) > before
+
+
+def test_fencing_numbers_never_fall_behind_one_that_is_restated(namespace, pair):
+    first, second = pair
+    far = fence_of(first, 1) + 10**9  # a day ahead of Redis' clock, as after a step back
+    namespace.raw.flushall()
+    first = namespace.session("a2", config=ONE, former=first.former, held=[Held(1, ("app",), fence=far)], version=0)
+    second = again(second, "b2")
+    first.release(1)
+    namespace.reopen()
+    number = second.ask("app")
+    assert fence_of(second, number) > far
