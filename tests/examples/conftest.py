@@ -39,13 +39,14 @@ def run(environ: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Com
 
 
 @pytest.fixture
-def start_workers(environ: dict[str, str], tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Start two workers of 4 processes each for an app; they end with the test."""
+def start_workers(environ: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Start two workers of 4 processes each for an app, each with its own queue if named; they end with the test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start_workers(app: str) -> None:
-        for name in ("w1", "w2"):
+    def start_workers(app: str, *queues: str) -> None:
+        for name, queue in zip(("w1", "w2"), queues or (None, None), strict=True):
             command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@test", "-c", "4"]
+            command += ["-Q", queue] if queue else []
             with (tmp_path / f"{name}.log").open("w") as log:
                 process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
                 started.append(process)

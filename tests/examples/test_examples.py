@@ -48,10 +48,21 @@ def test_resize_live_shows_each_value_hold(start_workers: Callable, run: Callabl
     assert done.stdout.endswith("queue:emails: was unlimited, is 2 (configured)\n")
 
 
+def test_fencing_has_the_store_refuse_a_writer_that_lost_its_lease(start_workers: Callable, run: Callable) -> None:
+    start_workers("examples.fencing.app", "one", "two")
+    done = run("examples.fencing.stale")
+    assert done.returncode == 0, done.stderr
+    (old,) = numbers(r"old: has permit (\d+)", done.stdout)
+    (new,) = numbers(r"new: has permit (\d+)", done.stdout)
+    assert new > old
+    assert "new: the store took its value\nold: goes on; the store refused its value" in done.stdout
+    assert done.stdout.endswith(f"the store has 'new', of permit {new}\n")
+
+
 STEP = re.compile(r"^  ([a-z 0-9]+): +max (\w+(?:, paused)?); (\d+) running", re.MULTILINE)
 
 
-@pytest.mark.parametrize("example", ["basic", "resize_live"])
+@pytest.mark.parametrize("example", ["basic", "fencing", "resize_live"])
 def test_a_readme_names_only_modules_that_exist(example: str) -> None:
     named = re.findall(r"examples\.([\w.]+)", (EXAMPLES / example / "README.md").read_text())
     assert named
