@@ -6,7 +6,6 @@ Consumer.on_task_request -> Gate;  Link -> Starter -> Gate.pump, on the consumer
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +26,7 @@ from .intake import Intake
 from .ledger import Ledger, now
 from .limits import Limits, TaskOption, candidates
 from .link import Link
+from .lookout import Lookout
 from .resize import Resizer, count_only_startable, pool_size
 from .run import Run, note_delivery
 from .settings import Settings
@@ -37,9 +37,6 @@ logger = get_logger(__name__)
 
 #: How often, in seconds, parked requests are looked at for revokes and expiry.
 SWEEP_SECONDS = 1.0
-
-#: For how long, in seconds, the event loop may stand still before the link sees to the ends of tasks.
-LATE_SECONDS = 0.5
 
 #: How long, in seconds, changes of the intake let the task that was just started go first.
 MOMENT = 0.002
@@ -83,8 +80,15 @@ class GlobalConcurrencyStep(StartStopStep):
         def slots() -> int:
             return pool_size(pool)
 
+        self.lookout = Lookout(self._on_loop_late, self._on_loop_back)
+
+        def startable() -> int:
+            return 0 if self.lookout.is_late else slots()
+
         # One step of Redis' clock moves the lease clock by up to an interval, and nobody tells us.
-        self.ledger: Ledger[Run] = Ledger(config, slots=slots, wake=self._wake_link, margin=settings.heartbeat_interval)
+        self.ledger: Ledger[Run] = Ledger(
+            config, slots=startable, wake=self._wake_link, margin=settings.heartbeat_interval
+        )
         self.intake = Intake(
             table=lambda: self.ledger.table,
             slots=slots,
@@ -127,9 +131,6 @@ class GlobalConcurrencyStep(StartStopStep):
         self.terminator = Terminator(self.gate, interval=settings.heartbeat_interval, call_soon=consumer.call_soon)
         self._refusal: str | None = None
         self._next_sweep = 0.0
-        #: When the consumer's thread last came round, by :func:`now`.
-        self._ticked = 0.0
-        self._ended = threading.Event()
         #: How often this worker's session was closed while it lived.
         self.lease_losses = 0
         # celery 4.0-5.7: strategies read on_task_request when they are built (Tasks.start), so it is wrapped here,
@@ -153,8 +154,8 @@ class GlobalConcurrencyStep(StartStopStep):
             self.link.start()
             if self.settings.on_lease_lost == "terminate":
                 self.terminator.start()
-            if self.gate.has_children and consumer.hub is not None:
-                threading.Thread(target=self._watch_loop, name="celery-gconc-lookout", daemon=True).start()
+            if consumer.hub is not None:
+                self.lookout.start()
             self.link.tried.wait(FIRST_CONTACT)
         if self._refusal is not None:
             raise WorkerShutdown(EX_CONFIG)
@@ -164,6 +165,7 @@ class GlobalConcurrencyStep(StartStopStep):
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """The event loop starts (again): it reads our news, and looks after parked requests."""
         if isinstance(self.starter, HubStarter):
+            self.lookout.came_round()
             self.starter.register(hub)
 
     def stop(self, consumer: Any) -> None:
@@ -180,7 +182,7 @@ class GlobalConcurrencyStep(StartStopStep):
         self.gate.close()
         self.gate.pool_stopped()
         self.terminator.close()
-        self._ended.set()
+        self.lookout.close()
         self.link.stop()
         self.starter.close()
 
@@ -210,6 +212,7 @@ class GlobalConcurrencyStep(StartStopStep):
         return ConsumerStarter(self._pump, self._tick, consumer)
 
     def _pump(self) -> None:
+        self.lookout.came_round()
         self.resizer.go_on()
         if self.ledger.holds_slot and self.ledger.free_slots <= 0 and self.consumer.controller.autoscaler is not None:
             # With an event loop Celery scales up when a message comes; here permits may come without one.
@@ -217,7 +220,8 @@ class GlobalConcurrencyStep(StartStopStep):
         self.gate.pump()
 
     def _tick(self) -> None:
-        self._ticked = now()
+        if self.lookout.came_round():
+            self.gate.pump()
         if self.consumer.hub is None and self.gate.is_shutting_down:
             self.gate.close(by_consumer=False)  # its own loop comes round after some seconds only
             return
@@ -252,16 +256,12 @@ class GlobalConcurrencyStep(StartStopStep):
     def _on_result_written(self, job: int) -> None:
         self.gate.result_written(job)
 
-    def _watch_loop(self) -> None:
-        """On a thread of its own: while the event loop reads no results, the link sees to the ends of tasks.
+    def _on_loop_late(self) -> None:
+        self.ledger.look()
+        self.link.watch_results(self.gate.busy_pipes())
 
-        A broker that is silent (a half-open connection) can hold the loop up for minutes, in an acknowledgement.
-        """
-        is_late = False
-        while not self._ended.wait(LATE_SECONDS / 2):
-            was_late, is_late = is_late, now() - self._ticked > LATE_SECONDS
-            if was_late or is_late:
-                self.link.watch_results(self.gate.busy_pipes() if is_late else {})
+    def _on_loop_back(self) -> None:
+        self.link.watch_results({})
 
     def _on_refused(self, why: str) -> None:
         """On the link's thread: the namespace doesn't take us. The consumer's thread stops the worker."""

@@ -57,9 +57,10 @@ class Broker:
         return None
 
     def queue_of(self, message: Any) -> str | None:
-        """The queue that a message was consumed from."""
+        """The queue that a message was consumed from: here, by the routing key, which is its sender's to choose."""
         delivery = getattr(message, "delivery_info", None) or {}
-        return delivery.get("routing_key") or None
+        name = delivery.get("routing_key")
+        return name if isinstance(name, str) and queue_named(self.consumer, name) is not None else None
 
     def cancel(self, name: str, tag: str) -> None:
         """Read no more from a queue. What is under way still arrives."""
@@ -115,7 +116,7 @@ class AMQPBroker(Broker):
         tag = delivery.get("consumer_tag")
         if tag not in self._queues:
             self._queues.update((tag, name) for name, tag in self.consumer._active_tags.items())
-        return self._queues.get(tag) or delivery.get("routing_key") or None
+        return self._queues.get(tag) or super().queue_of(message)
 
     def cancel(self, name: str, tag: str) -> None:
         """Read no more from a queue. The tag's callback stays, for what is under way."""

@@ -21,7 +21,7 @@ import click
 from celery.worker.control import control_command, inspect_command
 
 from .errors import GlobalConcurrencyError, LimitError, SettingError, StoreUnavailable
-from .limits import parse_limit, parse_max
+from .limits import parse_limit, parse_max, shown
 from .settings import Settings
 from .store import Change, Store
 
@@ -30,6 +30,9 @@ CONFIRM_SECONDS = 0.5
 
 #: How long, in seconds, the CLI waits for Redis when it takes a ticket.
 TICKET_TIMEOUT = 2.0
+
+#: The highest ticket, and the longest name of who makes a change, that are taken from a broadcast.
+MOST_TICKET, MOST_BY = 10**13, 200
 
 
 _TAKES_TWO = "set_global_concurrency takes a limit and a max: emails 4, task:proj.tasks.sync 2, emails unlimited"
@@ -85,7 +88,7 @@ def size_argument(text: str) -> int:
     except ValueError:
         size = 0
     if size < 1:
-        raise click.UsageError(f"a pool size is a whole number >= 1; got {text!r}")
+        raise click.UsageError(f"a pool size is a whole number >= 1; got {shown(text)}")
     return size
 
 
@@ -138,7 +141,7 @@ def set_local_concurrency(state: Any, size: Any = None, **kwargs: Any) -> dict[s
     if step is None:
         return {"error": _NOT_INSTALLED}
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        return {"error": f"a pool size is a whole number >= 1; got {size!r}"}
+        return {"error": f"a pool size is a whole number >= 1; got {shown(size)}"}
     try:
         return {"ok": step.resizer.resize(size)}
     except LimitError as exc:
@@ -174,7 +177,10 @@ def _change(state: Any, limit: Any, change: Callable[[Store, str, str, int], Cha
     if step is None:
         return {"error": _NOT_INSTALLED}
     command = limit if isinstance(limit, Mapping) else {"name": limit}
-    by, ticket = str(command.get("by") or state.hostname), int(command.get("ticket") or 0)
+    by, ticket = command.get("by") or state.hostname, command.get("ticket") or 0
+    if not isinstance(ticket, int) or not 0 <= ticket <= MOST_TICKET:  # bool: as good as a number
+        return {"error": f"no such ticket: {shown(ticket)}; nothing was changed"}
+    by = str(by)[:MOST_BY].encode("utf-8", "replace").decode()  # whoever broadcasts may claim to be anybody
     try:
         name = step.full_name(parse_limit(command.get("name")))
         future = step.link.call(lambda store: change(store, name, by, ticket))

@@ -383,16 +383,17 @@ class Ledger(Generic[R]):
             self._is_trusted = False
             self._due_locked()
 
-    def opened(
-        self, session: str, table: Mapping[str, int], version: int, lease_ends: float, reuse_ends: float
-    ) -> None:
-        """A session was opened, with what :meth:`holdings` gave as its first grant."""
+    def opened(self, session: str, table: Mapping[str, int], version: int, lease_ends: float) -> None:
+        """A session was opened, with what :meth:`holdings` gave as its first grant.
+
+        That may be more than a limit allows, so no permit is used again before the answer to the first sync.
+        """
         with self.lock:
             self.session = session
             self._granted = 1
             self._contended = {}
             self._offered = False
-            self._lease_ends, self._reuse_ends = lease_ends, reuse_ends
+            self._lease_ends, self._reuse_ends = lease_ends, 0.0
             self._needs_statement = True
             self._due_locked()
             self._set_table_locked(table, version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ BUILT_IN = "celery."
 #: Longest limit name accepted, in characters: names become members in Redis.
 MAX_NAME = 512
 
+#: How much of a value an error shows, in characters: whoever gave it may have given a megabyte.
+MOST_SHOWN = 80
+
 #: The names of the limits that cover one task, sorted: its permit is all of them at once.
 Limits = tuple[str, ...]
 
@@ -31,12 +35,14 @@ def parse_limit(text: object) -> str:
         LimitError: not a string, empty, too long, with control characters, or with an unknown scope.
     """
     if not isinstance(text, str) or not text.strip():
-        raise LimitError(f"a limit is a name such as queue:emails, task:proj.tasks.sync, pool:db or app; got {text!r}")
+        raise LimitError(
+            f"a limit is a name such as queue:emails, task:proj.tasks.sync, pool:db or app; got {shown(text)}"
+        )
     name = text.strip()
     if len(name) > MAX_NAME:
         raise LimitError(f"the limit name {name[:32]!r}... has {len(name)} characters; {MAX_NAME} is the most")
-    if any(ord(c) < 32 or ord(c) == 127 for c in name):
-        raise LimitError(f"the limit name {name!r} has control characters in it")
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):  # lone surrogates have no place in UTF-8
+        raise LimitError(f"the limit name {shown(name)} has control characters in it")
     if name == APP:
         return name
     scope, colon, rest = name.partition(":")
@@ -44,8 +50,8 @@ def parse_limit(text: object) -> str:
         return f"queue:{name}"
     if scope not in SCOPES:
         raise LimitError(
-            f"unknown scope {scope!r} in {name!r}: use queue:, task: or pool: (or app); "
-            f"for a queue of that name write queue:{name}"
+            f"unknown scope {shown(scope)} in {shown(name)}: use queue:, task: or pool: (or app); "
+            f"for a queue of that name write queue:{name[:MOST_SHOWN]}"
         )
     if not rest:
         raise LimitError(f"{name!r} names no {scope}; write {scope}:<name>")
@@ -60,16 +66,25 @@ def parse_max(value: object) -> int | None:
     """
     if value is None or (isinstance(value, str) and value.strip().lower() == "unlimited"):
         return None
+    rule = f"a max is a whole number >= 0, or 'unlimited'; got {shown(value)}"
     if isinstance(value, str):
         try:
-            value = int(value.strip())
+            value = int(value) if len(value) <= MOST_SHOWN else value  # (it takes its time over a megabyte of digits)
         except ValueError:
-            raise LimitError(f"a max is a whole number >= 0, or 'unlimited'; got {value!r}") from None
+            raise LimitError(rule) from None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise LimitError(f"a max is a whole number >= 0, or 'unlimited'; got {value!r}")
+        raise LimitError(rule)
     if not 0 <= value <= 2**31:
-        raise LimitError(f"a max is from 0 to {2**31}, or 'unlimited'; got {value}")
+        raise LimitError(f"a max is from 0 to {2**31}, or 'unlimited'; got {shown(value)}")
     return value
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: not more of it than a line takes."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value[: MOST_SHOWN + 1] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +104,20 @@ class TaskOption:
         if value is None:
             return cls()
         rule = "global_concurrency= takes a whole number >= 0, a limit name such as 'pool:db', or a list of names"
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(own_max=value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            try:
+                if parse_limit(f"task:{task}") == f"task:{task}":
+                    return cls(own_max=parse_max(value))
+            except LimitError as exc:
+                raise LimitError(f"task {task[:MOST_SHOWN]}: {exc} ({rule})") from None
+            raise LimitError(f"task {task[:MOST_SHOWN]}: a name with spaces around it can't have a limit")
         if isinstance(value, str) or (isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping))):
             names = (value,) if isinstance(value, str) else tuple(value)
             try:
                 return cls(names=tuple(sorted({parse_limit(name) for name in names})))
             except LimitError as exc:
-                raise LimitError(f"task {task}: {exc} ({rule})") from None
-        raise LimitError(f"task {task}: {rule}; got {value!r}")
+                raise LimitError(f"task {task[:MOST_SHOWN]}: {exc} ({rule})") from None
+        raise LimitError(f"task {task[:MOST_SHOWN]}: {rule}; got {shown(value)}")
 
 
 def candidates(task: str, queue: str | None, option: TaskOption) -> Limits:

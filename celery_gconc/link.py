@@ -82,6 +82,8 @@ class Link:
         self._overrides: Mapping[str, str] = {}
         self._pubsub: PubSub | None = None
         self._pubsub_socket: socket.socket | None = None
+        #: Since when the connection for notices owes an answer, by :func:`now`; None = it has given all.
+        self._asked_at: float | None = None
         self._calls: list[tuple[Callable[[Store], Any], Future[Any]]] = []
         self._wanted_children: set[int] = set()
         self._stopping = False
@@ -272,7 +274,7 @@ class Link:
         self._epoch, self._lease, self._overrides = opened.epoch, opened.lease, opened.overrides
         self._opened_once = True
         self._renewed(sent)
-        self.ledger.opened(self.session, opened.table, opened.version, self._lease_ends, self._reuse_ends(sent))
+        self.ledger.opened(self.session, opened.table, opened.version, self._lease_ends)
         if opened.shut:
             logger.warning(
                 "celery-gconc: Redis has lost data, or has just started with none: tasks under limits start in %.1f s, "
@@ -294,6 +296,16 @@ class Link:
         connection: Any = self._pubsub.connection
         self._pubsub_socket = connection._sock
         self._selector.register(connection._sock, selectors.EVENT_READ)
+        self._asked_at = None
+
+    def _check_notices(self) -> None:
+        """Once a heartbeat: a connection that a firewall has forgotten is silent for ever, and neither side is told."""
+        if self._asked_at is not None and now() - self._asked_at >= self.settings.heartbeat_interval:
+            self._resubscribe()
+            self.ledger.untold()  # what was told on the dead one comes with the answer to the next sync
+        if self._asked_at is None and self._pubsub is not None:
+            self.store.ask(self._pubsub)
+            self._asked_at = now()
 
     def _unsubscribe(self) -> None:
         if self._pubsub_socket is not None:
@@ -341,6 +353,7 @@ class Link:
 
     def _read_notices(self) -> None:
         assert self._pubsub is not None
+        self._asked_at = None
         notices = self.store.notices(self._pubsub, self.session)
         for notice in notices:
             self.ledger.notice(notice)
@@ -389,6 +402,7 @@ class Link:
             self._plan_reclaim(reply)
             if sync.full:
                 self._next_beat = sent + self.settings.heartbeat_interval
+                self._check_notices()
             if is_news:
                 self._on_news()
         elif reply.status == "stale":

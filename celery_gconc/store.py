@@ -471,6 +471,11 @@ class Store:
                 raise StoreUnavailable("the coordination Redis did not confirm a subscription in time")
             return pubsub
 
+    def ask(self, pubsub: PubSub) -> None:
+        """Have Redis answer on the connection for notices (the answer is none itself); doesn't wait for it."""
+        with _translated():
+            pubsub.ping()
+
     def notices(self, pubsub: PubSub, session: str) -> list[Notice]:
         """All notices that have arrived for a session; never waits."""
         found = []

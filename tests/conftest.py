@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from celery_gconc.store import Store
 from tests.servers import (
     NoRabbitMQBinary,
     NoRedisBinary,
@@ -57,7 +58,18 @@ def _without(what: str) -> None:
 
 @pytest.fixture
 def redis_url(redis_process: RedisServer) -> str:
-    """The URL of a Redis with nothing in it."""
-    with redis.Redis.from_url(redis_process.url) as client:
-        client.flushall()
+    """The URL of a Redis with nothing in it but a namespace that has lived before."""
+    empty_namespace(redis_process.url)
     return redis_process.url
+
+
+def empty_namespace(url: str) -> None:
+    """Delete everything, and begin a namespace in which nothing waits for those who may have lived before."""
+    store = Store(url, "gconc")
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+        info = {"node": "first", "pid": 1, "pool": "solo", "app": "", "broker": ""}
+        store.open("first", interval=1.0, timeout=3.0, info=info, config={}, room=0)
+        store.close_session("first")
+        client.hdel(store.keys.key("meta"), "shut")
+    store.close()

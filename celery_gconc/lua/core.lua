@@ -55,7 +55,7 @@ end
 local function whole(it, least, most) -- (-0 is none: it would be written as '-0')
   return type(it) == 'number' and it % 1 == 0 and it >= least and it <= most and (it ~= 0 or 1 / it > 0)
 end
-local function short(it) return type(it) == 'string' and #it <= 2048 end
+local function short(it) return type(it) == 'string' and #it <= 4096 end
 local function flag(it) return it == true or it == false end
 local function count(it) return whole(it, 0, 9e15) end
 local function integer(it) return whole(it, -9e15, 9e15) end
@@ -95,7 +95,7 @@ local function rows(list, at, rest)
     if type(row) ~= 'table' then return false end
     local number, limits, id, name = row[1], row[at], row[at + 1], row[at + 2]
     if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(limits) ~= 'table'
-      or type(id) ~= 'string' or type(name) ~= 'string' or #id > 2048 or #name > 2048 or not limits[1]
+      or type(id) ~= 'string' or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not limits[1]
       or not rest(row) then return false end
     for j = 1, #limits do
       if not good_names[limits[j]] and not limit_name(limits[j]) then return false end

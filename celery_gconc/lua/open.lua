@@ -58,13 +58,6 @@ local function others_listen()
   return channels.err == nil and #channels > 0
 end
 
--- A Redis that has just started may have lost what it had: for how long (ms) whoever lived then may still be on the
--- way back. (Its uptime is told in whole seconds.)
-local function youth()
-  local uptime = tonumber(string.match(server, 'uptime_in_seconds:(%d+)')) or 0
-  return math.min(asked.interval, RETRY) + 1000 - uptime * 1000
-end
-
 local function began(some_epoch) return tonumber(string.match(some_epoch, ':(%d+)$')) or 0 end
 
 -- Bring back what operators had set, as this session remembers it; what was set since the loss stays.
@@ -94,7 +87,8 @@ end
 local lost = lived and asked.known ~= epoch
 local lapsed = lived and not is_known
 if not epoch then
-  begin_epoch((lived or others_listen()) and asked.timeout or youth())
+  -- An empty Redis may have had data: whoever lived then, and can reach it, is back by then.
+  begin_epoch((lived or others_listen()) and asked.timeout or math.min(asked.interval, RETRY) + 1000)
   lapsed = false
 elseif lapsed and lost then
   local ends = (born or clock) + asked.timeout

@@ -33,14 +33,16 @@ TURNS = 3
 
 #: What may stand where something else should.
 JUNK: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 7, -(2**31), 2**31, 2**53, -(2**53), 2**63, 10**30, -(10**30), 0.5, -0.0, 1.5, 1e300,
-    float("nan"), float("inf"), float("-inf"), "", "1", "-1", "0x10", "1e3", "nan", "*", "fuzz", "other:1", "a:b", ":",
-    "a\x1fb", "\x1f", "pool:a\x1f0000000000000000\x1fwell:1", "x\x00y", "new\nline", "\x7f", "é" * 10, "x" * 10_000,
-    "[", "(", "+", "-", "{x}", [], {}, [[]], [None], [1], ["pool:a"], ["pool:a", "pool:a"], {"1": 1}, {"": 0},
-    {"pool:a": "{}"}, {"pool:a": "[1]"}, {"pool:a": '{"max": 0.5}'}, {"pool:a": '{"max": "1"}'}, {"pool:a": '{"by": null}'},
-    {"pool:a": '{"paused": 1}'}, {"pool:a": "1"}, {"pool:a": -1}, {"pool:a": 0.5}, {"pool:a": None}, {"a\x1fb": 1}, [[1, ["pool:a"], "", "", 0]],
-    [[1, 0, ["pool:a"], "", ""], [1, 0, ["pool:b"], "", ""]], [[1, [], "", "", 0]], [[1]], [[1, "pool:a", "", "", 0]],
-]  # fmt: skip
+    *(None, True, False, 0, 1, -1, 2, 7, -(2**31), 2**31, 2**53, -(2**53), 2**63, 10**30, -(10**30), 0.5, -0.0, 1.5),
+    *(1e300, float("nan"), float("inf"), float("-inf"), "", "1", "-1", "0x10", "1e3", "nan", "*", "fuzz", "other:1"),
+    *("a:b", ":", "a\x1fb", "\x1f", "pool:a\x1f0000000000000000\x1fwell:1", "x\x00y", "new\nline", "\x7f", "é" * 10),
+    *("x" * 10_000, "[", "(", "+", "-", "{x}", [], {}, [[]], [None], [1], ["pool:a"], ["pool:a", "pool:a"], {"1": 1}),
+    *({"": 0}, {"pool:a": "{}"}, {"pool:a": "[1]"}, {"pool:a": '{"max": 0.5}'}, {"pool:a": '{"max": "1"}'}),
+    *({"pool:a": '{"by": null}'}, {"pool:a": '{"paused": 1}'}, {"pool:a": "1"}, {"pool:a": -1}, {"pool:a": 0.5}),
+    *({"pool:a": None}, {"a\x1fb": 1}, [[1, ["pool:a"], "", "", 0]], [[1, ["pool:a"], "", "", 0, 0]]),
+    *([[1, 0, ["pool:a"], "", ""], [1, 0, ["pool:b"], "", ""]], [[1, [], "", "", 0, 0]], [[1]]),
+    *([[1, "pool:a", "", "", 0, 0]], [[1, ["pool:a"], "", "", 0, 0], [1, ["pool:b"], "", "", 0, 0]]),
+]
 
 #: Stand for arrays within arrays, so many.
 DEPTHS = {"@100": 100, "@990": 990, "@3000": 3000}
@@ -48,8 +50,8 @@ JUNK += list(DEPTHS)
 
 #: Not JSON at all, or more of it than is good.
 TEXTS: list[Any] = [
-    b"", b"{", b"nul", b"null", b"1", b'"x"', b"[]", b"{}", b"\x00\xff\xfe", b"{'a': 1}", b'{"session": "a"', b"[" * 2000,
-    b"[" * 900 + b"]" * 900, b'{"session": "\\ud800"}', b'{"session": "fuzz", "session": {}}',
+    b"", b"{", b"nul", b"null", b"1", b'"x"', b"[]", b"{}", b"\x00\xff\xfe", b"{'a': 1}", b'{"session": "a"',
+    b"[" * 2000, b"[" * 900 + b"]" * 900, b'{"session": "\\ud800"}', b'{"session": "fuzz", "session": {}}',
 ]  # fmt: skip
 
 SCRIPTS = ("open", "sync", "close", "change", "ticket", "status", "holders")
@@ -190,7 +192,7 @@ class Bench:
 
 def _known(session: Session) -> dict[str, Any]:
     """What a session knows, and may learn."""
-    names = ("asked", "holding", "granted", "syncs", "numbers", "epoch", "version", "table", "lease", "confirmed", "overrides")
+    names = "asked holding granted syncs numbers epoch version table lease confirmed overrides".split()
     return {name: getattr(session, name) for name in names}
 
 

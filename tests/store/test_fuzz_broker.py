@@ -1,4 +1,4 @@
-"""The scripts over kombu's keys, with malformed arguments and messages: an error and nothing changed, or no message lost."""
+"""The scripts over kombu's keys, with malformed arguments and messages: an error, or no message is lost."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ QUEUE, UNACKED, INDEX, OTHER = "celery", "unacked", "unacked_index", "a string"
 
 #: What may stand where a number, a tag or a message should.
 JUNK = [
-    "", "-1", "0", "1", "3", "0.5", "-0", "1e3", "1e300", "nan", "inf", "-inf", "0x10", "x", "9" * 40, "\x00", "\x1f", "[]",
-    "{}", "null", "x" * 10_000, '"task": "a"', "%d", "*",
+    "", "-1", "0", "1", "3", "0.5", "-0", "1e3", "1e300", "nan", "inf", "-inf", "0x10", "x", "9" * 40, "\x00", "\x1f",
+    "[]", "{}", "null", "x" * 10_000, '"task": "a"', "%d", "*",
 ]  # fmt: skip
 
 #: Messages that a stranger may have pushed: they name a task, but are not what kombu writes.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from celery_gconc.ledger import Ledger, Permit, now
+from celery_gconc.ledger import STEPS, Ledger, Permit, now
 from celery_gconc.store import Grant, Notice, Synced
 
 EMAILS = ("queue:emails",)
@@ -37,7 +37,7 @@ class Harness:
         self.wakes = 0
         self.ledger: Ledger[Request] = Ledger({"queue:emails": 2}, slots=lambda: self.slots, wake=self._wake)
         self.ends = now() + lease
-        self.ledger.opened("s", {"queue:emails": 2}, 1, self.ends, self.ends)
+        self.ledger.opened("s", {"queue:emails": 2}, 1, self.ends)
         self.syncs = 0
         self.sync()
 
@@ -173,7 +173,7 @@ def test_what_waits_is_asked_for_again_when_a_new_session_is_opened():
     harness.wait()
     harness.sync()
     harness.ledger.holdings()
-    harness.ledger.opened("s2", {"queue:emails": 2}, 1, harness.ends, harness.ends)
+    harness.ledger.opened("s2", {"queue:emails": 2}, 1, harness.ends)
     assert len(harness.sync().asks) == 1
 
 
@@ -228,3 +228,50 @@ def test_the_end_of_an_offer_is_news_for_a_slot_was_kept_for_it():
     harness.ledger.collect("e", 9, confirmed=0, full=False)
     assert harness.ledger.apply(Synced("ok", version=1), harness.ends, harness.ends)
     assert not harness.ledger.holds_slot
+
+
+def test_no_permit_is_used_again_between_a_new_session_and_the_answer_to_its_first_sync():
+    harness = Harness(slots=2)
+    runs, waits = harness.wait(), harness.wait()
+    (ask, _) = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
+    assert harness.ledger.next() is runs
+    harness.ledger.holdings()
+    harness.ledger.opened("s2", {"queue:emails": 1}, 1, harness.ends)
+    harness.ledger.ended(runs)
+    assert harness.ledger.next() is None, "more may run than the limit allows: the answer tells"
+    harness.sync()
+    assert waits in harness.ledger.waiting()
+
+
+def test_a_request_goes_by_the_table_of_the_moment_in_which_it_starts_or_waits():
+    harness = Harness(slots=2)
+    early, late = Request(names=("app",), limits=()), Request(names=("app",), limits=())
+    harness.ledger.apply(Synced("ok", version=2, table={"app": 5}), harness.ends, harness.ends)
+    assert not harness.ledger.start_uncovered(early)
+    harness.ledger.wait(early)
+    assert early.limits == ("app",)
+    harness.ledger.apply(Synced("ok", version=3, table={}), harness.ends, harness.ends)
+    late.limits = ("app",)
+    harness.ledger.wait(late)
+    assert harness.ledger.uncovered() == [early, late]
+    assert harness.ledger.start_uncovered(late)
+
+
+def test_a_permit_has_a_greater_fencing_number_each_time_that_it_is_used_and_goes_back_when_there_is_none_left():
+    harness = Harness(slots=1)
+    first, second, third = (harness.wait() for _ in range(3))
+    (ask,) = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
+    assert harness.ledger.next() is first
+    permit = first.permit
+    before = permit.fencing_number
+    harness.ledger.ended(first)
+    assert harness.ledger.next() is second
+    assert second.permit is permit
+    assert permit.fencing_number == before + 1
+    permit.step = STEPS - 1
+    harness.ledger.ended(second)
+    assert harness.ledger.next() is None
+    assert permit.number in harness.sync().ended
+    assert third in harness.ledger.waiting()
