@@ -15,7 +15,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 from celery.result import allow_join_result
 
-from celery_gconc import GlobalConcurrency
+from celery_gconc import GlobalConcurrency, current_permit
 from tests.cluster.queues import with_special
 
 app = Celery("cluster", broker=os.environ["TEST_BROKER"], backend=os.environ.get("TEST_BACKEND"))
@@ -120,6 +120,18 @@ def stubborn(number: int, seconds: float) -> int:
         time.sleep(0.005)
     tell("e", number, "stubborn")
     return number
+
+
+@app.task(bind=True, max_retries=1)
+def fenced(self, number: int, then: str = "end") -> None:
+    """Tell by which permit it runs; and then retry once, or be called once more directly."""
+    permit = current_permit()
+    told = permit and [permit.number, list(permit.limits), permit.session, permit.granted_at]
+    oracle().rpush("fences", json.dumps([number, told, self.request.headers]))
+    if then == "retry" and self.request.retries == 0:
+        raise self.retry(countdown=0.1)
+    if then == "call":
+        fenced(number + 1)
 
 
 @app.task(bind=True)

@@ -32,6 +32,15 @@ class Event:
     pid: int
 
 
+@dataclass(frozen=True)
+class Fence:
+    """What a task told of its permit: its number, limits, session and time of grant; and its own headers."""
+
+    task: int
+    permit: tuple[int, list[str], str, float] | None
+    headers: dict[str, object] | None
+
+
 class Oracle:
     """Reads what the tasks told a Redis of its own."""
 
@@ -56,6 +65,10 @@ class Oracle:
     def delivery_counts(self) -> dict[int, int]:
         """What the ``delivery`` tasks said: how often the broker had delivered each before."""
         return {int(number): int(count) for number, count in self.client.hgetall("delivery counts").items()}
+
+    def fences(self) -> list[Fence]:
+        """What the ``fenced`` tasks said of their permits, in that order."""
+        return [Fence(*json.loads(line)) for line in self.client.lrange("fences", 0, -1)]
 
     def now(self) -> float:
         seconds, micros = self.client.time()
