@@ -1,6 +1,13 @@
 """Global concurrency limits for Celery: at most N tasks at once, over all workers, changed while they run."""
 
-from .errors import GlobalConcurrencyError, LimitError, SessionRefused, SettingError, StoreUnavailable
+from .errors import (
+    GlobalConcurrencyError,
+    LimitError,
+    SessionRefused,
+    SettingError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from .extension import GlobalConcurrency
 from .permit import TaskPermit, current_permit
 from .store import Change, LimitStatus, SessionStatus, Status, Value
@@ -17,6 +24,7 @@ __all__ = [
     "SessionStatus",
     "SettingError",
     "Status",
+    "StoreRefused",
     "StoreUnavailable",
     "TaskPermit",
     "Value",

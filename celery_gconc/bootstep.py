@@ -17,7 +17,6 @@ from celery.exceptions import WorkerShutdown
 from celery.signals import task_received
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
-from kombu.utils.url import maybe_sanitize_url
 
 from .deadlocks import DeadlockWatch
 from .errors import LimitError, SettingError
@@ -32,6 +31,7 @@ from .run import Run, note_delivery
 from .settings import Settings
 from .starter import ConsumerStarter, GreenStarter, HubStarter, Starter
 from .terminator import Terminator
+from .urls import without_secrets
 
 logger = get_logger(__name__)
 
@@ -110,22 +110,24 @@ class GlobalConcurrencyStep(StartStopStep):
             later=self._later,
         )
         self.resizer = Resizer(consumer, on_resized=self.starter.wake)
-        self.link = Link(
-            settings,
-            self.ledger,
-            info={
-                "node": consumer.hostname,
-                "pid": os.getpid(),
-                "pool": pool_name(pool),
-                "app": self.app.main or "",
-                "broker": maybe_sanitize_url(self.app.conf.broker_url or ""),
-            },
-            config=config,
-            on_news=self.starter.wake,
-            on_refused=self._on_refused,
-            on_lease_lost=self._on_lease_lost,
-            on_child_exit=self._on_child_exit,
-            on_result_written=self._on_result_written,
+        self.link: Link = _or_stop(
+            lambda: Link(
+                settings,
+                self.ledger,
+                info={
+                    "node": consumer.hostname,
+                    "pid": os.getpid(),
+                    "pool": pool_name(pool),
+                    "app": self.app.main or "",
+                    "broker": without_secrets(self.app.conf.broker_url or "")[:500],
+                },
+                config=config,
+                on_news=self.starter.wake,
+                on_refused=self._on_refused,
+                on_lease_lost=self._on_lease_lost,
+                on_child_exit=self._on_child_exit,
+                on_result_written=self._on_result_written,
+            )
         )
         self.deadlocks = DeadlockWatch(self.link.call)
         self.terminator = Terminator(self.gate, interval=settings.heartbeat_interval, call_soon=consumer.call_soon)

@@ -21,5 +21,9 @@ class StoreUnavailable(GlobalConcurrencyError):
     """The coordination Redis didn't answer, or answered that it can't; nothing is known to have changed."""
 
 
+class StoreRefused(GlobalConcurrencyError):
+    """A script was asked for something that can't be; nothing was changed, and Redis serves as before."""
+
+
 class SessionRefused(GlobalConcurrencyError):
     """The namespace doesn't take this worker (other heartbeat settings, a Redis that may evict our keys)."""

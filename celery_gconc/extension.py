@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 from celery import Celery
@@ -13,7 +13,7 @@ from . import control
 from .bootstep import GlobalConcurrencyStep, configured_limits, full_name
 from .errors import SettingError
 from .limits import parse_limit, parse_max
-from .settings import Settings, check_pending
+from .settings import Settings, check_pending, hide_url
 from .store import Change, Status, Store
 
 T = TypeVar("T")
@@ -44,6 +44,8 @@ class GlobalConcurrency:
                 raise
             # The celery command prints a traceback for any Exception while it loads the app.
             raise SystemExit(f"Error: celery-gconc: {exc}") from None
+        # For what shows the configuration with no worker, as `celery report` does.
+        app.on_after_configure.connect(_hide_url, weak=False)
         app.steps["consumer"].add(GlobalConcurrencyStep)
         self._store: Store | None = None
 
@@ -107,3 +109,7 @@ class GlobalConcurrency:
         if self._store is None:
             self._store = Store.from_settings(self.settings)
         return function(self._store)
+
+
+def _hide_url(source: Any, **kwargs: Any) -> None:
+    hide_url(source)

@@ -121,6 +121,8 @@ class Ledger(Generic[R]):
         self.version = -1
         #: The version that Redis has last told of; nothing is started by an older table.
         self._told_version = -1
+        #: What that was when the last sync was made.
+        self._told_before_sync = -1
         #: Requests handed to the pool and not ended, covered or not. In order of their start.
         self.running: dict[R, None] = {}
         #: How many requests wait here, covered, or uncovered since the last look.
@@ -351,6 +353,7 @@ class Ledger(Generic[R]):
             full = full or self._needs_statement
             self._adopt_locked()
             self._believed_room = max(self._room_locked(), 0)
+            self._told_before_sync = self._told_version
             held = self._held_locked() if full else [_statement(r.permit, r) for r in self._unstated if r.permit]
             asks = self._asks_locked() if full else self._new_asks_locked()
             sync = Sync(
@@ -422,6 +425,8 @@ class Ledger(Generic[R]):
             self._grant_locked(reply.grants)
             self._contended = dict(reply.contended)
             self._recall_locked()
+            if self._told_version == self._told_before_sync:
+                self._told_version = reply.version  # asked after it was told, Redis says what it is
             was_trusted = self._is_trusted
             self._is_trusted = True
             # The end of an offer is news as well: a slot was kept for it, and others may wait for that.
@@ -434,8 +439,11 @@ class Ledger(Generic[R]):
     def notice(self, notice: Notice) -> None:
         """Take in what Redis told unasked."""
         with self.lock:
-            if notice.grants and notice.grants[0].grant > self._granted + 1:
-                self._due_locked()  # one was lost on the way: the answer to a sync brings both
+            numbers = [grant.grant for grant in notice.grants]
+            if numbers and (
+                numbers[0] > self._granted + 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers)))
+            ):
+                self._due_locked()  # one was lost on the way (or made up): the answer to a sync brings all
             else:
                 self._grant_locked(notice.grants)
             self._contended.update(notice.contended)

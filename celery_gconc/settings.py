@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import math
 import re
+from collections import UserString
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from celery import Celery
-from kombu.utils.url import maybe_sanitize_url
 
 from .errors import LimitError, SettingError
 from .limits import parse_limit, parse_max
+from .urls import GROUP_SCHEMES, SECRET, SERVER_SCHEMES, masked, parse, scheme_of, without_secrets
 
 PREFIX = "global_concurrency_"
 
-#: URL schemes of a Redis (or Valkey) as a broker or result backend has them, to what redis-py understands.
-_SCHEMES = {
-    "redis": "redis",
-    "rediss": "rediss",
-    "valkey": "redis",
-    "valkeys": "rediss",
-    "unix": "unix",
-    "redis+socket": "unix",
-    "socket": "unix",
-}
+#: A setting of ours, whatever namespace and case it stands in.
+_OWN_KEY = re.compile(r"(?i)(?:^|_)global_concurrency_(\w+)$")
+
+
+class HiddenURL(UserString):
+    """A URL that shows no password in ``inspect conf`` and ``celery report``: they show its repr.
+
+    (celery 5.4-5.7: both censor by the key's name, and leave a string as it is; of other values they show the repr.)
+    """
+
+    def __repr__(self) -> str:
+        return without_secrets(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ SETTINGS: dict[str, Setting] = {
     s.name: s
     for s in (
         Setting("limits", {}, "a mapping of limit name to a whole number >= 0"),
-        Setting("redis_url", None, "a redis://, rediss://, valkey:// or unix:// URL"),
+        Setting("redis_url", None, "a redis://, rediss://, valkey://, unix://, sentinel:// or rediscluster:// URL"),
         Setting("redis_options", {}, "a mapping of options for the Redis client"),
         Setting("key_prefix", "gconc", "1 to 64 letters, digits, '_', '-' or '.'"),
         Setting("heartbeat_interval", 5.0, "seconds, a number >= 0.1"),
@@ -64,10 +66,10 @@ class Settings:
     """The settings of one app, valid. Times are in seconds."""
 
     limits: Mapping[str, int] = field(default_factory=dict)
-    redis_url: str = ""
+    redis_url: str = field(default="", repr=False)
     #: Whether ``redis_url`` was taken from the broker or result backend, not set.
     inherited_url: bool = False
-    redis_options: Mapping[str, Any] = field(default_factory=dict)
+    redis_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     key_prefix: str = "gconc"
     heartbeat_interval: float = 5.0
     heartbeat_timeout: float = 30.0
@@ -80,7 +82,7 @@ class Settings:
     @property
     def safe_url(self) -> str:
         """The coordination Redis for people to read: no password."""
-        return str(maybe_sanitize_url(self.redis_url))
+        return masked(self.redis_url)
 
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
@@ -90,12 +92,22 @@ class Settings:
             SettingError: a value breaks its rule, or a ``global_concurrency_`` key is unknown.
         """
         conf = app.conf
+        hide_url(conf)
         values = _own_keys(conf)
         url = values.pop("redis_url", None)
         inherited = url is None
         if url is None:
             url = _inherited_url(conf)
-        return _checked(values, url, inherited)
+        settings = _checked(values, url, inherited)
+        _need_master_name(settings)
+        return settings
+
+
+def hide_url(conf: Any) -> None:
+    """Have the configuration show no password of ours."""
+    for key in list(conf):
+        if isinstance(key, str) and _OWN_KEY.search(key) and isinstance(conf[key], str) and "://" in conf[key]:
+            conf[key] = HiddenURL(conf[key])
 
 
 def check_pending(app: Celery) -> None:
@@ -121,23 +133,26 @@ def _own_keys(conf: Mapping[str, Any]) -> dict[str, Any]:
     """The ``global_concurrency_`` keys of *conf* without their prefix, whatever namespace and case they stand in."""
     values: dict[str, Any] = {}
     for key in list(conf):
-        found = re.search(r"(?i)(?:^|_)global_concurrency_(\w+)$", key) if isinstance(key, str) else None
+        found = _OWN_KEY.search(key) if isinstance(key, str) else None
         if found is None:
             continue
         name = found.group(1).lower()
         if name not in SETTINGS:
             known = ", ".join(PREFIX + known for known in SETTINGS)
-            raise SettingError(f"{PREFIX}{name}={conf[key]!r}: there is no such setting; those that exist: {known}")
-        values[name] = conf[key]
+            raise SettingError(f"{PREFIX}{name}={_shown(name, conf[key])}: there is no such setting; there are {known}")
+        values[name] = str(conf[key]) if isinstance(conf[key], HiddenURL) else conf[key]
     return values
 
 
 def _inherited_url(conf: Any) -> str:
     for key in ("broker_read_url", "broker_url", "result_backend"):
         value = getattr(conf, key, None)  # not conf.get(), which doesn't know of CELERY_BROKER_URL and its like
-        for url in [value] if isinstance(value, str) else list(value or ()):
-            for one in str(url).split(";"):
-                if urlsplit(one).scheme in _SCHEMES:
+        urls = [value] if isinstance(value, str) else [str(url) for url in value or ()]
+        for url in urls:
+            if scheme_of(url) in GROUP_SCHEMES:
+                return ";".join(urls)
+            for one in url.split(";"):
+                if scheme_of(one) in SERVER_SCHEMES:
                     return one
     raise SettingError(
         f"{PREFIX}redis_url is not set, and neither the broker nor the result backend is a Redis: "
@@ -151,7 +166,17 @@ def _given(values: Mapping[str, Any], name: str) -> Any:
 
 
 def _refuse(name: str, value: Any, why: str = "") -> SettingError:
-    return SettingError(f"{PREFIX}{name}={value!r}: must be {SETTINGS[name].rule}{why}")
+    return SettingError(f"{PREFIX}{name}={_shown(name, value)}: must be {SETTINGS[name].rule}{why}")
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value as an error may show it."""
+    if isinstance(value, (str, UserString)) and "://" in value:
+        return repr(without_secrets(str(value)))
+    if name == "redis_options" or (SECRET.search(name) and name != "key_prefix"):
+        return f"<{type(value).__name__}>"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _number(values: Mapping[str, Any], name: str, least: float) -> float:
@@ -185,10 +210,26 @@ def _limits(values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _url(url: Any) -> str:
-    if not isinstance(url, str) or urlsplit(url).scheme not in _SCHEMES:
-        raise _refuse("redis_url", maybe_sanitize_url(url) if isinstance(url, str) else url)
-    scheme, rest = url.split("://", 1)
-    return f"{_SCHEMES[scheme]}://{rest}"
+    if not isinstance(url, str):
+        raise _refuse("redis_url", url)
+    try:
+        place = parse(url)
+    except ValueError as exc:
+        raise _refuse("redis_url", masked(url), f": {exc}") from None
+    return place.url or url
+
+
+def _need_master_name(settings: Settings) -> None:
+    place = parse(settings.redis_url)
+    if place.kind != "sentinel" or place.master_name or settings.redis_options.get("master_name"):
+        return
+    how = f"{PREFIX}redis_options={{'master_name': ...}}"
+    if settings.inherited_url:
+        raise SettingError(
+            f"{PREFIX}redis_url is not set, and of the broker or result backend {settings.safe_url} only the URL is "
+            f"inherited, never its transport options: set {how} (with 'sentinel_kwargs' too, if the Sentinels need any)"
+        )
+    raise _refuse("redis_url", settings.safe_url, f": a sentinel:// URL needs ?master_name=..., or {how}")
 
 
 def _checked(values: Mapping[str, Any], url: Any, inherited: bool) -> Settings:

@@ -7,29 +7,33 @@ Redis' own exceptions don't leave this module: every failure to reach it, or to 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
+from celery.utils.log import get_logger
 from redis.client import PubSub
-from redis.exceptions import NoPermissionError, RedisError
-from redis.retry import Retry
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from .errors import StoreUnavailable
+from .client import connect
+from .errors import StoreRefused, StoreUnavailable
 from .keys import Keys
 from .limits import Limits
+from .nodes import CONNECT_TIMEOUT
 from .settings import Settings
+
+logger = get_logger(__name__)
 
 #: How long, in seconds, one call may take; a heartbeat that takes longer is as good as lost.
 CALL_TIMEOUT = 5.0
 
-#: How long, in seconds, connecting may take.
-CONNECT_TIMEOUT = 2.0
+#: How many characters of a task's id or name Redis keeps: a sender may have made an id of any length.
+MOST_TEXT = 255
+
+#: How many notices are read in one go.
+MOST_NOTICES = 1000
 
 #: ``max`` of an unlimited limit on the wire, where JSON has no infinity.
 UNLIMITED = -1
@@ -49,7 +53,8 @@ class Held:
 
     def wire(self) -> list[Any]:
         """As the scripts take it."""
-        return [self.number, list(self.limits), self.task_id, self.task, int(self.idle), self.fence]
+        texts = (_text(self.task_id), _text(self.task))
+        return [self.number, list(self.limits), *texts, int(self.idle), self.fence]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class Ask:
 
     def wire(self) -> list[Any]:
         """As the scripts take it."""
-        return [self.number, int(self.age * 1e6), list(self.limits), self.task_id, self.task]
+        return [self.number, int(self.age * 1e6), list(self.limits), _text(self.task_id), _text(self.task)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +177,19 @@ class Notice:
     version: int | None = None
 
     @classmethod
-    def decode(cls, data: bytes | str) -> Notice:
-        """Read a message of the notice channel."""
-        told = json.loads(data)
-        return cls(
-            grants=_grants(told.get("grants")),
-            contended=dict(told.get("recall") or ()),
-            offer=bool(told.get("offer")),
-            version=told.get("version"),
-        )
+    def decode(cls, data: bytes | str) -> Notice | None:
+        """Read a message of the notice channel; None where it is none of ours: whoever may publish, may send it."""
+        try:
+            told = json.loads(data)
+            version = told.get("version")
+            return cls(
+                grants=_grants(told.get("grants")),
+                contended={str(limit): int(streak) for limit, streak in dict(told.get("recall") or ()).items()},
+                offer=bool(told.get("offer")),
+                version=None if version is None else int(version),
+            )
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +287,11 @@ class Status:
         return iter(self.limits)
 
 
+def _text(text: str) -> str:
+    """As much of it as Redis keeps, and what JSON and UTF-8 can carry (a lone surrogate is none of it)."""
+    return text[:MOST_TEXT].encode("utf-8", "replace").decode()
+
+
 def _grants(told: Any) -> tuple[Grant, ...]:
     return tuple(Grant(int(grant), int(number), int(fence), at / 1000) for grant, number, fence, at in told or ())
 
@@ -301,14 +315,8 @@ class Store:
         call_timeout: float = CALL_TIMEOUT,
     ) -> None:
         self.keys = Keys(prefix)
-        # redis-py >= 6 retries silently by default: a call that timed out may have been carried out, and only
-        # the caller knows how to say it again. So: no retry, and a bound on each call.
-        defaults: dict[str, Any] = {
-            "socket_timeout": call_timeout,
-            "socket_connect_timeout": CONNECT_TIMEOUT,
-            "retry": Retry(NoBackoff(), 0),
-        }
-        self._client: Any = redis.Redis.from_url(url, **{**defaults, **(options or {})})
+        self._told_of_strangers = False
+        self._client = connect(url, self.keys.key("meta"), options or {}, call_timeout)
         core = _lua("core")
         self._scripts = {
             name: self._client.register_script(f"{core}\n{_lua(name)}")
@@ -464,12 +472,7 @@ class Store:
     def subscribe(self, session: str) -> PubSub:
         """Listen to the notices of a session; returns once Redis has confirmed."""
         with _translated():
-            pubsub: PubSub = self._client.pubsub()
-            pubsub.subscribe(self.keys.channel(session))
-            if pubsub.get_message(timeout=CONNECT_TIMEOUT) is None:
-                pubsub.close()
-                raise StoreUnavailable("the coordination Redis did not confirm a subscription in time")
-            return pubsub
+            return self._client.subscribe(self.keys.channel(session), CONNECT_TIMEOUT)
 
     def ask(self, pubsub: PubSub) -> None:
         """Have Redis answer on the connection for notices (the answer is none itself); doesn't wait for it."""
@@ -480,25 +483,27 @@ class Store:
         """All notices that have arrived for a session; never waits."""
         found = []
         with _translated():
-            while (message := pubsub.get_message(timeout=0)) is not None:
+            for _ in range(MOST_NOTICES):
+                if (message := pubsub.get_message(timeout=0)) is None:
+                    break
                 if message["type"] == "message" and message["channel"] == self.keys.channel(session).encode():
-                    found.append(Notice.decode(message["data"]))
+                    notice = Notice.decode(message["data"])
+                    if notice is not None:
+                        found.append(notice)
+                    elif not self._told_of_strangers:
+                        self._told_of_strangers = True
+                        logger.warning(
+                            "celery-gconc: ignored what a stranger published on %s", self.keys.channel(session)
+                        )
         return found
 
     def close(self) -> None:
         """Close every connection."""
         self._client.close()
-        self._client.connection_pool.disconnect()
 
     def forget_in_child(self) -> None:
         """In a forked child: close this side of every connection."""
-        # redis-py 5.0-8.1: there is no public list of a pool's connections.
-        pool = self._client.connection_pool
-        known = [*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())]
-        for connection in known:
-            if (sock := getattr(connection, "_sock", None)) is not None:
-                with suppress(OSError):
-                    os.close(sock.detach())
+        self._client.forget_in_child()
 
     def _run(self, name: str, **asked: Any) -> dict[str, Any]:
         argument = json.dumps(asked, separators=(",", ":"))
@@ -564,5 +569,9 @@ def _seconds(milliseconds: Any) -> float | None:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except ResponseError as exc:
+        if "celery-gconc: " in str(exc):  # by `error` in a script of ours, before it wrote anything
+            raise StoreRefused(f"the coordination Redis refused: {exc}") from exc
+        raise StoreUnavailable(f"the coordination Redis doesn't serve: {str(exc).rstrip('.')}") from exc
     except (RedisError, OSError) as exc:
         raise StoreUnavailable(f"the coordination Redis doesn't serve: {str(exc).rstrip('.')}") from exc

@@ -139,7 +139,7 @@ class Bench:
         """Call a script raw; None where it gave an error, which must have come before its first write."""
         before = self.dump()
         try:
-            reply = self.raw.eval(self.recorders[name].script.script, len(keys), *keys, *arguments)
+            reply = self.raw.eval(self.recorders[name].script.text, len(keys), *keys, *arguments)
         except redis.ResponseError as exc:
             assert self.dump() == before, f"an error after a write: {exc}"
             return None

@@ -2,7 +2,7 @@
  * Sessions, leases, numbered syncs and grants, notices, epochs: two workers, one slot each, under one limit of max 1.
  *
  * Each inline is named after the Lua function (core.lua, open.lua, sync.lua) or the method (ledger.py, link.py) that it
- * stands for. A script is one step, as in Redis. Tasks come for ever; numbers (of permits, grants, syncs, epochs) are
+ * stands for. A script is one step, as in Redis. Tasks come for ever; numbers (of permits, grants, syncs) are
  * given again once nothing refers to them any more, so the state space is finite without a bound on the run.
  *
  * What may go wrong is chosen by macros, see tools/model.py; NO_... takes a guard out.
@@ -29,9 +29,10 @@
 #define SPEND if :: faults < 255 -> faults-- :: else fi
 
 /* ---- Redis ---- */
-byte epoch = 0;         /* meta.epoch; 0: no data */
+byte epoch = 0;         /* meta.epoch, in order of their time; 0: no data */
+byte epochs = 0;
 bit same_run = 1;       /* meta.run is the server's run_id */
-bit young = 0;          /* is_young() */
+bit young = 0;          /* the server has just started */
 bit grown = 0;          /* born + timeout has passed */
 byte shut = 0;
 bit fresh = 0;          /* the limit is in FRESH */
@@ -56,7 +57,8 @@ bit nrec[NS];           /* recall */
 
 /* ---- Workers: ledger.py, link.py ---- */
 bit up[NW] = 1, joined[NW], cur[NW], trust[NW], contended[NW], needs[NW], due[NW], sub[NW], cf[NW], cut[NW];
-bit reopen[NW], unheard[NW], reuse[NW];   /* unheard: the id after cur may be open in Redis */
+bit reopen[NW], unheard[NW], reuse[NW],
+  passed[NW];           /* ghost: the lease of cur has ended on the lease clock */   /* unheard: the id after cur may be open in Redis */
 byte known[NW], wait_[NW], asked[NW], unasked[NW], spare[NW], new_[NW], runs[NW], ended_[NW], granted[NW], broom[NW];
 byte phase[NW];         /* 0: nothing under way, 1: a sync, 2: an open */
 bit exempt[NW];         /* ghost: what runs has outlived its lease (the documented exception) */
@@ -67,13 +69,12 @@ bit crashed = 0, lost_data = 0;
 /* ---- Messages ---- */
 byte mv[2 * NW], ms[2 * NW], mep[2 * NW], msn[2 * NW], mgr[2 * NW], mroom[2 * NW];
 byte mend[2 * NW], mask[2 * NW], mheld[2 * NW];
-bit mcf[2 * NW], mfull[2 * NW], mstand[2 * NW], mstart[2 * NW];
+bit mcf[2 * NW], mfull[2 * NW], mstart[2 * NW];
 
 hidden byte i, j, k, x, me, st, was;
 #define OK 1
 #define CLOSED 2
-#define LOST 3
-#define STALE 4
+#define STALE 3
 #define NOBODY 7
 
 /* NUMBERS of syncs: a new one is 3; one that was delayed and not executed 2; Redis remembers 1 when it has executed any
@@ -156,26 +157,9 @@ inline finish() {       /* a recall is told only if there is still reason when t
   do :: j < NS -> if :: nrec[j] && !CONTENTION(j) -> nrec[j] = 0 :: else fi; j++ :: else -> break od
 }
 
-#ifdef SNAPSHOT
-#define IN_SNAPSHOT(e) (has_snap && e == z_epoch)
-#else
-#define IN_SNAPSHOT(e) 0
-#endif
-#define IN_MESSAGE(e, c) (mv[c] && e == mep[c])
-#define EPOCH_IN_USE(e) (e == epoch || e == known[0] || e == known[1] || IN_MESSAGE(e, 0) || IN_MESSAGE(e, 1) || \
-  IN_MESSAGE(e, 2) || IN_MESSAGE(e, 3) || IN_SNAPSHOT(e))
-inline new_epoch_id() { /* one that nobody remembers */
-  x = 1;
-  do
-  :: EPOCH_IN_USE(x) -> x++
-  :: else -> break
-  od;
-  epoch = x; x = 0
-}
-
 inline begin_epoch(h) {
   assert(lossy);        /* never a new epoch without need: it holds everybody up */
-  new_epoch_id();
+  epochs++; epoch = epochs;
   same_run = 1; grown = 0; lossy = 0;
 #ifndef NO_SHUT
   if :: shut < h -> shut = h :: else fi;
@@ -196,53 +180,64 @@ inline begin() {
 
 /* ======== open.lua ======== */
 
+#define LIVED(c) (mep[c] != 0)
+#define OTHERS_LISTEN (sub[0] || sub[1])
 inline open_(c) {
   begin();
   me = ms[c];
-  was = (mep[c] != 0 && mep[c] != epoch);           /* lost */
-  x = (mstart[c] == 0 && live[me ^ 1]) || live[me]; /* is_known: of the ids that it replaces, one is here */
+  was = (LIVED(c) && mep[c] != epoch);                      /* lost */
+  x = (LIVED(c) && !live[me] && !live[me ^ 1]);             /* lapsed: none of the ids that it replaces is here */
   if
   :: epoch == 0 ->
      lossy = 1;
-#ifdef NO_HOLD
+#ifdef NO_HOLD          /* a newcomer is granted at once where there is no data */
      begin_epoch(0);
 #else
-#ifdef NO_LISTENERS     /* nobody looks who listens: a newcomer waits only where the server is young */
-     begin_epoch((was -> TIMEOUT : (young -> INTERVAL : 0)));
+#ifdef NO_LISTENERS     /* nobody looks who listens, nor who has lived */
+     begin_epoch(INTERVAL);
 #else
-#ifdef OLD_SERVER       /* open.lua before the model: no hold where the server has been up for long */
-     begin_epoch(((was || sub[0] || sub[1]) -> TIMEOUT : (young -> INTERVAL : 0)));
+#ifdef OLD_SERVER       /* no hold for a newcomer where the server has been up for long */
+     begin_epoch(((LIVED(c) || OTHERS_LISTEN) -> TIMEOUT : (young -> INTERVAL : 0)));
 #else
-     begin_epoch(((was || sub[0] || sub[1]) -> TIMEOUT : INTERVAL));
+     begin_epoch(((LIVED(c) || OTHERS_LISTEN) -> TIMEOUT : INTERVAL));
 #endif
 #endif
 #endif
-     fresh = 0; was = 1; x = 0
-  :: else ->
+     fresh = 0          /* no limits yet: this session brings them */
+  :: epoch != 0 && x && was ->
+#ifndef NO_LATER_EPOCH
+     if :: mep[c] > epoch -> begin_epoch(TIMEOUT) :: else fi;
+#endif
 #ifndef NO_STALE_SHUT
-     if :: was && x == 0 && !grown && shut < TIMEOUT -> shut = TIMEOUT :: else fi
+     if :: !grown && shut < TIMEOUT -> shut = TIMEOUT :: else fi
 #else
      skip
 #endif
-  fi;
-#ifndef NO_REPLACE
-  if :: mstart[c] == 0 -> end_session((me ^ 1)) :: else fi;
-#endif
-#ifdef REPEATED_OPEN    /* open.lua before the model: a retry of the first open begins the session anew */
-  live[me] = 1; ss[me] = 0; gr[me] = 1; room[me] = 0;
+  :: epoch != 0 && x && !was && !passed[OWNER(me)] ->
+#ifndef NO_STANDING_LEASE
+     begin_epoch(TIMEOUT); was = 1
 #else
-  if
-  :: live[me] && mstart[c] -> skip /* executed before: what it has stays */
-  :: else -> end_session(me); live[me] = 1; ss[me] = 0; gr[me] = 1; room[me] = 0
-  fi;
+     skip
 #endif
+  :: else
+  fi;
+  if
+#ifdef NO_REPLACE
+  :: mstart[c] || live[me ^ 1]
+#else
+  :: mstart[c]
+#endif
+  :: else -> end_session((me ^ 1))
+  fi;
+  end_session(me);
+  live[me] = 1; gr[me] = 1;
 #ifndef NO_RESTATING
-  hold[me] = hold[me] | mheld[c];
+  hold[me] = mheld[c];
   j = 0;
   do :: j < K -> if :: (mheld[c] & BIT(j)) -> g[me * K + j] = 1 :: else fi; j++ :: else -> break od;
 #endif
-  seen[me] = (mheld[c] == 0 || !was);
-  was = 0;
+  seen[me] = (LIVED(c) && !was);
+  was = 0; x = 0;
   finish();
   st = OK
 }
@@ -271,19 +266,17 @@ inline remove_ids(s, m) {
 inline sync(c) {
   me = ms[c];
   if
-  :: epoch == 0 -> st = LOST
+  :: epoch == 0 -> st = CLOSED
   :: else ->
      begin();
 #ifndef NO_CONFIRMED
      if
-     :: epoch == mep[c] && mstand[c] && (!live[me] || ss[me] < mcf[c]) ->
-        if :: live[me] -> begin_epoch(INTERVAL) :: else -> begin_epoch(TIMEOUT) fi
+     :: epoch == mep[c] && live[me] && ss[me] < mcf[c] -> begin_epoch(INTERVAL)
      :: else
      fi;
 #endif
      if
-     :: !SAME_EPOCH(c) -> st = LOST
-     :: SAME_EPOCH(c) && !live[me] -> st = CLOSED
+     :: !SAME_EPOCH(c) || !live[me] -> st = CLOSED
      :: SAME_EPOCH(c) && live[me] && OLD_NUMBER(c) -> st = STALE
      :: else ->
         st = OK;
@@ -408,7 +401,6 @@ inline give(w) {        /* _give_locked: the safety of promise 1 is here */
 
 inline collect(w, beat) {
   mv[w] = 1; ms[w] = 2 * w + cur[w]; mep[w] = known[w]; msn[w] = 3; mcf[w] = cf[w]; mgr[w] = granted[w];
-  mstand[w] = trust[w];
   mfull[w] = (beat || needs[w]);
   broom[w] = ROOM(w); mroom[w] = broom[w];
   mend[w] = (mfull[w] -> 0 : ended_[w]);
@@ -420,13 +412,13 @@ inline collect(w, beat) {
 
 inline forget_message(c) {
   mv[c] = 0; ms[c] = 0; mep[c] = 0; msn[c] = 0; mcf[c] = 0; mgr[c] = 0; mroom[c] = 0; mend[c] = 0; mask[c] = 0;
-  mheld[c] = 0; mfull[c] = 0; mstand[c] = 0; mstart[c] = 0
+  mheld[c] = 0; mfull[c] = 0; mstart[c] = 0
 }
 
 inline delay(w) {       /* the worker gives up on a message, which arrives all the same */
   mv[LATE + w] = mv[w]; ms[LATE + w] = ms[w]; mep[LATE + w] = mep[w]; mcf[LATE + w] = mcf[w]; mgr[LATE + w] = mgr[w];
   mroom[LATE + w] = mroom[w]; mend[LATE + w] = mend[w]; mask[LATE + w] = mask[w]; mheld[LATE + w] = mheld[w];
-  mfull[LATE + w] = mfull[w]; mstand[LATE + w] = mstand[w]; mstart[LATE + w] = mstart[w];
+  mfull[LATE + w] = mfull[w]; mstart[LATE + w] = mstart[w];
   msn[LATE + w] = 2
 }
 
@@ -467,7 +459,7 @@ inline apply(w) {       /* with the grants above granted, in their order */
   granted[w] = gr[x];
   contended[w] = CONTENTION(x);
   recall(w);
-  trust[w] = 1; reuse[w] = 1; cf[w] = 1;
+  trust[w] = 1; reuse[w] = 1; passed[w] = 0; cf[w] = 1;
   no_notices(x);        /* what they tell is no news any more */
   if
   :: mv[LATE + w] == 0 || msn[LATE + w] == 0 -> /* only the order of grant numbers matters: begin at 1 again */
@@ -486,15 +478,15 @@ inline apply(w) {       /* with the grants above granted, in their order */
 
 inline holdings(w) {    /* link._open */
   spare[w] = 0; new_[w] = 0; asked[w] = 0; unasked[w] = 0; ended_[w] = 0;
-  mv[w] = 2; mstart[w] = !joined[w]; ms[w] = 2 * w + (joined[w] -> 1 - cur[w] : cur[w]); mep[w] = known[w];
+  mv[w] = 2; mstart[w] = !joined[w]; ms[w] = 2 * w + 1 - cur[w]; mep[w] = known[w];
   mheld[w] = runs[w];
-  if :: joined[w] -> unheard[w] = 1 :: else fi;
+  unheard[w] = 1;
   phase[w] = 2; reopen[w] = 0
 }
 
 inline opened(w) {
   no_notices(2 * w); no_notices(2 * w + 1);
-  cur[w] = ms[w] & 1; unheard[w] = 0; joined[w] = 1; known[w] = epoch; trust[w] = 1; cf[w] = 0;
+  cur[w] = ms[w] & 1; unheard[w] = 0; joined[w] = 1; known[w] = epoch; trust[w] = 1; passed[w] = 0; cf[w] = 0;
   granted[w] = 1; contended[w] = 0; needs[w] = 1; due[w] = 1; sub[w] = 1; broom[w] = 0; cut[w] = 0;
 #ifdef REUSE_AT_ONCE    /* ledger.opened() before the model: a restated permit passes on before it is known to be over the max */
   reuse[w] = 1;
@@ -502,7 +494,7 @@ inline opened(w) {
   reuse[w] = 0;
 #endif
   phase[w] = 0;
-  if :: mv[LATE + w] == 1 && ms[LATE + w] == ms[w] -> forget_message(LATE + w) :: else fi;
+  if :: mv[LATE + w] && ms[LATE + w] == ms[w] -> forget_message(LATE + w) :: else fi;
   forget_message(w);
   ask(w)
 }
@@ -544,10 +536,25 @@ proctype Link(byte w) {
   do
   :: d_step { up[w] && phase[w] == 0 && !joined[w] -> holdings(w) }
   :: d_step { up[w] && phase[w] == 0 && reopen[w] -> holdings(w) }
+#ifndef INSTANT
   :: d_step { up[w] && phase[w] == 0 && joined[w] && !reopen[w] && (due[w] || needs[w]) -> sub[w] = 1; collect(w, 0) }
 #ifndef NO_BEAT
   :: d_step { up[w] && phase[w] == 0 && joined[w] && !reopen[w] && !due[w] && !needs[w] -> sub[w] = 1; collect(w, 1) }
 #endif
+#endif
+#ifdef INSTANT          /* nothing happens while a sync is under way */
+  :: d_step { up[w] && phase[w] == 0 && joined[w] && !reopen[w] && !cut[w] ->
+       sub[w] = 1;
+       if :: due[w] || needs[w] -> collect(w, 0) :: else -> collect(w, 1) fi;
+       sync(w);
+       if
+       :: st == OK -> apply(w)
+       :: st == STALE -> needs[w] = 1; due[w] = 1; phase[w] = 0; forget_message(w)
+       :: else -> reopen[w] = 1; phase[w] = 0; forget_message(w)
+       fi;
+       st = 0; me = 0; was = 0
+     }
+#else
   :: d_step { up[w] && phase[w] == 1 && !cut[w] ->            /* executed, and answered */
        sync(w);
        if
@@ -557,6 +564,7 @@ proctype Link(byte w) {
        fi;
        st = 0; me = 0; was = 0
      }
+#endif
   :: d_step { up[w] && phase[w] == 2 && !cut[w] -> open_(w); opened(w); st = 0; me = 0; x = 0 }
   :: d_step { up[w] && spare[w] && (wait_[w] == 0 || !USABLE(w)) && phase[w] == 0 ->   /* retire_idle */
        ended_[w] = ended_[w] | spare[w]; spare[w] = 0; new_[w] = 0; due[w] = 1;
@@ -628,8 +636,7 @@ proctype Lease(byte s) {
        begin();
        me = NOBODY;
        if :: up[OWNER(s)] && runs[OWNER(s)] && !trust[OWNER(s)] -> exempt[OWNER(s)] = 1 :: else fi;
-       if :: mv[LATE + OWNER(s)] && ms[LATE + OWNER(s)] == s -> mstand[LATE + OWNER(s)] = 0 :: else fi;
-       if :: mv[OWNER(s)] && ms[OWNER(s)] == s -> mstand[OWNER(s)] = 0 :: else fi;
+       if :: cur[OWNER(s)] == (s & 1) -> passed[OWNER(s)] = 1 :: else fi;
        end_session(s); finish(); me = 0
      }
   od
@@ -670,7 +677,6 @@ proctype Trouble() {
          :: mv[LATE + w] == 1 -> sync(LATE + w)
          :: else -> open_(LATE + w)
          fi;
-         if :: msn[LATE + w] != 0 || mv[LATE + w] != 1 -> skip :: else fi;
          forget_message(LATE + w); st = 0; me = 0; was = 0; x = 0; w = 0
        }
      }
@@ -679,15 +685,15 @@ proctype Trouble() {
   :: atomic { if :: !crashed && up[0] && joined[0] -> w = 0 :: !crashed && up[1] && joined[1] -> w = 1 fi;
        d_step {
          crashed = 1;
-         up[w] = 0; runs[w] = 0; exempt[w] = 0; wait_[w] = 0; trust[w] = 0; sub[w] = 0; joined[w] = 0; known[w] = 0; reopen[w] = 0;
+         up[w] = 0; runs[w] = 0; unheard[w] = 0; passed[w] = 0; exempt[w] = 0; wait_[w] = 0; trust[w] = 0; sub[w] = 0; joined[w] = 0; known[w] = 0; reopen[w] = 0;
          asked[w] = 0; unasked[w] = 0; spare[w] = 0; new_[w] = 0; ended_[w] = 0; phase[w] = 0; granted[w] = 0; contended[w] = 0;
          needs[w] = 0; due[w] = 0; cf[w] = 0; broom[w] = 0; cut[w] = 0; reuse[w] = 0;
          no_notices(2 * w); no_notices(2 * w + 1); forget_message(w);
          w = 0
        }
      }
-  :: d_step { !up[0] && !(live[0] && live[1]) && mv[LATE] == 0 && !unheard[0] && !live[1 - cur[0]] -> up[0] = 1; cur[0] = 1 - cur[0] }
-  :: d_step { !up[1] && !(live[2] && live[3]) && mv[LATE + 1] == 0 && !unheard[1] && !live[2 + 1 - cur[1]] -> up[1] = 1; cur[1] = 1 - cur[1] }
+  :: d_step { !up[0] && mv[LATE] == 0 && !live[1 - cur[0]] -> up[0] = 1 }
+  :: d_step { !up[1] && mv[LATE + 1] == 0 && !live[2 + 1 - cur[1]] -> up[1] = 1 }
 #endif
 #ifdef FLUSH
   :: d_step { !lost_data && epoch -> lost_data = 1; no_data() }

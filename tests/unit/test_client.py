@@ -1,0 +1,130 @@
+"""URLs of the coordination Redis: what is understood, what is refused, and that no password is ever shown."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+
+from celery_gconc import SettingError
+from celery_gconc.client import connect
+from celery_gconc.settings import Settings
+from celery_gconc.urls import masked, parse
+
+SECRETS = ("hunter2", "hunter3")
+
+
+def settings(url: str | None, *, broker: str = "amqp://", **options: object) -> Settings:
+    app = Celery("proj", broker=broker, set_as_current=False)
+    app.conf.update(global_concurrency_redis_url=url, global_concurrency_redis_options=options)
+    return Settings.from_app(app)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sentinel://a:1;sentinel://b:2/3?master_name=m",
+        "sentinel://a:1/3;sentinel://b:2?master_name=m",
+        "sentinel://a:1,b:2/3?master_name=m",
+        "sentinel://a:1;b:2/3?master_name=m",
+        "sentinel://a:1 , b:2/3?master_name=m",
+    ],
+)
+def test_sentinels_are_written_as_kombu_does_or_with_commas(url):
+    place = parse(url)
+    assert (place.kind, place.hosts, place.master_name) == ("sentinel", (("a", 1), ("b", 2)), "m")
+    assert place.node_url("::1", 6379) == "redis://[::1]:6379/3"
+
+
+def test_password_and_parameters_of_a_group_go_to_each_node():
+    place = parse("sentinel://me:p%40ss@a;sentinel://me:p%40ss@b?master_name=m&socket_timeout=2")
+    assert place.hosts == (("a", 26379), ("b", 26379))
+    assert place.node_url("c", 7, is_tls=True) == "rediss://me:p%40ss@c:7?socket_timeout=2"
+
+
+def test_a_cluster_is_named_by_some_of_its_nodes():
+    assert parse("rediscluster://a,b:7001/0").hosts == (("a", 6379), ("b", 7001))
+    assert parse("redisclusters://a").node_url("b", 1) == "rediss://b:1"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis//localhost", "unknown scheme"),
+        ("http://x:hunter2@a", "unknown scheme"),
+        ("redis://:hunter2@a:port", "host and port can't be read"),
+        ("redis://:hunter2/@a", "host and port can't be read"),
+        ("redis://:hunter2#@a", "a '#' is written %23"),
+        ("redis://:hunter2@a;redis://:hunter3@b", "one server, please"),
+        ("redis://a?socket_timeout=hunter2", "a query parameter has a value that it can't have"),
+        ("sentinel://:hunter2", "a port must be a number"),
+        ("sentinel://:hunter2@", "no host"),
+        ("sentinel://:hunter2@a:x", "a port must be a number"),
+        ("sentinel://:hunter2@a;redis://b", "every part must be a sentinel:// URL"),
+        ("sentinel://:hunter2@a;sentinel://:hunter3@b", "more than one user and password"),
+        ("sentinel://:hunter2@a/1;sentinel://b/2", "more than one database"),
+        ("sentinel://:hunter2@a/x", "the database must be a number"),
+        ("sentinel://:hunter2@a;b", "a sentinel:// URL needs ?master_name="),
+        ("rediscluster://:hunter2@a/1", "a Redis Cluster has database 0 only"),
+        ("rediscluster://:hunter2@a?master_name=m", "master_name goes with sentinel:// only"),
+    ],
+)
+def test_a_wrong_url_is_refused_in_one_line_with_the_key_and_the_rule_and_no_password(url, why):
+    with pytest.raises(SettingError) as refused:
+        settings(url)
+    said = str(refused.value)
+    assert why in said
+    assert "global_concurrency_redis_url=" in said
+    assert "a redis://, rediss://, valkey://, unix://, sentinel:// or rediscluster:// URL" in said
+    assert not any(secret in said for secret in SECRETS)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:hunter2@a/1", "redis://:**@a/1"),
+        ("redis://hunter2@a/1", "redis://**@a/1"),
+        ("rediss://me:hunter2@a:1/1?ssl_cert_reqs=none&db=2", "rediss://me:**@a:1/1?db=2"),
+        ("redis://a?password=hunter2", "redis://a"),
+        ("unix://me:hunter2@/tmp/r.sock?db=1", "unix://me:**@/tmp/r.sock?db=1"),
+        (
+            "sentinel://:hunter2@a:1;sentinel://:hunter2@b/3?master_name=m&password=hunter3",
+            "sentinel://:**@a:1,b:26379/3?master_name=m",
+        ),
+        ("rediscluster://me:hunter2@a,[::1]:7", "rediscluster://me:**@a:6379,[::1]:7"),
+        ("sentinel://:hunter2@a;sentinel://:hunter3@b", "sentinel://..."),
+        ("hunter2", "..."),
+    ],
+)
+def test_a_url_is_shown_without_any_password(url, shown):
+    assert masked(url) == shown
+
+
+def test_the_broker_s_sentinels_are_inherited_but_not_its_transport_options():
+    broker = "sentinel://:hunter2@a:1;sentinel://:hunter2@b:2/3"
+    assert parse(settings(None, broker=broker, master_name="m").redis_url).hosts == (("a", 1), ("b", 2))
+    with pytest.raises(SettingError) as refused:
+        settings(None, broker=broker)
+    said = str(refused.value)
+    assert "never its transport options" in said
+    assert "set global_concurrency_redis_options={'master_name': ...}" in said
+    assert "sentinel://:**@a:1,b:2/3" in said
+    assert not any(secret in said for secret in SECRETS)
+
+
+def test_the_master_s_name_may_stand_in_the_url_or_in_the_options():
+    assert settings("sentinel://a?master_name=m").safe_url == "sentinel://a:26379?master_name=m"
+    assert settings("sentinel://a", master_name="m").redis_options == {"master_name": "m"}
+
+
+@pytest.mark.parametrize("url", ["redis://a", "sentinel://a?master_name=m", "rediscluster://a"])
+def test_an_option_that_the_client_does_not_know_is_refused_before_it_connects(url):
+    with pytest.raises(SettingError, match=r"global_concurrency_redis_options: .*nonsense"):
+        connect(url, "{gconc}:x", {"nonsense": 1}, 1.0)
+    connect(url, "{gconc}:x", {"socket_timeout": 1, "health_check_interval": 10}, 1.0)
+
+
+def test_options_of_sentinels_and_tls_are_taken_and_nothing_is_connected():
+    options = {"master_name": "m", "sentinel_kwargs": {"password": "hunter2"}, "ssl": True, "ssl_cert_reqs": "none"}
+    connect("sentinel://a", "{gconc}:x", options, 1.0).close()
