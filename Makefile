@@ -5,7 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-quick check matrix matrix-ends conformance bench bench-quick wheel clean servers
+SEED ?= $(shell python3 -c 'import random; print(random.randrange(10**6))')
+MINUTES ?= 10
+
+.PHONY: help demo test test-quick check matrix matrix-ends conformance chaos model bench bench-quick wheel clean servers
 
 help:
 	@echo "make demo         three workers, one limit, changed while they run; writes demo-output/timeline.svg"
@@ -14,6 +17,8 @@ help:
 	@echo "make check        ruff, mypy --strict, import-linter"
 	@echo "make matrix       the tests on four pairs of Python and Celery, from the oldest to the newest"
 	@echo "make conformance  Celery's own test suites, with and without celery-gconc; some hours"
+	@echo "make chaos        random faults for ten minutes (MINUTES=...); SEED=... replays a run"
+	@echo "make model        the protocol in the model checker spin, and every bug that it must find"
 	@echo "make bench        the benchmarks, about half an hour; writes docs/explanation/benchmarks.md"
 	@echo "make wheel        build the wheel and test that it is complete"
 
@@ -34,6 +39,13 @@ matrix-ends: servers
 
 conformance: $(VENV)/.test servers
 	$(BIN)/python -m tools.conformance
+
+chaos: $(VENV)/.test servers
+	$(BIN)/python -m tools.chaos --seed $(SEED) --minutes $(MINUTES)
+
+model: $(VENV)/bin/python
+	@command -v spin >/dev/null || sh tools/install.sh spin || true
+	$(BIN)/python tools/model.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .

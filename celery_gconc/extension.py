@@ -37,6 +37,8 @@ class GlobalConcurrency:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
+        # For what shows the configuration with no worker, as `celery report` does.
+        app.on_after_configure.connect(_hide_url, weak=False)
         try:
             check_pending(app)
         except SettingError as exc:
@@ -44,8 +46,6 @@ class GlobalConcurrency:
                 raise
             # The celery command prints a traceback for any Exception while it loads the app.
             raise SystemExit(f"Error: celery-gconc: {exc}") from None
-        # For what shows the configuration with no worker, as `celery report` does.
-        app.on_after_configure.connect(_hide_url, weak=False)
         app.steps["consumer"].add(GlobalConcurrencyStep)
         self._store: Store | None = None
 

@@ -26,7 +26,7 @@ from .children import PIPES_SECONDS, Children, Pipes
 from .errors import SessionRefused, StoreUnavailable
 from .ledger import Ledger, now
 from .settings import Settings
-from .store import Former, Opened, Refused, Store, Synced
+from .store import MOST_NOTICES, Former, Opened, Refused, Store, Synced
 
 logger = get_logger(__name__)
 
@@ -142,7 +142,7 @@ class Link:
             self.wake()
 
     def watch_results(self, pids: Mapping[int, int]) -> None:
-        """Call ``on_result_written(pid)`` when one of these pipes (child's pid by descriptor) can be read."""
+        """Call ``on_result_written(job)`` when one of these pipes (number of the job by descriptor) can be read."""
         self._pipes.watch(pids)
         self.wake()
 
@@ -355,6 +355,8 @@ class Link:
         assert self._pubsub is not None
         self._asked_at = None
         notices = self.store.notices(self._pubsub, self.session)
+        if len(notices) >= MOST_NOTICES:
+            self.wake()  # there may be more, which redis-py has read already
         for notice in notices:
             self.ledger.notice(notice)
         if any(notice.grants or (notice.offer and self.ledger.tells_offers) for notice in notices):

@@ -171,8 +171,8 @@ def _refuse(name: str, value: Any, why: str = "") -> SettingError:
 
 def _shown(name: str, value: Any) -> str:
     """A value as an error may show it."""
-    if isinstance(value, (str, UserString)) and "://" in value:
-        return repr(without_secrets(str(value)))
+    if "://" in str(value):
+        return repr(without_secrets(str(value) if isinstance(value, UserString) else value))
     if name == "redis_options" or (SECRET.search(name) and name != "key_prefix"):
         return f"<{type(value).__name__}>"
     text = repr(value)

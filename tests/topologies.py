@@ -100,6 +100,15 @@ class Node:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
+    def cut_replicas(self, *replicas: Node) -> None:
+        """Have these replicas hear no more of this master: what it writes from now on they lack until they are thawed.
+
+        To freeze them isn't enough: what was sent to them is read later.
+        """
+        for replica in replicas:
+            replica.freeze()
+        self.do("CLIENT", "KILL", "TYPE", "replica")
+
     def thaw(self) -> None:
         """SIGCONT."""
         assert self.process is not None

@@ -52,8 +52,8 @@ end
 
 -- What each field may be. A script says first what it takes, by `expect`: whatever else comes is an error, and nothing
 -- has been written yet (Redis does not take back what a script wrote before it failed).
-local function whole(it, least, most) -- (-0 is none: it would be written as '-0')
-  return type(it) == 'number' and it % 1 == 0 and it >= least and it <= most and (it ~= 0 or 1 / it > 0)
+local function whole(it, least, most)
+  return type(it) == 'number' and it % 1 == 0 and it >= least and it <= most
 end
 local function short(it) return type(it) == 'string' and #it <= 4096 end
 local function flag(it) return it == true or it == false end
@@ -69,7 +69,6 @@ local function every(list, kind) -- JSON: a table is an array or an object, whos
   end
   return true
 end
-local function counts(it) return every(it, count) end
 local good_names = {}
 local function limit_name(it)
   if good_names[it] then return true end
@@ -77,7 +76,6 @@ local function limit_name(it)
   good_names[it] = true
   return true
 end
-local function limit_names(it) return every(it, limit_name) end
 local function by_limit(it, kind)
   if type(it) ~= 'table' then return false end
   for limit, value in pairs(it) do

@@ -38,11 +38,7 @@ hidden byte i, q, r, lack, p, now_;
 #define HELD3(l) 0
 #define RESERVED3(l, a) 0
 #endif
-#ifdef ROOMLESS_RESERVE /* a mutation: what is held back stays so while its session has no room */
-#define ROOM_COUNTS(i) 1
-#else
 #define ROOM_COUNTS(i) roomy[i]
-#endif
 /* reserved by earlier arrivals whose session has room */
 #define RESERVED(l, a) ((waits[0] && turns[0] >= TURNS && (L(0) & l) && rank[0] < a && ROOM_COUNTS(0)) \
   + (waits[1] && turns[1] >= TURNS && (L(1) & l) && rank[1] < a && ROOM_COUNTS(1)) \
@@ -51,10 +47,10 @@ hidden byte i, q, r, lack, p, now_;
 /* the first of its limits, but the one given, that has no place */
 #define BLOCKING(n, but) (((L(n) & A) && but != A && !HAS_PLACE(A, rank[n])) -> A : (((L(n) & B) && but != B && !HAS_PLACE(B, rank[n])) -> B : 0))
 
-#ifdef ROOMLESS_MOVES   /* a waiter without room moves to the line of the limit that lacks a place */
-#define ROOMLESS at[now_] = lack
-#else
+#ifdef ROOMLESS_STAYS   /* core.lua before the model: a waiter without room stays in a line whose limit has a place */
 #define ROOMLESS skip
+#else
+#define ROOMLESS at[now_] = lack
 #endif
 #ifndef MOST
 #define MOST 20
@@ -140,9 +136,7 @@ inline check() {
   do
   :: q < N ->
      assert(!(COULD(q) && roomy[q]));
-#ifdef OFFERS
      assert(!(COULD(q) && !roomy[q] && !offered[q]));
-#endif
      assert(!(waits[q] && holds[q]));
      q++
   :: else -> break

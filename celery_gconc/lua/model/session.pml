@@ -135,7 +135,7 @@ inline contend(s) {
      j = 0;
      do
      :: j < NS ->
-#ifndef NO_NOTICES
+#if !defined(NO_NOTICES) && !defined(NO_CONTEND)
         if :: hold[j] && j != me && (was || j != s) && sub[OWNER(j)] && cur[OWNER(j)] == (j & 1) -> nrec[j] = 1 :: else fi;
 #endif
         j++

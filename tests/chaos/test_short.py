@@ -1,0 +1,76 @@
+"""A short run of chaos, and the oracle's eyes: it finds what is made wrong. Real servers, workers and faults."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT
+from tools.chaos import schedule
+
+
+def chaos(out: Path, *arguments: str) -> tuple[int, dict, str]:
+    """Run it; returns exit code, result and output."""
+    command = [
+        sys.executable,
+        "-m",
+        "tools.chaos",
+        *arguments,
+        "--workers",
+        "4",
+        "--broker",
+        "redis",
+        "--out",
+        str(out),
+    ]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    text = ended.stdout + ended.stderr
+    assert out.exists(), text
+    return ended.returncode, json.loads(out.read_text()), text
+
+
+def test_all_promises_hold_in_a_short_run(tmp_path: Path) -> None:
+    code, result, text = chaos(tmp_path / "result.json", "--seed", "14", "--minutes", "0.4")
+    assert code == 0, text
+    assert result["violations"] == []
+    assert len(result["faults"]) >= 5, "too quiet to show anything"
+    assert result["done"] >= 50
+
+
+def test_a_worker_without_the_extension_is_found(tmp_path: Path) -> None:
+    code, result, text = chaos(
+        tmp_path / "result.json", "--seed", "1", "--minutes", "0.3", "--faults", "none", "--break", "worker"
+    )
+    assert code == 1, text
+    assert result["violations"][0]["what"] == "overshoot"
+    assert "Replay:  python -m tools.chaos --seed 1 " in text
+
+
+def test_a_holder_that_nobody_owns_is_found(tmp_path: Path) -> None:
+    code, result, text = chaos(
+        tmp_path / "result.json", "--seed", "1", "--minutes", "0.05", "--faults", "none", "--break", "leak"
+    )
+    assert code == 1, text
+    assert "leak" in {violation["what"] for violation in result["violations"]}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_same_seed_gives_the_same_schedule(seed: int) -> None:
+    assert schedule.make(seed, 300) == schedule.make(seed, 300)
+    assert schedule.make(seed, 300) != schedule.make(seed + 1, 300)
+
+
+def test_every_fault_is_in_some_schedule() -> None:
+    found = {step.what for seed in range(20) for step in schedule.make(seed, 600).steps}
+    assert found >= set(schedule.FAULTS)
+
+
+def test_a_stop_meant_to_be_short_is_never_as_long_as_the_lease() -> None:
+    for seed in range(50):
+        for step in schedule.make(seed, 600).steps:
+            least, most = schedule.FAULTS.get(step.what, (0, 1e9))
+            assert least <= step.seconds <= most, step

@@ -1,0 +1,85 @@
+"""Fixtures: those of the cluster tests, a coordination Redis to be broken, and a note of times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
+from tests.cluster.kit import Oracle
+from tests.failures.ills import SECRET, Ill, Patient
+from tests.failures.kit import ApartCluster, Coordination
+from tests.failures.report import HEARTBEAT, name_of, record
+from tests.proxy import proxy
+
+__all__ = ["apart", "coordination", "make_cluster", "make_patient", "oracle_url", "rabbitmq_url", "took"]
+
+
+@pytest.fixture
+def took(request: pytest.FixtureRequest) -> Callable[[float], None]:
+    """Keeps a measured time, in seconds, for the page of failure modes."""
+    return lambda seconds: record(name_of(request.node), seconds)
+
+
+@pytest.fixture
+def coordination(tmp_path: Path) -> Iterator[Coordination]:
+    """A Redis of its own for permits, started and empty."""
+    folder = tmp_path / "coordination"
+    folder.mkdir()
+    made = Coordination(folder)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+@pytest.fixture
+def apart(
+    coordination: Coordination, redis_url: str, oracle_url: str, tmp_path: Path
+) -> Iterator[Callable[..., ApartCluster]]:
+    """Makes a cluster with the given settings, whose permits are in ``coordination`` and whose messages are not.
+
+    Settings given win over the heartbeat settings of these tests; *url* is where its workers find the coordination
+    Redis (through a proxy, say).
+    """
+    clusters: list[ApartCluster] = []
+
+    def make(broker: str = redis_url, url: str = "", **conf: object) -> ApartCluster:
+        oracle = Oracle(oracle_url)
+        oracle.client.flushdb()
+        settings = {**HEARTBEAT, "global_concurrency_redis_url": url or coordination.url, **conf}
+        made = ApartCluster(broker, redis_url, oracle, tmp_path, settings, coordination=coordination)
+        clusters.append(made)
+        return made
+
+    try:
+        yield make
+    finally:
+        for made in clusters:
+            made.stop()
+            made.oracle.client.close()
+
+
+@pytest.fixture
+def make_patient(coordination: Coordination) -> Iterator[Callable[[Ill], Patient]]:
+    """Makes ``coordination`` ready to fall ill in that way, behind a proxy."""
+    with ExitStack() as stack:
+
+        def make(ill: Ill) -> Patient:
+            if ill.server or ill.has_tls:
+                if ill.has_tls and not coordination.do("CONFIG", "GET", "tls-port"):
+                    pytest.skip("this redis-server can't do TLS")
+                coordination.kill()
+                coordination.start(*ill.server, *(coordination.tls_options if ill.has_tls else ()))
+            front = stack.enter_context(proxy(coordination.tls_port if ill.has_tls else coordination.port))
+            operator = stack.enter_context(coordination.client(single_connection_client=True))
+            patient = Patient(coordination, front, operator)
+            ill.prepare(patient)
+            coordination.password = SECRET if ill.has_password else ""
+            return patient
+
+        yield make

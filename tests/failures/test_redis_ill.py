@@ -1,0 +1,110 @@
+"""The coordination Redis is ill, in every way: nothing but tasks under limits waits for it, and all heals by itself."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.failures.ills import ILLS, SECRET, Ill
+from tests.failures.kit import ApartCluster, Coordination, complaints, ended, joined, started, time_of, warnings
+from tests.failures.report import HEARTBEAT
+from tests.servers import wait_until
+
+INTERVAL, TIMEOUT = (float(str(value)) for value in HEARTBEAT.values())
+
+LIMITS = {"emails": 2, "pool:db": 1}
+
+
+def failures(ills: dict[str, Ill]) -> list[object]:
+    """A parameter for each ill, with what the page says of it."""
+    return [
+        pytest.param(
+            ill,
+            id=name,
+            marks=pytest.mark.failure(
+                area="Coordination Redis",
+                case=ill.case,
+                limit='holds; with `"run"`, tasks that come meanwhile run beside it, counted',
+                running="go on",
+                waiting="wait until it is back; tasks without limits are not delayed",
+                takes="one heartbeat interval + 1 s, once it is well",
+            ),
+        )
+        for name, ill in ills.items()
+    ]
+
+
+@pytest.mark.parametrize("ill", failures(ILLS))
+def test_only_tasks_under_limits_wait_while_redis_is_ill_and_all_heals(apart, coordination, make_patient, took, ill):
+    patient = make_patient(ill)
+    cluster = apart(url=patient.url, global_concurrency_limits=LIMITS)
+    (well,) = cluster.start("w1", queues="emails,celery")
+    app = cluster.app()
+    cluster.send("nap", 1, TIMEOUT + 4 * INTERVAL)
+    cluster.send("nap", 1, 4 * INTERVAL, first=1)  # longer than a permit may pass from task to task without Redis
+    cluster.send("nap", 1, 0.05, first=2)
+    wait_until(lambda: started(cluster, 0, 1) and cluster.permits() == 3, what="two run, one waits")
+
+    ill.breaks(patient)
+    fell_ill = time.monotonic()
+    cluster.conf["global_concurrency_on_redis_error"] = "run"
+    late_comer = cluster.spawn("w2", queues="other")
+    cluster.send("late", 5, 0.01, queue="celery", first=10)
+    wait_until(lambda: ended(cluster, *range(10, 15)), what="tasks without limits run")
+    assert app.control.ping([well.node], timeout=2.0), "the event loop is free"
+    wait_until(lambda: complaints(well), seconds=2 * INTERVAL + 2, what="the worker notices, by its own bounds")
+    wait_until(lambda: ended(cluster, 1), what="one that runs under the limit goes on to its end")
+    cluster.send("nap", 3, 0.05, first=3)
+    cluster.ready(late_comer)
+    cluster.send("pooled", 3, 1.0, queue="other", first=20)
+    wait_until(lambda: started(cluster, 20, 21, 22), what='with "run", tasks under limits run')
+    cluster.send("late", 5, 0.01, queue="celery", first=15)
+    wait_until(lambda: ended(cluster, *range(15, 20)), what="tasks without limits run, still")
+    stats = app.control.inspect([well.node, late_comer.node], timeout=2.0).stats()
+    said = {node.partition("@")[0]: of["global_concurrency"] for node, of in stats.items()}
+    assert said["w2"]["runs_without_permit"] == 3
+    assert said["w1"]["runs_without_permit"] == 0
+    assert not said["w1"]["connected"]
+    (answer,) = app.control.broadcast("global_concurrency", destination=[well.node], reply=True, timeout=2.0)
+    assert "error" in answer[well.node]
+    check_command(cluster)
+    wait_until(lambda: time.monotonic() - fell_ill > TIMEOUT, what="longer than a lease")
+    assert not started(cluster, 2), "nothing starts under the limit"
+
+    ill.heals(patient)
+    healed = cluster.oracle.now()
+    wait_until(lambda: started(cluster, 2), what="the first that waits starts")
+    recovery = time_of(cluster, "s", 2) - healed
+    took(max(recovery, 0.0))  # where the cure lets waiting calls through before its answer comes
+    assert recovery <= INTERVAL + 1
+    wait_until(lambda: ended(cluster, *range(6), *range(10, 23)), what="all have run to their end")
+    wait_until(lambda: joined(late_comer) == 1, what="the late comer has a session")
+    wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
+    assert cluster.oracle.peak("nap") == 2
+    for worker in (well, late_comer):
+        assert len(complaints(worker)) == 1, "one line a change, not one a try"
+        assert len(warnings(worker)) <= 3, "that Redis has just started, that a session is over, that grants wait"
+        assert "Traceback" not in worker.output()
+        assert SECRET not in worker.output()
+    assert ill.says in complaints(late_comer)[0]
+    assert joined(well) == 2
+    wait_until(lambda: connections(coordination) <= 4, what="two connections of each worker are left, no more")
+    app.close()
+
+
+def connections(redis: Coordination) -> int:
+    """How many connections workers have; the operator has one, and this call."""
+    with redis.client() as client:
+        return len(client.client_list()) - 2
+
+
+def check_command(cluster: ApartCluster) -> None:
+    """A command given at a shell while Redis is ill is refused, in a line, soon."""
+    began = time.monotonic()
+    result = cluster.celery("control", "set_global_concurrency", "emails", "7")
+    assert time.monotonic() - began < 10
+    said = result.stdout + result.stderr
+    assert "nothing was changed" in said
+    assert "Traceback" not in said
+    assert SECRET not in said

@@ -1,0 +1,164 @@
+"""A worker that starts or stops while its coordination Redis is ill, other pools, and a Redis that may evict."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.failures.ills import ILLS
+from tests.failures.kit import complaints, ended, joined, started, time_of, warnings
+from tests.failures.report import HEARTBEAT
+from tests.servers import wait_until
+
+INTERVAL, TIMEOUT = (float(str(value)) for value in HEARTBEAT.values())
+
+LIMITS = {"pool:db": 1}
+
+#: Of a worker that may not start (sysexits.h).
+EX_CONFIG = 78
+
+
+def ill(case: str, *, limit: str = "holds", running: str = "go on", waiting: str = "wait until it is back",
+        takes: str = "") -> pytest.MarkDecorator:  # fmt: skip
+    """What the page says of a case of this file."""
+    return pytest.mark.failure(
+        area="Coordination Redis", case=case, limit=limit, running=running, waiting=waiting, takes=takes
+    )
+
+
+@ill("It is silent when a worker starts, and empty", takes="two heartbeat intervals + 1 s, once it is well")
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_worker_of_any_pool_starts_while_redis_is_silent(apart, make_patient, took, pool):
+    patient = make_patient(ILLS["silent"])
+    cluster = apart(url=patient.url, global_concurrency_limits=LIMITS)
+    patient.proxy.silence()
+    cluster.send("pooled", 3, 0.05, queue="emails")
+    (worker,) = cluster.start("w1", queues="emails,celery", pool=pool)
+    cluster.send("nap", 5, 0.01, queue="celery", first=10)
+    wait_until(lambda: ended(cluster, *range(10, 15)), what="tasks without limits run")
+    wait_until(lambda: complaints(worker), what="the worker notices")
+    app = cluster.app()
+    assert app.control.ping([worker.node], timeout=2.0), "the event loop is free"
+    app.close()
+    assert not started(cluster, 0)
+    patient.proxy.heal()
+    healed = cluster.oracle.now()
+    wait_until(lambda: ended(cluster, 0, 1, 2), what="those that waited run")
+    took(time_of(cluster, "s", 0) - healed)
+    assert time_of(cluster, "s", 0) - healed <= 2 * INTERVAL + 1, "for one + 1 s, an empty Redis grants nothing"
+    assert cluster.oracle.peak("pooled") == 1
+    assert len(complaints(worker)) == 1
+    wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
+
+
+@ill(
+    "It is silent when a worker is shut down (warm)",
+    running="go on to their end, and the worker with them",
+    waiting="go back to the broker; other workers have the places once the lease has run out",
+    takes="6 s, from the end of the last task to the worker's",
+)
+def test_a_worker_is_shut_down_in_time_while_redis_is_silent(apart, make_patient, took):
+    patient = make_patient(ILLS["silent"])
+    cluster = apart(url=patient.url, global_concurrency_limits=LIMITS)
+    (worker,) = cluster.start("w1")
+    cluster.send("pooled", 1, 1.0)
+    cluster.send("pooled", 1, first=1)
+    wait_until(lambda: started(cluster, 0) and cluster.permits() == 2, what="one runs, one waits")
+    patient.proxy.silence()
+    wait_until(lambda: complaints(worker), what="the worker notices")
+    cluster.conf["global_concurrency_redis_url"] = patient.redis.url
+    cluster.spawn("w2")
+    assert worker.stop() == 0
+    stopped = cluster.oracle.now()
+    assert ended(cluster, 0), "the task has run to its end"
+    took(stopped - time_of(cluster, "e", 0))
+    assert stopped - time_of(cluster, "e", 0) <= 6
+    wait_until(lambda: ended(cluster, 1), what="the one that waited runs elsewhere")
+    assert cluster.oracle.peak() == 1
+    wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
+
+
+@ill(
+    'It goes away, and comes back, with `global_concurrency_on_redis_error = "run"`',
+    limit="exceeded by what starts meanwhile, counted in `runs_without_permit`; holds again when those have ended",
+    waiting="run without a permit while it is away",
+    takes="two heartbeat intervals + 1 s until they run",
+)
+def test_what_ran_without_a_permit_counts_once_redis_is_back(apart, make_patient, took):
+    patient = make_patient(ILLS["down"])
+    cluster = apart(url=patient.url, global_concurrency_limits=LIMITS, global_concurrency_on_redis_error="run")
+    (worker,) = cluster.start("w1")
+    cluster.send("pooled", 3, 4.0)
+    wait_until(lambda: started(cluster, 0) and cluster.permits() >= 2, what="one runs, others wait")
+    fell_ill = cluster.oracle.now()
+    patient.redis.kill()
+    wait_until(lambda: started(cluster, 0, 1, 2), what="they run all the same")
+    took(cluster.oracle.now() - fell_ill)
+    assert cluster.oracle.now() - fell_ill <= 2 * INTERVAL + 1
+    answer = cluster.celery("inspect", "global_concurrency")
+    assert "the coordination Redis doesn't serve" in answer.stdout
+    assert "Traceback" not in answer.stdout + answer.stderr
+    ILLS["down"].heals(patient)
+    wait_until(lambda: joined(worker) == 2, what="the worker is back")
+    cluster.send("pooled", 1, 0.05, first=3)
+    wait_until(lambda: ended(cluster, 3), what="the next runs")
+    assert time_of(cluster, "s", 3) >= max(time_of(cluster, "e", number) for number in range(3)), "after all of them"
+    wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
+
+
+@ill(
+    "It may evict our keys (`maxmemory-policy allkeys-...`), and was named by `global_concurrency_redis_url`",
+    running="none: the worker ends at its start, with exit code 78, naming the policy",
+    waiting="stay with the broker",
+)
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random"])
+def test_a_redis_that_may_evict_is_refused_where_it_was_named(apart, coordination, policy):
+    coordination.do("CONFIG", "SET", "maxmemory-policy", policy)
+    cluster = apart(global_concurrency_limits=LIMITS)
+    cluster.send("pooled", 1)
+    worker = cluster.spawn("w1")
+    assert worker.process.wait(20) == EX_CONFIG
+    (said,) = complaints(worker)
+    assert f"maxmemory-policy is {policy}" in said
+    assert "use noeviction" in said
+    assert "Traceback" not in worker.output()
+    assert cluster.oracle.events() == []
+
+
+@ill(
+    "It may evict our keys (`maxmemory-policy allkeys-...`), and is the broker's or the result backend's",
+    limit="holds as long as nothing is evicted; the worker warns at its start, naming the policy",
+    waiting="as ever",
+)
+def test_a_redis_that_may_evict_is_warned_of_where_it_is_the_brokers(apart, coordination):
+    coordination.do("CONFIG", "SET", "maxmemory-policy", "allkeys-lfu")
+    cluster = apart(broker=coordination.url, global_concurrency_redis_url=None, global_concurrency_limits=LIMITS)
+    (worker,) = cluster.start("w1")
+    cluster.send("pooled", 2)
+    cluster.done(2)
+    assert any("maxmemory-policy is allkeys-lfu" in said for said in warnings(worker))
+
+
+@ill(
+    "It is full, and may evict keys that have an expiry (`maxmemory-policy volatile-...`)",
+    waiting="wait until it has memory again",
+    takes="one heartbeat interval + 1 s, once it is well",
+)
+def test_a_redis_that_evicts_only_keys_with_an_expiry_evicts_none_of_ours(apart, coordination, took):
+    coordination.do("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    cluster = apart(global_concurrency_limits=LIMITS)
+    (worker,) = cluster.start("w1")
+    cluster.send("pooled", 2, TIMEOUT)
+    wait_until(lambda: started(cluster, 0) and cluster.permits() == 2, what="one runs, one waits")
+    assert not any("policy" in said for said in warnings(worker))
+    coordination.do("CONFIG", "SET", "maxmemory", "1")
+    wait_until(lambda: complaints(worker), what="the worker notices")
+    wait_until(lambda: ended(cluster, 0), what="the first has run to its end")
+    coordination.do("CONFIG", "SET", "maxmemory", "0")
+    healed = cluster.oracle.now()
+    wait_until(lambda: joined(worker) == 2, what="the worker is back")
+    took(cluster.oracle.now() - healed)
+    assert cluster.oracle.now() - healed <= INTERVAL + 1
+    cluster.done(2)
+    assert cluster.oracle.peak() == 1
+    with cluster.client as client:
+        assert {client.ttl(key) for key in client.scan_iter("{gconc}:*")} == {-1}, "no key of ours has an expiry"

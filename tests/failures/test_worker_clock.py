@@ -1,0 +1,98 @@
+"""A worker's wall clock steps: nothing goes by it. What goes on while a machine sleeps is what counts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import celery_gconc.ledger
+from tests.failures.worker_kit import OWN_APP, TIMEOUT, heard, no_leak, received, sessions, stats
+
+_CLOCKS = "import time; print(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))"
+
+
+@pytest.fixture
+def shift(tmp_path, monkeypatch):
+    """Steps the wall clock, and no other, of processes that the test starts: a function of the shift in seconds."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        if os.environ.get("CI"):
+            pytest.fail("this test needs a C compiler")
+        pytest.skip("no C compiler on this machine")
+    library, file = tmp_path / "wallclock.so", tmp_path / "shift"
+    source = Path(__file__).with_name("wallclock.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    file.write_bytes(bytes(8))
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("WALLCLOCK", str(file))
+
+    def step(seconds: int) -> None:
+        with file.open("r+b") as opened:
+            opened.write(seconds.to_bytes(8, sys.byteorder, signed=True))
+
+    return step
+
+
+def clocks() -> tuple[float, float]:
+    """What a process of this environment takes for the time of day, and for the time since the machine's start."""
+    command = [sys.executable, "-c", _CLOCKS]
+    wall, boot = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(wall), float(boot)
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="The wall clock of a worker's machine steps by an hour, forward or back",
+    limit="holds",
+    running="go on; the session is kept",
+    waiting="start in their turn, as before",
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="the clock is shifted with LD_PRELOAD")
+def test_steps_of_the_wall_clock_change_nothing(apart, shift):
+    # A broker's visibility_timeout goes by the wall clock in kombu: not what is looked at here.
+    cluster = apart(global_concurrency_limits={"pool:db": 1}, broker_transport_options={"visibility_timeout": 86400})
+    cluster.module = OWN_APP
+    worker = cluster.spawn("w1", queues="emails", concurrency=2)
+    other = cluster.spawn("w2", queues="other", concurrency=2)
+    cluster.ready()
+    known = sessions(cluster)
+    # By a clock that goes back, the next heartbeat would come an hour too late: the second task outlasts the lease.
+    for first, seconds, long in ((0, 3600, 1.0), (100, -3600, TIMEOUT + 2.0)):
+        cluster.send("pooled", 1, long, first=first)
+        heard(cluster, "s", first)
+        cluster.send("pooled", 9, 0.05, first=first + 1)
+        cluster.send("pooled", 10, 0.05, queue="other", first=first + 10)
+        received(worker, first // 10 + 10)
+        received(other, first // 10 + 10)
+        shift(seconds)
+        wall, boot = clocks()
+        assert abs(wall - time.time() - seconds) < 60, "the step is one"
+        assert abs(boot - time.clock_gettime(time.CLOCK_BOOTTIME)) < 60, "of the wall clock only"
+        heard(cluster, "e", *range(first, first + 20))
+    no_leak(cluster)
+    assert cluster.oracle.peak() == 1
+    assert worker.output().count("succeeded") == 20
+    assert sorted(cluster.oracle.starts()) == [*range(20), *range(100, 120)], "each ran once"
+    assert sessions(cluster) == known
+    assert stats(cluster, worker)["lease_losses"] == 0
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="A worker's machine is suspended for longer than the lease",
+    limit="as for a worker that stands still: the lease is measured by a clock that goes on while the machine sleeps",
+    running="as for a worker that stands still",
+    waiting="as for a worker that stands still",
+)
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux has a clock that counts suspended time")
+def test_the_lease_is_measured_by_a_clock_that_goes_on_while_the_machine_sleeps():
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    moment = celery_gconc.ledger.now()
+    assert before <= moment <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert celery_gconc.ledger._CLOCK == time.CLOCK_BOOTTIME

@@ -1,0 +1,101 @@
+"""Processes that a worker starts share nothing with its link, whatever way they are started, and at whatever moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import psutil
+import pytest
+
+from tests.cluster.kit import Worker
+from tests.failures.kit import Coordination
+from tests.failures.worker_kit import OWN_APP, gone, heard, no_leak, sessions, stats
+from tests.servers import wait_until
+
+#: How often the pool grows and shrinks, by how many, and how many tasks there are each time.
+ROUNDS, CHILDREN, TASKS = 2, 4, 120
+
+
+def connections(processes: Iterable[psutil.Process], coordination: Coordination) -> dict[int, int]:
+    """How many connections to the coordination Redis each of these processes has open, where it has any."""
+    found = {
+        process.pid: sum(
+            bool(socket.raddr) and socket.raddr.port == coordination.port for socket in process.net_connections("tcp")
+        )
+        for process in processes
+    }
+    return {pid: count for pid, count in found.items() if count}
+
+
+def below(worker: Worker) -> list[psutil.Process]:
+    """Every process that a worker's has started, and those that these have."""
+    return psutil.Process(worker.process.pid).children(recursive=True)
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="A task starts a process (`subprocess`, `os.fork`, `multiprocessing`)",
+    limit="holds; the process has none of the link's connections, and ends without a word to Redis",
+    running="go on; the session is kept",
+    waiting="go on",
+)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_no_process_that_a_task_starts_has_a_connection_of_the_link(apart, coordination, pool):
+    cluster = apart(global_concurrency_limits={"emails": 3})
+    cluster.module = OWN_APP
+    worker = cluster.spawn("w1", pool=pool, queues="emails", concurrency=3)
+    cluster.ready()
+    known = sessions(cluster)
+    parent = psutil.Process(worker.process.pid)
+    pooled = set(parent.children())
+    assert connections([parent], coordination) == {parent.pid: 2}
+    assert connections(pooled, coordination) == {}
+    # (multiprocessing refuses to start a process in a child of the prefork pool)
+    kinds = ["subprocess", "fork"] if pool == "prefork" else ["subprocess", "fork", "multiprocessing"]
+    for number, kind in enumerate(kinds):
+        cluster.send("fork", 1, kind, 1.5, first=number)
+    started = wait_until(lambda: len(p := set(below(worker)) - pooled) == len(kinds) and p, what="processes")
+    # (from the fork to the hook, or to the exec, it has them for an instant)
+    wait_until(lambda: connections(started, coordination) == {}, seconds=1.0, what="it has none of the connections")
+    heard(cluster, "e", *range(len(kinds)))
+    cluster.send("nap", 6, 0.01, first=10)
+    heard(cluster, "e", *range(10, 16))
+    assert connections([parent], coordination) == {parent.pid: 2}
+    no_leak(cluster)
+    assert sessions(cluster) == known
+    assert "Traceback" not in worker.output()
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="The pool grows under load (forks while the link talks to Redis)",
+    limit="holds; no fork waits for the link, and no child has its connections or locks",
+    running="go on",
+    waiting="go on",
+)
+def test_a_pool_that_grows_under_load_neither_deadlocks_nor_shares_connections(apart, coordination):
+    cluster = apart(global_concurrency_limits={"pool:db": 3})
+    first = cluster.spawn("w1", queues="emails", concurrency=2)
+    second = cluster.spawn("w2", queues="emails", concurrency=2)
+    cluster.ready()
+    known = sessions(cluster)
+    app = cluster.app()
+    for turn in range(ROUNDS):
+        cluster.send("pooled", TASKS, 0.01, first=turn * TASKS)
+        assert app.control.pool_grow(CHILDREN, reply=True, timeout=10, limit=2)
+        for worker in (first, second):
+            wait_until(lambda worker=worker: len(below(worker)) >= 2 + CHILDREN, what="the pool grows")
+            wait_until(
+                lambda worker=worker: connections(below(worker), coordination) == {},
+                seconds=2.0,
+                what="no child has connections of the link",
+            )
+        cluster.done((turn + 1) * TASKS, seconds=30)
+        # celery 5.7: under load, pool_shrink may kill a child to which a task has just been written
+        assert app.control.pool_shrink(CHILDREN, reply=True, timeout=10, limit=2)
+        wait_until(lambda: all(len(below(w)) <= 3 for w in (first, second)), what="the pools shrink")
+    app.close()
+    no_leak(cluster)
+    assert cluster.oracle.peak(lost=gone(cluster)) <= 3
+    assert sessions(cluster) == known
+    assert [stats(cluster, worker)["lease_losses"] for worker in (first, second)] == [0, 0]

@@ -1,0 +1,153 @@
+"""A worker, a child of it or one of its connections to Redis is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.failures.worker_kit import INTERVAL, OWN_APP, TIMEOUT, heard, no_leak, received, runs, sessions
+from tests.servers import wait_until
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="kill -9 of a worker and its children, while it holds permits and has waiters parked",
+    limit="holds",
+    running="die with it; redelivered as in plain Celery",
+    waiting="elsewhere: start when its lease has ended; its own: as the broker redelivers them",
+    takes="`heartbeat_timeout` + one interval",
+)
+def test_a_killed_workers_permits_are_others_when_its_lease_ends(apart, took):
+    cluster = apart(global_concurrency_limits={"pool:db": 2})
+    victim = cluster.spawn("w1", queues="emails")
+    other = cluster.spawn("w2", queues="other")
+    cluster.ready()
+    cluster.send("pooled", 2, 60)
+    heard(cluster, "s", 0, 1)
+    cluster.send("pooled", 3, 0.1, first=10)
+    cluster.send("pooled", 4, 0.1, queue="other", first=20)
+    received(victim, 5)
+    received(other, 4)
+    wait_until(lambda: cluster.permits() == 2 + 3 + 4, what="all of them wait in Redis' line")
+
+    lost = frozenset(victim.children())
+    killed = cluster.oracle.now()
+    victim.kill()
+    recovered = heard(cluster, "s", 20, 21) - killed
+    took(recovered)
+    assert recovered <= TIMEOUT + INTERVAL
+    heard(cluster, "e", 20, 21, 22, 23)
+    no_leak(cluster)
+    assert cluster.oracle.peak(lost=lost) == 2
+    assert len(sessions(cluster)) == 1
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="kill -9 of a prefork worker's parent only",
+    limit="holds on Linux, where the children die with it; what a task has started as a process outlives it, uncounted",
+    running="die with it; redelivered as in plain Celery",
+    waiting="start when the lease has ended",
+    takes="`heartbeat_timeout` + one interval; the children's end: 1 s",
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_the_children_of_a_killed_parent_die_at_once_but_not_what_their_tasks_have_started(apart, took):
+    cluster = apart(global_concurrency_limits={"emails": 1, "other": 1})
+    cluster.module = OWN_APP
+    victim = cluster.spawn("w1", queues="emails", concurrency=2)
+    cluster.spawn("w2", queues="other", concurrency=2)
+    cluster.ready()
+    cluster.send("fork", 1, "subprocess", 60)
+    heard(cluster, "s", 0)
+    children = [psutil.Process(pid) for pid in victim.children()]
+    busy = psutil.Process(next(e.pid for e in cluster.oracle.events()))
+    assert busy in children
+    (started,) = wait_until(busy.children, what="the task has started a process")
+    os.kill(victim.process.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    try:
+        wait_until(lambda: not any(map(runs, children)), seconds=1, what="the children are gone")
+        assert runs(started), "the listed exception"
+        cluster.send("nap", 1, 0.1, first=10)
+        wait_until(lambda: cluster.permits() == 0, seconds=TIMEOUT + INTERVAL, what="the dead worker's permit is back")
+        took(time.monotonic() - killed)
+    finally:
+        started.kill()
+        victim.kill()
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="kill -9 of a pool child that runs a limited task",
+    limit="holds",
+    running="that one fails with `WorkerLostError`, as in plain Celery; the others go on",
+    waiting="the next starts, here or elsewhere",
+    takes="1 s",
+)
+@pytest.mark.parametrize("waits_on", ["the same worker", "another worker"])
+def test_a_killed_childs_permit_is_free_within_a_second(apart, took, waits_on):
+    cluster = apart(global_concurrency_limits={"pool:db": 2})
+    cluster.spawn("w1", queues="emails", concurrency=3)
+    if waits_on == "another worker":
+        cluster.spawn("w2", queues="other", concurrency=3)
+    cluster.ready()
+    cluster.send("pooled", 2, 30)
+    heard(cluster, "s", 0, 1)
+    cluster.send("pooled", 2, 0.1, queue="emails" if waits_on == "the same worker" else "other", first=10)
+    wait_until(lambda: cluster.permits() >= 3, what="they wait")
+    victim = next(e.pid for e in cluster.oracle.events() if e.number == 0)
+    killed = cluster.oracle.now()
+    os.kill(victim, signal.SIGKILL)
+    recovered = heard(cluster, "s", 10) - killed
+    took(recovered)
+    assert recovered <= 1.0
+    heard(cluster, "e", 10, 11)
+    assert cluster.oracle.peak(lost=frozenset([victim])) == 2
+    wait_until(lambda: cluster.permits() == 1, what="only the long one that was let live holds a permit")
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="The link's connections are killed, again and again (`CLIENT KILL`)",
+    limit="holds",
+    running="go on; the session is kept",
+    waiting="go on within a moment",
+    takes="1 s after each kill",
+)
+@pytest.mark.parametrize("kinds", [("pubsub",), ("normal", "pubsub")], ids="+".join)
+def test_killed_connections_of_the_link_cost_a_moment_and_no_session(apart, coordination, took, kinds):
+    cluster = apart(global_concurrency_limits={"pool:db": 3})
+    cluster.spawn("w1", queues="emails")
+    cluster.spawn("w2", queues="emails")
+    cluster.ready()
+    known = sessions(cluster)
+    assert len(known) == 2
+    cluster.send("pooled", 80, 0.1)
+    worst = 0.0
+    with coordination.client() as client:
+        for _ in range(8):
+            wait_until(
+                lambda: all(len(client.client_list(_type=kind)) >= 2 for kind in kinds), what="both are connected"
+            )
+            begun = cluster.oracle.count("s")
+            wait_until(lambda begun=begun: cluster.oracle.count("s") > begun, what="tasks start")
+            killed = sum(client.client_kill_filter(_type=kind, skipme=True) for kind in kinds)
+            moment = cluster.oracle.now()
+            following = wait_until(
+                lambda moment=moment: [e.time for e in cluster.oracle.events() if e.kind == "s" and e.time > moment],
+                what="tasks start again",
+            )
+            assert killed >= 1
+            worst = max(worst, following[0] - moment)
+    took(worst)
+    assert worst <= 1.0
+    cluster.done(80)
+    no_leak(cluster)
+    assert cluster.oracle.peak() == 3
+    assert sorted(cluster.oracle.starts()) == list(range(80)), "each ran once"
+    assert sessions(cluster) == known

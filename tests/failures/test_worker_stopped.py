@@ -1,0 +1,198 @@
+"""A worker stands still (SIGSTOP, a frozen or suspended machine), and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import redis
+
+from tests.failures.worker_kit import (
+    INTERVAL,
+    TIMEOUT,
+    gone,
+    heard,
+    no_leak,
+    passed,
+    received,
+    session_of,
+    sessions,
+    stats,
+    stopped,
+)
+from tests.servers import wait_until
+
+#: How long the tasks run that are stopped with their worker.
+LONG = 4.5
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="A worker and its children stand still for less than the lease (SIGSTOP)",
+    limit="holds",
+    running="go on with it; the session is kept",
+    waiting="wait meanwhile",
+)
+def test_a_pause_shorter_than_the_lease_costs_nothing(apart):
+    cluster = apart(global_concurrency_limits={"pool:db": 2})
+    worker = cluster.spawn("w1", queues="emails")
+    other = cluster.spawn("w2", queues="other")
+    cluster.ready()
+    known = sessions(cluster)
+    cluster.send("pooled", 2, 3.0)
+    heard(cluster, "s", 0, 1)
+    cluster.send("pooled", 3, 0.1, queue="other", first=10)
+    received(other, 3)
+    with stopped(cluster, worker) as since:
+        passed(cluster, since, TIMEOUT - 2 * INTERVAL)
+    ended = heard(cluster, "e", 0, 1)
+    assert heard(cluster, "s", 10) >= min(e.time for e in cluster.oracle.events() if e.kind == "e")
+    assert ended > since
+    heard(cluster, "e", 10, 11, 12)
+    no_leak(cluster)
+    assert cluster.oracle.peak() == 2
+    assert sessions(cluster) == known
+    assert stats(cluster, worker)["lease_losses"] == 0
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case='A worker and its children stand still for longer than the lease, `on_lease_lost = "continue"`',
+    limit="exceeded by the tasks that go on; they count, and drain: nothing starts above the max",
+    running="go on, under a new session; warned of once, counted as `lease_losses`",
+    waiting="elsewhere: start when the lease has ended; its own: in their turn",
+    takes="`heartbeat_timeout` + one interval; its tasks count again one interval after it goes on",
+)
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_tasks_that_outlast_their_lease_count_again_and_drain(apart, took, pool):
+    cluster = apart(global_concurrency_limits={"pool:db": 1})
+    worker = cluster.spawn("w1", pool=pool, concurrency=2, queues="emails")
+    cluster.spawn("w2", queues="other", concurrency=2)
+    cluster.ready()
+    first = session_of(worker)
+    cluster.send("pooled", 1, LONG)
+    heard(cluster, "s", 0)
+    cluster.send("pooled", 3, 1.0, queue="other", first=10)
+    with stopped(cluster, worker) as since:
+        recovered = heard(cluster, "s", 10) - since
+        took(recovered)
+        assert recovered <= TIMEOUT + INTERVAL
+        cluster.send("pooled", 1, 0.1, first=1)
+    woke = cluster.oracle.now()
+    wait_until(lambda: first not in sessions(cluster) and len(sessions(cluster)) == 2, what="it has a new session")
+    restated = cluster.oracle.now()
+    assert restated - woke <= INTERVAL + 0.5
+    ended = heard(cluster, "e", 0)
+    numbers = [0, 1, 10, 11, 12]
+    heard(cluster, "e", *numbers)
+    no_leak(cluster)
+
+    events = cluster.oracle.events()
+    assert sorted(event.number for event in events if event.kind == "s") == numbers, "each ran once"
+    assert restated < ended - 1.0, "there was time for others to start"
+    begun = [event.number for event in events if event.kind == "s" and restated < event.time < ended]
+    assert begun == [], "what was restated leaves no room"
+    assert cluster.oracle.peak() == 2, "the one that went on, as listed"
+    assert cluster.oracle.peak(since=ended) == 1
+    assert worker.output().count("its lease ran out") == 1
+    assert stats(cluster, worker)["lease_losses"] == 1
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case='A worker and its children stand still for longer than the lease, `on_lease_lost = "terminate"`',
+    limit="exceeded for a moment after the pause, until the tasks are ended",
+    running="are ended, revoked and acknowledged, `acks_late` or not; named in one log line, counted as `terminated`",
+    waiting="elsewhere: start when the lease has ended; its own: in their turn",
+    takes="1 s after it goes on",
+)
+@pytest.mark.parametrize(("pool", "task"), [("prefork", "late"), ("gevent", "pooled")])
+def test_what_ran_on_a_lost_lease_is_terminated(apart, took, pool, task):
+    cluster = apart(
+        global_concurrency_limits={"pool:db": 1, "task:tests.cluster.app.late": 1},
+        global_concurrency_on_lease_lost="terminate",
+    )
+    worker = cluster.spawn("w1", pool=pool, concurrency=2, queues="emails")
+    cluster.spawn("w2", queues="other", concurrency=2)
+    cluster.ready()
+    app = cluster.app()
+    result = app.send_task(f"tests.cluster.app.{task}", (0, 60), queue="emails")
+    app.send_task("tests.cluster.app.nap", (1, 5), queue="emails")
+    heard(cluster, "s", 0, 1)
+    cluster.send(task, 2, 1.5, queue="other", first=10)
+    with stopped(cluster, worker) as since:
+        assert heard(cluster, "s", 10) - since <= TIMEOUT + INTERVAL
+    woke = cluster.oracle.now()
+    ended = heard(cluster, "e", 0)  # its finally clause runs
+    took(max(ended - woke, 0.0))
+    assert ended - woke <= 1.0
+    wait_until(lambda: result.state == "REVOKED", what="the result says so")
+    heard(cluster, "e", 1, 10, 11)
+    no_leak(cluster)
+    cluster.send(task, 1, 0.1, first=20)
+    heard(cluster, "e", 20)
+    assert cluster.oracle.starts(task) == [0, 10, 11, 20], "it doesn't run again"
+    assert worker.output().count("terminating") == 1
+    assert f"terminating tests.cluster.app.{task}[{result.id}]\n" in worker.output(), "the unlimited one goes on"
+    told = stats(cluster, worker)
+    assert (told["lease_losses"], told["terminated"]) == (1, 1)
+    with redis.Redis.from_url(cluster.broker) as broker:
+        assert broker.hlen("unacked") == 0, "the message was acknowledged"
+    app.close()
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case='`on_lease_lost = "terminate"` on a pool that can\'t terminate a task (threads, solo)',
+    limit="-",
+    running="-",
+    waiting="the worker does not start, and says why in one line",
+)
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_pool_that_cannot_terminate_is_refused_at_the_start(apart, pool):
+    cluster = apart(global_concurrency_on_lease_lost="terminate")
+    worker = cluster.spawn("w1", pool=pool)
+    assert worker.process.wait(30) == 1
+    (said,) = [line for line in worker.output().splitlines() if "celery-gconc" in line]
+    assert said == (
+        "Error: celery-gconc: global_concurrency_on_lease_lost='terminate': "
+        f"the {pool} pool can't terminate a task; use 'continue', or the prefork or gevent pool"
+    )
+    assert "Traceback" not in worker.output()
+
+
+@pytest.mark.failure(
+    area="Worker",
+    case="Only a worker's parent process stands still for longer than the lease; its children run on",
+    limit="exceeded by the tasks that run on: their places are given away when the lease has ended",
+    running="run to their end; no further one starts in the children",
+    waiting="elsewhere: start when the lease has ended",
+    takes="`heartbeat_timeout` + two intervals",
+)
+def test_children_of_a_stopped_parent_run_on_and_start_nothing_more(apart, took):
+    cluster = apart(global_concurrency_limits={"pool:db": 2})
+    worker = cluster.spawn("w1", queues="emails", concurrency=4)
+    cluster.spawn("w2", queues="other", concurrency=4)
+    cluster.ready()
+    cluster.send("pooled", 2, 3.5)
+    heard(cluster, "s", 0, 1)
+    cluster.send("pooled", 4, 0.1, first=2)
+    received(worker, 6)
+    cluster.send("pooled", 8, 0.5, queue="other", first=10)
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    try:
+        since = cluster.oracle.now()
+        recovered = heard(cluster, "s", 10, 11) - since
+        took(recovered)
+        assert recovered <= TIMEOUT + 2 * INTERVAL
+        heard(cluster, "e", 0, 1)
+        heard(cluster, "e", *range(10, 18))
+        assert not set(cluster.oracle.starts()) & {2, 3, 4, 5}
+    finally:
+        os.kill(worker.process.pid, signal.SIGCONT)
+    heard(cluster, "e", 2, 3, 4, 5)
+    no_leak(cluster)
+    assert cluster.oracle.peak() <= 4, "as listed: two that ran on"
+    assert cluster.oracle.peak(since=since + TIMEOUT + 2) == 2
+    assert gone(cluster) == frozenset()

@@ -1,0 +1,76 @@
+"""The cluster tests' app, with tasks and a handler that do to their worker what it should bear."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from celery.signals import task_received
+
+from tests.cluster.app import app, tell
+
+#: Objects for the garbage collector to look at: a pass over them takes some 0.2 s, with the interpreter's lock held.
+HEAP_OBJECTS = 1_000_000
+
+
+@task_received.connect
+def block_the_consumer(request: Any = None, **kwargs: Any) -> None:
+    """Sleep in the consumer's thread before a ``blocking`` task comes to its gate."""
+    if request.name.endswith(".blocking"):
+        number, seconds = request.args
+        tell("s", number, "blocked loop")
+        time.sleep(seconds)
+        tell("e", number, "blocked loop")
+
+
+@app.task(name="tests.cluster.app.blocking")
+def blocking(number: int, seconds: float) -> int:
+    """Do nothing: the handler above does it."""
+    return number
+
+
+@app.task(name="tests.cluster.app.hold_gil")
+def hold_gil(number: int, seconds: float) -> int:
+    """Sleep in native code that keeps the interpreter's lock: no other thread of the process can run."""
+    tell("s", number, "hold_gil")
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    tell("e", number, "hold_gil")
+    return number
+
+
+@app.task(name="tests.cluster.app.collect_garbage")
+def collect_garbage(number: int, seconds: float) -> int:
+    """Have the garbage collector pass over many objects, again and again."""
+    heap = [[index] for index in range(HEAP_OBJECTS)]
+    tell("s", number, "collect_garbage")
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        gc.collect()
+    tell("e", number, "collect_garbage")
+    return len(heap)
+
+
+@app.task(name="tests.cluster.app.fork")
+def fork(number: int, kind: str, seconds: float) -> int:
+    """Start a process that sleeps, in one of the ways that Python has, and wait for it."""
+    tell("s", number, "fork")
+    if kind == "subprocess":
+        subprocess.run([sys.executable, "-c", f"import time; time.sleep({seconds})"], check=True)
+    elif kind == "multiprocessing":
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(seconds,))
+        process.start()
+        process.join()
+    else:
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(seconds)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    tell("e", number, "fork")
+    return number
