@@ -10,7 +10,7 @@ from .errors import (
 )
 from .extension import GlobalConcurrency
 from .permit import TaskPermit, current_permit
-from .store import Change, LimitStatus, SessionStatus, Status, Value
+from .status import Change, LimitStatus, SessionStatus, Status, Value
 
 __version__ = "0.1.0"
 

@@ -23,7 +23,8 @@ from celery.worker.control import control_command, inspect_command
 from .errors import GlobalConcurrencyError, LimitError, SettingError, StoreUnavailable
 from .limits import parse_limit, parse_max, shown
 from .settings import Settings
-from .store import Change, Store
+from .status import Change
+from .store import Store
 
 #: How long, in seconds, a handler waits for Redis before it answers "accepted, not confirmed".
 CONFIRM_SECONDS = 0.5

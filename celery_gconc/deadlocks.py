@@ -16,7 +16,8 @@ from celery.utils.log import get_logger
 
 from .ledger import now
 from .run import Run
-from .store import Holding, Store
+from .status import Holding
+from .store import Store
 
 logger = get_logger(__name__)
 

@@ -14,7 +14,8 @@ from .bootstep import GlobalConcurrencyStep, configured_limits, full_name
 from .errors import SettingError
 from .limits import parse_limit, parse_max
 from .settings import Settings, check_pending, hide_url
-from .store import Change, Status, Store
+from .status import Change, Status
+from .store import Store
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from .limits import Limits
-from .store import Ask, Grant, Held, Notice, Sync, Synced
+from .wire import Ask, Grant, Held, Notice, Sync, Synced
 
 #: How long, in seconds, a permit is kept with no task for it (never while another session waits for it).
 IDLE_SECONDS = 0.1

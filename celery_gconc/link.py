@@ -26,7 +26,8 @@ from .children import PIPES_SECONDS, Children, Pipes
 from .errors import SessionRefused, StoreUnavailable
 from .ledger import Ledger, now
 from .settings import Settings
-from .store import MOST_NOTICES, Former, Opened, Refused, Store, Synced
+from .store import MOST_NOTICES, Store
+from .wire import Former, Opened, Refused, Synced
 
 logger = get_logger(__name__)
 

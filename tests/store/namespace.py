@@ -12,7 +12,8 @@ from typing import Any
 
 import redis
 
-from celery_gconc.store import Ask, Former, Grant, Held, Notice, Opened, Refused, Store, Sync, Synced
+from celery_gconc.store import Store
+from celery_gconc.wire import Ask, Former, Grant, Held, Notice, Opened, Refused, Sync, Synced
 from tests.servers import wait_until
 
 #: Of every session unless a test says otherwise, in seconds.

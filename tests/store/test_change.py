@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from celery_gconc.store import Held, Value
+from celery_gconc.status import Value
+from celery_gconc.wire import Held
 
 from .namespace import Namespace
 

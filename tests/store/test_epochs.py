@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_gconc.store import Held
+from celery_gconc.wire import Held
 
 from .namespace import INTERVAL, TIMEOUT, Namespace, Session
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_gconc.store import Held, Opened, Refused
+from celery_gconc.wire import Held, Opened, Refused
 
 from .namespace import INTERVAL, TIMEOUT, Namespace
 

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from celery_gconc.store import Held, LimitStatus
+from celery_gconc.status import LimitStatus
+from celery_gconc.wire import Held
 
 from .namespace import INTERVAL, TIMEOUT, Namespace
 

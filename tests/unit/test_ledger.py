@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from celery_gconc.ledger import STEPS, Ledger, Permit, now
-from celery_gconc.store import Grant, Notice, Synced
+from celery_gconc.wire import Grant, Notice, Synced
 
 EMAILS = ("queue:emails",)
 

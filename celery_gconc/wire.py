@@ -1,0 +1,176 @@
+"""What goes over the wire between a session and Redis: what a sync says, and what is answered and told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .limits import Limits
+
+#: How many characters of a task's id or name Redis keeps: a sender may have made an id of any length.
+MOST_TEXT = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A permit as its session states it."""
+
+    number: int
+    limits: Limits
+    task_id: str = ""
+    task: str = ""
+    idle: bool = False
+    #: Its fencing number in Redis; 0 where it was never granted (its task ran before the limit began).
+    fence: int = 0
+
+    def wire(self) -> list[Any]:
+        """As the scripts take it."""
+        texts = (_text(self.task_id), _text(self.task))
+        return [self.number, list(self.limits), *texts, int(self.idle), self.fence]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request for a permit."""
+
+    number: int
+    limits: Limits
+    #: How long ago it reached its gate, in seconds.
+    age: float = 0.0
+    task_id: str = ""
+    task: str = ""
+
+    def wire(self) -> list[Any]:
+        """As the scripts take it."""
+        return [self.number, int(self.age * 1e6), list(self.limits), _text(self.task_id), _text(self.task)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """What a session tells Redis in one round trip; see ``lua/sync.lua``."""
+
+    session: str
+    epoch: str
+    number: int
+    #: The number of the last one that was answered; 0 for none.
+    confirmed: int
+    granted: int
+    room: int
+    version: int
+    ended: Sequence[int] = ()
+    asks: Sequence[Ask] = ()
+    held: Sequence[Held] = ()
+    interests: Sequence[str] = ()
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A permit granted: its place in the session's grants, and the number of the request that it answers."""
+
+    grant: int
+    number: int
+    #: Its fencing number, in steps of 100 us.
+    fence: int = field(default=0, compare=False)
+    #: When it was granted, by Redis' clock: Unix time in seconds.
+    at: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """What a session knows of the one that it replaces: its worker lived before."""
+
+    #: Its id, and ids under which a new one was opened without hearing of it.
+    sessions: Sequence[str]
+    epoch: str
+    #: The end of its lease, in ms on the lease clock.
+    lease: int = 0
+    #: The newest version of the limit table that it was told of, and what operators had set by then.
+    version: int = 0
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session was opened."""
+
+    epoch: str
+    version: int
+    table: Mapping[str, int]
+    #: What operators have set, by limit, as Redis keeps it.
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    #: The end of the lease, in ms on the lease clock.
+    lease: int = 0
+    #: For how many seconds nothing is granted yet, as data was lost, or may have been.
+    shut: float = 0.0
+    #: Whether the lease of the session that it replaces had run out.
+    lapsed: bool = False
+    #: Whether scripts can read the server's id, and so see that the server was restarted or replaced.
+    identified: bool = True
+    #: Nodes of another app or broker in this namespace.
+    strangers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The namespace has other heartbeat settings than the session that wanted to open."""
+
+    interval: float
+    timeout: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The answer to a sync."""
+
+    status: str  #: ``ok``, ``closed`` or ``stale``
+    version: int = 0
+    grants: tuple[Grant, ...] = ()
+    #: Limits that others wait for; with how many requests of this session are at the head of the line.
+    contended: Mapping[str, int] = field(default_factory=dict)
+    offer: bool = False
+    table: Mapping[str, int] | None = None
+    #: What operators have set, where the table is told.
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    #: The end of the lease, in ms on the lease clock.
+    lease: int = 0
+    #: Seconds until the lease of the next other session ends, or grants go on, if either is to come.
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a session is told without having asked."""
+
+    grants: tuple[Grant, ...] = ()
+    contended: Mapping[str, int] = field(default_factory=dict)
+    offer: bool = False
+    version: int | None = None
+
+    @classmethod
+    def decode(cls, data: bytes | str) -> Notice | None:
+        """Read a message of the notice channel; None where it is none of ours: whoever may publish, may send it."""
+        try:
+            told = json.loads(data)
+            version = told.get("version")
+            return cls(
+                grants=grants_of(told.get("grants")),
+                contended={str(limit): int(streak) for limit, streak in dict(told.get("recall") or ()).items()},
+                offer=bool(told.get("offer")),
+                version=None if version is None else int(version),
+            )
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            return None
+
+
+def _text(text: str) -> str:
+    """As much of it as Redis keeps, and what JSON and UTF-8 can carry (a lone surrogate is none of it)."""
+    return text[:MOST_TEXT].encode("utf-8", "replace").decode()
+
+
+def grants_of(told: Any) -> tuple[Grant, ...]:
+    """Grants, as scripts reply and publish them."""
+    return tuple(Grant(int(grant), int(number), int(fence), at / 1000) for grant, number, fence, at in told or ())
