@@ -184,10 +184,11 @@ class Link:
                 self.tried.set()
                 self._on_refused(str(exc))
                 break
-            except Exception:
+            except Exception as exc:
                 # Whatever went wrong, the lease must go on being renewed.
-                logger.exception("celery-gconc: unexpected error in the link; it goes on")
-                self._lost(StoreUnavailable("unexpected error"))
+                if self.connected or not self.tried.is_set():
+                    logger.exception("celery-gconc: unexpected error in the link; it goes on")
+                self._lost(StoreUnavailable(f"unexpected error: {exc!r}"))
                 if self._stopping:
                     break
                 self._pause()

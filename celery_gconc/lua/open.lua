@@ -62,7 +62,7 @@ local function began(some_epoch) return tonumber(string.match(some_epoch, ':(%d+
 
 -- Bring back what operators had set, as this session remembers it; what was set since the loss stays.
 local function restore()
-  local since = began(epoch) / 1000
+  local since = math.floor(began(epoch) / 1000) -- changes are noted by the ms
   local limits = overrides()
   for limit in pairs(asked.overrides) do limits[limit] = limits[limit] or '{}' end
   for limit, text in pairs(limits) do

@@ -278,9 +278,11 @@ def test_what_operators_set_comes_back_with_the_survivors(namespace, pair):
 
 def test_what_was_set_since_the_loss_stays(namespace, pair):
     first, _ = pair
+    stale = Snapshot(namespace)
     namespace.set("app", 5)
     namespace.store.pause("queue:slow", True, by="test")
     first.sync()
+    stale.restore()
     another_server(namespace)
     namespace.set("app", 2)
     namespace.store.pause("queue:slow", False, by="test")
