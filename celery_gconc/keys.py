@@ -28,7 +28,7 @@ KEYSPACE: dict[str, str] = {
     "fresh": "hash: limit to the table version with which it began; no grants until every session has stated "
     "what it runs",
     "contended": "hash: limit to the one session that waits for it, or * for several",
-    "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now), kept for an hour",
+    "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now, epoch), kept for an hour",
     "changed": "zset: the fields of changes, by wall time (ms), to drop them after that hour",
 }
 

@@ -65,7 +65,7 @@ end
 override_with(limit, override)
 if not table_changed then new_version() end
 finish()
-local change = { ticket = ticket, was = was, now = value_of(override) }
+local change = { ticket = ticket, was = was, now = value_of(override), epoch = epoch }
 call('HSET', CHANGES, field, cjson.encode(change))
 call('ZADD', CHANGED, int(now), field)
 for _, old in ipairs(call('ZRANGEBYSCORE', CHANGED, '-inf', int(now - HOUR), 'LIMIT', 0, 64)) do

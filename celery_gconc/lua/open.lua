@@ -62,13 +62,14 @@ local function began(some_epoch) return tonumber(string.match(some_epoch, ':(%d+
 
 -- Bring back what operators had set, as this session remembers it; what was set since the loss stays.
 local function restore()
-  local since = math.floor(began(epoch) / 1000) -- changes are noted by the ms
   local limits = overrides()
   for limit in pairs(asked.overrides) do limits[limit] = limits[limit] or '{}' end
   for limit, text in pairs(limits) do
     local override, told = cjson.decode(text), cjson.decode(asked.overrides[limit] or '{}')
     for kind, fields in pairs({ value = { 'max', 'by', 'at', 'reason' }, pause = { 'paused', 'paused_by', 'paused_at' } }) do
-      if (tonumber(call('ZSCORE', CHANGED, limit .. US .. kind)) or 0) < since then
+      local change = call('HGET', CHANGES, limit .. US .. kind)
+      change = change and cjson.decode(change)
+      if not change or change.epoch and change.epoch ~= epoch then -- it was made before the loss
         for _, field in ipairs(fields) do override[field] = told[field] end
       end
     end

@@ -291,6 +291,16 @@ def test_what_was_set_since_the_loss_stays(namespace, pair):
     assert not namespace.store.status("queue:slow")["queue:slow"].paused
 
 
+def test_what_was_set_between_a_loss_of_all_data_and_the_first_survivor_stays(namespace, pair):
+    first, _ = pair
+    namespace.set("app", 5)
+    first.sync()
+    namespace.raw.flushall()
+    namespace.set("app", 2)
+    again(first, "a2")
+    assert namespace.max("app") == 2
+
+
 def test_what_was_reset_before_the_loss_does_not_come_back_with_old_data(namespace, pair):
     first, _ = pair
     namespace.set("app", 5)

@@ -18,10 +18,15 @@ Result = dict[str, Any]
 
 def write(files: Iterable[Path]) -> None:
     """Put the results in *files* into the page."""
+    PAGE.write_text(rendered(PAGE.read_text(), files))
+
+
+def rendered(page: str, files: Iterable[Path]) -> str:
+    """*page* with the tables of these results between the marks."""
     results = sorted((json.loads(file.read_text()) for file in files), key=lambda one: (one["seed"], one["mode"]))
-    head, _, rest = PAGE.read_text().partition(BEGIN)
+    head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    PAGE.write_text(head + BEGIN + "\n\n" + _tables(results) + "\n" + END + tail)
+    return f"{head}{BEGIN}\n\n{_tables(results)}\n{END}{tail}"
 
 
 def _tables(results: list[Result]) -> str:
@@ -71,7 +76,7 @@ def _beside_plain(results: list[Result]) -> str:
             continue
         causes = sorted({*one["lost"], *one["doubled"], *other["lost"], *other["doubled"]})
         rows += [
-            f"| {one['seed']} | {cause} | {_times(other, cause)} | {_counts(other, cause)} | "
+            f"| {one['seed']} | {cause.replace('?', 'no fault')} | {_times(other, cause)} | {_counts(other, cause)} | "
             f"{_times(one, cause)} | {_counts(one, cause)} |"
             for cause in causes
         ]
