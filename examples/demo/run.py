@@ -91,7 +91,9 @@ class _Course:
     def _wait_for_workers(self) -> None:
         for _ in _every(TICK, PATIENCE, "the workers did not start"):
             self._workers.check()
-            if len(self._app.gconc.status().sessions) == len(NAMES):
+            status = self._app.gconc.status()
+            # A namespace that is new grants nothing at first: workers that lived before a loss of data could come back.
+            if len(status.sessions) == len(NAMES) and not any(limit.settling for limit in status):
                 return
 
     def _send(self) -> None:

@@ -10,7 +10,9 @@
  */
 #define NW 2            /* workers */
 #define NS 4            /* session ids: two for each worker, used in turn */
+#ifndef MAX
 #define MAX 1           /* of the limit */
+#endif
 #ifndef K
 #define K 3             /* permit numbers for each worker */
 #endif
@@ -76,6 +78,13 @@ hidden byte i, j, k, x, me, st, was;
 #define CLOSED 2
 #define STALE 3
 #define NOBODY 7
+
+#define TOLD(s) (ng[(s) * K] || ng[(s) * K + 1] || ng[(s) * K + K - 1] || ng[(s) * K + K - 2])
+#ifdef NUMBERS          /* numbers of grants are those of the snapshot, while there is one */
+#define NOT_IN_SNAPSHOT && !has_snap
+#else
+#define NOT_IN_SNAPSHOT
+#endif
 
 /* NUMBERS of syncs: a new one is 3; one that was delayed and not executed 2; Redis remembers 1 when it has executed any
    (a delayed one that was overtaken, or was executed before, becomes 0 or 1); 0: none yet. */
@@ -395,6 +404,7 @@ inline give(w) {        /* _give_locked: the safety of promise 1 is here */
   runs[w] = BIT(j); exempt[w] = 0;
   spare[w] = spare[w] & ~BIT(j); new_[w] = new_[w] & ~BIT(j);
   assert(RUNNING <= MAX);
+  assert(!(trust[w] && known[w] == epoch && live[2 * w + cur[w]]) || (hold[2 * w + cur[w]] & runs[w])); /* Redis counts it */
   if :: wait_[w] -> wait_[w]--; head = 1 - w :: else fi;
   ask(w)
 }
@@ -456,13 +466,14 @@ inline apply(w) {       /* with the grants above granted, in their order */
      k++
   :: else -> break
   od;
-  granted[w] = gr[x];
   contended[w] = CONTENTION(x);
   recall(w);
   trust[w] = 1; reuse[w] = 1; passed[w] = 0; cf[w] = 1;
-  no_notices(x);        /* what they tell is no news any more */
+  nrec[x] = 0;
+  j = 0;                /* what is no news any more is not told */
+  do :: j < K -> if :: ng[x * K + j] <= granted[w] || gr[x] > 4 -> ng[x * K + j] = 0 :: else fi; j++ :: else -> break od;
   if
-  :: mv[LATE + w] == 0 || msn[LATE + w] == 0 -> /* only the order of grant numbers matters: begin at 1 again */
+  :: (mv[LATE + w] == 0 || msn[LATE + w] == 0) && !TOLD(x) NOT_IN_SNAPSHOT -> /* only the order of grant numbers matters: begin at 1 again */
      i = 0;
      do :: i < K -> if :: g[x * K + i] -> g[x * K + i] = 1 :: else fi; i++ :: else -> break od;
      gr[x] = 1; granted[w] = 1
@@ -470,6 +481,9 @@ inline apply(w) {       /* with the grants above granted, in their order */
   fi;
 #ifdef SNAPSHOT
   z_ss[x] = 0;          /* what is confirmed now was not in the snapshot */
+#ifdef NUMBERS
+  if :: gr[x] > 3 -> has_snap = 0 :: else fi;
+#endif
 #endif
   x = 0;
   phase[w] = 0;
@@ -529,7 +543,6 @@ proctype Gate(byte w) {
   od
 }
 
-#define TOLD(s) (ng[(s) * K] || ng[(s) * K + 1] || ng[(s) * K + K - 1] || ng[(s) * K + K - 2])
 /* link.py: the thread */
 proctype Link(byte w) {
   byte n;
