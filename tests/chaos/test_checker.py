@@ -168,6 +168,25 @@ def test_a_task_ends_when_its_child_is_killed_and_those_of_other_children_go_on(
     assert story.found() == ["overshoot"]
 
 
+def test_what_a_child_was_handed_that_was_killed_while_idle_begins_late_in_another_but_only_one_does() -> None:
+    story = Story(q0=2)
+    story.starts(1.0, "1", "b")
+    story.at(2.0, "child", w="a", pid=11)
+    story.change(2.1, 2.2, "0")
+    story.starts(2.2 + WINDOW + 1, "2", "a")
+    assert story.found() == []
+    story.starts(2.2 + WINDOW + 1.1, "3", "a")
+    assert story.found() == ["overshoot"]
+
+
+def test_a_child_killed_while_idle_explains_no_more_than_a_max_that_held_since() -> None:
+    story = Story(q0=1)
+    story.starts(1.0, "1", "b")
+    story.at(2.0, "child", w="a", pid=11)
+    story.starts(3.0, "2", "a")
+    assert story.found() == ["overshoot"]
+
+
 def test_tasks_of_a_worker_stopped_for_longer_than_its_lease_are_excused_until_it_has_restated() -> None:
     story = Story(q0=1)
     story.starts(1.0, "1", "a")
@@ -311,6 +330,15 @@ def test_one_that_runs_twice_after_the_broker_was_cut_is_plain_celerys() -> None
     story.starts(3.0, "1", "b", run="again")
     story.ends(4.0, "again")
     assert fates(story.checker).doubled == {"broker-cut": 1}
+
+
+def test_a_retry_that_was_published_while_the_broker_was_cut_is_lost_as_in_plain_celery_and_another_is_not() -> None:
+    for cut, lost in ((1.95, {"broker-cut": 1}), (60.0, {"?": 1})):
+        story = Story()
+        story.starts(1.0, "1")
+        story.at(2.0, "end", run="1", again=True)
+        story.fault(cut, cut + 0.5, "broker-cut")
+        assert fates(story.checker).lost == lost
 
 
 def test_a_message_in_hand_for_longer_than_the_visibility_timeout_comes_again_with_redis_as_the_broker() -> None:

@@ -13,7 +13,7 @@ from .counted import Counted
 from .log import Event
 from .maxima import Maxima, State
 from .plan import BROKER_BACK, KINDS, LIMITS, QUEUES
-from .records import LOSSES, RECOVERY, Life, Run, Task, Violation
+from .records import LOSSES, RECOVERY, UNREAD, Life, Run, Task, Violation
 from .schedule import BROKER, COORDINATION, SIDE
 from .waiting import Waiting
 
@@ -99,30 +99,40 @@ class Checker:
             life.busy = event.time
 
     def _may_start(self, event: Event, task: Task, life: Life) -> None:
-        over = []
+        over: dict[str, int] = {}
         for limit in task.limits:
             most = self.maxima[limit].most(event.time)
-            count = sum(
-                not self.lives[self.runs[r].life].is_excused(event.time, self._steps) for r in self.running[limit]
-            )
-            self._note_judged(limit, most, count + 1, event.time)
-            if count + 1 > most:
-                over.append(f"{limit}: {count + 1} of {most:g}")
+            lives = (self.lives[self.runs[run].life] for run in self.running[limit])
+            count = sum(not life.is_excused(event.time, self._steps) for life in lives) + 1
+            self._note_judged(limit, most, count, event.time)
+            if count > most:
+                over[limit] = count
         if not over:
             return
-        is_back = life.is_excused(event.time, self._steps) and not life.away
-        if is_back and life.may_start > 0 and event.time - life.back <= 1.0:
-            life.may_start -= 1  # its child had the task before the stop
+        if self._was_handed_before(event.time, life, over):
             self.excused_starts += 1
             return
-        running = "; ".join(
-            f"{r} on {self.runs[r].life} since {self.runs[r].started:.3f}"
-            for limit in task.limits if any(one.startswith(limit + ":") for one in over)
-            for r in sorted(self.running[limit])
-        )  # fmt: skip
-        self.violate(
-            1, "overshoot", event.time, f"{task.name} {event.run} starts on {event.w}: {', '.join(over)} ({running})"
-        )
+        text = [
+            f"{limit}: {count} of {self.maxima[limit].most(event.time):g} ("
+            + ", ".join(f"{run} on {self.runs[run].life} since {self.runs[run].started:.3f}"
+                        for run in sorted(self.running[limit])) + ")"
+            for limit, count in over.items()
+        ]  # fmt: skip
+        self.violate(1, "overshoot", event.time, f"{task.name} {event.run} starts on {event.w}: {'; '.join(text)}")
+
+    def _was_handed_before(self, time: float, life: Life, over: dict[str, int]) -> bool:
+        """Whether a child had the task, and could not begin it. A stop, or a killed child, explains only so many."""
+        if life.is_excused(time, self._steps) and not life.away and life.may_start > 0 and time - life.back <= 1.0:
+            life.may_start -= 1
+            return True
+        # Killed while idle: what it is handed, it never reads, until its parent finds out and gives it to another.
+        for killed in life.children_killed:
+            if killed <= time <= killed + UNREAD and all(
+                count <= self.maxima[limit].most_since(killed, time) for limit, count in over.items()
+            ):
+                life.children_killed.remove(killed)
+                return True
+        return False
 
     def _note_judged(self, limit: str, most: float, count: int, time: float) -> None:
         if most < math.inf:
@@ -179,7 +189,10 @@ class Checker:
             self._survivor_died(event)
 
     def _on_child(self, event: Event) -> None:
-        for name in [name for name in self.lives[event.w].runs if self.runs[name].pid == event.pid]:
+        running = [name for name in self.lives[event.w].runs if self.runs[name].pid == event.pid]
+        if not running:
+            self.lives[event.w].children_killed.append(event.time)
+        for name in running:
             self._end(name, event.time, killed=f"{event.w}/{event.pid}")
 
     # -- Limits ------------------------------------------------------------------------------------------

@@ -14,6 +14,9 @@ from .schedule import BROKER
 #: Faults by which plain Celery may lose a message, or deliver one again.
 _OF_BROKER = (*BROKER, "kill", "warm", "kill-child", "stop-long", "stop-short")
 
+#: How long after a task has asked for a retry the message of it may still be on its way to a worker; seconds.
+RETRIED = VISIBILITY + 5.0
+
 
 @dataclass(slots=True)
 class Fates:
@@ -30,7 +33,7 @@ class Fates:
 def fates(checker: Checker) -> Fates:
     """Judge all tasks of a run that has ended."""
     found = Fates()
-    allowance = _allowance(checker)
+    allowance, retries = _allowance(checker), _retries(checker)
     for task in checker.tasks.values():
         if task.excuse == "unsent":
             continue
@@ -40,7 +43,7 @@ def fates(checker: Checker) -> Fates:
         elif task.excuse:
             found.excused += 1
         else:
-            cause = _why_lost(task, checker, allowance)
+            cause = _why_lost(task, checker, allowance, retries)
             found.lost[cause or "?"] += 1
             if not cause:
                 found.unexplained.append(f"lost: {_story(task)}")
@@ -65,7 +68,15 @@ def _allowance(checker: Checker) -> Counter[str]:
     return allowed
 
 
-def _why_lost(task: Task, checker: Checker, allowance: Counter[str]) -> str:
+def _retries(checker: Checker) -> Counter[str]:
+    """How many retries each fault may take: a task publishes its own, unconfirmed, so at most one for each slot."""
+    allowed: Counter[str] = Counter()
+    for _, _, name, lives in checker.history.values():
+        allowed[name] += sum(checker.lives[life].slots for life in lives)
+    return allowed
+
+
+def _why_lost(task: Task, checker: Checker, allowance: Counter[str], retries: Counter[str]) -> str:
     if task.runs:
         last = task.runs[-1]
         if last.killed:
@@ -73,16 +84,19 @@ def _why_lost(task: Task, checker: Checker, allowance: Counter[str]) -> str:
             if not task.late or (by_child and task.name != "chaos.requeued"):
                 return "kill-child" if by_child else "kill"
         elif last.ended < math.inf:  # it asked for a retry, and that was lost
-            return _fault_since(last.started, checker, ("broker-cut", "broker-freeze", "kill", "warm"), allowance)
+            until = last.ended + RETRIED
+            return _fault_between(last.started, until, checker, (*BROKER,), retries) or _fault_between(
+                last.started, until, checker, ("kill", "warm"), retries
+            )
     elif task.got:
         _, life = task.got[-1]
         ended = checker.lives[life]
         if not task.late and ended.dead < math.inf and ended.dead >= task.got[-1][0]:
             return _take(allowance, "kill") or _take(allowance, "warm")
-        return _fault_since(task.got[-1][0], checker, ("kill-child",), allowance, life)
+        return _fault_between(task.got[-1][0], math.inf, checker, ("kill-child",), allowance, life)
     if not checker.is_redis:
         return ""
-    return _fault_since(task.sent, checker, (*BROKER, "kill", "warm"), allowance)
+    return _fault_between(task.sent, math.inf, checker, (*BROKER, "kill", "warm"), allowance)
 
 
 def _take(allowance: Counter[str], name: str) -> str:
@@ -92,12 +106,13 @@ def _take(allowance: Counter[str], name: str) -> str:
     return name
 
 
-def _fault_since(
-    begin: float, checker: Checker, names: tuple[str, ...], allowance: Counter[str], life: str = ""
+def _fault_between(
+    begin: float, end: float, checker: Checker, names: tuple[str, ...], allowance: Counter[str], life: str = ""
 ) -> str:
-    """The first of these faults since *begin* (that happened to *life*) which may still be blamed for a message."""
-    for _, end, name, lives in sorted(checker.history.values()):
-        if name in names and end >= begin and (not life or life in lives) and _take(allowance, name):
+    """The first of these faults in that time (that happened to *life*) which may still be blamed for a message."""
+    for begins, ends, name, lives in sorted(checker.history.values()):
+        is_near = ends >= begin and begins <= end and (not life or life in lives)
+        if name in names and is_near and _take(allowance, name):
             return name
     return ""
 

@@ -51,6 +51,8 @@ class Maxima:
     #: Changes that failed: they may have been carried out, or still be.
     _zombies: list[str] = field(default_factory=list)
     _fading: list[_Fading] = field(default_factory=list)
+    #: States that hold no more, with when that was.
+    _past: list[tuple[float, State]] = field(default_factory=list)
 
     def begin(self, value: str, time: float) -> None:
         """A change is asked for."""
@@ -63,6 +65,8 @@ class Maxima:
             self._zombies.clear()
         after = {state.changed(value) for state in self._before}
         after |= {state.changed(zombie) for state in after for zombie in self._zombies}
+        self._past = [(when, state) for when, state in self._past if when > time - 60]
+        self._past += [(time, state) for state in (self._before | self.possible) - after]
         for state in (self._before | self.possible) - after:
             self._fading.append(_Fading(state, time, time + WINDOW if calm_since is not None else math.inf))
         self.possible = frozenset(after)
@@ -92,6 +96,11 @@ class Maxima:
         """The greatest max that may hold for some worker now."""
         states = self.possible | {fading.state for fading in self._fading if fading.until >= time}
         return max(state.effective(self.configured) for state in states)
+
+    def most_since(self, since: float, time: float) -> float:
+        """The greatest max that may have held at some instant from *since* (within the last minute) on."""
+        past = (state.effective(self.configured) for when, state in self._past if when >= since)
+        return max(self.most(time), *past, 0.0)
 
     def least(self, time: float) -> float:
         """The smallest."""

@@ -22,6 +22,9 @@ LEASE_AT_LEAST = LEASE - INTERVAL - LATE
 #: For how long after that worker is back its tasks may still count nowhere.
 RESTATED = INTERVAL + 1.0
 
+#: For how long a task may lie in the pipe of a child that was killed before it read it: until its parent looks.
+UNREAD = 5.0
+
 #: For how long what Redis counts may differ from what runs, in one direction all the time; seconds.
 DIFFERS = 4.0
 
@@ -40,6 +43,7 @@ class Life:
     away: set[int] = field(default_factory=set)  #: faults that keep it from running, or from Redis
     away_since: float = math.inf
     back: float = -math.inf
+    children_killed: list[float] = field(default_factory=list)
     may_start: int = 0  #: tasks that its children had before a long stop, and have not begun
 
     def is_excused(self, now: float, steps: list[float]) -> bool:
