@@ -36,10 +36,12 @@ KEYSPACE: dict[str, str] = {
 class Keys:
     """The keys of one namespace: ``{prefix}:v1:<name>``, the braces being the Cluster hash tag."""
 
-    __slots__ = ("prefix",)
+    __slots__ = ("_channels", "prefix")
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, database: int = 0) -> None:
         self.prefix = f"{{{prefix}}}:{SCHEMA}:"
+        # Channels, unlike keys, are shared by all databases of a server.
+        self._channels = f"{self.prefix}notices:{database}:" if database else f"{self.prefix}notices:"
 
     def all(self) -> list[str]:
         """Every key, in the order of :data:`KEYSPACE`."""
@@ -52,7 +54,7 @@ class Keys:
 
     def channels(self) -> str:
         """What every notice channel begins with; scripts append the session id."""
-        return f"{self.prefix}notices:"
+        return self._channels
 
     def channel(self, session: str) -> str:
         """The pub/sub channel on which a session is told of its grants and recalls."""

@@ -22,6 +22,7 @@ from .keys import Keys
 from .nodes import CONNECT_TIMEOUT
 from .settings import Settings
 from .status import Change, Holding, Status, limit_status_of, session_status_of, value_of, with_configured
+from .urls import parse
 from .wire import Former, Held, Notice, Opened, Refused, Sync, Synced, grants_of
 
 logger = get_logger(__name__)
@@ -46,7 +47,8 @@ class Store:
         options: Mapping[str, Any] | None = None,
         call_timeout: float = CALL_TIMEOUT,
     ) -> None:
-        self.keys = Keys(prefix)
+        database = parse(url).database
+        self.keys = Keys(prefix, int((options or {}).get("db") or 0) if database is None else database)
         self._told_of_strangers = False
         self._client = connect(url, self.keys.key("meta"), options or {}, call_timeout)
         core = _lua("core")

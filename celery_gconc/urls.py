@@ -46,6 +46,12 @@ class Place:
     _userinfo: str = ""
     _rest: str = ""
 
+    @property
+    def database(self) -> int | None:
+        """The number of the database; None where the URL names none."""
+        found: int | None = parse_url(self.url or self.node_url("localhost", 1)).get("db")  # type: ignore[no-untyped-call]
+        return found
+
     def node_url(self, host: str, port: int, *, is_tls: bool = False) -> str:
         """The URL, as redis-py takes it, of the node at an address that was found."""
         scheme = "rediss" if self.is_tls or is_tls else "redis"

@@ -8,6 +8,7 @@ from celery import Celery
 from celery_gconc import SettingError
 from celery_gconc.client import connect
 from celery_gconc.settings import Settings
+from celery_gconc.store import Store
 from celery_gconc.urls import masked, parse
 
 SECRETS = ("hunter2", "hunter3")
@@ -128,3 +129,20 @@ def test_an_option_that_the_client_does_not_know_is_refused_before_it_connects(u
 def test_options_of_sentinels_and_tls_are_taken_and_nothing_is_connected():
     options = {"master_name": "m", "sentinel_kwargs": {"password": "hunter2"}, "ssl": True, "ssl_cert_reqs": "none"}
     connect("sentinel://a", "{gconc}:x", options, 1.0).close()
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "channels"),
+    [
+        ("redis://h", {}, "{gconc}:v1:notices:"),
+        ("redis://h/0", {"db": 3}, "{gconc}:v1:notices:"),
+        ("redis://h/5", {}, "{gconc}:v1:notices:5:"),
+        ("redis://h?db=6", {}, "{gconc}:v1:notices:6:"),
+        ("redis://h", {"db": 3}, "{gconc}:v1:notices:3:"),
+        ("unix:///tmp/s?db=2", {}, "{gconc}:v1:notices:2:"),
+        ("sentinel://h/4?master_name=m", {}, "{gconc}:v1:notices:4:"),
+        ("rediscluster://h", {}, "{gconc}:v1:notices:"),
+    ],
+)
+def test_each_database_has_channels_of_its_own_for_they_are_shared_by_all_of_a_server(url, options, channels):
+    assert Store(url, "gconc", options).keys.channels() == channels

@@ -26,7 +26,6 @@ byte at[N];             /* the limit in whose line it stands */
 byte turns[N];          /* record.k */
 byte rank[N];           /* order of arrival among those that wait */
 byte queue = 0;         /* limits that were touched */
-byte overtaken = 0;     /* ghost: how often a later arrival was granted a limit of request 2 before it */
 
 hidden byte i, q, r, lack, p, now_;
 
@@ -47,13 +46,15 @@ hidden byte i, q, r, lack, p, now_;
 /* the first of its limits, but the one given, that has no place */
 #define BLOCKING(n, but) (((L(n) & A) && but != A && !HAS_PLACE(A, rank[n])) -> A : (((L(n) & B) && but != B && !HAS_PLACE(B, rank[n])) -> B : 0))
 
+#ifdef IGNORES_ROOM
+#define HAS_ROOM(n) 1
+#else
+#define HAS_ROOM(n) roomy[n]
+#endif
 #ifdef ROOMLESS_STAYS   /* core.lua before the model: a waiter without room stays in a line whose limit has a place */
 #define ROOMLESS skip
 #else
 #define ROOMLESS at[now_] = lack
-#endif
-#ifndef MOST
-#define MOST 20
 #endif
 
 inline leave(n) {       /* it waits no more: those behind move up */
@@ -77,13 +78,12 @@ inline set_room(n, value) {
 }
 
 inline grant(n) {
-  if
-  :: n != 2 && waits[2] && roomy[2] && rank[n] > rank[2] && overtaken < 20 -> overtaken++
-  :: n == 2 -> overtaken = 0
-  :: else
-  fi;
+#ifndef CHANGES         /* for limits of 1: once places are held back for it, no later arrival comes before request 2 */
+  assert(!(waits[2] && roomy[2] && turns[2] >= TURNS && n != 2 && rank[n] > rank[2]));
+#endif
   assert(HELD(A) + ((L(n) & A) != 0) <= max_[A] || !(L(n) & A));
   assert(HELD(B) + ((L(n) & B) != 0) <= max_[B] || !(L(n) & B));
+  assert(roomy[n]);
   set_room(n, 0);
   leave(n);
   unreserve(n);
@@ -110,10 +110,10 @@ inline serve(limit) {   /* the line of one limit, in order of arrival */
         if :: !HAS_PLACE(limit, rank[now_]) -> break :: else fi;
         lack = BLOCKING(now_, limit);
         if
-        :: !roomy[now_] ->
+        :: !HAS_ROOM(now_) ->
            if :: lack == 0 -> offered[now_] = 1 :: else -> ROOMLESS fi;
            p++
-        :: roomy[now_] && lack -> miss_turn(now_); p++
+        :: HAS_ROOM(now_) && lack -> miss_turn(now_); p++
         :: else -> i = now_; grant(i) /* those behind have moved up */
         fi
      fi
@@ -141,7 +141,6 @@ inline check() {
      q++
   :: else -> break
   od;
-  assert(overtaken <= MOST);
   i = 0; q = 0; r = 0; lack = 0; p = 0; now_ = 0
 }
 inline ask(n) {         /* with a place at the end of the order of arrival */
