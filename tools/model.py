@@ -110,26 +110,15 @@ def _built(run: Run) -> Iterator[Path]:
     """A folder with the checker for one run, made and removed."""
     with tempfile.TemporaryDirectory(prefix="gconc-model-") as name:
         folder = Path(name)
-        shutil.copy(MODELS / f"{run.model}.pml", folder / "model.pml")
+        for part in MODELS.glob(f"{run.model}*.pml"):
+            shutil.copy(part, folder)
         options = ["-DSAFETY", "-DNOCLAIM"] if not run.liveness else ["-DNFAIR=4"]
-        _call(["spin", "-a", *run.options, "model.pml"], folder)
+        _call(["spin", "-a", *run.options, f"{run.model}.pml"], folder)
         # A mutation is found soon, a configuration searched to the end: what counts is the compiler, or what it makes.
         # COLLAPSE stores states in less memory, each of them whole: no hashing away.
-        _call(
-            [
-                "gcc",
-                "-O0" if run.takes_out else "-O1",
-                "-w",
-                "-DCOLLAPSE",
-                "-DVECTORSZ=4096",
-                f"-DMEMLIM={MEMORY}",
-                *options,
-                "-o",
-                "pan",
-                "pan.c",
-            ],
-            folder,
-        )
+        level = "-O0" if run.takes_out else "-O1"
+        flags = ["-w", "-DCOLLAPSE", "-DVECTORSZ=4096", f"-DMEMLIM={MEMORY}", *options]
+        _call(["gcc", level, *flags, "-o", "pan", "pan.c"], folder)
         yield folder
 
 
@@ -153,7 +142,7 @@ def _search(run: Run, folder: Path) -> Outcome:
     failed = ""
     if "max search depth too small" in text:
         failed = "NOT EXHAUSTIVE: too deep"
-    elif "out of memory" in text or "Search not completed" in text and "errors: 0" in text:
+    elif "out of memory" in text or ("Search not completed" in text and "errors: 0" in text):
         failed = f"NOT EXHAUSTIVE: more than {MEMORY} MB"
     elif states is None:
         failed = f"NO ANSWER: {(text + done.stderr)[-300:]}"
@@ -218,7 +207,8 @@ def table(outcomes: Iterable[Outcome]) -> str:
             "| --- | --- | ---: | ---: | ---: | --- |",
         ]
         lines += [
-            f"| {o.run.name}: {o.run.what} | {o.run.promise} | {o.states:,} | {o.depth:,} | {o.seconds:.1f} s | {o.result} |"
+            f"| {o.run.name}: {o.run.what} | {o.run.promise} | {o.states:,} | {o.depth:,} | {o.seconds:.1f} s "
+            f"| {o.result} |"
             for o in configurations
         ]
     if mutations:
@@ -241,7 +231,7 @@ def trace(run: Run) -> str:
             subprocess.run(
                 ["./pan", "-i", "-m400", "-w22"], cwd=folder, capture_output=True, timeout=TIMEOUT, check=False
             )
-        command = ["spin", *run.options, "-t", "-p", "-g", "model.pml"]
+        command = ["spin", *run.options, "-t", "-p", "-g", f"{run.model}.pml"]
         steps = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False).stdout
     lines, known, changed, last = [outcome.result], dict[str, str](), dict[str, str](), ""
     for line in steps.splitlines():

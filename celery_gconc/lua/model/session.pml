@@ -260,19 +260,6 @@ proctype Clock() {
   od
 }
 
-inline no_data() {
-  epoch = 0; shut = 0; fresh = 0; grown = 0; flag = 0; same_run = 1; lossy = 1;
-  end_session(0); end_session(1); end_session(2); end_session(3)
-}
-
-inline no_connections() {
-  i = 0;
-  do :: i < NW -> sub[i] = 0; no_notices(2 * i); no_notices(2 * i + 1); i++ :: else -> break od;
-  if :: phase[0] == 1 -> untold(0) :: else fi;
-  if :: phase[1] == 1 -> untold(1) :: else fi;
-  i = 0
-}
-
 proctype Trouble() {
   byte w;
   do

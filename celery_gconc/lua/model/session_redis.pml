@@ -239,3 +239,8 @@ inline sync(c) {
      fi
   fi
 }
+
+inline no_data() {
+  epoch = 0; shut = 0; fresh = 0; grown = 0; flag = 0; same_run = 1; lossy = 1;
+  end_session(0); end_session(1); end_session(2); end_session(3)
+}

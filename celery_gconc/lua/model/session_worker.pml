@@ -177,3 +177,11 @@ inline opened(w) {
   forget_message(w);
   ask(w)
 }
+
+inline no_connections() {
+  i = 0;
+  do :: i < NW -> sub[i] = 0; no_notices(2 * i); no_notices(2 * i + 1); i++ :: else -> break od;
+  if :: phase[0] == 1 -> untold(0) :: else fi;
+  if :: phase[1] == 1 -> untold(1) :: else fi;
+  i = 0
+}
