@@ -8,8 +8,6 @@ It collects the tests and runs none; what a cell says is what the tests' ``featu
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import sys
 from collections.abc import Iterable
@@ -17,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from tests.collection import collect_items
 from tests.lifecycle.matrix import BROKERS, COLUMNS, POOLS, STATES, Column, Feature, reason
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,28 +57,10 @@ class Row:
     needs_no_worker: bool = False
 
 
-class Collector:
-    """A pytest plugin that keeps what was collected."""
-
-    def __init__(self) -> None:
-        self.items: list[pytest.Item] = []
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Keep the tests."""
-        self.items = list(session.items)
-
-
 def collect() -> dict[tuple[str, str], Row]:
     """The rows of the table, in the order of the tests' files and lines."""
-    collector = Collector()
-    said = io.StringIO()
-    options = ["--collect-only", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", str(TESTS)]
-    with contextlib.redirect_stdout(said):
-        code = pytest.main(options, plugins=[collector])
-    if code != pytest.ExitCode.OK:
-        raise SystemExit(f"the tests can't be collected:\n{said.getvalue()}")
     rows: dict[tuple[str, str], Row] = {}
-    for item in sorted(collector.items, key=lambda item: (item.location[0], item.location[1])):
+    for item in sorted(collect_items(TESTS), key=lambda item: (item.location[0], item.location[1])):
         marker = item.get_closest_marker("feature")
         if marker is None:
             raise SystemExit(f"{item.nodeid} has no feature marker")

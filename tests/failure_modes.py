@@ -10,8 +10,6 @@ What a line says is what the tests' ``failure`` markers say. Times are kept in d
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -24,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.collection import collect_items
 from tests.failures.report import AREAS, HEARTBEAT, VARIABLE, Failure, name_of, recorded
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,27 +77,9 @@ class Line:
         ]  # fmt: skip
 
 
-class Collector:
-    """A pytest plugin that keeps what was collected."""
-
-    def __init__(self) -> None:
-        self.items: list[pytest.Item] = []
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Keep the tests."""
-        self.items = list(session.items)
-
-
 def collect() -> dict[tuple[str, str], Line]:
     """The lines of the page by area and case, in the order of the tests' files and lines."""
-    collector = Collector()
-    said = io.StringIO()
-    options = ["--collect-only", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", str(TESTS)]
-    with contextlib.redirect_stdout(said):
-        code = pytest.main(options, plugins=[collector])
-    if code != pytest.ExitCode.OK:
-        raise SystemExit(f"the tests can't be collected:\n{said.getvalue()}")
-    return lines_of(collector.items)
+    return lines_of(collect_items(TESTS))
 
 
 def lines_of(items: Iterable[pytest.Item]) -> dict[tuple[str, str], Line]:
