@@ -43,7 +43,6 @@ They run real workers, and look at the permits in Redis, at the results, and at 
 | as on prefork | tested on prefork; the pool has no part in it |
 | none | Celery does not have it here, or it can't be seen; the note says why |
 | no | not supported; the note says what happens instead |
-| not yet | known to be broken; the note says how |
 """
 
 
@@ -91,10 +90,9 @@ class Notes:
 
 def cell(row: Row, column: Column, notes: Notes) -> str:
     """What the table says of one feature in one column."""
-    for said, kind in (("not yet", "fails"), ("no", "unsupported")):
-        for feature in row.features:
-            if why := reason(getattr(feature, kind), column):
-                return f"{said} ({notes.number(why)})"
+    for feature in row.features:
+        if why := reason(feature.unsupported, column):
+            return f"no ({notes.number(why)})"
     whys = [reason(feature.not_on, column) for feature in row.features]
     if column in row.columns:
         missing = dict.fromkeys(filter(None, whys))

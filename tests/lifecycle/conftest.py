@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.lifecycle.bench import Bench
-from tests.lifecycle.matrix import COLUMNS, Column, Feature, reason
+from tests.lifecycle.matrix import COLUMNS, Column, Feature
 from tests.servers import RabbitMQServer, RedisServer, redis_server
 
 _PHASES = pytest.StashKey[dict[str, bool]]()
@@ -23,16 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker is None or "column" not in metafunc.fixturenames:
         return
     feature = Feature.of(marker)
-    metafunc.parametrize(
-        "column",
-        [
-            pytest.param(column, marks=pytest.mark.xfail(strict=True, reason=why))
-            if (why := reason(feature.fails, column))
-            else column
-            for column in feature.columns()
-        ],
-        ids=str,
-    )
+    metafunc.parametrize("column", feature.columns(), ids=str)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

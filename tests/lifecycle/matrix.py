@@ -34,16 +34,14 @@ COLUMNS = tuple(Column(pool, broker) for pool in POOLS for broker in BROKERS)
 class Feature:
     """What a test's ``feature`` marker says.
 
-    ``not_on`` and ``unsupported`` and ``fails`` have a pool, a broker or a column (``gevent-redis``) as keys, and a
-    reason as values: the feature isn't there in Celery; celery-gconc doesn't support it, and this happens instead;
-    it is broken just now (the test is an expected failure).
+    ``not_on`` and ``unsupported`` have a pool, a broker or a column (``gevent-redis``) as keys, and a reason as
+    values: the feature isn't there in Celery; celery-gconc doesn't support it, and this happens instead.
     """
 
     name: str
     state: str = ""
     not_on: Mapping[str, str] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
-    fails: Mapping[str, str] = field(default_factory=dict)
     #: Whether the broker has a part in it: then it is tested over each on every pool, else over RabbitMQ on prefork.
     broker_matters: bool = False
     #: Whether it is between Celery and the children of its pool alone: then it is tested over Redis only.
@@ -53,7 +51,7 @@ class Feature:
 
     def __post_init__(self) -> None:
         assert self.state in STATES, f"{self.name}: the state is one of {STATES}, not {self.state!r}"
-        unknown = {*self.not_on, *self.unsupported, *self.fails} - {*POOLS, *BROKERS, *map(str, COLUMNS)}
+        unknown = {*self.not_on, *self.unsupported} - {*POOLS, *BROKERS, *map(str, COLUMNS)}
         assert not unknown, f"{self.name}: no such pool or broker: {unknown}"
 
     @classmethod
