@@ -9,17 +9,37 @@ from .errors import (
     StoreUnavailable,
 )
 from .extension import GlobalConcurrency
+from .operations import Operations
 from .permit import TaskPermit, current_permit
-from .status import Change, LimitStatus, SessionStatus, Status, Value
+from .status import (
+    Change,
+    Found,
+    Histogram,
+    Holding,
+    LimitStatus,
+    LimitTotals,
+    Sample,
+    SessionStatus,
+    Status,
+    Totals,
+    Value,
+    Waiting,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Change",
+    "Found",
     "GlobalConcurrency",
     "GlobalConcurrencyError",
+    "Histogram",
+    "Holding",
     "LimitError",
     "LimitStatus",
+    "LimitTotals",
+    "Operations",
+    "Sample",
     "SessionRefused",
     "SessionStatus",
     "SettingError",
@@ -27,6 +47,8 @@ __all__ = [
     "StoreRefused",
     "StoreUnavailable",
     "TaskPermit",
+    "Totals",
     "Value",
+    "Waiting",
     "current_permit",
 ]

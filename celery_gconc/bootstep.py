@@ -6,11 +6,15 @@ Consumer.on_task_request -> Gate;  Link -> Starter -> Gate.pump, on the consumer
 from __future__ import annotations
 
 import os
+import platform
+import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 from weakref import WeakSet
 
+import celery
 from celery import Celery, Task
 from celery.bootsteps import RUN, StartStopStep  # type: ignore[attr-defined]
 from celery.exceptions import WorkerShutdown
@@ -26,10 +30,13 @@ from .ledger import Ledger, now
 from .limits import Limits, TaskOption, candidates
 from .link import Link
 from .lookout import Lookout
+from .observer import Observer
 from .resize import Resizer, count_only_startable, pool_size
 from .run import Run, note_delivery
 from .settings import Settings
 from .starter import ConsumerStarter, GreenStarter, HubStarter, Starter
+from .stats import StatsRows
+from .tally import Tally
 from .terminator import Terminator
 from .urls import without_secrets
 
@@ -96,12 +103,17 @@ class GlobalConcurrencyStep(StartStopStep):
             consumer_timeout=settings.consumer_timeout,
         )
         self.starter: Starter = self._make_starter(consumer)
+        tally = Tally()
+        self.observer = Observer(
+            tally, send_event=self._send_event if settings.task_events else _nothing, wait_warning=settings.wait_warning
+        )
         self.gate = Gate(
             ledger=self.ledger,
             pool=pool,
             start=consumer.on_task_request,
             names_of=self._names_of,
             watcher=self.intake,
+            audience=self.observer,
             watch_child=self._watch_child,
             wake=self.starter.wake,
             runs_unlimited=self._runs_unlimited,
@@ -114,10 +126,14 @@ class GlobalConcurrencyStep(StartStopStep):
             lambda: Link(
                 settings,
                 self.ledger,
+                tally,
                 info={
                     "node": consumer.hostname,
                     "pid": os.getpid(),
                     "pool": pool_name(pool),
+                    "version": version("celery-gconc"),
+                    "celery": celery.__version__,
+                    "python": platform.python_version(),
                     "app": self.app.main or "",
                     "broker": without_secrets(self.app.conf.broker_url or "")[:500],
                 },
@@ -129,6 +145,7 @@ class GlobalConcurrencyStep(StartStopStep):
                 on_result_written=self._on_result_written,
             )
         )
+        self._rows = StatsRows(self.link.call)
         self.deadlocks = DeadlockWatch(self.link.call)
         self.terminator = Terminator(self.gate, interval=settings.heartbeat_interval, call_soon=consumer.call_soon)
         self._refusal: str | None = None
@@ -159,6 +176,7 @@ class GlobalConcurrencyStep(StartStopStep):
             if consumer.hub is not None:
                 self.lookout.start()
             self.link.tried.wait(FIRST_CONTACT)
+            self._rows.refresh()
         if self._refusal is not None:
             raise WorkerShutdown(EX_CONFIG)
         if consumer.hub is None:
@@ -192,7 +210,10 @@ class GlobalConcurrencyStep(StartStopStep):
         """What ``inspect stats`` shows. From memory: never a call to Redis."""
         counts = self.gate.counts
         return {
+            **self._rows.rows(),
             "global_concurrency": {
+                "time": time.time(),
+                "version": version("celery-gconc"),
                 "session": self.link.session,
                 "connected": self.link.connected,
                 "running": counts.running,
@@ -201,7 +222,7 @@ class GlobalConcurrencyStep(StartStopStep):
                 "runs_without_permit": self.gate.unlimited_runs,
                 "lease_losses": self.lease_losses,
                 "terminated": self.terminator.terminated,
-            }
+            },
         }
 
     # -- What the parts call -----------------------------------------------------------------------------
@@ -220,6 +241,7 @@ class GlobalConcurrencyStep(StartStopStep):
             # With an event loop Celery scales up when a message comes; here permits may come without one.
             self.consumer.controller.autoscaler.maybe_scale()
         self.gate.pump()
+        self.observer.look(self.ledger.table)
 
     def _tick(self) -> None:
         if self.lookout.came_round():
@@ -231,7 +253,9 @@ class GlobalConcurrencyStep(StartStopStep):
             self._next_sweep = now() + SWEEP_SECONDS
             self.gate.sweep()
             self.gate.pump()  # whatever wake-up was lost, nothing waits for longer than this
-            self.deadlocks.look(self.ledger.waiting())
+            waiting = self.ledger.waiting()
+            self.deadlocks.look(waiting)
+            self.observer.look_for_long_waits(waiting)
         self.intake.look_past()
 
     def _later(self, function: Callable[[], None]) -> None:
@@ -255,6 +279,11 @@ class GlobalConcurrencyStep(StartStopStep):
     def _on_received(self, request: Any, **kwargs: Any) -> None:
         note_delivery(request)
 
+    def _send_event(self, kind: str, **facts: Any) -> None:
+        dispatcher = self.consumer.event_dispatcher
+        if dispatcher is not None and dispatcher.enabled:
+            dispatcher.send(kind, **facts)
+
     def _on_result_written(self, job: int) -> None:
         self.gate.result_written(job)
 
@@ -272,9 +301,11 @@ class GlobalConcurrencyStep(StartStopStep):
         worker_state.should_stop = EX_CONFIG  # type: ignore[assignment]
         self.starter.wake()
 
-    def _on_lease_lost(self) -> None:
+    def _on_lease_lost(self, session: str) -> None:
         """On the link's thread: tasks may run that Redis counts no more."""
         self.lease_losses += 1
+        self.observer.lease_lost(session, len(self.ledger.running))
+        self.starter.wake()
         if self.settings.on_lease_lost == "terminate":
             self.terminator.lease_lost()
 
@@ -295,16 +326,24 @@ class GlobalConcurrencyStep(StartStopStep):
         return names, queue
 
 
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Task events of ours are off."""
+
+
 def _warn_of_strategies(app: Celery) -> None:
     """Tasks with a strategy of their own (celery-batches) call the pool themselves: they pass no gate."""
-    plain = Task.Strategy
-    escaping = sorted(name for name, task in app.tasks.items() if task.Strategy != plain)
+    escaping = escaping_tasks(app)
     if escaping:
         logger.warning(
             "celery-gconc: no limit holds for %s: a Strategy of its own hands it to the pool by itself "
             "(celery-batches does)",
             ", ".join(escaping),
         )
+
+
+def escaping_tasks(app: Celery) -> list[str]:
+    """The names of tasks that no limit holds for: a strategy of their own hands them to the pool past every gate."""
+    return sorted(name for name, task in app.tasks.items() if task.Strategy != Task.Strategy)
 
 
 def configured_limits(app: Celery, settings: Settings) -> dict[str, int]:

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from celery.worker import state as worker_state
 from celery.worker.control import control_command, inspect_command
 
 from .errors import GlobalConcurrencyError, LimitError, SettingError, StoreUnavailable
@@ -163,6 +164,30 @@ def global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str
     except GlobalConcurrencyError as exc:
         return {"error": str(exc)}
     return {found.limit: _without_none(asdict(found)) for found in status}
+
+
+@inspect_command(args=[("task_id", str)], signature="<task id>")
+def global_concurrency_task(state: Any, task_id: Any = None, **kwargs: Any) -> dict[str, Any]:
+    """What a worker does with a task: parked, running, scheduled, rate limited...; and whether it is revoked."""
+    step = _step(state)
+    if step is None:
+        return {"error": _NOT_INSTALLED}
+    task_id = str(task_id)
+    found: dict[str, Any] = step.gate.where(task_id) or _before_the_gate(state.consumer, task_id)
+    return {**found, "revoked": True} if task_id in worker_state.revoked else found
+
+
+def _before_the_gate(consumer: Any, task_id: str) -> dict[str, Any]:
+    """A task that has not come to the gate yet: Celery itself holds it (celery 5.4-5.7; query_task sees neither)."""
+    for entry in list(consumer.timer.schedule.queue):
+        request: Any = next(iter(getattr(entry.entry, "args", None) or ()), None)
+        if getattr(request, "id", None) == task_id:
+            return {"state": "scheduled", "task": request.name, "eta": str(request.eta)}
+    for name, bucket in list(consumer.task_buckets.items()):
+        for request, _ in list(bucket.contents if bucket is not None else ()):
+            if request.id == task_id:
+                return {"state": "rate limited", "task": name, "rate": consumer.app.tasks[name].rate_limit}
+    return {}
 
 
 _NOT_INSTALLED = "celery-gconc is not installed in this worker's app: add GlobalConcurrency(app)"

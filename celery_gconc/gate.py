@@ -57,6 +57,22 @@ class Watcher(Protocol):
         """Fetch more."""
 
 
+class Audience(Protocol):
+    """Who is told what happens to requests that a limit covers (the observer)."""
+
+    def waiting(self, run: Run) -> None:
+        """A request waits for a permit though a slot is free. On the consumer's thread."""
+
+    def granted(self, run: Run) -> None:
+        """A request goes to the pool with a permit."""
+
+    def released(self, run: Run) -> None:
+        """Its permit is free again."""
+
+    def ran_without_permit(self) -> None:
+        """A request that a limit covers goes to the pool without a permit: Redis is away."""
+
+
 @dataclass(frozen=True, slots=True)
 class GateCounts:
     """How many requests are where, for ``inspect stats``."""
@@ -77,6 +93,7 @@ class Gate:
         start: Callable[[Any], None],
         names_of: Callable[[Any], tuple[Limits, str | None]],
         watcher: Watcher,
+        audience: Audience,
         watch_child: Callable[[int], None],
         wake: Callable[[], None],
         runs_unlimited: Callable[[], bool],
@@ -89,6 +106,7 @@ class Gate:
         self._start = start
         self._names_of = names_of
         self._watcher = watcher
+        self._audience = audience
         self._watch_child = watch_child
         self._wake = wake
         self._runs_unlimited = runs_unlimited
@@ -224,6 +242,23 @@ class Gate:
         limits = self.ledger.covering(self._names_of(request)[0])
         return bool(limits) and self.ledger.is_stuck(limits)
 
+    def where(self, task_id: str) -> dict[str, Any]:
+        """What this worker does with a task: empty where the gate doesn't have it. For ``inspect``."""
+        parked = sorted(self.ledger.waiting(), key=lambda run: run.arrived)
+        with self.ledger.lock:
+            running = list(self.ledger.running)
+        for state_, runs in (("parked", parked), ("waits for a slot", list(self._ready)), ("running", running)):
+            for ahead, run in enumerate(runs):
+                if run.task_id == task_id:
+                    return {
+                        "state": "waits for a slot" if state_ == "parked" and self.free_slots <= 0 else state_,
+                        "task": run.task,
+                        "limits": list(run.limits),
+                        "waited": (run.granted or now()) - run.arrived if run.arrived else 0.0,
+                        "ahead": ahead if state_ != "running" else 0,
+                    }
+        return {}
+
     def running_with_permits(self) -> list[Run]:
         """The tasks that run under limits."""
         with self.ledger.lock:
@@ -283,7 +318,9 @@ class Gate:
             run.ended = True
             self._unlimited.discard(run)
             self.ledger.ended(run)
-            return True
+        if run.granted:
+            self._audience.released(run)
+        return True
 
     def succeed(self, run: Run) -> None:
         """A task runs no more: the next starts, before the callbacks of this one take their time."""
@@ -434,6 +471,7 @@ class Gate:
         if not run.waits:
             run.waits = True
             self._notes.append((self._watcher.parked, run))
+            self._notes.append((self._audience.waiting, run))
 
     def _unpark(self, run: Run) -> None:
         if run.waits:
@@ -450,11 +488,14 @@ class Gate:
             return None
         self.ledger.start_unlimited(run)
         self.unlimited_runs += 1
+        self._audience.ran_without_permit()
         self._unlimited.add(run)
         logger.info("celery-gconc: task %s[%s] runs without a permit: Redis is away", run.task, run.task_id)
         return run
 
     def _dispatch(self, run: Run) -> None:
+        if run.permit is not None:
+            self._audience.granted(run)
         try:
             self._start(run.request)
         except BaseException:

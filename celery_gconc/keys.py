@@ -14,9 +14,10 @@ SCHEMA = "v1"
 KEYSPACE: dict[str, str] = {
     "meta": "hash: epoch, run id of its server, when it was born (lease clock, ms), lease clock (ms), time of its last "
     "step (ms), version of the limit table, the version that overrides go by (known), last ticket and fencing number, "
-    "heartbeat interval and timeout (ms), and shut: until when nothing is granted after a loss of data",
+    "heartbeat interval and timeout (ms), shut: until when nothing is granted after a loss of data, and ends: when the "
+    "next of what operators set for a time may end (ms)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
-    "session": "hash: <session>:<field>: info, config, room, granted, sync, seen, offered",
+    "session": "hash: <session>:<field>: info, config, room, granted, sync, seen, offered, parked",
     "requests": "hash: <session>:<number> of each holder and waiter, to its record (JSON)",
     "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
     "holders": "zset by name: <limit> US <session>:<number>",
@@ -24,12 +25,17 @@ KEYSPACE: dict[str, str] = {
     "reserved": "zset by name, as waiters: places held back for a waiter that missed its turn too often",
     "max": "hash: limit to the max that holds now (0 while paused); unlimited ones are absent",
     "configured": "hash: limit to the smallest value that a live session is configured with",
-    "overrides": "hash: limit to what an operator set at run time (JSON: max, paused, by, at, reason)",
+    "overrides": "hash: limit to what an operator set at run time (JSON: max, by, at, reason, ends, and the same of a "
+    "pause)",
     "fresh": "hash: limit to the table version with which it began; no grants until every session has stated "
     "what it runs",
     "contended": "hash: limit to the one session that waits for it, or * for several",
     "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now, epoch), kept for an hour",
     "changed": "zset: the fields of changes, by wall time (ms), to drop them after that hour",
+    "totals": "hash: limit to its counters and histograms (JSON), and under an empty name those of the namespace; "
+    "deleted 30 days after the last change",
+    "recent": "stream: one entry for each heartbeat in which tasks had ended: a sample of them by limit (JSON); "
+    "deleted 15 minutes after the last",
 }
 
 

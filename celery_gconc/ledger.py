@@ -53,8 +53,9 @@ class Holder(Protocol):
     limits: Limits
     #: Its permit, if it has one. None where it runs uncovered, or unlimited while Redis is away.
     permit: Permit | None
-    #: When it reached its gate, by :func:`now`.
+    #: When it reached its gate, and when it went to the pool with a permit (0.0: it didn't), by :func:`now`.
     arrived: float
+    granted: float
 
     @property
     def task_id(self) -> str:
@@ -239,6 +240,16 @@ class Ledger(Generic[R]):
         """Every request that waits here, by line."""
         with self.lock:
             return [request for line in self._lines.values() for request in line.waiting]
+
+    def parked(self) -> dict[str, int]:
+        """How many requests wait here that stand in no line in Redis, by limit: others of ours stand before them."""
+        with self.lock:
+            parked: dict[str, int] = {}
+            for limits, line in self._lines.items():
+                more = len(line.waiting) - len(line.spare) - len(line.asked)
+                for limit in limits if more > 0 else ():
+                    parked[limit] = parked.get(limit, 0) + more
+            return parked
 
     def stuck(self) -> int:
         """How many requests wait here that no further slot could start: their limits are full, as far as is known."""
@@ -734,4 +745,5 @@ class Ledger(Generic[R]):
 def _statement(permit: Permit, request: Holder | None = None) -> Held:
     if request is None:
         return Held(permit.number, permit.limits, idle=True, fence=permit.fence)
-    return Held(permit.number, permit.limits, request.task_id, request.task, fence=permit.fence)
+    age = now() - request.granted if request.granted else 0.0
+    return Held(permit.number, permit.limits, request.task_id, request.task, fence=permit.fence, age=age)

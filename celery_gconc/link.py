@@ -14,6 +14,7 @@ import secrets
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -27,6 +28,7 @@ from .errors import SessionRefused, StoreUnavailable
 from .ledger import Ledger, now
 from .settings import Settings
 from .store import MOST_NOTICES, Store
+from .tally import Tally
 from .wire import Former, Opened, Refused, Synced
 
 logger = get_logger(__name__)
@@ -51,17 +53,19 @@ class Link:
         self,
         settings: Settings,
         ledger: Ledger[Any],
+        tally: Tally,
         *,
         info: Mapping[str, Any],
         config: Mapping[str, int],
         on_news: Callable[[], None],
         on_refused: Callable[[str], None],
-        on_lease_lost: Callable[[], None],
+        on_lease_lost: Callable[[str], None],
         on_child_exit: Callable[[int], None],
         on_result_written: Callable[[int], None],
     ) -> None:
         self.settings = settings
         self.ledger = ledger
+        self._tally = tally
         self.store = Store.from_settings(settings, call_timeout=min(settings.heartbeat_interval, 5.0))
         #: The id of the session; and, while the next is being opened, those under which that was tried.
         self._ids: list[str] = []
@@ -176,6 +180,7 @@ class Link:
                 self._do_calls()
                 self._beat_or_sync()
             except StoreUnavailable as exc:
+                self._tally.count("redis_errors")
                 self._lost(exc)
                 if self._stopping:
                     break
@@ -212,7 +217,7 @@ class Link:
     def _check_server(self) -> None:
         if self._opened_once:
             return
-        policy = self.store.eviction_policy()
+        policy = self.store.server_info("memory").get("maxmemory_policy", "")
         if policy.startswith("allkeys"):
             text = (
                 f"the coordination Redis {self.settings.safe_url} may evict our keys "
@@ -236,7 +241,7 @@ class Link:
             self._ids[-1],
             interval=self.settings.heartbeat_interval,
             timeout=self.settings.heartbeat_timeout,
-            info=self._info,
+            info={**self._info, "clock": int(time.time() * 1000)},
             config=self._config,
             room=0,
             held=held,
@@ -261,7 +266,7 @@ class Link:
         self._ids = self._ids[-1:]
         self._take_up(opened, sent)
         if opened.lapsed:
-            self._on_lease_lost()
+            self._on_lease_lost(former.sessions[0])
         self._resubscribe()
         self._sync(full=True)
 
@@ -407,12 +412,25 @@ class Link:
             if sync.full:
                 self._next_beat = sent + self.settings.heartbeat_interval
                 self._check_notices()
+                self._record()
             if is_news:
                 self._on_news()
         elif reply.status == "stale":
             self.ledger.untold()
         else:
             self._open()
+
+    def _record(self) -> None:
+        """Tell what was counted since the last time, if anything was."""
+        record = self._tally.collect(now(), self.ledger.parked())
+        if record is None:
+            return
+        arrived = False
+        try:
+            self.store.record(self.session, record)
+            arrived = True
+        finally:
+            self._tally.told(arrived)
 
     def _plan_reclaim(self, reply: Synced) -> None:
         self._next_reclaim = None
@@ -452,6 +470,7 @@ class Link:
         """The last round trip: everything of this session is free. Without it, the lease runs out."""
         if self._opened_once and not self.ledger.running:
             with suppress(StoreUnavailable):
+                self._record()
                 self.store.close_session(self.session)
         self.connected = False
         for _, future in self._calls:

@@ -53,7 +53,7 @@ class Run:
     ``execute_using_pool`` don't call super (celery 3.1 to 5.7), so no ``Task.Request`` class could see them.
     """
 
-    __slots__ = ("arrived", "ended", "gate", "job", "limits", "names", "permit", "queue", "request", "waits")
+    __slots__ = ("arrived", "ended", "gate", "granted", "job", "limits", "names", "permit", "queue", "request", "waits")
 
     def __init__(self, gate: RunOwner, request: Any, names: Limits, limits: Limits, queue: str | None) -> None:
         self.gate = gate
@@ -63,6 +63,7 @@ class Run:
         self.queue = queue
         self.permit: Permit | None = None
         self.arrived = 0.0
+        self.granted = 0.0
         self.ended = False
         #: What the pool gave for it.
         self.job: Any = None

@@ -55,6 +55,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("heartbeat_timeout", 30.0, "seconds, a number of at least 2 x global_concurrency_heartbeat_interval"),
         Setting("commit_interval", 0.0, "seconds, a number >= 0 and below global_concurrency_heartbeat_interval"),
         Setting("consumer_timeout", 1800.0, "seconds, a number >= 1"),
+        Setting("task_events", True, "True or False"),
+        Setting("wait_warning", 60.0, "seconds, a number >= 0 (0: no warning)"),
         Setting("on_redis_error", "wait", "'wait' or 'run'"),
         Setting("on_lease_lost", "continue", "'continue' or 'terminate'"),
     )
@@ -75,6 +77,8 @@ class Settings:
     heartbeat_timeout: float = 30.0
     commit_interval: float = 0.0
     consumer_timeout: float = 1800.0
+    task_events: bool = True
+    wait_warning: float = 60.0
     on_redis_error: str = "wait"
     on_lease_lost: str = "continue"
     warnings: tuple[str, ...] = ()
@@ -249,7 +253,11 @@ def _checked(values: Mapping[str, Any], url: Any, inherited: bool) -> Settings:
     commit = _number(values, "commit_interval", 0.0)
     if commit >= interval:
         raise _refuse("commit_interval", commit)
-    for name, choices in (("on_redis_error", ("wait", "run")), ("on_lease_lost", ("continue", "terminate"))):
+    for name, choices in (
+        ("task_events", (True, False)),
+        ("on_redis_error", ("wait", "run")),
+        ("on_lease_lost", ("continue", "terminate")),
+    ):
         if _given(values, name) not in choices:
             raise _refuse(name, _given(values, name))
     return Settings(
@@ -262,6 +270,8 @@ def _checked(values: Mapping[str, Any], url: Any, inherited: bool) -> Settings:
         heartbeat_timeout=timeout,
         commit_interval=commit,
         consumer_timeout=_number(values, "consumer_timeout", 1.0),
+        task_events=_given(values, "task_events"),
+        wait_warning=_number(values, "wait_warning", 0.0),
         on_redis_error=_given(values, "on_redis_error"),
         on_lease_lost=_given(values, "on_lease_lost"),
         warnings=tuple(warnings),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
+
+from .limits import Limits
+from .wire import BUCKETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,20 @@ class LimitStatus:
     set_by: str | None = None
     set_at: float | None = None
     reason: str | None = None
+    #: When the value that was set ends by itself.
+    set_until: float | None = None
     paused_by: str | None = None
     paused_at: float | None = None
+    paused_reason: str | None = None
+    paused_until: float | None = None
     #: The limit has just begun and waits until every session has stated what it runs under it.
     settling: bool = False
+    #: How many more tasks workers hold behind those in line, as they told with their last heartbeats.
+    parked: int = 0
+    #: For how many seconds the first in line has waited; None where nobody does.
+    longest_wait: float | None = None
+    #: How many tasks have ended under it in the last minute, as workers told with their heartbeats.
+    per_minute: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,19 @@ class SessionStatus:
     permits: int
     waiting: int
     room: int
+    #: When it opened, as Unix time by Redis' clock.
+    since: float = 0.0
+    #: The versions of celery-gconc, Celery and Python that its worker runs.
+    version: str = ""
+    celery: str = ""
+    python: str = ""
+    #: How far the worker's wall clock was ahead of Redis' when it opened, in seconds (less than a round trip is noise).
+    skew: float = 0.0
+    #: The name of its app, and its broker (without a password).
+    app: str = ""
+    broker: str = ""
+    #: What it configures: limit to max.
+    configured: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +104,100 @@ class Holding:
     """A task that holds a permit, as its session has last told."""
 
     session: str
+    node: str
     task_id: str
     task: str
+    #: Since when, as Unix time by Redis' clock: the grant, or when the permit passed on to this task.
+    since: float
+    #: All limits that its permit covers.
+    limits: Limits = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A task that stands in a limit's line."""
+
+    session: str
+    node: str
+    task_id: str
+    task: str
+    #: Its place in the line: 1 is next.
+    place: int
+    #: For how many seconds it has waited for its permit.
+    waited: float
+    #: All limits that its permit has to cover.
+    limits: Limits = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where Redis knows a task: it waits for a permit, or holds one."""
+
+    task_id: str
+    task: str
+    session: str
+    node: str
+    limits: Limits
+    is_waiting: bool
+    #: For how many seconds it has waited, or held its permit.
+    seconds: float
+    #: The limit in whose line it stands, and its place there; None for a holder.
+    line: str | None
+    place: int | None
+    #: How many tasks its session could start this instant.
+    room: int
+    #: Those of its limits that have no place for it.
+    full: Limits = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A task that ended under a limit: when (Unix time), how long it waited for its permit and held it, in seconds."""
+
+    ended: float
+    waited: float
+    held: float
+    #: How many tasks it stands for.
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often values fell into each range: (upper bound in seconds, count in that range alone)."""
+
+    buckets: tuple[tuple[float, int], ...] = ()
+    #: The sum of all values, in seconds.
+    sum: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return sum(count for _, count in self.buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitTotals:
+    """What happened under a limit since it was first used: tasks started, their waits and holds."""
+
+    limit: str
+    grants: int = 0
+    wait: Histogram = Histogram()
+    hold: Histogram = Histogram()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What happened in a namespace over all its workers. Counters: they begin anew where Redis loses its data."""
+
+    limits: tuple[LimitTotals, ...] = ()
+    #: Permits taken back from sessions whose lease ran out.
+    reclaims: int = 0
+    #: Sessions that were closed while their worker lived.
+    lease_losses: int = 0
+    #: How often workers failed to reach Redis.
+    redis_errors: int = 0
+    #: Tasks started without a permit while Redis was away.
+    without_redis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +207,8 @@ class Status:
     limits: tuple[LimitStatus, ...] = ()
     sessions: tuple[SessionStatus, ...] = ()
     version: int = 0
+    #: When, as Unix time by Redis' clock.
+    at: float = 0.0
 
     def __getitem__(self, limit: str) -> LimitStatus:
         for found in self.limits:
@@ -100,6 +221,17 @@ class Status:
 
     def __iter__(self) -> Iterator[LimitStatus]:
         return iter(self.limits)
+
+
+def as_json(value: Any) -> Any:
+    """Any value of this module as JSON has it: dataclasses as objects, tuples as arrays."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {of.name: as_json(getattr(value, of.name)) for of in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [as_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value
 
 
 def _max(value: Any) -> int | None:
@@ -126,9 +258,15 @@ def limit_status_of(item: Mapping[str, Any]) -> LimitStatus:
         set_by=override.get("by"),
         set_at=_seconds(override.get("at")),
         reason=override.get("reason"),
+        set_until=_seconds(override.get("ends")),
         paused_by=override.get("paused_by"),
         paused_at=_seconds(override.get("paused_at")),
+        paused_reason=override.get("paused_reason"),
+        paused_until=_seconds(override.get("paused_ends")),
         settling=item["settling"],
+        parked=item["parked"],
+        longest_wait=_seconds(item.get("longest")),
+        per_minute=item["ended"],
     )
 
 
@@ -151,7 +289,79 @@ def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
         permits=item["permits"],
         waiting=item["waiting"],
         room=item["room"],
+        since=info.get("since", 0) / 1000,
+        version=str(info.get("version", "")),
+        celery=str(info.get("celery", "")),
+        python=str(info.get("python", "")),
+        skew=(info.get("clock", info.get("since", 0)) - info.get("since", 0)) / 1000,
+        app=str(info.get("app", "")),
+        broker=str(info.get("broker", "")),
+        configured=dict(item["config"] or ()),
     )
+
+
+def holding_of(item: Mapping[str, Any]) -> Holding:
+    """A holder, as a script replies it."""
+    return Holding(item["session"], item["node"], item["id"], item["task"], item["since"] / 1000, tuple(item["limits"]))
+
+
+def waiting_of(item: Mapping[str, Any]) -> Waiting:
+    """A waiter, as a script replies it."""
+    return Waiting(
+        item["session"],
+        item["node"],
+        item["id"],
+        item["task"],
+        item["place"],
+        item["waited"] / 1000,
+        tuple(item["limits"]),
+    )
+
+
+def found_of(item: Mapping[str, Any]) -> Found:
+    """A request that was looked for, as a script replies it."""
+    return Found(
+        task_id=item["id"],
+        task=item["task"],
+        session=item["session"],
+        node=item["node"],
+        limits=tuple(item["limits"]),
+        is_waiting=item["waits"],
+        seconds=item["span"] / 1000,
+        line=item.get("line"),
+        place=item.get("place"),
+        room=item["room"],
+        full=tuple(item["full"] or ()),
+    )
+
+
+def samples_of(parts: Iterable[Mapping[str, Any]]) -> tuple[Sample, ...]:
+    """What has ended lately, as a script replies it: in order of the ends."""
+    found = [
+        Sample(part["at"] / 1000 - ago / 1000, waited / 1000, held / 1000, part["ended"] / len(part["samples"]))
+        for part in parts
+        for ago, waited, held in part["samples"] or ()
+    ]
+    return tuple(sorted(found, key=lambda sample: sample.ended))
+
+
+def totals_of(reply: Mapping[str, str]) -> Totals:
+    """Totals, as a script replies them."""
+    of_all = json.loads(reply.get("", "{}"))
+    limits = []
+    for limit in sorted(name for name in reply if name):
+        told = json.loads(reply[limit])
+        wait, hold = _histogram(told["wait"], told["waited"]), _histogram(told["hold"], told["held"])
+        limits.append(LimitTotals(limit, int(told["grants"]), wait, hold))
+    counters = {
+        name: int(of_all.get(name, 0)) for name in ("reclaims", "lease_losses", "redis_errors", "without_redis")
+    }
+    return Totals(tuple(limits), **counters)
+
+
+def _histogram(counts: Sequence[int] | Mapping[str, int], milliseconds: float) -> Histogram:
+    counted = [int(count) for count in counts] if isinstance(counts, list) else [0] * len(BUCKETS)
+    return Histogram(tuple(zip(BUCKETS, counted, strict=False)), milliseconds / 1000)
 
 
 def _seconds(milliseconds: Any) -> float | None:

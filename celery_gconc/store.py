@@ -21,9 +21,26 @@ from .errors import StoreRefused, StoreUnavailable
 from .keys import Keys
 from .nodes import CONNECT_TIMEOUT
 from .settings import Settings
-from .status import Change, Holding, Status, limit_status_of, session_status_of, value_of, with_configured
+from .status import (
+    Change,
+    Found,
+    Holding,
+    Sample,
+    Status,
+    Totals,
+    Waiting,
+    found_of,
+    holding_of,
+    limit_status_of,
+    samples_of,
+    session_status_of,
+    totals_of,
+    value_of,
+    waiting_of,
+    with_configured,
+)
 from .urls import parse
-from .wire import Former, Held, Notice, Opened, Refused, Sync, Synced, grants_of
+from .wire import Former, Held, Notice, Opened, Record, Refused, Sync, Synced, grants_of, text_of
 
 logger = get_logger(__name__)
 
@@ -32,6 +49,12 @@ CALL_TIMEOUT = 5.0
 
 #: How many notices are read in one go.
 MOST_NOTICES = 1000
+
+#: Each is a file in ``lua/``, and has a method here.
+SCRIPTS = (
+    "open", "sync", "record", "close", "ticket", "change", "status", "holders", "waiting", "find", "recent", "totals",
+    "audit",
+)  # fmt: skip
 
 #: ``max`` of an unlimited limit on the wire, where JSON has no infinity.
 UNLIMITED = -1
@@ -52,10 +75,7 @@ class Store:
         self._told_of_strangers = False
         self._client = connect(url, self.keys.key("meta"), options or {}, call_timeout)
         core = _lua("core")
-        self._scripts = {
-            name: self._client.register_script(f"{core}\n{_lua(name)}")
-            for name in ("open", "sync", "close", "change", "ticket", "status", "holders")
-        }
+        self._scripts = {name: self._client.register_script(f"{core}\n{_lua(name)}") for name in SCRIPTS}
 
     @classmethod
     def from_settings(cls, settings: Settings, call_timeout: float = CALL_TIMEOUT) -> Store:
@@ -155,27 +175,56 @@ class Store:
         by: str,
         ticket: int = 0,
         reason: str | None = None,
+        duration: float | None = None,
         config: Mapping[str, int] | None = None,
     ) -> Change:
-        """Set a limit's max at run time (None: unlimited); see ``lua/change.lua``."""
+        """Set a limit's max at run time (None: unlimited), for *duration* seconds; see ``lua/change.lua``."""
         value = UNLIMITED if maximum is None else maximum
-        return self._change(limit, "value", by, ticket, config, max=value, reason=reason)
+        return self._change(limit, "value", by, ticket, config, max=value, reason=reason, duration=duration)
 
     def reset(self, limit: str, *, by: str, ticket: int = 0, config: Mapping[str, int] | None = None) -> Change:
         """Let the configured value of a limit hold again."""
         return self._change(limit, "value", by, ticket, config, max=None)
 
     def pause(
-        self, limit: str, paused: bool, *, by: str, ticket: int = 0, config: Mapping[str, int] | None = None
+        self,
+        limit: str,
+        paused: bool,
+        *,
+        by: str,
+        ticket: int = 0,
+        reason: str | None = None,
+        duration: float | None = None,
+        config: Mapping[str, int] | None = None,
     ) -> Change:
-        """Pause a limit, or resume it; its value stays as it is."""
-        return self._change(limit, "pause", by, ticket, config, paused=paused)
+        """Pause a limit, for *duration* seconds, or resume it; its value stays as it is."""
+        return self._change(limit, "pause", by, ticket, config, paused=paused, reason=reason, duration=duration)
 
     def _change(
-        self, limit: str, kind: str, by: str, ticket: int, config: Mapping[str, int] | None, **what: Any
+        self,
+        limit: str,
+        kind: str,
+        by: str,
+        ticket: int,
+        config: Mapping[str, int] | None,
+        *,
+        max: int | None = None,
+        paused: bool = False,
+        reason: str | None = None,
+        duration: float | None = None,
     ) -> Change:
-        asked = {"max": None, "reason": None, "paused": False, **what}
-        reply = self._run("change", limit=limit, kind=kind, by=by, ticket=ticket, config=dict(config or {}), **asked)
+        reply = self._run(
+            "change",
+            limit=limit,
+            kind=kind,
+            by=by,
+            ticket=ticket,
+            config=dict(config or {}),
+            max=max,
+            paused=paused,
+            reason=None if reason is None else text_of(reason),
+            duration=None if duration is None else _at_least_one(duration * 1000),
+        )
         return Change(limit, value_of(reply["was"]), value_of(reply["now"]), reply["applied"])
 
     def status(self, limit: str | None = None, config: Mapping[str, int] | None = None) -> Status:
@@ -187,21 +236,65 @@ class Store:
                 if limit in (None, name):
                     limits[name] = with_configured(limits.get(name), name, maximum)
         sessions = tuple(session_status_of(item) for item in reply["sessions"] or ())
-        return Status(tuple(limits[name] for name in sorted(limits)), sessions, int(reply["version"]))
+        return Status(
+            tuple(limits[name] for name in sorted(limits)), sessions, int(reply["version"]), reply["now"] / 1000
+        )
 
     def holders(self, limit: str, most: int) -> tuple[Holding, ...]:
         """Tasks that hold a permit under a limit, *most* at most; see ``lua/holders.lua``."""
         reply = self._run("holders", limit=limit, most=most)
-        return tuple(Holding(*holder) for holder in reply["holders"] or ())
+        return tuple(holding_of(item) for item in reply["holders"] or ())
 
-    def eviction_policy(self) -> str:
-        """The server's ``maxmemory_policy``; empty where it doesn't tell."""
+    def waiting(self, limit: str, most: int) -> tuple[Waiting, ...]:
+        """Tasks in a limit's line, *most* at most; see ``lua/waiting.lua``."""
+        reply = self._run("waiting", limit=limit, most=most)
+        return tuple(waiting_of(item) for item in reply["waiting"] or ())
+
+    def find(self, task_id: str) -> tuple[Found, ...]:
+        """Where a task is among the requests; see ``lua/find.lua``. Several calls where there are many requests."""
+        found: dict[str, Found] = {}
+        cursor = "0"
+        while True:
+            reply = self._run("find", task=text_of(task_id), cursor=cursor)
+            found.update({item["number"]: found_of(item) for item in reply["found"] or ()})
+            if (cursor := str(reply["cursor"])) == "0":
+                return tuple(found.values())
+
+    def record(self, session: str, record: Record) -> None:
+        """Tell what a session has counted; see ``lua/record.lua``."""
+        self._run(
+            "record",
+            session=session,
+            limits={limit: counts.wire() for limit, counts in record.limits.items()},
+            recent={limit: lately.wire() for limit, lately in record.recent.items()},
+            counts={
+                "lease_losses": record.lease_losses,
+                "redis_errors": record.redis_errors,
+                "without_redis": record.without_redis,
+            },
+            parked=dict(record.parked),
+        )
+
+    def history(self, limit: str, seconds: float) -> tuple[Sample, ...]:
+        """Tasks that have ended under a limit lately; see ``lua/recent.lua``."""
+        return samples_of(self._run("recent", limit=limit, span=int(seconds * 1000))["parts"] or ())
+
+    def totals(self) -> Totals:
+        """What was counted since the namespace began; see ``lua/totals.lua``."""
+        return totals_of(self._run("totals")["totals"] or {})
+
+    def audit(self, *, repair: bool) -> tuple[str, ...]:
+        """What doesn't fit together in the keys, and is removed if wished; see ``lua/audit.lua``."""
+        found = self._run("audit", repair=repair)["findings"] or ()
+        return tuple(_AUDIT[item["kind"]].format(item["member"].replace("\x1f", " ")) for item in found)
+
+    def server_info(self, *sections: str) -> Mapping[str, str]:
+        """What the server tells of itself; empty where our user may not ask."""
         with _translated():
             try:
-                info = self._client.info("memory")
+                return {str(name): str(value) for name, value in self._client.info(*sections).items()}
             except NoPermissionError:
-                return ""
-        return str(info.get("maxmemory_policy", ""))
+                return {}
 
     def subscribe(self, session: str) -> PubSub:
         """Listen to the notices of a session; returns once Redis has confirmed."""
@@ -245,6 +338,21 @@ class Store:
             reply = self._scripts[name](keys=self.keys.all(), args=[self.keys.channels(), argument])
         decoded: dict[str, Any] = json.loads(reply)
         return decoded
+
+
+#: What is wrong with what ``lua/audit.lua`` finds.
+_AUDIT = {
+    "session": "session {} is not live, and has fields left",
+    "request": "request {} belongs to no live session, or can't be read",
+    "roll": "the roll names a request that there isn't: {}",
+    "holder": "a place is held by no task: {}",
+    "waiter": "a place in line belongs to no request: {}",
+    "reserved": "a place is held back for no request: {}",
+}
+
+
+def _at_least_one(number: float) -> int:
+    return max(int(number), 1)
 
 
 def _lua(name: str) -> str:

@@ -12,6 +12,9 @@ from .limits import Limits
 #: How many characters of a task's id or name Redis keeps: a sender may have made an id of any length.
 MOST_TEXT = 255
 
+#: The upper bounds of the ranges in which waits and holds are counted, in seconds.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, float("inf"))
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -24,11 +27,13 @@ class Held:
     idle: bool = False
     #: Its fencing number in Redis; 0 where it was never granted (its task ran before the limit began).
     fence: int = 0
+    #: For how many seconds its task has had it.
+    age: float = 0.0
 
     def wire(self) -> list[Any]:
         """As the scripts take it."""
-        texts = (_text(self.task_id), _text(self.task))
-        return [self.number, list(self.limits), *texts, int(self.idle), self.fence]
+        texts = (text_of(self.task_id), text_of(self.task))
+        return [self.number, list(self.limits), *texts, int(self.idle), self.fence, _milliseconds(self.age)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Ask:
 
     def wire(self) -> list[Any]:
         """As the scripts take it."""
-        return [self.number, int(self.age * 1e6), list(self.limits), _text(self.task_id), _text(self.task)]
+        return [self.number, int(self.age * 1e6), list(self.limits), text_of(self.task_id), text_of(self.task)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,57 @@ class Notice:
             return None
 
 
-def _text(text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class LimitCounts:
+    """What a session counted under a limit: tasks that got permits, and their waits and holds by :data:`BUCKETS`."""
+
+    grants: int
+    wait: tuple[int, ...]
+    waited: float
+    hold: tuple[int, ...]
+    held: float
+
+    def wire(self) -> dict[str, Any]:
+        """As the scripts take it."""
+        return {
+            "grants": self.grants,
+            "wait": list(self.wait),
+            "waited": _milliseconds(self.waited),
+            "hold": list(self.hold),
+            "held": _milliseconds(self.held),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Lately:
+    """How many tasks have ended under a limit, and of some: seconds since then, seconds waited, seconds held."""
+
+    ended: int
+    samples: tuple[tuple[float, float, float], ...]
+
+    def wire(self) -> dict[str, Any]:
+        """As the scripts take it."""
+        return {"ended": self.ended, "samples": [[_milliseconds(span) for span in sample] for sample in self.samples]}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a session counted since it last told; see ``lua/record.lua``."""
+
+    limits: Mapping[str, LimitCounts]
+    recent: Mapping[str, Lately]
+    lease_losses: int
+    redis_errors: int
+    without_redis: int
+    #: How many requests the worker holds behind those in line.
+    parked: Mapping[str, int]
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(int(seconds * 1000), 0)
+
+
+def text_of(text: str) -> str:
     """As much of it as Redis keeps, and what JSON and UTF-8 can carry (a lone surrogate is none of it)."""
     return text[:MOST_TEXT].encode("utf-8", "replace").decode()
 

@@ -4,15 +4,17 @@
 -- workers may handle one broadcast, and a late one undoes nothing. Waiters with a place are granted before the
 -- reply. set and reset leave a pause, pause and resume leave the value.
 -- ARGV[2] kind ("value" or "pause"), limit, max (set: a number, -1 unlimited; reset: null), paused (boolean),
---         ticket (0: take the next one), by, reason, config (limit -> max of the caller, counts with no session)
+--         ticket (0: take the next one), by, reason, duration (ms after which it ends by itself, or null),
+--         config (limit -> max of the caller, counts with no session)
 -- Reply   {status: "ok", applied, was: {max, paused, from}, now: {the same}}; max -1 = unlimited
 -- Cost    O(sessions) where the table changes, and what can be granted
 local function kind(it) return it == 'value' or it == 'pause' end
 local function max(it) return it == cjson.null or whole(it, -1, 2 ^ 31) end
 local function reason(it) return it == cjson.null or short(it) end
+local function duration(it) return it == cjson.null or whole(it, 1, 1e12) end
 expect({
   limit = limit_name, kind = kind, max = max, paused = flag, ticket = count, by = short, reason = reason,
-  config = configuration,
+  duration = duration, config = configuration,
 })
 if call('HEXISTS', OVERRIDES, asked.limit) == 0 and call('HLEN', OVERRIDES) >= 10000 then
   error('celery-gconc: 10000 limits are set at run time already; reset some')
@@ -53,15 +55,16 @@ if ticket <= last_change.ticket then
 end
 
 local was = value_of(override)
+local reason_ = asked.reason ~= cjson.null and asked.reason or nil
+local ends_ = asked.duration ~= cjson.null and now + asked.duration or nil
+local fields, values = VALUE_FIELDS, {}
 if asked.kind == 'pause' then
-  override.paused = asked.paused or nil
-  override.paused_by, override.paused_at = asked.paused and asked.by or nil, asked.paused and now or nil
-else
-  local set = asked.max ~= cjson.null
-  override.max = set and asked.max or nil
-  override.by, override.at = set and asked.by or nil, set and now or nil
-  override.reason = set and asked.reason ~= cjson.null and asked.reason or nil
+  fields = PAUSE_FIELDS
+  if asked.paused then values = { true, asked.by, now, reason_, ends_ } end
+elseif asked.max ~= cjson.null then
+  values = { asked.max, asked.by, now, reason_, ends_ }
 end
+for i, field_ in ipairs(fields) do override[field_] = values[i] end
 override_with(limit, override)
 if not table_changed then new_version() end
 finish()

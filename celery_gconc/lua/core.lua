@@ -13,8 +13,9 @@ local META, SESSIONS, SESSION, REQUESTS, ROLL = KEYS[1], KEYS[2], KEYS[3], KEYS[
 local HOLDERS, WAITERS, RESERVED = KEYS[6], KEYS[7], KEYS[8]
 local MAX, CONFIGURED, OVERRIDES = KEYS[9], KEYS[10], KEYS[11]
 local FRESH, CONTENDED, CHANGES, CHANGED = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local TOTALS, RECENT = KEYS[16], KEYS[17]
 local CHANNEL = ARGV[1]
-if #KEYS ~= 15 or #ARGV ~= 2 or CHANNEL == '' then error('celery-gconc: not the keys and arguments of this script') end
+if #KEYS ~= 17 or #ARGV ~= 2 or CHANNEL == '' then error('celery-gconc: not the keys and arguments of this script') end
 local asked = cjson.decode(ARGV[2])
 local call = redis.call
 
@@ -29,13 +30,14 @@ local function int(number) return string.format('%.0f', number) end
 -- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local meta = call('HMGET', META, 'clock', 'time', 'interval', 'version', 'epoch', 'shut', 'run', 'born', 'fence')
+local meta = call('HMGET', META, 'clock', 'time', 'interval', 'version', 'epoch', 'shut', 'run', 'born', 'fence', 'ends')
 local clock = tonumber(meta[1]) or now
 clock = clock + math.min(math.max(now - (tonumber(meta[2]) or now), 0), tonumber(meta[3]) or 0)
 local version = tonumber(meta[4]) or 0
 local epoch = meta[5] or nil
 local shut = tonumber(meta[6]) -- until then (lease clock, ms) nothing is granted: sessions may live that are not known
 local born = tonumber(meta[8]) -- when the epoch began (lease clock, ms): leases given before end by then + timeout
+local ends = tonumber(meta[10]) -- when the next of what operators set for a time may end (wall time, ms)
 
 -- The server, by the id of its process; nil where our user may not ask.
 local server = redis.pcall('INFO', 'server')
@@ -101,9 +103,9 @@ local function rows(list, at, rest)
   end
   return true
 end
-local function is_idle_and_fence(row) return (row[5] == 0 or row[5] == 1) and count(row[6]) end
+local function is_idle_fence_and_age(row) return (row[5] == 0 or row[5] == 1) and count(row[6]) and count(row[7]) end
 local function is_age(row) return whole(row[2], -1e18, 1e18) end
-local function holdings(it) return rows(it, 2, is_idle_and_fence) end
+local function holdings(it) return rows(it, 2, is_idle_fence_and_age) end
 local function asks(it) return rows(it, 3, is_age) end
 local function expect(kinds)
   for field, kind in pairs(kinds) do
@@ -275,20 +277,22 @@ local function leave_line(id, record)
   if is_line_empty(limit) then call('HDEL', CONTENDED, limit) end
 end
 
-local function hold(id, record, grant)
+local function hold(id, record, grant, since)
   record.g = grant
-  record.s = now
+  record.s = since
   save(id, record)
   call('ZADD', ROLL, 0, roll_member(id, grant))
   for _, limit in ipairs(record.l) do call('ZADD', HOLDERS, 0, limit .. US .. id) end
 end
 
 -- What a session states to run counts whether there is a place for it or not.
--- item: [number, [limits], task id, task name, idle (0 or 1), fencing number (0: it was never granted)]
+-- item: [number, [limits], task id, task name, idle (0 or 1), fencing number (0: it was never granted), ms for which its
+-- task has had it]
 local function adopt(item, grant)
   local id = me .. ':' .. int(item[1])
   fence = math.max(fence, item[6])
-  hold(id, { l = item[2], a = string.rep('0', 16), k = 0, t = item[3], n = item[4], i = item[5], f = item[6] }, grant)
+  local record = { l = item[2], a = string.rep('0', 16), k = 0, t = item[3], n = item[4], i = item[5], f = item[6] }
+  hold(id, record, grant, now - item[7])
 end
 
 local function grant(id, record)
@@ -299,7 +303,7 @@ local function grant(id, record)
   unreserve(id, record)
   call('ZREM', ROLL, roll_member(id, 0))
   record.f = next_fence()
-  hold(id, record, number)
+  hold(id, record, number, now)
   if sid ~= me then
     local told = notice(sid)
     table.insert(told.grants, { number, tonumber(string.match(id, ':(.*)$')), record.f, now })
@@ -459,8 +463,40 @@ local function override_with(limit, override)
     call('HDEL', OVERRIDES, limit)
   else
     call('HSET', OVERRIDES, limit, cjson.encode(override))
+    local first_end = math.min(override.ends or math.huge, override.paused_ends or math.huge)
+    if first_end < (ends or math.huge) then
+      ends = first_end
+      call('HSET', META, 'ends', int(ends))
+    end
   end
   refresh(limit)
+end
+
+local VALUE_FIELDS = { 'max', 'by', 'at', 'reason', 'ends' }
+local PAUSE_FIELDS = { 'paused', 'paused_by', 'paused_at', 'paused_reason', 'paused_ends' }
+
+-- What operators set for a time, and whose time is over, is reset.
+local function end_overrides()
+  ends = nil
+  call('HDEL', META, 'ends')
+  local pairs_ = call('HGETALL', OVERRIDES)
+  for i = 1, #pairs_, 2 do
+    local override = cjson.decode(pairs_[i + 1])
+    if override.ends and override.ends <= now then
+      for _, field in ipairs(VALUE_FIELDS) do override[field] = nil end
+    end
+    if override.paused_ends and override.paused_ends <= now then
+      for _, field in ipairs(PAUSE_FIELDS) do override[field] = nil end
+    end
+    override_with(pairs_[i], override)
+  end
+end
+
+-- What is counted for the whole namespace: one record under no limit's name.
+local function add_to_totals(counts)
+  local totals = cjson.decode(call('HGET', TOTALS, '') or '{}')
+  for name, more in pairs(counts) do totals[name] = (totals[name] or 0) + more end
+  call('HSET', TOTALS, '', cjson.encode(totals))
 end
 
 -- Limits that began while tasks ran open once every live session has stated what it runs under them.
@@ -490,17 +526,22 @@ local function configure(limit)
 end
 
 -- A session ends: all that it holds and waits for goes, and its configured values no longer count.
+-- Return how many permits it held.
 local function end_session(sid)
   call('ZREM', SESSIONS, sid)
+  local held_ = 0
   local from, to = '[' .. sid .. ':', '(' .. sid .. ';'
   for _, member in ipairs(call('ZRANGEBYLEX', ROLL, from, to)) do
-    remove(sid .. ':' .. string.match(member, ':%d+:(.*)$'))
+    local granted_as, number = string.match(member, ':(%d+):(.*)$')
+    if tonumber(granted_as) > 0 then held_ = held_ + 1 end
+    remove(sid .. ':' .. number)
   end
   local config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}')
-  for _, field in ipairs({ 'info', 'config', 'room', 'granted', 'sync', 'seen', 'offered' }) do
+  for _, field in ipairs({ 'info', 'config', 'room', 'granted', 'sync', 'seen', 'offered', 'parked' }) do
     call('HDEL', SESSION, sid .. ':' .. field)
   end
   for limit in pairs(config) do configure(limit) end
+  return held_
 end
 
 local function shut_until(ends)
@@ -538,7 +579,22 @@ local function begin()
     call('HDEL', META, 'shut')
     for _, limit in ipairs(call('HKEYS', MAX)) do touch(limit) end
   end
-  for _, sid in ipairs(call('ZRANGEBYSCORE', SESSIONS, '-inf', int(clock), 'LIMIT', 0, 64)) do end_session(sid) end
+  local reclaims = 0
+  for _, sid in ipairs(call('ZRANGEBYSCORE', SESSIONS, '-inf', int(clock), 'LIMIT', 0, 64)) do
+    reclaims = reclaims + end_session(sid)
+  end
+  if reclaims > 0 then add_to_totals({ reclaims = reclaims }) end
+  if ends and now >= ends then end_overrides() end
+end
+
+local nodes = {}
+local function node_of(sid)
+  local node = nodes[sid]
+  if not node then
+    node = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}').node or '?'
+    nodes[sid] = node
+  end
+  return node
 end
 
 -- What a session is told of limits: those that others wait for, each with its own streak at the head of the line.

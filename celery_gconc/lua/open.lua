@@ -4,7 +4,7 @@
 --         Where data was lost, or may have been, nothing is granted to anyone until no session that this Redis
 --         doesn't know of can run anything on a lease.
 -- ARGV[2] session, interval and timeout (ms), info (node, pid, app, broker...), config (limit -> max), room,
---         held ([number, [limits], task id, task name, idle, fencing number]...), version of the limit table that held
+--         held ([number, [limits], task id, task name, idle, fencing number, ms since]...), version of the limit table that held
 --         goes by (-1: none yet)
 --         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
 --         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
@@ -25,7 +25,7 @@ local function facts(it)
 end
 local override_kinds = {
   max = function(it) return whole(it, -1, 2 ^ 31) end, paused = flag, by = short, reason = short, paused_by = short,
-  at = count, paused_at = count,
+  at = count, paused_at = count, ends = count, paused_reason = short, paused_ends = count,
 }
 local function set_at_run_time(text) -- an override, as change.lua makes it
   local read, override = pcall(cjson.decode, text)
@@ -66,7 +66,7 @@ local function restore()
   for limit in pairs(asked.overrides) do limits[limit] = limits[limit] or '{}' end
   for limit, text in pairs(limits) do
     local override, told = cjson.decode(text), cjson.decode(asked.overrides[limit] or '{}')
-    for kind, fields in pairs({ value = { 'max', 'by', 'at', 'reason' }, pause = { 'paused', 'paused_by', 'paused_at' } }) do
+    for kind, fields in pairs({ value = VALUE_FIELDS, pause = PAUSE_FIELDS }) do
       local change = call('HGET', CHANGES, limit .. US .. kind)
       change = change and cjson.decode(change)
       if not change or change.epoch and change.epoch ~= epoch then -- it was made before the loss

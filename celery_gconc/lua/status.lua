@@ -2,9 +2,11 @@
 --
 -- Guarantee: one instant. Dead sessions are reclaimed first, so what they held isn't shown.
 -- ARGV[2] limit (or null: all that are set at run time, configured by a live session, or limited)
--- Reply   {status: "ok", version, live, limits: [{limit, max (-1 unlimited), paused, configured (null), override (null),
---          held, idle, waiting, settling}...], sessions: [{session, lease (ms left), info, permits, waiting, room}...]}
--- Cost    O(limits + sessions + holders + waiters)
+-- Reply   {status: "ok", now (wall time, ms), version, live, limits: [{limit, max (-1 unlimited), paused,
+--          configured (null), override (null), held, idle, waiting, parked, longest (ms that the first in line has
+--          waited; absent), ended (tasks in the last minute), settling}...],
+--          sessions: [{session, lease (ms left), info, config, permits, waiting, room}...]}
+-- Cost    O(limits + sessions + holders + waiters, and heartbeats of the last minute in which tasks ended)
 expect({ limit = function(it) return it == cjson.null or limit_name(it) end })
 begin()
 finish()
@@ -24,9 +26,12 @@ else
 end
 table.sort(names)
 
-local idle, sessions = {}, {}
+local idle, parked, ended, sessions = {}, {}, {}, {}
 for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
   local permits, waiting = 0, 0
+  for limit, more in pairs(cjson.decode(call('HGET', SESSION, sid .. ':parked') or '{}')) do
+    parked[limit] = (parked[limit] or 0) + more
+  end
   for _, member in ipairs(call('ZRANGEBYLEX', ROLL, '[' .. sid .. ':', '(' .. sid .. ';')) do
     local record = load(sid .. ':' .. string.match(member, ':%d+:(.*)$'))
     if record and record.g > 0 then
@@ -41,7 +46,18 @@ for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
   table.insert(sessions, {
     session = sid, lease = tonumber(call('ZSCORE', SESSIONS, sid)) - clock, permits = permits, waiting = waiting,
     room = room(sid), info = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}'),
+    config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}'),
   })
+end
+
+for _, entry in ipairs(call('XRANGE', RECENT, int(now - 60000), '+')) do
+  for limit, told in pairs(cjson.decode(entry[2][2])) do ended[limit] = (ended[limit] or 0) + told.ended end
+end
+
+local function longest(limit)
+  local head = call('ZRANGEBYLEX', WAITERS, first(limit), last(limit), 'LIMIT', 0, 1)[1]
+  local arrival = head and tonumber(string.match(string.sub(head, #limit + 2), '^(%d+)'))
+  return arrival and math.max(clock - arrival / 1000, 0)
 end
 
 local limits = {}
@@ -54,7 +70,8 @@ for _, limit in ipairs(names) do
     limit = limit, max = set and override.max or configured or -1, paused = override.paused or false,
     configured = configured or cjson.null, override = next(override) and override or cjson.null,
     held = held(limit), idle = idle[limit] or 0, settling = fresh[limit] ~= nil or shut ~= nil,
-    waiting = call('ZLEXCOUNT', WAITERS, first(limit), last(limit)),
+    waiting = call('ZLEXCOUNT', WAITERS, first(limit), last(limit)), parked = parked[limit] or 0,
+    longest = longest(limit), ended = ended[limit] or 0,
   })
 end
-return cjson.encode({ status = 'ok', version = version, live = #sessions, limits = limits, sessions = sessions })
+return cjson.encode({ status = 'ok', now = now, version = version, live = #sessions, limits = limits, sessions = sessions })

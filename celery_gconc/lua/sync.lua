@@ -8,11 +8,11 @@
 --         version (of its limit table), ended [number...],
 --         asks [[number, us since its gate, [limits], task id, task name]...],
 --         interests (limits it holds idle or reused permits of, to hear whether they are contended),
---         full (true: a statement), held [[number, [limits], task id, task name, idle, fencing number]...] (full, or
---         newly covered)
+--         full (true: a statement), held [[number, [limits], task id, task name, idle, fencing number, ms for which its
+--         task has had it]...] (full, or newly covered)
 -- Reply   {status: "ok", version, grants: [[grant number, number, fencing number, time of the grant (ms)]...],
 --          recall: {contended limit: streak...}, offer, lease (its end, ms on the lease clock),
---          expires: ms until another session's lease ends or grants go on, table and overrides: where version differs}
+--          expires: ms until another session's lease ends, grants go on, or what was set for a time ends, table and overrides: where version differs}
 --         {status: "closed"}: no such session (its lease ran out, or data was lost): open a new one
 --         {status: "stale"}: a later sync came first; nothing was changed
 -- Cost    O(ended + asks + held + grants), each as core says
@@ -57,7 +57,7 @@ for _, item in ipairs(asked.held) do
   local record = load(id)
   if record and record.g > 0 and table.concat(record.l, US) == table.concat(item[2], US) then
     if record.t ~= item[3] or record.i ~= item[5] then -- reused for another task, or idle
-      record.t, record.n, record.i = item[3], item[4], item[5]
+      record.t, record.n, record.i, record.s = item[3], item[4], item[5], now - item[7]
       save(id, record)
     end
   else
@@ -108,5 +108,6 @@ for i = #soonest - 1, 1, -2 do
   if soonest[i] ~= me then reply.expires = math.max(tonumber(soonest[i + 1]) - clock, 0) end
 end
 if shut then reply.expires = math.min(reply.expires or math.huge, shut - clock) end
+if ends then reply.expires = math.min(reply.expires or math.huge, math.max(ends - now, 0)) end
 if version ~= asked.version then reply.table, reply.overrides = limit_table(), overrides() end
 return cjson.encode(reply)

@@ -15,7 +15,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 from celery.result import allow_join_result
 
-from celery_gconc import GlobalConcurrency, current_permit
+from celery_gconc import GlobalConcurrency, current_permit, signals
 from tests.cluster.queues import with_special
 
 app = Celery("cluster", broker=os.environ["TEST_BROKER"], backend=os.environ.get("TEST_BACKEND"))
@@ -47,6 +47,18 @@ def oracle() -> redis.Redis:
 def tell(kind: str, number: int, name: str) -> None:
     """Tell the oracle that a task starts (s) or ends (e)."""
     oracle().eval(_TELL, 0, kind, number, name, os.getpid())
+
+
+def tell_signal(signal: object, sender: str, **facts: object) -> None:
+    """Tell the oracle of a signal of celery-gconc's."""
+    names = ("task_id", "limits", "waited", "held", "max", "was")
+    told = {name: facts[name] for name in names if name in facts}
+    oracle().rpush("signals", json.dumps([getattr(signal, "name", ""), sender, told]))
+
+
+if os.environ.get("TEST_SIGNALS"):
+    for name in signals.__all__:
+        getattr(signals, name).connect(tell_signal, weak=False)
 
 
 def _nap(number: int, seconds: float, name: str) -> int:

@@ -13,6 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.store import Store
+from celery_gconc.tally import Tally
 from tests.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.store import namespace as kit
 from tests.store.test_model import Model
@@ -87,7 +88,7 @@ def tour(guarded: Guarded) -> dict[str, Any]:
     namespace = kit.Namespace(guarded.url)
     try:
         pubsub = namespace.store.subscribe("a survivor")
-        found: dict[str, Any] = {"policy": namespace.store.eviction_policy()}
+        found: dict[str, Any] = {"policy": namespace.store.server_info("memory").get("maxmemory_policy", "")}
         first = namespace.session("a", slots=1, config={"app": 1})
         found["is careful"] = first.opened.shut > kit.INTERVAL
         found["identified"] = first.opened.identified
@@ -104,6 +105,12 @@ def tour(guarded: Guarded) -> dict[str, Any]:
         namespace.store.reset("queue:x", by="test")
         found["limits"] = len(namespace.store.status().limits)
         found["holders"] = len(namespace.store.holders("app", 5))
+        found["waiting"] = len(namespace.store.waiting("app", 5)) + len(namespace.store.find("unknown"))
+        tally = Tally()
+        tally.released(("app",), 1.0, 0.0, 1.0)
+        namespace.store.record("a", tally.collect(1.0, {"app": 1}))
+        found["history"] = len(namespace.store.history("app", 60)) + len(namespace.store.totals().limits)
+        found["audit"] = namespace.store.audit(repair=True)
         for name in "ab":
             namespace.store.close_session(name)
         namespace.store.ask(pubsub)
@@ -119,7 +126,7 @@ def test_the_line_suffices_for_every_script(guarded: Guarded, store_of: Any):
     found = tour(guarded)
     assert found == {
         "policy": "noeviction", "is careful": True, "identified": True, "told": True,
-        "ticket": 1, "limits": 2, "holders": 1, "hears": "pong",
+        "ticket": 1, "limits": 2, "holders": 1, "waiting": 0, "history": 2, "audit": (), "hears": "pong",
     }  # fmt: skip
     assert guarded.refusals() == []
 

@@ -23,7 +23,7 @@ INTERVAL, TIMEOUT = 5.0, 15.0
 US = b"\x1f"
 
 #: Keys that may stay when nothing is held, waited for or set.
-BOOKKEEPING = {"meta", "changes", "changed"}
+BOOKKEEPING = {"meta", "changes", "changed", "totals", "recent"}
 
 Request = tuple[str, int]
 

@@ -434,7 +434,7 @@ def test_a_server_that_died_is_unavailable_to_every_call(namespace: Namespace):
             session = other.session("a")
             server.process.kill()
             server.process.wait()
-            for call in (session.sync, other.store.status, other.store.ticket, other.store.eviction_policy):
+            for call in (session.sync, other.store.status, other.store.ticket, other.store.server_info):
                 with pytest.raises(StoreUnavailable):
                     call()
             with pytest.raises(StoreUnavailable):

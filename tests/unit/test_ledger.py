@@ -20,6 +20,7 @@ class Request:
     limits: tuple[str, ...] = EMAILS
     permit: Permit | None = None
     arrived: float = field(default_factory=now)
+    granted: float = 0.0
     task_id: str = "id"
     task: str = "t"
 

@@ -1,0 +1,62 @@
+-- What a session has counted since it last told: with a heartbeat, where there was anything.
+--
+-- Guarantee: none is lost while Redis serves; what was told in a call whose reply was lost is told again.
+-- ARGV[2] session,
+--         limits: limit -> {grants, wait [count in each range of seconds...], waited (ms, in all), hold [...], held (ms)},
+--         counts: {lease_losses, redis_errors, without_redis},
+--         parked: limit -> how many requests the worker holds behind those in line,
+--         recent: limit -> {ended (how many tasks), samples [[ms since its end, ms waited, ms held]...]}
+-- Reply   {status: "ok"}
+-- Cost    O(limits x ranges)
+local MOST_LIMITS = 10000 -- for which totals are kept
+local KEEP = 15 * 60      -- seconds for which recent is kept
+local MOST_ENTRIES = 5000 -- in recent, about
+local KEEP_TOTALS = 30 * 86400 -- seconds after the last change
+local function counts(it) return every(it, count) and #it <= 64 end
+local function of_limit(it)
+  return type(it) == 'table' and count(it.grants) and counts(it.wait) and count(it.waited) and counts(it.hold)
+    and count(it.held)
+end
+local function sample(it) return counts(it) and #it == 3 end
+local function lately(it)
+  return type(it) == 'table' and count(it.ended) and every(it.samples, sample) and #it.samples <= 1000
+end
+local function counters(it)
+  return type(it) == 'table' and count(it.lease_losses) and count(it.redis_errors) and count(it.without_redis)
+end
+expect({
+  session = session_id, limits = function(it) return by_limit(it, of_limit) end, counts = counters,
+  parked = function(it) return by_limit(it, count) end, recent = function(it) return by_limit(it, lately) end,
+})
+begin()
+local function add(to, more)
+  for i = 1, #more do to[i] = (to[i] or 0) + more[i] end
+  return to
+end
+local free = MOST_LIMITS - call('HLEN', TOTALS)
+for limit, more in pairs(asked.limits) do
+  local known = call('HGET', TOTALS, limit)
+  if not known then free = free - 1 end
+  if known or free >= 0 then
+    local total = known and cjson.decode(known) or { grants = 0, wait = {}, waited = 0, hold = {}, held = 0 }
+    call('HSET', TOTALS, limit, cjson.encode({
+      grants = total.grants + more.grants, wait = add(total.wait, more.wait), waited = total.waited + more.waited,
+      hold = add(total.hold, more.hold), held = total.held + more.held,
+    }))
+  end
+end
+add_to_totals(asked.counts)
+call('EXPIRE', TOTALS, KEEP_TOTALS)
+if next(asked.recent) then
+  call('XADD', RECENT, 'MAXLEN', '~', MOST_ENTRIES, '*', 'limits', cjson.encode(asked.recent))
+  call('EXPIRE', RECENT, KEEP)
+end
+if call('ZSCORE', SESSIONS, me) then
+  if next(asked.parked) then
+    call('HSET', SESSION, me .. ':parked', cjson.encode(asked.parked))
+  else
+    call('HDEL', SESSION, me .. ':parked')
+  end
+end
+finish()
+return cjson.encode({ status = 'ok' })

@@ -1,0 +1,22 @@
+-- Which tasks stand in a limit's line, in order.
+--
+-- Guarantee: one instant; dead sessions are reclaimed first. A request stands in the line of one full limit at a time.
+-- ARGV[2] limit; most: how many at most
+-- Reply   {status: "ok", waiting: [{session, node, id, task, place, waited (ms), limits}...]}
+-- Cost    O(log(waiters) + most)
+expect({ limit = limit_name, most = function(it) return whole(it, 1, 1e9) end })
+begin()
+finish()
+local waiting = {}
+local line = call('ZRANGEBYLEX', WAITERS, first(asked.limit), last(asked.limit), 'LIMIT', 0, asked.most)
+for place, member in ipairs(line) do
+  local id = string.match(string.sub(member, #asked.limit + 2), US .. '(.*)$')
+  local record = load(id)
+  if record then
+    table.insert(waiting, {
+      session = owner(id), node = node_of(owner(id)), id = record.t or '', task = record.n or '', place = place,
+      waited = math.max(clock - tonumber(record.a) / 1000, 0), limits = record.l,
+    })
+  end
+end
+return cjson.encode({ status = 'ok', waiting = waiting })

@@ -1,0 +1,150 @@
+"""record.lua, recent.lua, totals.lua: what sessions have counted, for all of the namespace and of late."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_gconc.tally import MOST_SAMPLES, Tally
+from celery_gconc.wire import BUCKETS
+
+from .namespace import Namespace
+
+
+def tell(namespace: Namespace, session: str, tally: Tally, parked: dict[str, int] | None = None) -> None:
+    """As a link does with a heartbeat."""
+    record = tally.collect(1000.0, parked or {})
+    assert record is not None
+    namespace.store.record(session, record)
+    tally.told(arrived=True)
+
+
+def test_totals_add_up_over_sessions_and_heartbeats(namespace: Namespace):
+    namespace.session("a")
+    namespace.session("b")
+    for name in ("a", "b"):
+        tally = Tally()
+        for _ in range(2):
+            tally.granted(("app", "queue:q"), 0.2)
+            tally.released(("app", "queue:q"), 999.0, 0.2, 7.0)
+            tally.count("redis_errors")
+            tell(namespace, name, tally)
+    totals = namespace.store.totals()
+    assert [limit.limit for limit in totals.limits] == ["app", "queue:q"]
+    for limit in totals.limits:
+        assert limit.grants == 4
+        assert [(bound, count) for bound, count in limit.wait.buckets if count] == [(0.25, 4)]
+        assert [(bound, count) for bound, count in limit.hold.buckets if count] == [(10.0, 4)]
+        assert limit.wait.sum == pytest.approx(0.8)
+        assert limit.hold.sum == pytest.approx(28.0)
+        assert limit.wait.count == limit.hold.count == 4
+        assert tuple(bound for bound, _ in limit.wait.buckets) == BUCKETS
+    assert (totals.redis_errors, totals.lease_losses, totals.without_redis, totals.reclaims) == (4, 0, 0, 0)
+
+
+def test_a_value_on_a_bound_belongs_to_that_bound_and_what_is_above_all_to_the_last(namespace: Namespace):
+    namespace.session("a")
+    tally = Tally()
+    for waited in (0.0, 0.005, 0.0051, 1800.0, 1e6):
+        tally.granted(("app",), waited)
+    tell(namespace, "a", tally)
+    counts = dict(namespace.store.totals().limits[0].wait.buckets)
+    assert {bound: count for bound, count in counts.items() if count} == {0.005: 2, 0.01: 1, 1800.0: 1, BUCKETS[-1]: 1}
+
+
+def test_permits_of_a_session_whose_lease_ran_out_are_counted_as_reclaimed(namespace: Namespace):
+    namespace.set("app", 5)
+    session = namespace.session("a")
+    session.ask("app")
+    session.ask("app")
+    namespace.elapse(20)
+    assert namespace.store.totals().reclaims == 2
+    namespace.session("b").ask("app")
+    namespace.store.close_session("b")
+    assert namespace.store.totals().reclaims == 2
+
+
+def test_what_has_ended_is_kept_as_samples_with_the_time_of_its_end(namespace: Namespace):
+    namespace.session("a")
+    tally = Tally()
+    tally.released(("app",), 990.0, 1.5, 0.25)
+    tally.released(("app",), 998.0, 0.0, 2.0)
+    tell(namespace, "a", tally)
+    at = namespace.store.status().at
+    first, second = namespace.store.history("app", 60)
+    assert (first.waited, first.held, first.weight) == (1.5, 0.25, 1.0)
+    assert first.ended == pytest.approx(at - 10, abs=3)
+    assert (second.waited, second.held) == (0.0, 2.0)
+    assert second.ended == pytest.approx(at - 2, abs=3)
+    assert namespace.store.history("queue:other", 60) == ()
+    assert namespace.store.status("app")["app"].per_minute == 2
+
+
+def test_of_many_ends_some_are_kept_and_stand_for_all(namespace: Namespace):
+    namespace.session("a")
+    tally = Tally()
+    for number in range(1000):
+        tally.released(("app",), 999.0, 0.0, number / 1000)
+    tell(namespace, "a", tally)
+    history = namespace.store.history("app", 60)
+    assert len(history) == MOST_SAMPLES
+    assert sum(sample.weight for sample in history) == pytest.approx(1000)
+    assert sum(sample.held for sample in history) / MOST_SAMPLES == pytest.approx(0.5, abs=0.2)
+    assert namespace.store.status("app")["app"].per_minute == 1000
+
+
+def test_recent_is_bounded_and_leaves_by_itself(namespace: Namespace):
+    namespace.session("a")
+    tally = Tally()
+    tally.released(("app",), 999.0, 0.0, 1.0)
+    tell(namespace, "a", tally)
+    assert 0 < namespace.raw.ttl(namespace.keys.key("recent")) <= 15 * 60
+    with namespace.raw.pipeline() as pipe:
+        for _ in range(6000):
+            pipe.xadd(namespace.keys.key("recent"), {"limits": "{}"})
+        pipe.execute()
+    tally.released(("app",), 999.0, 0.0, 1.0)
+    tell(namespace, "a", tally)
+    assert namespace.raw.xlen(namespace.keys.key("recent")) < 5500
+    assert len(namespace.store.history("app", 60)) == 1  # the older ones made room
+
+
+def test_what_workers_hold_behind_the_line_is_summed_over_sessions_and_goes_with_them(namespace: Namespace):
+    namespace.set("app", 1)
+    namespace.session("a")
+    namespace.session("b")
+    tell(namespace, "a", Tally(), {"app": 3})
+    tell(namespace, "b", Tally(), {"app": 4})
+    assert namespace.store.status("app")["app"].parked == 7
+    namespace.store.close_session("a")
+    assert namespace.store.status("app")["app"].parked == 4
+
+
+def test_nothing_is_told_where_nothing_has_changed(namespace: Namespace):
+    tally = Tally()
+    assert tally.collect(1.0, {}) is None
+    tally.collect(1.0, {"app": 1})
+    tally.told(arrived=True)
+    assert tally.collect(1.0, {"app": 1}) is None
+    assert tally.collect(1.0, {}) is not None
+
+
+def test_what_may_not_have_arrived_is_told_again_with_what_came_after(namespace: Namespace):
+    namespace.session("a")
+    tally = Tally()
+    tally.granted(("app",), 0.1)
+    assert tally.collect(1.0, {"app": 1}) is not None
+    tally.told(arrived=False)
+    tally.granted(("app",), 0.1)
+    tell(namespace, "a", tally, {"app": 1})
+    assert namespace.store.totals().limits[0].grants == 2
+    assert namespace.store.status("app")["app"].parked == 1
+
+
+def test_a_tally_that_nobody_collects_adds_up_what_it_keeps(namespace: Namespace):
+    tally = Tally()
+    for _ in range(25_000):
+        tally.released(("app",), 1.0, 0.0, 0.1)
+    assert len(tally._events) <= 10_001
+    namespace.session("a")
+    tell(namespace, "a", tally)
+    assert namespace.store.status("app")["app"].per_minute == 25_000

@@ -1,0 +1,120 @@
+"""holders.lua, waiting.lua and find.lua: who runs, who waits, and where a task is."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_gconc.wire import Ask, Held
+
+from .namespace import Namespace
+
+
+def test_holders_are_named_with_their_worker_task_and_time_the_longest_first(namespace: Namespace):
+    namespace.set("app", 5)
+    one, other = namespace.session("a"), namespace.session("b")
+    one.ask("app")
+    other.sync(held=[Held(7, ("app", "queue:q"), "id-7", "proj.long", fence=1, age=60.0)], full=True)
+    at = namespace.store.status().at
+    longest, newest = namespace.store.holders("app", 10)
+    assert (longest.session, longest.node, longest.task_id, longest.task) == ("b", "node-b", "id-7", "proj.long")
+    assert longest.limits == ("app", "queue:q")
+    assert longest.since == pytest.approx(at - 60, abs=5)
+    assert (newest.session, newest.task_id, newest.limits) == ("a", "id-1", ("app",))
+    assert newest.since == pytest.approx(at, abs=5)
+    assert namespace.store.holders("app", 1) == (longest,)
+
+
+def test_a_permit_that_passed_on_is_held_since_its_task_has_it(namespace: Namespace):
+    namespace.set("app", 5)
+    session = namespace.session("a")
+    number = session.ask("app")
+    session.sync(held=[Held(number, ("app",), "next", "proj.task", fence=1, age=0.0)], full=True)
+    first = namespace.store.holders("app", 1)[0].since
+    session.sync(held=[Held(number, ("app",), "next but one", "proj.task", fence=1, age=30.0)], full=True)
+    holding = namespace.store.holders("app", 1)[0]
+    assert holding.task_id == "next but one"
+    assert holding.since == pytest.approx(first - 30, abs=5)
+
+
+def test_an_idle_permit_has_no_holder(namespace: Namespace):
+    namespace.set("app", 5)
+    session = namespace.session("a")
+    number = session.ask("app")
+    session.sync(held=[Held(number, ("app",), idle=True, fence=1)], full=True)
+    assert namespace.store.holders("app", 10) == ()
+
+
+def test_waiters_are_named_in_the_order_of_their_line(namespace: Namespace):
+    namespace.set("app", 1)
+    one, other = namespace.session("a"), namespace.session("b")
+    one.ask("app")
+    other.ask("app", age=2.0)
+    one.ask("app", age=9.0)
+    first, second = namespace.store.waiting("app", 10)
+    assert (first.place, first.session, first.node, first.task_id) == (1, "a", "node-a", "id-2")
+    assert (second.place, second.session, second.node, second.task_id) == (2, "b", "node-b", "id-1")
+    assert first.waited == pytest.approx(9, abs=2)
+    assert second.waited == pytest.approx(2, abs=2)
+    assert first.limits == ("app",)
+    assert [waiter.task_id for waiter in namespace.store.waiting("app", 1)] == ["id-2"]
+    assert namespace.store.status("app")["app"].longest_wait == pytest.approx(9, abs=2)
+
+
+def test_nobody_waits_and_nobody_holds_in_an_unknown_limit(namespace: Namespace):
+    assert namespace.store.holders("queue:none", 10) == ()
+    assert namespace.store.waiting("queue:none", 10) == ()
+    assert namespace.store.status("queue:none")["queue:none"].longest_wait is None
+
+
+def test_a_waiter_is_found_with_its_line_place_and_the_limits_that_are_full(namespace: Namespace):
+    namespace.set("app", 1)
+    namespace.set("queue:q", 5)
+    holder, session = namespace.session("a"), namespace.session("b", slots=4)
+    holder.ask("app")
+    holder.ask("app")
+    session.ask("app", "queue:q")
+    found = [item for item in namespace.store.find("id-1") if item.session == "b"]
+    assert len(found) == 1
+    assert found[0].is_waiting
+    assert (found[0].line, found[0].place, found[0].full) == ("app", 2, ("app",))
+    assert (found[0].limits, found[0].room, found[0].node) == (("app", "queue:q"), 4, "node-b")
+    assert found[0].task == "proj.task"
+
+
+def test_a_waiter_without_room_has_no_full_limit(namespace: Namespace):
+    namespace.set("app", 5)
+    session = namespace.session("a", slots=0)
+    session.ask("app")
+    (found,) = namespace.store.find("id-1")
+    assert (found.is_waiting, found.full, found.room) == (True, (), 0)
+
+
+def test_a_holder_is_found_and_stands_in_no_line(namespace: Namespace):
+    namespace.set("app", 5)
+    namespace.session("a").ask("app")
+    (found,) = namespace.store.find("id-1")
+    assert (found.is_waiting, found.line, found.place, found.full) == (False, None, None, ())
+    assert 0 <= found.seconds < 5
+
+
+def test_a_task_that_was_delivered_twice_is_found_twice(namespace: Namespace):
+    namespace.set("app", 5)
+    namespace.session("a").ask("app")
+    namespace.session("b").ask("app")
+    assert sorted(found.session for found in namespace.store.find("id-1")) == ["a", "b"]
+
+
+def test_one_of_thousands_is_found_and_an_unknown_one_is_not(namespace: Namespace):
+    namespace.set("app", 0)
+    session = namespace.session("a")
+    asks = [Ask(number, ("app",), 10 - number / 1000, f"task-{number}", "proj.task") for number in range(1, 3001)]
+    session.sync(asks=asks)
+    (found,) = namespace.store.find("task-2345")
+    assert found.place == 2345
+    assert namespace.store.find("task-9999") == ()
+
+
+def test_an_id_longer_than_what_redis_keeps_is_found_by_what_it_keeps(namespace: Namespace):
+    namespace.set("app", 5)
+    namespace.session("a").sync(asks=[Ask(1, ("app",), 0.0, "x" * 5000, "proj.task")])
+    assert len(namespace.store.find("x" * 5000)) == 1
