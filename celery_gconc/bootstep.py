@@ -22,11 +22,12 @@ from celery.signals import task_received
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 
+from .clock import now
 from .deadlocks import DeadlockWatch
 from .errors import LimitError, SettingError
 from .gate import Gate
 from .intake import Intake
-from .ledger import Ledger, now
+from .ledger import Ledger
 from .limits import Limits, TaskOption, candidates
 from .link import Link
 from .lookout import Lookout

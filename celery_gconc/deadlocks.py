@@ -14,7 +14,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from .ledger import now
+from .clock import now
 from .run import Run
 from .status import Holding
 from .store import Store

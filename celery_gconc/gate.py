@@ -21,7 +21,8 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from .ledger import Ledger, now
+from .clock import now
+from .ledger import Ledger
 from .limits import Limits
 from .run import Run
 

@@ -9,13 +9,15 @@ gate takes and returns permits, the link carries the differences away and brings
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from .clock import now
 from .limits import Limits
+from .outbox import Outbox
+from .permit import Permit
 from .wire import Ask, Grant, Held, Notice, Sync, Synced
 
 #: How long, in seconds, a permit is kept with no task for it (never while another session waits for it).
@@ -33,16 +35,6 @@ MANY_ASKED = 4
 
 #: Most places that a session takes in one line.
 MOST_ASKED = 32
-
-#: How many tasks may use one grant, one after another: each has a fencing number of its own, so many above the grant's.
-STEPS = 1 << 16
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def now() -> float:
-    """Seconds on a clock that goes on while the machine sleeps (where there is one), and never steps."""
-    return time.clock_gettime(_CLOCK)
 
 
 class Holder(Protocol):
@@ -64,34 +56,6 @@ class Holder(Protocol):
     @property
     def task(self) -> str:
         """The name of its task."""
-
-
-@dataclass(slots=True, eq=False)
-class Permit:
-    """The right of one task to run under all of ``limits``; named by session and ``number``."""
-
-    number: int
-    limits: Limits
-    #: Granted and not used yet: it may be used even where others wait, for that is what it was granted for.
-    new: bool = False
-    #: Since when it has no task, by :func:`now`.
-    idle_since: float = 0.0
-    #: The fencing number of its grant, 0 if there was none: it covers a task that ran before its limit began.
-    fence: int = 0
-    #: How many tasks have used it before.
-    step: int = 0
-    #: When it was granted, by Redis' clock: Unix time in seconds.
-    granted_at: float = 0.0
-
-    @property
-    def fencing_number(self) -> int:
-        """A number above that of every permit that was granted before this one, by Redis or in this session."""
-        return self.fence * STEPS + self.step
-
-    @property
-    def may_pass_on(self) -> bool:
-        """Whether it has a fencing number for one more task."""
-        return self.fence > 0 and self.step + 1 < STEPS
 
 
 R = TypeVar("R", bound=Holder)
@@ -137,28 +101,20 @@ class Ledger(Generic[R]):
         #: For how many seconds before the lease's end nothing is started any more.
         self._margin = margin
         self._lines: dict[Limits, _Line[R]] = {}
-        self._numbers = 0
+        self._outbox: Outbox[R] = Outbox()
         self._granted = 0
         #: Limits that others wait for, and how many of our requests stand at the head of the line: for those a
         #: permit may be used again, for it would come back to us.
         self._contended: dict[str, int] = {}
-        self._ended: list[int] = []
-        self._unasked: dict[int, tuple[Limits, R]] = {}
-        #: What was asked for by number, until it is granted, or Redis has been told that it is withdrawn.
-        self._asked_for: dict[int, Limits] = {}
-        self._unstated: list[R] = []
         self._covering: dict[Limits, Limits] = {}
         self._uncovered: list[R] = []
         self._offered = False
         #: Room that Redis still believes this session to have.
         self._believed_room = 0
-        #: When there will be something to tell Redis, by :func:`now`; None = nothing.
-        self.due_at: float | None = None
         self._watches_idle = False
         self._is_finishing = False
         #: Whether the last sync was answered.
         self._is_trusted = False
-        self._needs_statement = True
         self._lease_ends = 0.0
         self._reuse_ends = 0.0
 
@@ -303,7 +259,7 @@ class Ledger(Generic[R]):
                 if line.waiting:
                     return  # its slot and its permit go to the next of the line
             else:
-                self._end_locked(permit.number)
+                self._outbox.end(permit.number)
             if self.waiting_count:
                 self._look_locked()
             if self.due_at is not None:
@@ -332,11 +288,16 @@ class Ledger(Generic[R]):
                 self.waiting_count -= len(line.waiting)
                 line.waiting.clear()
                 for permit in line.spare:
-                    self._end_locked(permit.number)
+                    self._outbox.end(permit.number)
                 line.spare.clear()
                 self._ask_locked(limits)
                 self._forget_locked(limits)
             self._wake_locked()
+
+    @property
+    def due_at(self) -> float | None:
+        """When there will be something to tell Redis, by :func:`~celery_gconc.clock.now`; None = nothing."""
+        return self._outbox.due_at
 
     # -- The link's side ---------------------------------------------------------------------------------
 
@@ -352,7 +313,7 @@ class Ledger(Generic[R]):
                         soonest = left if soonest is None else min(soonest, left)
                     else:
                         line.spare.remove(permit)
-                        self._end_locked(permit.number, LAZY_SECONDS)
+                        self._outbox.end(permit.number, LAZY_SECONDS)
                         self._ask_locked(limits)
                 self._forget_locked(limits)
             self._watches_idle = soonest is not None
@@ -361,13 +322,12 @@ class Ledger(Generic[R]):
     def collect(self, epoch: str, number: int, *, confirmed: int, full: bool) -> Sync:
         """What to tell Redis now. Whatever it says is taken as told: after a failure call :meth:`untold`."""
         with self.lock:
-            full = full or self._needs_statement
+            full = full or self._outbox.needs_statement
             self._adopt_locked()
             self._believed_room = max(self._room_locked(), 0)
             self._told_before_sync = self._told_version
-            held = self._held_locked() if full else [_statement(r.permit, r) for r in self._unstated if r.permit]
-            asks = self._asks_locked() if full else self._new_asks_locked()
-            sync = Sync(
+            news = self._outbox.take()
+            return Sync(
                 session=self.session,
                 epoch=epoch,
                 number=number,
@@ -375,27 +335,19 @@ class Ledger(Generic[R]):
                 granted=self._granted,
                 room=self._believed_room,
                 version=self.version,
-                ended=() if full else tuple(self._ended),
-                asks=asks,
-                held=held,
+                ended=() if full else news.ended,
+                asks=self._asks_locked() if full else _asks(news.asks),
+                held=self._held_locked() if full else [_statement(r.permit, r) for r in news.unstated if r.permit],
                 interests=sorted(self._interests_locked()),
                 full=full,
             )
-            for withdrawn in self._ended:
-                self._asked_for.pop(withdrawn, None)
-            self._ended.clear()
-            self._unasked.clear()
-            self._unstated.clear()
-            self.due_at = None
-            self._needs_statement = False
-            return sync
 
     def untold(self) -> None:
         """The last sync may not have arrived: the next one states everything."""
         with self.lock:
-            self._needs_statement = True
+            self._outbox.needs_statement = True
             self._is_trusted = False
-            self._due_locked()
+            self._outbox.due()
 
     def opened(self, session: str, table: Mapping[str, int], version: int, lease_ends: float) -> None:
         """A session was opened, with what :meth:`holdings` gave as its first grant.
@@ -408,8 +360,8 @@ class Ledger(Generic[R]):
             self._contended = {}
             self._offered = False
             self._lease_ends, self._reuse_ends = lease_ends, 0.0
-            self._needs_statement = True
-            self._due_locked()
+            self._outbox.needs_statement = True
+            self._outbox.due()
             self._set_table_locked(table, version)
             self._believed_room = 0
             for limits in [key for key, line in self._lines.items() if line.waiting]:
@@ -422,11 +374,8 @@ class Ledger(Generic[R]):
                 line.spare.clear()
                 line.asked.clear()
                 self._forget_locked(limits)
-            self._unasked.clear()
-            self._asked_for.clear()
-            self._ended.clear()
             self._adopt_locked()
-            self._unstated.clear()
+            self._outbox.forget()
             return self._held_locked(), self.version
 
     def apply(self, reply: Synced, lease_ends: float, reuse_ends: float) -> bool:
@@ -454,17 +403,17 @@ class Ledger(Generic[R]):
             if numbers and (
                 numbers[0] > self._granted + 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers)))
             ):
-                self._due_locked()  # one was lost on the way (or made up): the answer to a sync brings all
+                self._outbox.due()  # one was lost on the way (or made up): the answer to a sync brings all
             else:
                 self._grant_locked(notice.grants)
             self._contended.update(notice.contended)
             self._recall_locked()
             self._offered = self._offered or notice.offer
             if notice.offer and self._room_locked() > 0:
-                self._due_locked()
+                self._outbox.due()
             if notice.version is not None and notice.version != self.version:
                 self._told_version = notice.version
-                self._due_locked()
+                self._outbox.due()
 
     def covering(self, names: Limits) -> Limits:
         """Those of the names that are limits now."""
@@ -549,7 +498,7 @@ class Ledger(Generic[R]):
             # What was asked for this request is no longer needed, and the next one has an age of its own. Its task goes
             # to the pool first.
             if line.asked:
-                self._withdraw_locked(line.asked.popleft(), delay=LAZY_SECONDS)
+                self._outbox.withdraw(line.asked.popleft(), delay=LAZY_SECONDS)
         permit.new = False
         request.permit = permit
         self.running[request] = None
@@ -560,14 +509,14 @@ class Ledger(Generic[R]):
             if line.spare and not self._is_reusable_locked(limits):
                 for permit in [p for p in line.spare if not p.new]:
                     line.spare.remove(permit)
-                    self._end_locked(permit.number)
+                    self._outbox.end(permit.number)
 
     def _return_new_locked(self) -> None:
         """Give back grants that find no slot. Asked for again when there is one, their age keeps their place."""
         for limits, line in self._lines.items():
             for permit in [p for p in line.spare if p.new]:
                 line.spare.remove(permit)
-                self._end_locked(permit.number)
+                self._outbox.end(permit.number)
             self._ask_locked(limits)
 
     def _interests_locked(self) -> set[str]:
@@ -593,7 +542,7 @@ class Ledger(Generic[R]):
         for limits in [key for key, line in self._lines.items() if line.waiting]:
             self._ask_locked(limits)
         if room > self._believed_room and any(x.asked for x in self._lines.values()):
-            self._due_locked()
+            self._outbox.due()
 
     def _left_locked(self, limits: Limits) -> int:
         """How many more could run here under these limits, if nothing else ran under them anywhere."""
@@ -621,27 +570,9 @@ class Ledger(Generic[R]):
         else:
             delay = SOON_SECONDS if is_contended or line.asked else 0.0
         while len(line.asked) < wanted:
-            self._numbers += 1
-            self._unasked[self._numbers] = (limits, line.waiting[len(line.asked)])
-            self._asked_for[self._numbers] = limits
-            line.asked.append(self._numbers)
-            self._due_locked(delay)
+            line.asked.append(self._outbox.ask(limits, line.waiting[len(line.asked)], delay))
         while len(line.asked) > max(wanted, 0):
-            self._withdraw_locked(line.asked.pop())
-
-    def _withdraw_locked(self, number: int, delay: float = 0.0) -> None:
-        if self._unasked.pop(number, None) is None:
-            self._end_locked(number, delay)
-        else:
-            del self._asked_for[number]
-
-    def _end_locked(self, number: int, delay: float = 0.0) -> None:
-        self._ended.append(number)
-        self._due_locked(delay)
-
-    def _due_locked(self, delay: float = 0.0) -> None:
-        at = now() + delay if delay else 0.0
-        self.due_at = at if self.due_at is None else min(self.due_at, at)
+            self._outbox.withdraw(line.asked.pop())
 
     def _wake_locked(self) -> None:
         """Have the link look: something is due, or a permit has begun to be idle and must be watched."""
@@ -657,24 +588,23 @@ class Ledger(Generic[R]):
                 continue
             self._granted = grant.grant
             self._believed_room -= 1
-            limits = self._asked_for.pop(grant.number, None)
+            limits = self._outbox.granted(grant.number)
             line = self._lines.get(limits) if limits is not None else None
             if line is not None and self._answer_locked(line, grant.number):
                 line.spare.append(
                     Permit(grant.number, line.limits, True, idle_since=now(), fence=grant.fence, granted_at=grant.at)
                 )
             else:
-                self._end_locked(grant.number)  # asked for and withdrawn since
+                self._outbox.end(grant.number)  # asked for and withdrawn since
 
     def _answer_locked(self, line: _Line[R], number: int) -> bool:
         """Whether a grant is of use: it answers one of our asks, or one whose withdrawal Redis hasn't heard of."""
         if number in line.asked:
             line.asked.remove(number)
-            self._unasked.pop(number, None)
+            self._outbox.answered(number)
             return True
-        if number in self._ended and line.asked:
-            self._ended.remove(number)
-            self._withdraw_locked(line.asked.popleft())
+        if line.asked and self._outbox.take_back(number):
+            self._outbox.withdraw(line.asked.popleft())
             return True
         return False
 
@@ -686,7 +616,7 @@ class Ledger(Generic[R]):
         self.table = dict(table)
         self.version = self._told_version = version
         self._covering = {}
-        self._due_locked()
+        self._outbox.due()
         for request in self.running:
             request.limits = self.covering(request.names)
         moved: list[R] = []
@@ -713,11 +643,10 @@ class Ledger(Generic[R]):
             if not request.limits or (permit is not None and permit.limits == request.limits):
                 continue  # covered by none (any more: then what it holds ends with it), or by just these
             if permit is None:
-                self._numbers += 1
-                request.permit = Permit(self._numbers, request.limits)
+                request.permit = Permit(self._outbox.new_number(), request.limits)
             else:
                 permit.limits = request.limits
-            self._unstated.append(request)
+            self._outbox.state(request)
 
     def _held_locked(self) -> list[Held]:
         held = [_statement(r.permit, r) for r in self.running if r.permit is not None]
@@ -734,12 +663,12 @@ class Ledger(Generic[R]):
                 asks.append(Ask(number, limits, moment - request.arrived, request.task_id, request.task))
         return asks
 
-    def _new_asks_locked(self) -> list[Ask]:
-        moment = now()
-        return [
-            Ask(number, limits, moment - request.arrived, request.task_id, request.task)
-            for number, (limits, request) in self._unasked.items()
-        ]
+
+def _asks(asks: Iterable[tuple[int, Limits, Holder]]) -> list[Ask]:
+    moment = now()
+    return [
+        Ask(number, limits, moment - request.arrived, request.task_id, request.task) for number, limits, request in asks
+    ]
 
 
 def _statement(permit: Permit, request: Holder | None = None) -> Held:

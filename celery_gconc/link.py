@@ -24,8 +24,9 @@ from celery.utils.log import get_logger
 from redis.client import PubSub
 
 from .children import PIPES_SECONDS, Children, Pipes
+from .clock import now
 from .errors import SessionRefused, StoreUnavailable
-from .ledger import Ledger, now
+from .ledger import Ledger
 from .settings import Settings
 from .store import MOST_NOTICES, Store
 from .tally import Tally

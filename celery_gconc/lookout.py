@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from celery.utils.log import get_logger
 
-from .ledger import now
+from .clock import now
 
 logger = get_logger(__name__)
 

@@ -13,7 +13,7 @@ from celery.utils.dispatch import Signal
 from celery.utils.log import get_logger
 
 from . import signals
-from .ledger import now
+from .clock import now
 from .limits import Limits
 from .run import Run
 from .tally import Tally

@@ -11,9 +11,9 @@ from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.concurrency.base import BasePool
 from celery.concurrency.thread import ApplyResult as ThreadResult  # type: ignore[attr-defined]
 
-from .ledger import Permit, now
+from .clock import now
 from .limits import Limits
-from .permit import PERMIT_KEY, TaskPermit
+from .permit import PERMIT_KEY, Permit, TaskPermit
 
 #: Errors that a pool reports while the child that ran the task may still live (billiard runs the callbacks of a
 #: hard time limit, and Celery those of a terminate, before the kill): the permit is free when the child is gone.

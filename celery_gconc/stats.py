@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime, timezone
 
-from .ledger import now
+from .clock import now
 from .status import LimitStatus, Status
 from .store import Store
 

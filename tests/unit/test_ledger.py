@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from celery_gconc.ledger import STEPS, Ledger, Permit, now
+from celery_gconc.clock import now
+from celery_gconc.ledger import Ledger
+from celery_gconc.permit import STEPS, Permit
 from celery_gconc.wire import Grant, Notice, Synced
 
 EMAILS = ("queue:emails",)

@@ -1,0 +1,12 @@
+"""The worker's own clock, by which leases and waits are measured."""
+
+from __future__ import annotations
+
+import time
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps (where there is one), and never steps."""
+    return time.clock_gettime(_CLOCK)
