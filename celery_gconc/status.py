@@ -66,7 +66,7 @@ class LimitStatus:
     settling: bool = False
     #: How many more tasks workers hold behind those in line, as they told with their last heartbeats.
     parked: int = 0
-    #: For how many seconds the first in line has waited; None where nobody does.
+    #: The longest that one of the first in line has waited, in seconds; None where nobody does.
     longest_wait: float | None = None
     #: How many tasks have ended under it in the last minute, as workers told with their heartbeats.
     per_minute: int = 0

@@ -394,11 +394,18 @@ local function serve_all()
   end
 end
 
--- A request for a permit: granted at once where every limit has a place, else it stands in line.
--- age: us since it reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
-local function ask(id, limits, age, task, name)
+-- age: us since a request reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
+local function arrival_of(age)
   local arrival = int(math.max(clock * 1000 + time[2] % 1000 - math.max(age, 0), 0))
-  local record = { l = limits, a = string.rep('0', 16 - #arrival) .. arrival, g = 0, k = 0, t = task, n = name }
+  return string.rep('0', 16 - #arrival) .. arrival
+end
+
+-- For how long the task of a waiter has waited (ms). Its place may be an earlier one's of its session.
+local function waited(record) return math.max(clock - tonumber(record.w or record.a) / 1000, 0) end
+
+-- A request for a permit: granted at once where every limit has a place, else it stands in line.
+local function ask(id, limits, age, task, name)
+  local record = { l = limits, a = arrival_of(age), g = 0, k = 0, t = task, n = name }
   call('ZADD', ROLL, 0, roll_member(id, 0))
   local place = place_of(id, record)
   local full = blocking(record, place)

@@ -20,7 +20,7 @@ for i = 1, #pairs_, 2 do
       waits = record.g == 0, room = room(sid), full = {},
     }
     if item.waits then
-      item.span = math.max(clock - tonumber(record.a) / 1000, 0)
+      item.span = waited(record)
       item.line = record.at
       item.place = call('ZLEXCOUNT', WAITERS, first(record.at), '(' .. record.at .. US .. place) + 1
       for _, limit in ipairs(record.l) do

@@ -3,8 +3,8 @@
 -- Guarantee: one instant. Dead sessions are reclaimed first, so what they held isn't shown.
 -- ARGV[2] limit (or null: all that are set at run time, configured by a live session, or limited)
 -- Reply   {status: "ok", now (wall time, ms), version, live, limits: [{limit, max (-1 unlimited), paused,
---          configured (null), override (null), held, idle, waiting, parked, longest (ms that the first in line has
---          waited; absent), ended (tasks in the last minute), settling}...],
+--          configured (null), override (null), held, idle, waiting, parked, longest (ms that any of the first in
+--          line has waited; absent where nobody waits), ended (tasks in the last minute), settling}...],
 --          sessions: [{session, lease (ms left), info, config, permits, waiting, room}...]}
 -- Cost    O(limits + sessions + holders + waiters, and heartbeats of the last minute in which tasks ended)
 expect({ limit = function(it) return it == cjson.null or limit_name(it) end })
@@ -54,10 +54,14 @@ for _, entry in ipairs(call('XRANGE', RECENT, int(now - 60000), '+')) do
   for limit, told in pairs(cjson.decode(entry[2][2])) do ended[limit] = (ended[limit] or 0) + told.ended end
 end
 
+local FIRST = 32 -- how many of a line are looked at for the longest wait
 local function longest(limit)
-  local head = call('ZRANGEBYLEX', WAITERS, first(limit), last(limit), 'LIMIT', 0, 1)[1]
-  local arrival = head and tonumber(string.match(string.sub(head, #limit + 2), '^(%d+)'))
-  return arrival and math.max(clock - arrival / 1000, 0)
+  local most = nil
+  for _, member in ipairs(call('ZRANGEBYLEX', WAITERS, first(limit), last(limit), 'LIMIT', 0, FIRST)) do
+    local record = load(string.match(string.sub(member, #limit + 2), US .. '(.*)$'))
+    if record then most = math.max(most or 0, waited(record)) end
+  end
+  return most
 end
 
 local limits = {}

@@ -86,7 +86,12 @@ for _, item in ipairs(asked.asks) do
     serve_all()
     record = nil
   end
-  if not record then ask(id, item[3], item[2], item[4], item[5]) end
+  if not record then
+    ask(id, item[3], item[2], item[4], item[5])
+  elseif record.g == 0 and record.t ~= item[4] then -- another of its requests is at this place of its line by now
+    record.t, record.n, record.w = item[4], item[5], arrival_of(item[2])
+    save(id, record)
+  end
   for _, limit in ipairs(item[3]) do interests[limit] = true end
 end
 finish()

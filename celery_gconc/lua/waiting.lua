@@ -1,6 +1,7 @@
 -- Which tasks stand in a limit's line, in order.
 --
 -- Guarantee: one instant; dead sessions are reclaimed first. A request stands in the line of one full limit at a time.
+--         Which of its own requests stands at which of its places, a session tells with its heartbeats.
 -- ARGV[2] limit; most: how many at most
 -- Reply   {status: "ok", waiting: [{session, node, id, task, place, waited (ms), limits}...]}
 -- Cost    O(log(waiters) + most)
@@ -15,7 +16,7 @@ for place, member in ipairs(line) do
   if record then
     table.insert(waiting, {
       session = owner(id), node = node_of(owner(id)), id = record.t or '', task = record.n or '', place = place,
-      waited = math.max(clock - tonumber(record.a) / 1000, 0), limits = record.l,
+      waited = waited(record), limits = record.l,
     })
   end
 end

@@ -118,3 +118,18 @@ def test_an_id_longer_than_what_redis_keeps_is_found_by_what_it_keeps(namespace:
     namespace.set("app", 5)
     namespace.session("a").sync(asks=[Ask(1, ("app",), 0.0, "x" * 5000, "proj.task")])
     assert len(namespace.store.find("x" * 5000)) == 1
+
+
+def test_a_place_that_another_task_of_its_session_has_taken_over_names_that_one(namespace: Namespace):
+    namespace.set("app", 1)
+    namespace.session("b").ask("app")
+    session = namespace.session("a")
+    number = session.ask("app", age=50.0)
+    session.asked[number] = Ask(number, ("app",), 2.0, "another", "proj.other")
+    session.state()
+    (waiter,) = namespace.store.waiting("app", 10)
+    assert (waiter.task_id, waiter.task, waiter.place) == ("another", "proj.other", 1)
+    assert waiter.waited == pytest.approx(2, abs=2)
+    assert namespace.store.status("app")["app"].longest_wait == pytest.approx(2, abs=2)
+    assert namespace.store.find("another")[0].seconds == pytest.approx(2, abs=2)
+    assert namespace.store.find(f"id-{number}")[0].session == "b"
