@@ -1,0 +1,34 @@
+"""``celery -A <app> gconc ...``: what operators ask and change at a shell, with no worker needed.
+
+Every ``celery`` command imports this package (entry point group ``celery.commands``), so what only some commands need
+is imported by those.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from celery.bin.base import handle_preload_options
+from click_didyoumean import DYMGroup  # type: ignore[import-untyped]
+
+from .changes import get, pause, reset, resume, set_
+from .diagnosis import doctor, explain, exporter, repair, simulate
+from .state import holders, status, waiting
+from .top import top
+
+
+@click.group(cls=DYMGroup)
+@click.pass_context
+@handle_preload_options
+def gconc(ctx: click.Context, **kwargs: Any) -> None:  # celery 5.4-5.6: kwargs are the app's own preload options
+    """Global concurrency limits: see them, change them, ask why.
+
+    A LIMIT is queue:NAME, task:NAME, pool:NAME or app; a bare NAME is a queue.
+    """
+
+
+for command in (status, top, holders, waiting, explain, set_, get, reset, pause, resume):
+    gconc.add_command(command)
+for command in (simulate, doctor, repair, exporter):
+    gconc.add_command(command)

@@ -1,0 +1,167 @@
+"""The commands that change a limit, and ``get``: each says what was, what is, for how long, and what it means now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any
+
+import click
+from celery import Celery
+
+from celery_gconc.errors import LimitError, StoreUnavailable
+from celery_gconc.limits import Limits, TaskOption
+from celery_gconc.status import Change, LimitStatus
+from celery_gconc.wording import span
+
+from .arguments import LIMIT, MAX, SPAN
+from .rows import moment, pause_note
+from .terminal import Command, Terminal, pass_terminal
+
+_for = click.option(
+    "--for", "duration", type=SPAN, metavar="SPAN",
+    help="End it by itself after that time: 2h, 30m, 1d12h.",
+)  # fmt: skip
+_reason = click.option("--reason", metavar="TEXT", help="Why; shown by status.")
+_limit = click.argument("limit", type=LIMIT)
+
+
+# (so that `set emails -1` is a bad max, not an unknown option)
+@click.command("set", cls=Command, context_settings={"ignore_unknown_options": True})
+@_limit
+@click.argument("max", type=MAX)
+@_for
+@_reason
+@pass_terminal
+def set_(terminal: Terminal, limit: str, max: int | str, duration: float | None, reason: str | None) -> None:
+    """Let at most MAX tasks of LIMIT run at once; MAX may be 'unlimited'.
+
+    It holds for all workers until it is set again or reset. Raised, waiting tasks start at once. Lowered, those that
+    run go on, and no other starts until enough of them have ended.
+    """
+    _make(terminal, limit, lambda: terminal.operations.set(limit, max, duration=duration, reason=reason))
+
+
+@click.command(cls=Command)
+@_limit
+@pass_terminal
+def reset(terminal: Terminal, limit: str) -> None:
+    """Forget what was set for LIMIT: the configured value holds again.
+
+    A pause stays.
+    """
+    _make(terminal, limit, lambda: terminal.operations.reset(limit))
+
+
+@click.command(cls=Command)
+@_limit
+@_for
+@_reason
+@pass_terminal
+def pause(terminal: Terminal, limit: str, duration: float | None, reason: str | None) -> None:
+    """Start no more tasks of LIMIT; those that run go on."""
+    _make(terminal, limit, lambda: terminal.operations.pause(limit, duration=duration, reason=reason))
+
+
+@click.command(cls=Command)
+@_limit
+@pass_terminal
+def resume(terminal: Terminal, limit: str) -> None:
+    """End a pause of LIMIT: the value from before holds, or what was set since."""
+    _make(terminal, limit, lambda: terminal.operations.resume(limit))
+
+
+@click.command(cls=Command)
+@_limit
+@pass_terminal
+def get(terminal: Terminal, limit: str) -> None:
+    """Show the max of LIMIT alone: a number, or 'unlimited'.
+
+    A pause doesn't change it: a note on stderr tells of one.
+    """
+    name = terminal.operations.full_name(limit)
+    status = terminal.operations.status(limit)
+    found = status[name]
+    if terminal.is_json:
+        terminal.json(found)
+        return
+    click.echo("unlimited" if found.max is None else found.max)
+    if found.paused:
+        terminal.note(pause_note(found, status.at))
+
+
+def _make(terminal: Terminal, limit: str, make: Callable[[], Change]) -> None:
+    """Make a change, and say what it did."""
+    try:
+        change = make()
+    except StoreUnavailable as exc:
+        raise StoreUnavailable(f"{exc}; nothing is known to have changed") from exc
+    if terminal.is_json:
+        terminal.json(change)
+    else:
+        terminal.line(str(change))
+    with suppress(StoreUnavailable):  # the change is made, and that is what was asked for
+        status = terminal.operations.status(limit)
+        found = status[change.limit]
+        if not terminal.is_json:
+            for text in consequences(change, found, status.at):
+                terminal.line(text)
+        if (doubt := covers_nothing(terminal.app, found)) is not None:
+            terminal.warn(doubt)
+
+
+def consequences(change: Change, limit: LimitStatus, now: float) -> Iterator[str]:
+    """Sentences on what a change means from now on: when it ends, and for the tasks that run and wait."""
+    if change.now.origin == "override" and limit.set_until is not None:
+        yield f"This value ends by itself {_end(limit.set_until, now)}."
+    if change.now.paused and limit.paused_until is not None:
+        yield f"The pause ends by itself {_end(limit.paused_until, now)}."
+    go_on = f"{limit.running} {'runs and goes' if limit.running == 1 else 'run and go'} on"
+    waiting = limit.waiting + limit.parked
+    waits = f"{waiting} {'waits' if waiting == 1 else 'wait'}"
+    if change.now.paused:
+        yield f"Paused: {go_on}, {waits}; no new one starts until it is resumed."
+    elif change.now.max is None:
+        yield f"Unlimited: {limit.running} run, {waits}."
+    elif change.now.max == 0:
+        yield f"{go_on}, {waits}; no new one starts."
+    elif limit.running > change.now.max:
+        yield f"{go_on}, {waits}; no new one starts until {limit.running - change.now.max + 1} have ended."
+    else:
+        yield f"{limit.running} of {change.now.max} run, {waits}."
+    if limit.settling and change.now.max is not None:
+        yield "It settles first: nothing starts until every worker has told what it runs."
+
+
+def covers_nothing(app: Celery, limit: LimitStatus) -> str | None:
+    """Why a limit may cover nothing: a misspelt name, as far as this app knows its queues and tasks. None: no doubt."""
+    if limit.max is None and not limit.paused:
+        return None
+    if limit.running or limit.waiting or limit.parked or limit.per_minute or limit.configured is not None:
+        return None
+    scope, _, name = limit.limit.partition(":")
+    if scope == "queue":
+        known = {*app.amqp.queues, *(task.queue for task in app.tasks.values() if getattr(task, "queue", None))}  # type: ignore[attr-defined]
+        what = f"this app declares no queue {name}"
+    elif scope == "task":
+        known, what = set(app.tasks), f"this app has no task {name}"
+    elif scope == "pool":
+        known = {join.partition(":")[2] for task in app.tasks.values() for join in _joined(task)}
+        what = f'no task of this app has global_concurrency="{limit.limit}"'
+    else:
+        return None
+    if name in known:
+        return None
+    close = get_close_matches(name, sorted(known), 1)
+    return f"{limit.limit} may cover nothing: {what}" + (f" (is {close[0]} meant?)" if close else "")
+
+
+def _joined(task: Any) -> Limits:
+    with suppress(LimitError):
+        return TaskOption.parse(task.name, getattr(task, "global_concurrency", None)).names
+    return ()
+
+
+def _end(until: float, now: float) -> str:
+    return f"at {moment(until, now)}, in {span(max(round(until - now), 0))}"

@@ -1,0 +1,226 @@
+"""The commands that say why, what is wrong and what would be: explain, doctor, repair, simulate, exporter."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from typing import Any
+
+import click
+
+from celery_gconc.errors import GlobalConcurrencyError
+from celery_gconc.status import as_json
+from celery_gconc.survey import ANSWER_SECONDS
+from celery_gconc.wording import span
+
+from .arguments import LIMIT, MAX
+from .terminal import EXIT_NO, Command, Terminal, pass_terminal
+
+#: The styles of a finding's severity.
+_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+class ExporterError(GlobalConcurrencyError):
+    """The exporter can't serve; the message says why and what to do."""
+
+
+def _timeout_option(function: Any) -> Any:
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0.1, max=60.0),
+        default=ANSWER_SECONDS,
+        show_default=True,
+        help="Seconds that workers have for their answers.",
+    )(function)
+
+
+@click.command(cls=Command)
+@click.argument("task_id")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME",
+    help="Look in this queue, too (those that the app, its limits and workers name are looked in anyway).",
+)
+@_timeout_option
+@pass_terminal
+def explain(terminal: Terminal, task_id: str, queues: tuple[str, ...], timeout: float) -> None:
+    """Say in a sentence why a task isn't running, or where it runs.
+
+    Asks the broker, all workers, Redis and the result backend. Exit code 1 where nobody knows the task.
+    """
+    from celery_gconc.explain import explain as explain_task
+
+    found = explain_task(terminal.operations, task_id, queues=queues, timeout=timeout)
+    if terminal.is_json:
+        terminal.json(found)
+    else:
+        terminal.line(f"{found.task or 'task'}[{found.task_id}]: {found.state}", "bold")
+        terminal.line(found.answer)
+        for detail in found.details:
+            terminal.line(f"  {detail}")
+    if found.state == "unknown":
+        click.get_current_context().exit(EXIT_NO)
+
+
+@click.command(cls=Command)
+@_timeout_option
+@pass_terminal
+def doctor(terminal: Terminal, timeout: float) -> None:
+    """Say what is wrong, or may go wrong, and what to do about it.
+
+    Exit code 1 where an error or a warning was found, 0 otherwise. Nothing is changed.
+    """
+    from celery_gconc.doctor import examine
+
+    findings = examine(terminal.operations, timeout)
+    if terminal.is_json:
+        terminal.json({"findings": as_json(findings)})
+    else:
+        for finding in findings:
+            terminal.line(f"{finding.severity}: {finding.what}", _STYLES[finding.severity])
+            terminal.line(f"  {finding.todo}")
+        if not findings:
+            terminal.line("no findings", "green")
+    if any(finding.is_problem for finding in findings):
+        click.get_current_context().exit(EXIT_NO)
+
+
+@click.command(cls=Command)
+@pass_terminal
+def repair(terminal: Terminal) -> None:
+    """Remove records in Redis that don't fit together, and let waiting tasks go on.
+
+    Prints what it did; when all is well it changes nothing and prints nothing. What fits together is not touched.
+    """
+    done = terminal.operations.audit(repair=True)
+    if terminal.is_json:
+        terminal.json({"repaired": list(done)})
+        return
+    for text in done:
+        terminal.line(f"repaired: {text}")
+
+
+@click.command(cls=Command)
+@click.argument("limit", type=LIMIT)
+@click.option(
+    "--max",
+    "maxima",
+    type=MAX,
+    multiple=True,
+    required=True,
+    metavar="N",
+    help="The max to try; may be given more than once.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.1, max=15.0),
+    default=10.0,
+    show_default=True,
+    help="How many minutes of recorded tasks are replayed (15 are kept).",
+)
+@pass_terminal
+def simulate(terminal: Terminal, limit: str, maxima: tuple[int | str, ...], minutes: float) -> None:
+    """Say what would happen if LIMIT had a max of N.
+
+    The tasks that came in the last minutes come once more, after those that wait now, with the durations that were
+    recorded: first come, first served, with the present max and with each N. No more run at once than live workers have
+    slots.
+
+    What it doesn't know: when messages came that are still in the broker (they count as waiting now), whether more will
+    come than came lately, other limits of the same tasks, and whether tasks take longer where more run at once. Fewer
+    than 20 recorded tasks are too few: exit code 1.
+    """
+    from celery_gconc.simulation import forecast, record
+
+    known = record(terminal.operations, limit, minutes * 60)
+    tried = [known.max, *(None if value == "unlimited" else int(value) for value in maxima)]
+    forecasts = [forecast(known, maximum) for maximum in dict.fromkeys(tried)]
+    if terminal.is_json:
+        facts = {
+            "limit": known.limit,
+            "max": known.max,
+            "seconds": known.seconds,
+            "samples": known.samples,
+            "tasks": known.tasks,
+            "mean_hold": known.mean_hold,
+            "running": len(known.running),
+            "backlog": known.backlog,
+            "slots": known.slots,
+        }
+        terminal.json({**facts, "forecasts": as_json(forecasts)})
+        return
+    slots = "no live worker" if known.slots is None else f"{known.slots} slots of live workers"
+    terminal.line(
+        f"{known.limit}: from {known.samples} recorded tasks (of {known.tasks:g}) of the last {span(known.seconds)}, "
+        f"held for {span(known.mean_hold)} on average; {len(known.running)} run and {known.backlog} wait now; {slots}"
+    )
+    columns = [("MAX", True), ("IN USE", True), ("MEAN WAIT", True), ("95 % WAIT", True), ("STARTED/MIN", True)]
+    columns += [("BACKLOG GONE", True), ("IN LINE AT THE END", True)]
+    terminal.table(columns, [_row(one, is_present=number == 0) for number, one in enumerate(forecasts)])
+
+
+def _row(one: Any, *, is_present: bool) -> tuple[str, ...]:
+    name = "unlimited" if one.max is None else str(one.max)
+    return (
+        f"{name} (now)" if is_present else name,
+        "-" if one.in_use is None else f"{one.in_use:.0%}",
+        _span(one.mean_wait),
+        _span(one.most_wait),
+        f"{one.started_per_minute:.1f}",
+        "never" if one.backlog_gone is None else _span(one.backlog_gone),
+        str(one.left),
+    )
+
+
+def _span(seconds: float | None) -> str:
+    return "-" if seconds is None else span(seconds)
+
+
+@click.command(cls=Command)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen at.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9808,
+    show_default=True,
+    help="The port to listen at; 0 takes a free one.",
+)
+@pass_terminal
+def exporter(terminal: Terminal, host: str, port: int) -> None:
+    """Serve the metrics of all limits to Prometheus, until Ctrl-C or SIGTERM.
+
+    Each scrape reads Redis once, so one exporter tells of the whole cluster, with no worker needed.
+    """
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+    except ImportError:
+        raise ExporterError("the exporter needs prometheus_client: pip install 'celery-gconc[prometheus]'") from None
+    from celery_gconc.metrics import Collector
+
+    registry = CollectorRegistry()
+    registry.register(Collector(terminal.operations))
+    try:
+        server, thread = start_http_server(port, addr=host, registry=registry)
+    except (OSError, OverflowError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise ExporterError(f"can't listen at {host} port {port}: {reason}; choose another --host or --port") from None
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    url = f"http://{host}:{server.server_port}/metrics"
+    if terminal.is_json:
+        terminal.json({"url": url})
+    else:
+        terminal.line(f"serving {url} until Ctrl-C")
+    sys.stdout.flush()
+    over.wait()
+    server.shutdown()
+    thread.join()

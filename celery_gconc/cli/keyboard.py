@@ -1,0 +1,100 @@
+"""The keys that are pressed at a terminal, one by one and unseen; the terminal is given back as it was."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+#: What a terminal sends for the keys that aren't one character.
+SEQUENCES = {
+    b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down", b"\x1b[H": "home", b"\x1b[F": "end",
+}  # fmt: skip
+
+#: How long, in seconds, the rest of a sequence may take after its first byte.
+SEQUENCE_SECONDS = 0.05
+
+
+class Keyboard:
+    """Reads keys while it is open, and can be woken by other threads and by a change of the terminal's size."""
+
+    def __init__(self, descriptor: int, wakes: int, waked: int) -> None:
+        self._descriptor, self._wakes, self._waked = descriptor, wakes, waked
+
+    def wake(self) -> None:
+        """Have :meth:`read` return. Any thread, or a signal handler, may call it."""
+        try:
+            os.write(self._wakes, b"!")
+        except (BlockingIOError, OSError):  # full: it wakes already; closed: nobody reads
+            return
+
+    def read(self, seconds: float) -> list[str]:
+        """The keys pressed by now, waiting for at most *seconds* for one, or for :meth:`wake`.
+
+        Raises:
+            EOFError: the terminal is gone.
+        """
+        ready, _, _ = select.select([self._descriptor, self._waked], [], [], seconds)
+        if self._waked in ready:
+            os.read(self._waked, 4096)
+        if self._descriptor not in ready:
+            return []
+        told = os.read(self._descriptor, 1024)
+        if not told:
+            raise EOFError
+        while told in (b"\x1b", b"\x1b[", b"\x1bO"):  # a sequence may come in parts
+            if not select.select([self._descriptor], [], [], SEQUENCE_SECONDS)[0]:
+                break
+            told += os.read(self._descriptor, 1024)
+        return list(keys_of(told))
+
+
+def keys_of(told: bytes) -> Iterator[str]:
+    """The keys that a terminal's bytes mean: characters, and the names in :data:`SEQUENCES`."""
+    while told:
+        name = next((name for sequence, name in SEQUENCES.items() if told.startswith(sequence)), None)
+        if name is not None:
+            yield name
+            told = told[3:]
+        else:
+            yield chr(told[0])
+            told = told[1:]
+
+
+@contextmanager
+def keyboard() -> Iterator[Keyboard]:
+    """Take the keys of the terminal at stdin. Whatever ends the block, the terminal is as before.
+
+    Ctrl-C is a KeyboardInterrupt, and SIGTERM an exit by the ordinary way (code 143), so that they restore it, too.
+    Ctrl-Z does nothing.
+    """
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    waked, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    keys = Keyboard(descriptor, wakes, waked)
+
+    def resized(number: int, frame: FrameType | None) -> None:
+        keys.wake()
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    handlers = {number: signal.signal(number, handler) for number, handler in (
+        (signal.SIGWINCH, resized), (signal.SIGTERM, ended), (signal.SIGHUP, ended), (signal.SIGTSTP, signal.SIG_IGN),
+    )}  # fmt: skip
+    try:
+        tty.setcbreak(descriptor)
+        yield keys
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(wakes)
+        os.close(waked)

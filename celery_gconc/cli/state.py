@@ -1,0 +1,140 @@
+"""The commands that show: ``status``, ``holders``, ``waiting``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import click
+
+from celery_gconc.status import Holding, LimitStatus, Status, Waiting
+from celery_gconc.wording import since, span
+
+from .arguments import LIMIT
+from .rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, disagreements, limit_row, notes_of
+from .terminal import Column, Command, Terminal, pass_terminal
+
+
+@click.command(cls=Command)
+@click.argument("limit", type=LIMIT, required=False)
+@pass_terminal
+def status(terminal: Terminal, limit: str | None) -> None:
+    """Show all limits, or LIMIT: max, running, waiting, who set what; and all workers."""
+    found = terminal.operations.status(limit)
+    if terminal.is_json:
+        terminal.json(found)
+        return
+    _show_limits(terminal, found)
+    terminal.line("")
+    _show_sessions(terminal, found)
+
+
+def _show_limits(terminal: Terminal, found: Status) -> None:
+    if not found.limits:
+        terminal.line(
+            "Nothing is limited. Set a limit with: celery -A <app> gconc set <queue> <max>, "
+            "or configure global_concurrency_limits."
+        )
+        return
+    has_bar = not terminal.is_plain and terminal.width >= LEAST_FOR_BARS
+    is_ascii = terminal.console.options.ascii_only
+    rows = [limit_row(limit, has_bar=has_bar, is_ascii=is_ascii) for limit in found.limits]
+    terminal.table(BAR_COLUMNS if has_bar else LIMIT_COLUMNS, rows)
+    notes = [note for limit in found.limits for note in notes_of(limit, found.at)]
+    notes += disagreements(found, found.limits)
+    if any(limit.parked for limit in found.limits):
+        notes.append("WAITING +n: n more are held by workers behind those in line.")
+    if notes:
+        terminal.line("")
+    for note in notes:
+        terminal.line(note)
+
+
+def _show_sessions(terminal: Terminal, found: Status) -> None:
+    if not found.sessions:
+        terminal.line("No worker is alive. Limits are kept, and hold when one starts.")
+        return
+    columns = (
+        ("WORKER", False), ("PID", True), ("POOL", False), ("PERMITS", True), ("WAITING", True), ("ROOM", True),
+        ("LEASE", True), ("UP", True),
+    )  # fmt: skip
+    rows = [
+        (
+            session.node,
+            str(session.pid),
+            session.pool,
+            str(session.permits),
+            str(session.waiting),
+            str(session.room),
+            span(max(session.lease, 0.0)),
+            span(since(session.since, found.at)),
+        )
+        for session in sorted(found.sessions, key=lambda session: session.node)
+    ]
+    terminal.table(columns, rows)
+
+
+def _tasks(function: Callable[..., None]) -> click.Command:
+    """A command that lists tasks of a limit."""
+    most = click.option(
+        "--most", "-n", type=click.IntRange(1, 10000), default=100, show_default=True,
+        help="Show so many tasks at most.",
+    )  # fmt: skip
+    return click.command(cls=Command)(click.argument("limit", type=LIMIT)(most(pass_terminal(function))))
+
+
+@_tasks
+def holders(terminal: Terminal, limit: str, most: int) -> None:
+    """Show the tasks that run under LIMIT, the longest first."""
+    found = terminal.operations.holders(limit, most)
+    if terminal.is_json:
+        terminal.json(found)
+        return
+    of_all, at = _limit_now(terminal, limit)
+    rows = [((span(since(one.since, at)),), one) for one in found]
+    _show_tasks(terminal, of_all.limit, (("FOR", True),), rows)
+    if not found:
+        terminal.note(f"{of_all.limit}: nothing runs under it")
+    elif len(found) == most < of_all.running:
+        terminal.note(f"{of_all.limit}: {most} of {of_all.running}; --most shows more")
+
+
+@_tasks
+def waiting(terminal: Terminal, limit: str, most: int) -> None:
+    """Show the tasks that stand in the line of LIMIT, the next first."""
+    found = terminal.operations.waiting(limit, most)
+    if terminal.is_json:
+        terminal.json(found)
+        return
+    of_all, _ = _limit_now(terminal, limit)
+    rows = [((str(one.place), span(one.waited)), one) for one in found]
+    _show_tasks(terminal, of_all.limit, (("PLACE", True), ("FOR", True)), rows)
+    if not found:
+        terminal.note(f"{of_all.limit}: nothing waits in its line")
+    elif len(found) == most < of_all.waiting:
+        terminal.note(f"{of_all.limit}: {most} of {of_all.waiting}; --most shows more")
+    if of_all.parked:
+        terminal.note(f"{of_all.limit}: {of_all.parked} more are held by workers behind those in line")
+
+
+def _limit_now(terminal: Terminal, limit: str) -> tuple[LimitStatus, float]:
+    """The limit, and the time by Redis' clock."""
+    name = terminal.operations.full_name(limit)
+    found = terminal.operations.status(limit)
+    return found[name], found.at
+
+
+def _show_tasks(
+    terminal: Terminal,
+    limit: str,
+    first: tuple[Column, ...],
+    rows: Sequence[tuple[tuple[str, ...], Holding | Waiting]],
+) -> None:
+    """A table of tasks, with a column for the other limits that they are under where there are any."""
+    others = [", ".join(other for other in task.limits if other != limit) for _, task in rows]
+    columns = (*first, ("TASK", False), ("ID", False), ("WORKER", False))
+    cells = [(*more, task.task, task.task_id, task.node) for more, task in rows]
+    if any(others):
+        columns = (*columns, ("ALSO UNDER", False))
+        cells = [(*row, other) for row, other in zip(cells, others, strict=True)]
+    if cells:
+        terminal.table(columns, cells)

@@ -1,0 +1,282 @@
+"""The command ``top``: all limits live, with keys to pause, raise, lower and reset them.
+
+keys -> View -> Poller -> Redis -> Poller -> View -> rich -> terminal
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from celery_gconc.errors import GlobalConcurrencyError, StoreUnavailable
+from celery_gconc.operations import Operations
+from celery_gconc.status import LimitStatus, Status, as_json
+from celery_gconc.wording import count_of, span
+
+from .poller import Action, Poller, Told
+from .rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, fitting, limit_row, notes_of
+from .terminal import Command, Terminal, pass_terminal, printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from .keyboard import Keyboard
+
+#: The lines that are taken by everything but the rows: title, headings, notes on the selected limit, message, keys.
+OTHER_LINES = 9
+
+KEYS = "j/k select   p pause/resume   + raise   - lower   r reset   ? help   q quit"
+
+HELP = (
+    ("j, k, arrows", "select the limit below, above; g, G the first, the last"),
+    ("p", "pause the selected limit, or resume it"),
+    ("+, -", "raise or lower its max by one; an end and a reason that were given stay"),
+    ("r", "reset it: the configured value holds again"),
+    ("?, h", "this help; any key leaves it"),
+    ("q, Ctrl-C", "leave; what was changed stays"),
+    ("", ""),
+    ("RUN/MAX", "tasks that run now, and the most that may (- unlimited)"),
+    ("WAITING", "tasks in line; +n more that workers hold behind those"),
+    ("LONGEST", "how long the first in line has waited"),
+    ("/MIN", "tasks that ended in the last minute"),
+    ("STATE", "open, full, draining (more run than may), paused, settling, unlimited"),
+    ("FROM", "set (by somebody, at run time), config, or - (no value)"),
+)
+
+
+@click.command(cls=Command)
+@click.option(
+    "--interval", "-i", type=click.FloatRange(0.1, 3600.0), default=1.0, show_default=True,
+    help="Seconds between two looks.",
+)  # fmt: skip
+@pass_terminal
+def top(terminal: Terminal, interval: float) -> None:
+    """Show all limits live, with keys to pause, raise, lower and reset them.
+
+    With --json, one line of JSON for each look, until it is interrupted.
+    """
+    _ = terminal.operations.settings  # wrong ones are told before the screen is taken
+    try:
+        if terminal.is_json:
+            _stream(terminal.operations, interval)
+        else:
+            _need_a_terminal(terminal)
+            _watch(terminal, interval)
+    except (KeyboardInterrupt, EOFError):
+        return
+
+
+def _stream(operations: Operations, interval: float) -> None:
+    while True:
+        click.echo(json.dumps(as_json(operations.status())))
+        sys.stdout.flush()
+        time.sleep(interval)
+
+
+def _need_a_terminal(terminal: Terminal) -> None:
+    if terminal.is_plain or not sys.stdin.isatty() or terminal.console.is_dumb_terminal:
+        raise click.UsageError("top needs a terminal; use status, or top --json for a line at each look")
+
+
+def _watch(terminal: Terminal, interval: float) -> None:
+    from rich.live import Live
+
+    from .keyboard import keyboard
+
+    with keyboard() as keys:
+        poller = Poller(terminal.app, interval, keys.wake)
+        view = View(poller.do, terminal.operations.settings.safe_url, is_ascii=terminal.console.options.ascii_only)
+        live = Live(
+            console=terminal.console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
+        poller.start()
+        try:
+            with live:
+                while view.is_open:
+                    size = terminal.console.size
+                    live.update(view.render(size.width, size.height), refresh=True)
+                    _step(view, poller, keys)
+        finally:
+            poller.stop()
+
+
+def _step(view: View, poller: Poller, keys: Keyboard) -> None:
+    """Wait for a key, for something that the poller tells, or for a second (so that ages grow)."""
+    for key in keys.read(1.0):
+        view.press(key)
+    for told in poller.told():
+        view.take(told)
+
+
+class View:
+    """What is seen: the last status, which limit is selected, what was said last. One thread uses it."""
+
+    def __init__(self, do: Callable[[Action], None], url: str, *, is_ascii: bool) -> None:
+        self._do, self._url, self._is_ascii = do, url, is_ascii
+        self._status: Status | None = None
+        self._selected: str | None = None
+        self._trouble = ""
+        self._message = ""
+        self._taken = time.monotonic()
+        self._is_help = False
+        self.is_open = True
+
+    def take(self, told: Told) -> None:
+        """Take what the poller tells."""
+        if isinstance(told, Status):
+            self._status, self._taken, self._trouble = told, time.monotonic(), ""
+            names = [limit.limit for limit in told]
+            if self._selected not in names:
+                self._selected = names[0] if names else None
+        elif isinstance(told, StoreUnavailable):
+            self._trouble = str(told)
+        elif isinstance(told, GlobalConcurrencyError):
+            self._message = str(told)
+        elif isinstance(told, str):
+            self._message = told
+        else:
+            raise told
+
+    def press(self, key: str) -> None:
+        """Do what a key is for; others are ignored."""
+        self._message = ""
+        if self._is_help:
+            self._is_help = False
+        elif key in ("q", "Q"):
+            self.is_open = False
+        elif key in ("?", "h"):
+            self._is_help = True
+        elif key in _MOVES:
+            self._move(_MOVES[key])
+        elif key in _CHANGES and self._selected is not None:
+            limit, change = self._selected, _CHANGES[key]
+            self._do(lambda operations: change(operations, limit))
+
+    def _move(self, to: Callable[[int, int], int]) -> None:
+        names = [limit.limit for limit in self._limits]
+        if self._selected in names:
+            last = len(names) - 1
+            self._selected = names[min(max(to(names.index(self._selected), last), 0), last)]
+
+    @property
+    def _limits(self) -> tuple[LimitStatus, ...]:
+        return self._status.limits if self._status is not None else ()
+
+    # -- On the screen -----------------------------------------------------------------------------------
+
+    def render(self, width: int, height: int) -> RenderableType:
+        """The whole screen, *width* columns by *height* lines."""
+        from rich.console import Group
+        from rich.text import Text
+
+        parts: list[RenderableType] = [Text(self._title(), style="bold", no_wrap=True, overflow="ellipsis")]
+        if self._trouble:
+            age = span(time.monotonic() - self._taken)
+            parts.append(Text(f"REDIS IS AWAY for {age}: {printable(self._trouble)}", style="bold red"))
+        if self._is_help:
+            return Group(*parts, Text(""), _help())
+        if self._limits:
+            parts += [self._table(width, max(height - OTHER_LINES, 1)), Text("")]
+        elif self._status is not None:
+            parts.append(Text("Nothing is limited. Set a limit with: celery -A <app> gconc set <queue> <max>"))
+        parts += [Text(printable(note)) for note in self._notes()]
+        if self._message:
+            parts.append(Text(printable(self._message), style="bold"))
+        return Group(*parts, Text(KEYS, style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def _title(self) -> str:
+        if self._status is None:
+            return f"gconc top   {self._url}"
+        workers = count_of(len(self._status.sessions), "worker") if self._status.sessions else "no worker is alive"
+        return f"gconc top   {self._url}   {workers}   {time.strftime('%H:%M:%S', time.localtime(self._status.at))}"
+
+    def _table(self, width: int, most: int) -> RenderableType:
+        """One line a limit: a name that is too long ends in dots (it stands in the notes when it is selected)."""
+        from rich.cells import cell_len
+        from rich.table import Table
+        from rich.text import Text
+
+        has_bar = width >= LEAST_FOR_BARS
+        columns = BAR_COLUMNS if has_bar else LIMIT_COLUMNS
+        names = [limit.limit for limit in self._limits]
+        selected = names.index(self._selected) if self._selected in names else 0
+        first, shown = fitting(self._limits, selected, most)
+        rows = [limit_row(limit, has_bar=has_bar, is_ascii=self._is_ascii) for limit in shown]
+        taken = 2  # the mark of the selected limit
+        for number, (heading, _) in enumerate(columns[1:], 1):
+            taken += 1 + max(len(heading), *(cell_len(str(row[number])) for row in rows))
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        table.add_column("", width=1)
+        for heading, is_number in columns:
+            most_columns = max(width - taken, 8) if heading == "LIMIT" else None
+            table.add_column(
+                heading,
+                justify="right" if is_number else "left",
+                no_wrap=True,
+                overflow="ellipsis",
+                max_width=most_columns,
+            )
+        for number, cells in enumerate(rows, first):
+            name = Text(printable(cells[0]), style="bold" if number == selected else "")
+            table.add_row(">" if number == selected else " ", name, *cells[1:])
+        return table
+
+    def _notes(self) -> list[str]:
+        """What there is to say of the selected limit, three lines at most."""
+        for limit in self._limits:
+            if limit.limit == self._selected and self._status is not None:
+                configured = "" if limit.configured is None else f": {limit.configured} by configuration"
+                return list(notes_of(limit, self._status.at))[:3] or [f"{limit.limit}{configured}"]
+        return []
+
+
+def _help() -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for key, meaning in HELP:
+        table.add_row(key, meaning)
+    return table
+
+
+_MOVES: dict[str, Callable[[int, int], int]] = {
+    "j": lambda at, last: at + 1,
+    "down": lambda at, last: at + 1,
+    "k": lambda at, last: at - 1,
+    "up": lambda at, last: at - 1,
+    "g": lambda at, last: 0,
+    "home": lambda at, last: 0,
+    "G": lambda at, last: last,
+    "end": lambda at, last: last,
+}
+
+
+def _toggle(operations: Operations, limit: str) -> str:
+    is_paused = operations.status(limit)[limit].paused
+    return str(operations.resume(limit) if is_paused else operations.pause(limit))
+
+
+def _raise_by(operations: Operations, limit: str, more: int) -> str:
+    """Change the max by *more*; an end and a reason that were given with it stay."""
+    status = operations.status(limit)
+    found = status[limit]
+    if found.max is None:
+        return f"{limit} is unlimited: give it a max with celery -A <app> gconc set {limit} <max>"
+    if found.max + more < 0:
+        return f"{limit} is 0 already"
+    duration = None if found.set_until is None else max(found.set_until - status.at, 0.001)
+    return str(operations.set(limit, found.max + more, reason=found.reason, duration=duration))
+
+
+_CHANGES: dict[str, Callable[[Operations, str], str]] = {
+    "p": _toggle,
+    "+": lambda operations, limit: _raise_by(operations, limit, 1),
+    "=": lambda operations, limit: _raise_by(operations, limit, 1),
+    "-": lambda operations, limit: _raise_by(operations, limit, -1),
+    "r": lambda operations, limit: str(operations.reset(limit)),
+}

@@ -1,0 +1,76 @@
+"""A cluster as the diagnosing commands see it: through an app that is configured as its workers' is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from celery import Celery
+
+from celery_gconc.explain import Explanation, explain
+from celery_gconc.operations import Operations
+from tests.cluster.kit import Cluster
+from tests.servers import wait_until
+
+MakeCluster = Callable[..., Cluster]
+
+#: Leases of three seconds: what a dead worker held comes back soon.
+QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heartbeat_timeout": 3.0}
+
+#: Longer than any of these tests.
+LONG = 300.0
+
+
+def nothing() -> None:
+    """A task that is never run here."""
+
+
+class Case:
+    """A cluster, its app as a person at a shell has it, and what is explained of it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.app: Celery = cluster.app()
+        self.app.main = "cluster"
+        self.app.conf.update(cluster.conf)
+        self.app.task(name="tests.cluster.app.two", global_concurrency=2, shared=False)(nothing)
+        self.app.task(name="tests.cluster.app.pooled", global_concurrency="pool:db", shared=False)(nothing)
+        self.operations = Operations(self.app)
+
+    def send(self, task: str = "nap", *args: object, queue: str = "emails", **options: object) -> str:
+        return str(self.app.send_task(f"tests.cluster.app.{task}", (1, *args), queue=queue, **options).id)
+
+    @property
+    def patience(self) -> float:
+        """How long, in seconds, workers have for their answers."""
+        return 1.0 if self.cluster.workers else 0.1
+
+    def explain(self, task_id: str, **options: object) -> Explanation:
+        found = explain(self.operations, task_id, timeout=self.patience, **options)  # type: ignore[arg-type]
+        assert found.task_id == task_id
+        assert re.fullmatch(r"[A-Z].*\.", found.answer), found.answer
+        return found
+
+    def started(self, count: int = 1) -> None:
+        """Wait until so many tasks have started."""
+        oracle = self.cluster.oracle
+        wait_until(lambda: oracle.count("s") >= count, what=f"{count} tasks have started")
+
+    def waits(self, limit: str, count: int = 1) -> None:
+        """Wait until so many tasks stand in the line of a limit."""
+        wait_until(lambda: len(self.operations.waiting(limit)) >= count, what=f"{count} tasks wait for {limit}")
+
+    def taken(self, count: int, queue: str = "emails") -> None:
+        """Wait until so many messages at most are left in a queue."""
+        wait_until(lambda: self.cluster.waiting_in(queue) <= count, what=f"{count} messages are left in {queue}")
+
+
+@contextmanager
+def case_of(cluster: Cluster) -> Iterator[Case]:
+    case = Case(cluster)
+    try:
+        yield case
+    finally:
+        case.operations.close()
+        case.app.close()

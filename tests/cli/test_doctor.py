@@ -1,0 +1,250 @@
+"""``celery gconc doctor`` and ``repair``: what is wrong is named, and what is right is left alone."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import redis
+
+from celery_gconc import doctor
+from celery_gconc.doctor import Finding
+from tests.cli.case import LONG, QUICK, Case, MakeCluster, case_of, nothing
+from tests.servers import redis_server, wait_until
+
+LIMITS = {"queue:emails": 2}
+
+
+def examined(case: Case) -> tuple[Finding, ...]:
+    return doctor.examine(case.operations, case.patience)
+
+
+def found_in(case: Case, severity: str, text: str) -> Finding:
+    """The one finding with this text, and that there is no other problem."""
+    findings = examined(case)
+    problems = [finding for finding in findings if finding.is_problem or finding.severity == severity]
+    assert [finding.severity for finding in problems] == [severity], findings
+    assert text in problems[0].what, problems
+    assert problems[0].todo
+    return problems[0]
+
+
+def add_session(case: Case, name: str, **info: object) -> None:
+    """A session that a worker of another kind could have opened."""
+    with redis.Redis.from_url(case.cluster.redis) as client:
+        known = {"node": name, "pid": 1, "pool": "prefork", "app": "cluster", "broker": case.cluster.broker}
+        client.zadd("{gconc}:v1:sessions", {name: 1e13})
+        client.hset("{gconc}:v1:session", f"{name}:info", json.dumps({**known, "since": time.time() * 1000, **info}))
+        client.hset("{gconc}:v1:session", f"{name}:config", json.dumps(info.get("config", {})))
+
+
+def test_a_healthy_cluster_has_no_findings(make_cluster: MakeCluster):
+    cluster = make_cluster(global_concurrency_limits=LIMITS, **QUICK)
+    with case_of(cluster) as case:
+        cluster.start("w1", "w2", concurrency=2)
+        cluster.send("nap", 14, 0.3)
+        wait_until(lambda: case.operations.waiting("emails"), what="tasks wait")
+        assert examined(case) == ()
+        cluster.done(14)
+        assert examined(case) == ()
+
+
+def test_workers_that_count_under_no_limit_are_named(make_cluster: MakeCluster):
+    cluster = make_cluster(global_concurrency_limits=LIMITS, **QUICK)
+    with case_of(cluster) as case:
+        cluster.module = "tests.cli.plain"
+        cluster.start("plain", concurrency=1)
+        finding = found_in(case, "error", "plain@test consumes celery and emails without celery-gconc")
+        assert "GlobalConcurrency(app)" in finding.todo
+
+
+def test_sessions_that_differ_are_named(make_cluster: MakeCluster):
+    with case_of(make_cluster(global_concurrency_limits=LIMITS, **QUICK)) as case:
+        add_session(case, "old@test", version="0.0.9")
+        add_session(case, "new@test", version="0.1.0", app="shop", broker="redis://other/0")
+        texts = [finding.what for finding in examined(case)]
+        assert any("different versions of celery-gconc: 0.0.9 on old@test; 0.1.0 on new@test" in text for text in texts)
+        assert any("new@test is of app shop with broker redis://other/0" in text for text in texts)
+
+
+def test_clocks_that_differ_are_named(make_cluster: MakeCluster):
+    with case_of(make_cluster(global_concurrency_limits=LIMITS, **QUICK)) as case:
+        now = time.time() * 1000
+        add_session(case, "late@test", since=now, clock=now - 7000)
+        texts = [finding.what for finding in examined(case)]
+        assert "the clock of late@test is 7.0 s behind Redis'" in texts
+
+
+def test_limits_that_name_nothing_are_named_with_what_may_be_meant(make_cluster: MakeCluster):
+    with case_of(make_cluster(**QUICK)) as case:
+        for limit in ("queue:emials", "task:tests.cluster.app.too", "pool:dbs", "pool:db", "queue:mail.out", "app"):
+            case.operations.set(limit, 3)
+        assert {finding.what for finding in examined(case) if finding.is_problem} == {
+            "queue:emials limits nothing: neither this app nor a worker knows a queue emials (is emails meant?)",
+            (
+                "task:tests.cluster.app.too limits nothing: "
+                "this app has no task tests.cluster.app.too (is tests.cluster.app.two meant?)"
+            ),
+            "pool:dbs limits nothing: no task of this app joins it (is db meant?)",
+        }
+
+
+def test_limits_that_start_nothing_are_named(make_cluster: MakeCluster):
+    with case_of(make_cluster(global_concurrency_limits=LIMITS, **QUICK)) as case:
+        case.operations.set("emails", 0, by="ann")
+        found_in(case, "warning", "queue:emails has a max of 0, set by ann: it starts nothing")
+        case.operations.reset("emails")
+        case.operations.pause("emails", by="ann")
+        assert not [finding for finding in examined(case) if finding.is_problem]
+        with redis.Redis.from_url(case.cluster.redis) as client:  # as if it were two days ago
+            told = json.loads(client.hget("{gconc}:v1:overrides", "queue:emails"))
+            told["paused_at"] -= 2 * 86400 * 1000
+            client.hset("{gconc}:v1:overrides", "queue:emails", json.dumps(told))
+        found_in(case, "warning", "queue:emails has been paused by ann for 2 d")
+
+
+def test_values_that_nobody_gave_a_reason_for_are_remarked_after_a_week(make_cluster: MakeCluster):
+    with case_of(make_cluster(**QUICK)) as case:
+        for limit, reason in (("emails", None), ("celery", "load test")):
+            case.operations.set(limit, 5, by="ann", reason=reason)
+            with redis.Redis.from_url(case.cluster.redis) as client:
+                told = json.loads(client.hget("{gconc}:v1:overrides", f"queue:{limit}"))
+                told["at"] -= 8 * 86400 * 1000
+                client.hset("{gconc}:v1:overrides", f"queue:{limit}", json.dumps(told))
+        texts = [finding.what for finding in examined(case) if finding.severity == "info"]
+        assert "queue:emails was set to 5 by ann 8 d ago, and nobody wrote why" in texts
+        assert not [text for text in texts if "queue:celery" in text]
+
+
+@pytest.mark.parametrize(
+    ("conf", "text"),
+    [
+        (
+            {"global_concurrency_heartbeat_interval": 1.0, "global_concurrency_heartbeat_timeout": 2.5},
+            "two late heartbeats",
+        ),
+        (
+            {"broker_transport_options": {"visibility_timeout": 5}},
+            "visibility_timeout (5 s) is shorter than the lease (30 s)",
+        ),
+    ],
+)
+def test_time_outs_in_bad_relation_are_named(make_cluster: MakeCluster, conf: dict[str, object], text: str):
+    with case_of(make_cluster(**conf)) as case:
+        found_in(case, "warning", text)
+
+
+def test_a_consumer_timeout_that_is_too_short_is_named(make_cluster: MakeCluster, rabbitmq_url: str):
+    with case_of(make_cluster(rabbitmq_url, global_concurrency_consumer_timeout=20)) as case:
+        found_in(case, "warning", "global_concurrency_consumer_timeout (20 s) is less than twice the lease (30 s)")
+
+
+def test_a_redis_that_may_evict_is_named(make_cluster: MakeCluster):
+    with redis_server(None, "--maxmemory-policy", "allkeys-lru") as server:
+        with case_of(make_cluster(global_concurrency_redis_url=server.url, **QUICK)) as case:
+            found_in(case, "error", "Redis may evict our keys: its maxmemory-policy is allkeys-lru")
+
+
+def test_tasks_that_pass_no_gate_are_named(make_cluster: MakeCluster):
+    with case_of(make_cluster(**QUICK)) as case:
+        case.app.task(name="batch", Strategy="celery.worker.strategy:proto1_to_proto2", shared=False)(nothing)
+        found_in(case, "warning", "no limit holds for batch: a Strategy of its own")
+
+
+def test_a_configuration_that_no_live_worker_has_is_named(make_cluster: MakeCluster):
+    cluster = make_cluster(global_concurrency_limits=LIMITS, **QUICK)
+    with case_of(cluster) as case:
+        cluster.start("w1", concurrency=2)
+        case.app.conf.global_concurrency_limits = {"queue:emails": 7}
+        found_in(case, "warning", "this app configures queue:emails = 7, and no live worker does")
+
+
+def test_a_broker_that_is_away_is_named(make_cluster: MakeCluster):
+    with case_of(make_cluster("amqp://guest:secret@127.0.0.1:1//", **QUICK)) as case:
+        found_in(case, "error", "the broker amqp://guest:**@127.0.0.1:1// doesn't serve")
+
+
+def test_records_without_a_session_are_found_and_repaired_and_waiters_go_on(make_cluster: MakeCluster):
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 1}, **QUICK)
+    with case_of(cluster) as case, redis.Redis.from_url(cluster.redis) as client:
+        cluster.start("w1", concurrency=2)
+        cluster.send("nap", 1)
+        cluster.done(1)
+        wait_until(lambda: cluster.permits() == 0, what="its permit is free")
+        client.zadd("{gconc}:v1:holders", {"queue:emails\x1fgone:1": 0})  # nobody's
+        cluster.send("nap", 1, 0.1)
+        wait_until(lambda: case.operations.waiting("emails"), what="it waits for what nobody holds")
+        assert any(finding.severity == "error" and "repair" in finding.todo for finding in examined(case))
+
+        done = cluster.celery("gconc", "repair")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("repaired: ")
+        cluster.done(2)
+        assert examined(case) == ()
+
+
+def test_a_task_that_waits_for_nothing_is_named(make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "MOST_PATIENCE", 0.3)
+    cluster = make_cluster(
+        global_concurrency_limits={"queue:emails": 1},
+        global_concurrency_heartbeat_interval=30.0,
+        global_concurrency_heartbeat_timeout=90.0,
+    )
+    with case_of(cluster) as case, redis.Redis.from_url(cluster.redis) as client:
+        cluster.start("w1", concurrency=2)
+        client.zadd("{gconc}:v1:holders", {"queue:emails\x1fgone:1": 0})
+        task = case.send("nap", 0.1)
+        case.waits("emails")
+        client.zrem("{gconc}:v1:holders", "queue:emails\x1fgone:1")  # as no script would: nobody is granted
+        found_in(
+            case, "error", f"task {task} waits for queue:emails, which has a place for it, in a worker that has room"
+        )
+
+
+def test_repair_leaves_a_healthy_cluster_as_it_is_and_says_nothing(make_cluster: MakeCluster):
+    cluster = make_cluster(
+        global_concurrency_limits={"queue:emails": 1},
+        global_concurrency_heartbeat_interval=30.0,
+        global_concurrency_heartbeat_timeout=90.0,
+    )
+    with case_of(cluster) as case, redis.Redis.from_url(cluster.redis) as client:
+        cluster.start("w1", concurrency=2)
+        cluster.send("nap", 8, LONG)
+        wait_until(
+            lambda: cluster.oracle.count("s") and case.operations.waiting("emails"), what="one runs, others wait"
+        )
+        time.sleep(0.5)  # asks that are in no hurry come after a moment
+
+        def dump() -> dict[str, object]:
+            names = ("requests", "roll", "holders", "waiters", "reserved", "max", "configured", "overrides", "session")
+            return {name: client.dump(f"{{gconc}}:v1:{name}") for name in names}
+
+        before = dump()
+        done = cluster.celery("gconc", "repair")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert dump() == before
+        assert json.loads(cluster.celery("gconc", "repair", "--json").stdout) == {"repaired": []}
+
+
+def test_at_a_shell_findings_are_shown_and_the_exit_code_says_so(make_cluster: MakeCluster):
+    cluster = make_cluster(global_concurrency_limits=LIMITS, **QUICK)
+    with case_of(cluster) as case:
+        cluster.start("w1", concurrency=1)
+        well = cluster.celery("gconc", "doctor")
+        assert (well.returncode, well.stdout) == (0, "no findings\n"), well
+        case.operations.set("emials", 1)
+        ill = cluster.celery("gconc", "doctor")
+        assert ill.returncode == 1
+        assert ill.stdout.startswith("warning: queue:emials limits nothing")
+        told = json.loads(cluster.celery("gconc", "doctor", "--json").stdout)
+        assert [finding["severity"] for finding in told["findings"]] == ["warning"]
+
+
+def test_without_redis_doctor_and_repair_say_so_in_one_line(make_cluster: MakeCluster):
+    cluster = make_cluster(global_concurrency_redis_url="redis://127.0.0.1:1/0")
+    for command in ("doctor", "repair"):
+        done = cluster.celery("gconc", command)
+        assert done.returncode == 69
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stdout == ""
