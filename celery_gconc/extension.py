@@ -9,6 +9,7 @@ from celery import Celery, states
 
 from .bootstep import GlobalConcurrencyStep
 from .errors import SettingError
+from .flower import install_when_flower_starts
 from .operations import Operations
 from .settings import check_pending, hide_url
 
@@ -39,6 +40,7 @@ class GlobalConcurrency(Operations):
             raise SystemExit(f"Error: celery-gconc: {exc}") from None
         app.steps["consumer"].add(GlobalConcurrencyStep)
         _place_state_waiting()
+        install_when_flower_starts(app)
 
 
 def _hide_url(source: Any, **kwargs: Any) -> None:
