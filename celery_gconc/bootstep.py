@@ -22,6 +22,7 @@ from celery.signals import task_received
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 
+from . import telemetry
 from .clock import now
 from .deadlocks import DeadlockWatch
 from .errors import LimitError, SettingError
@@ -108,6 +109,7 @@ class GlobalConcurrencyStep(StartStopStep):
         self.observer = Observer(
             tally, send_event=self._send_event if settings.task_events else _nothing, wait_warning=settings.wait_warning
         )
+        telemetry.install()
         self.gate = Gate(
             ledger=self.ledger,
             pool=pool,
