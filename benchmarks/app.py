@@ -14,6 +14,7 @@ app.conf.update(
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
     worker_cancel_long_running_tasks_on_connection_loss=False,
+    **json.loads(os.environ.get("BENCH_SETTINGS", "{}")),
 )
 limits = json.loads(os.environ.get("BENCH_LIMITS", "null"))
 if limits is not None:

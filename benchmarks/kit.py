@@ -35,6 +35,7 @@ class Load:
     concurrency: int = 4
     workers: int = 1
     first: int = 0
+    settings: dict[str, object] = field(default_factory=dict)  # further settings of the app
 
 
 @dataclass
@@ -112,6 +113,7 @@ def environment(load: Load, broker: str, log: str, coordination: str = "") -> di
         "BENCH_COORDINATION": coordination or broker,
         "BENCH_LOG": log,
         "BENCH_LIMITS": json.dumps(load.limits),
+        "BENCH_SETTINGS": json.dumps(load.settings),
         "PYTHONPATH": str(ROOT),
         "C_FORCE_ROOT": "1",
     }
