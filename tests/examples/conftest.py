@@ -1,18 +1,18 @@
-"""What examples need to run for real: workers in processes of their own, and a command line."""
+"""What examples need to run for real: someone who follows a README, and a command line."""
 
 from __future__ import annotations
 
 import os
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.servers import ROOT
+from tests.tutorial.walk import Walk, walk
 
 #: Longest time that one command may take, in seconds.
 PATIENCE = 90
@@ -39,20 +39,21 @@ def run(environ: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Com
 
 
 @pytest.fixture
-def start_workers(environ: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """Start two workers of 4 processes each for an app, each with its own queue if named; they end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
+def follow(redis_url: str, tmp_path: Path) -> Iterator[Callable[[str], Walk]]:
+    """Do what the README of an example says, in a copy of the examples, with our Python; its workers live on."""
+    env = {**os.environ, "REDIS_URL": redis_url, "LANG": "C.UTF-8"}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    for name in ("COLUMNS", "LINES", "FORCE_COLOR", "PYTHONPATH"):
+        env.pop(name, None)
+    copy = tmp_path / "root" / "examples"
+    shutil.copytree(ROOT / "examples", copy, ignore=shutil.ignore_patterns("__pycache__", "db.sqlite3*"))
+    with walk(copy.parent, env) as walker:
 
-    def start_workers(app: str, *queues: str) -> None:
-        for name, queue in zip(("w1", "w2"), queues or (None, None), strict=True):
-            command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@test", "-c", "4"]
-            command += ["-Q", queue] if queue else []
-            with (tmp_path / f"{name}.log").open("w") as log:
-                process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
-                started.append(process)
+        def follow(example: str, **instead: str) -> Walk:
+            readme = (copy / example / "README.md").read_text(encoding="utf-8")
+            for words, others in instead.items():
+                readme = readme.replace(words.removeprefix("_"), others)
+            walker.follow(readme)
+            return walker
 
-    yield start_workers
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        yield follow

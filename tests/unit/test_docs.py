@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 from celery.worker.control import Panel
 
 import celery_gconc
-from celery_gconc import control
+from celery_gconc import control, signals, status
 from celery_gconc.keys import KEYSPACE, Keys
 from celery_gconc.settings import PREFIX, SETTINGS
 
@@ -20,10 +23,23 @@ REFERENCE = ROOT / "docs" / "reference"
 #: Made by ``make demo``, and so not there in every checkout.
 MAY_BE_MISSING = {ROOT / "docs" / "images" / "demo.svg"}
 
+#: Where `make docs` builds the site.
+BUILT = ROOT / "docs" / "_build"
+
 COMMANDS = sorted(name for name, handler in Panel.data.items() if handler.__module__ == control.__name__)
-DATACLASSES = [name for name in celery_gconc.__all__ if dataclasses.is_dataclass(getattr(celery_gconc, name))]
-METHODS = [name for name in vars(celery_gconc.GlobalConcurrency) if not name.startswith("_")]
-PAGES = sorted(page for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")))
+DATACLASSES = {
+    name: value
+    for module in (celery_gconc, status)
+    for name, value in vars(module).items()
+    if isinstance(value, type) and dataclasses.is_dataclass(value)
+}
+METHODS = [name for name in dir(celery_gconc.GlobalConcurrency) if not name.startswith("_")]
+PAGES = sorted(
+    page
+    for folder in (ROOT, ROOT / "docs", ROOT / "examples", ROOT / "tests")
+    for page in (folder.glob("*.md") if folder == ROOT else folder.rglob("*.md"))
+    if BUILT not in page.parents
+)
 
 
 def rows(page: str) -> dict[str, list[str]]:
@@ -87,6 +103,23 @@ def test_every_remote_control_command_has_a_line_with_its_arguments_and_a_sectio
     assert section("commands.md", name)
 
 
+def test_every_gconc_command_has_a_section_and_each_of_its_options_is_named_there() -> None:
+    from celery_gconc.cli import gconc
+
+    missing = []
+    for name, command in gconc.commands.items():
+        text = section("cli.md", name)
+        options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        missing += [name] if not text else [f"{name} {option}" for option in options - {"--json"} if option not in text]
+    assert missing == []
+
+
+def test_every_metric_has_a_line() -> None:
+    from celery_gconc.metrics import METRICS
+
+    assert [name for name in METRICS if not rows("metrics.md").get(name)] == []
+
+
 @pytest.mark.parametrize("name", KEYSPACE)
 def test_every_key_has_a_line_with_its_type(name: str) -> None:
     kind, content = rows("keyspace.md").get(name, ["", ""])
@@ -107,15 +140,74 @@ def test_every_public_name_has_a_line_and_a_section(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_of_the_extension_has_a_line(name: str) -> None:
+def test_every_method_of_the_extension_has_a_line_with_its_arguments(name: str) -> None:
     assert rows("api.md").get(name)
+    method = getattr(celery_gconc.GlobalConcurrency, name)
+    if not isinstance(method, property):
+        text = (REFERENCE / "api.md").read_text(encoding="utf-8")
+        shown = re.search(rf"^\| `{name}\(([^`]*)\)` \|", text, re.MULTILINE)
+        assert shown is not None
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+        assert f"({shown[1]})" == str(inspect.Signature(plain))
 
 
 @pytest.mark.parametrize("name", DATACLASSES)
 def test_every_field_of_a_public_dataclass_has_a_line_in_its_section(name: str) -> None:
     text = section("api.md", name)
-    missing = [f.name for f in dataclasses.fields(getattr(celery_gconc, name)) if f"\n| `{f.name}` |" not in text]
+    missing = [f.name for f in dataclasses.fields(DATACLASSES[name]) if f"\n| `{f.name}` |" not in text]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", signals.__all__)
+def test_every_signal_has_a_line_and_a_section_with_its_arguments(name: str) -> None:
+    assert rows("signals.md").get(name)
+    text = section("signals.md", name)
+    missing = [word for word in getattr(signals, name).providing_args if f"\n| `{word}` |" not in text]
+    assert missing == []
+
+
+def test_the_page_of_rights_names_the_commands_of_the_acl_lines_and_those_that_scripts_call() -> None:
+    ours, both = re.findall(
+        r"^ACL SETUSER .*$", (ROOT / "docs/explanation/security.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    page = (REFERENCE / "acl.md").read_text(encoding="utf-8").replace("\\|", "|")
+    permits, broker = (set(re.findall(r"`\+([a-z|]+)`", part)) for part in page.split("## Commands for")[1:])
+    assert permits - {"select"} == set(re.findall(r"\+(\S+)", ours))
+    assert broker <= set(re.findall(r"\+(\S+)", both))
+    called = {
+        part: {
+            word.lower()
+            for path in (ROOT / "celery_gconc" / "lua").glob(part)
+            for word in re.findall(r"call\('([A-Z]+)'", path.read_text(encoding="utf-8"))
+        }
+        for part in ("*.lua", "broker/*.lua")
+    }
+    assert called["*.lua"] <= {word.partition("|")[0] for word in permits}
+    assert called["broker/*.lua"] <= {word.partition("|")[0] for word in broker}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_setting_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(rf"\b{PREFIX}\w+", page.read_text(encoding="utf-8")))
+    known = {PREFIX + name for name in SETTINGS} | {name for name in COMMANDS if name.startswith(PREFIX)}
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_python_example_can_be_read_and_calls_what_exists(page: Path) -> None:
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        lines = textwrap.dedent(code).splitlines()
+        if lines[0].startswith(">>>"):
+            lines = [line[4:] for line in lines if line.startswith((">>>", "..."))]
+        called = [
+            node for node in ast.walk(ast.parse("\n".join(lines)))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name) and node.func.value.id == "gconc"
+        ]  # fmt: skip
+        for call in called:
+            method = getattr(celery_gconc.GlobalConcurrency, call.func.attr)
+            inspect.signature(method).bind(None, *call.args, **{word.arg or "": None for word in call.keywords})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -134,4 +226,4 @@ def test_every_link_inside_the_project_leads_to_a_file_and_a_heading(page: Path)
 def test_every_page_is_on_the_map() -> None:
     index = ROOT / "docs" / "index.md"
     listed = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
-    assert {page for page in (ROOT / "docs").rglob("*.md") if page != index} <= listed
+    assert {page for page in PAGES if ROOT / "docs" in page.parents and page != index} <= listed

@@ -1,0 +1,1 @@
+"""An app with orders, each of which gets a receipt by mail."""

@@ -1,0 +1,158 @@
+"""What docs/how-to/deploy-redis.md says that Redis needs: memory, by Redis' own count, and connections."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from celery_gconc.wire import BUCKETS, Ask, Lately, LimitCounts, Record
+from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
+from tests.servers import ROOT, RedisServer, redis_server, wait_until
+from tests.store import namespace as kit
+
+PAGE = (ROOT / "docs/how-to/deploy-redis.md").read_text()
+
+#: How many of each are made, to see what one takes.
+MANY = 200
+
+QUEUE, POOL = "queue:transactional-mail", "pool:database-writers"
+
+
+def stated(row: str) -> int:
+    """The bytes in a row of the page's table."""
+    found = re.search(rf"^\| {re.escape(row)}\s*\| ([\d,]+) \|", PAGE, re.MULTILINE)
+    assert found is not None, row
+    return int(found[1].replace(",", ""))
+
+
+class Measured:
+    """A namespace in a Redis of its own, and what its keys take."""
+
+    def __init__(self, url: str) -> None:
+        self.namespace = kit.Namespace(url)
+        self.raw = redis.Redis.from_url(url)
+        self.raw.flushall()
+        self.session = self.open(slots=10_000)
+        self.namespace.reopen()
+
+    def open(self, **how: Any) -> kit.Session:
+        """One more worker's session, with names of usual lengths."""
+        info = {
+            "node": f"mailer-{uuid.uuid4().hex[:6]}@ip-10-1-24-{len(self.namespace._sessions)}",
+            "pid": 12345, "pool": "prefork", "app": "proj", "broker": "redis://redis.internal:6379/0",
+            "version": "0.1.0", "celery": "5.7.0", "python": "3.11.7",
+        }  # fmt: skip
+        return self.namespace.session(uuid.uuid4().hex, config={QUEUE: 4, POOL: 8}, info=info, **how)
+
+    def ask(self, *limits: str) -> None:
+        """Ask for many permits, a few with each sync."""
+        first = self.session.numbers + 1
+        self.session.numbers += MANY
+        for start in range(first, first + MANY, 50):
+            asks = [Ask(n, limits, 0.0, str(uuid.uuid4()), "proj.tasks.import_rows") for n in range(start, start + 50)]
+            self.session.sync(asks=asks, room=10_000)
+
+    @property
+    def bytes(self) -> int:
+        """What all keys take, by MEMORY USAGE."""
+        return sum(int(self.raw.memory_usage(key, samples=0)) for key in self.raw.keys("*"))
+
+    def taken_by(self, make: Callable[[], None], count: int = MANY) -> float:
+        """What one of the *count* things takes that *make* makes."""
+        before = self.bytes
+        make()
+        return (self.bytes - before) / count
+
+
+@pytest.fixture(scope="module")
+def own_redis(redis_process: RedisServer) -> Iterator[str]:
+    with redis_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def measured(own_redis: str) -> Iterator[Measured]:
+    measured = Measured(own_redis)
+    yield measured
+    measured.namespace.close()
+
+
+def within(taken: float, row: str) -> None:
+    """As the page says: no more, and not so much less that the page is misleading."""
+    assert stated(row) / 3 < taken <= stated(row)
+
+
+def test_a_namespace_with_nothing_in_it_takes_what_is_stated(measured):
+    assert measured.bytes < 4_000
+    assert "The rest takes less than 4 kB." in PAGE
+
+
+def test_a_worker_takes_what_is_stated(measured):
+    within(measured.taken_by(lambda: [measured.open(slots=8) for _ in range(MANY)]), "worker")
+
+
+def test_a_task_that_waits_takes_what_is_stated(measured):
+    measured.namespace.set(QUEUE, 0)
+    within(measured.taken_by(lambda: measured.ask(QUEUE)), "task that holds a permit or stands in line")
+    assert len(measured.namespace.line(QUEUE)) == MANY
+
+
+def test_a_task_that_holds_a_permit_takes_what_is_stated(measured):
+    measured.namespace.set(QUEUE, 100_000)
+    within(measured.taken_by(lambda: measured.ask(QUEUE)), "task that holds a permit or stands in line")
+    wait_until(lambda: len(measured.namespace.holders(QUEUE)) == MANY, what="all of them hold")
+
+
+def test_a_further_limit_of_a_task_takes_what_is_stated(measured):
+    for limit in (QUEUE, POOL):
+        measured.namespace.set(limit, 100_000)
+    one = measured.taken_by(lambda: measured.ask(QUEUE))
+    two = measured.taken_by(lambda: measured.ask(QUEUE, POOL))
+    assert len(measured.namespace.holders(POOL)) == MANY
+    within(two - one, "further limit of such a task")
+
+
+def test_a_limit_that_is_set_takes_what_is_stated(measured):
+    names = [f"pool:some-resource-of-{number}" for number in range(MANY)]
+    taken = measured.taken_by(lambda: [measured.namespace.set(name, 5) for name in names])
+    within(taken, "limit whose value is set at run time")
+
+
+def told(limits: list[str], ended: int = 0) -> Record:
+    """What a session tells with a heartbeat of busy limits, of *ended* tasks of each."""
+    counts = LimitCounts(100_000, [9_999] * len(BUCKETS), 99_999.0, [9_999] * len(BUCKETS), 99_999.0)
+    lately = Lately(ended, [(0.5, 12.345, 1.234)] * min(ended, 64))
+    return Record(dict.fromkeys(limits, counts), dict.fromkeys(limits, lately) if ended else {}, 0, 0, 0, {})
+
+
+def test_the_statistics_of_a_limit_take_what_is_stated(measured):
+    names = [f"pool:some-resource-of-{number}" for number in range(MANY)]
+    taken = measured.taken_by(lambda: measured.namespace.store.record(measured.session.name, told(names)))
+    within(taken, "limit with statistics")
+
+
+def test_a_heartbeat_in_which_many_tasks_ended_takes_what_is_stated(measured):
+    measured.namespace.store.record(measured.session.name, told([QUEUE], 500))
+
+    def tell() -> None:
+        for _ in range(MANY):
+            measured.namespace.store.record(measured.session.name, told([QUEUE], 500))
+
+    within(measured.taken_by(tell), "heartbeat in which tasks ended, for each limit")
+
+
+def test_a_worker_keeps_two_connections(make_cluster, own_redis):  # noqa: F811
+    cluster = make_cluster(global_concurrency_redis_url=own_redis, global_concurrency_limits={"emails": 2})
+    client = redis.Redis.from_url(own_redis)
+    client.flushall()
+    others = len(client.client_list())
+    cluster.start("w1", concurrency=4)
+    cluster.send("nap", 20, 0.01)
+    cluster.done(20)
+    assert len(client.client_list()) - others == 2
+    assert "| connections | 2 for each worker |" in PAGE

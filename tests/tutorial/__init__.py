@@ -1,0 +1,1 @@
+"""The tutorial works by its text alone."""

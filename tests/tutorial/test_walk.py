@@ -1,0 +1,81 @@
+"""Who follows the tutorial by its text alone gets what it shows, to the letter, on a fresh machine's tools.
+
+Two things are put in place of what the page says: a free port, and what the page itself says to install until there is
+a release. What may be otherwise in the outputs is in ``walk.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.servers import ROOT, NoRedisBinary, free_port, redis_binary
+
+from .walk import is_shown, steps, walk
+
+PAGE = ROOT / "docs" / "tutorial" / "first-limit.md"
+
+#: What stands on the page for a checkout's path.
+CHECKOUT = "pip install <path of the checkout>"
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """What a new shell has: nothing of the virtual environment that the tests run in."""
+    try:
+        binary = redis_binary()
+    except NoRedisBinary as exc:
+        if os.environ.get("CI"):
+            pytest.fail(str(exc))
+        pytest.skip(str(exc))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "redis-server").symlink_to(binary)
+    path = [str(tools), str(Path(sys.base_prefix) / "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
+    ours = ("VIRTUAL_ENV", "PYTHON", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PYTEST", "COV_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**kept, "PATH": os.pathsep.join(path), "LANG": "C.UTF-8"}
+
+
+@pytest.mark.timeout(300)
+def test_who_follows_the_tutorial_gets_what_it_shows(environ: dict[str, str], tmp_path: Path) -> None:
+    page, port = PAGE.read_text(encoding="utf-8"), free_port()
+    assert f"`{CHECKOUT}`" in page
+    page = page.replace("pip install celery-gconc\n", CHECKOUT.replace("<path of the checkout>", f"'{ROOT}'") + "\n")
+    page = page.replace("6390", str(port))
+    home = tmp_path / "home"
+    home.mkdir()
+    with walk(home, environ) as walker:
+        assert walker.follow(page) >= 30
+    assert list(home.iterdir()) == [], "the folder is all that is left, and it was deleted"
+    left = [p for p in psutil.process_iter(["cmdline", "cwd"]) if str(home) in f"{p.info['cmdline']} {p.info['cwd']}"]
+    assert left == []
+
+
+def test_every_block_of_the_tutorial_is_one_that_a_walk_does() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert len(steps(page)) == len(re.findall(r"^```\w+$", page, re.MULTILINE))
+    assert {step.kind for step in steps(page)} == {"console", "python", "text"}
+
+
+@pytest.mark.parametrize(
+    ("shown", "output", "expected"),
+    [
+        ("e: was 2, is 4", "e: was 2, is 4", True),
+        ("e: was 2, is 4", "e: was 2, is 5", False),
+        ("emails 2/2 16 2.7 s full", "emails   2/2  9 410 ms\nfull", True),
+        ("emails 2/2 16 2.7 s full", "emails   3/2  9 410 ms full", False),
+        ("(2 of at most 2 run)", "(1 of at most 2 run)", True),
+        ("(2 of at most 2 run)", "(2 of at most 3 run)", False),
+        ("-> a: OK\n   x\n-> b: OK\n   x", "-> b: OK\n  x\n-> a: OK\n  x\n", True),
+        ("-> a: OK\n   x\n-> b: OK\n   x", "-> a: OK\n  x\n", False),
+        ("no worker is alive", "a worker is alive", False),
+    ],
+)
+def test_what_a_page_shows_is_compared_word_by_word(shown: str, output: str, expected: bool) -> None:
+    assert is_shown(shown, output) is expected
