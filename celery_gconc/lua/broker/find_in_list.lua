@@ -1,7 +1,8 @@
 -- Where a task's message stands in a list of kombu's. Looks at a part of it, from the producers' end; changes nothing.
 --
--- Runs on the broker's Redis. New messages push the others on in the direction of the search, so none that stays in
--- the list from the first call to the last is missed; one may be looked at twice.
+-- Runs on the broker's Redis, over a list of kombu's.
+-- Guarantee: none that stays in the list from the first call to the last is missed, for new messages push the others on
+--         in the direction of the search; one may be looked at twice.
 -- KEYS    1 the list
 -- ARGV    1 the task's id, as it stands in JSON, with its quotes; 2 from which index; 3 how many at most
 -- Reply   {messages in the list, how many were looked at, index of the first that names the task by its id (absent),
