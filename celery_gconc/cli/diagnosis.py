@@ -10,12 +10,16 @@ from typing import Any
 import click
 
 from celery_gconc.errors import GlobalConcurrencyError
+from celery_gconc.operations import Operations
 from celery_gconc.status import as_json
 from celery_gconc.survey import ANSWER_SECONDS
 from celery_gconc.wording import span
 
 from .arguments import LIMIT, MAX
 from .terminal import EXIT_NO, Command, Terminal, pass_terminal
+
+#: How long, in seconds, one call to Redis may take in a scrape (connecting may take two): Prometheus waits for 10 s.
+SCRAPE_TIMEOUT = 1.0
 
 #: The styles of a finding's severity.
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -205,8 +209,9 @@ def exporter(terminal: Terminal, host: str, port: int) -> None:
         raise ExporterError("the exporter needs prometheus_client: pip install 'celery-gconc[prometheus]'") from None
     from celery_gconc.metrics import Collector
 
+    _ = terminal.operations.settings  # wrong ones are told here, not by a metric
     registry = CollectorRegistry()
-    registry.register(Collector(terminal.operations))
+    registry.register(Collector(Operations(terminal.app, call_timeout=SCRAPE_TIMEOUT)))
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except (OSError, OverflowError) as exc:

@@ -1,0 +1,61 @@
+"""Fixtures: those of the cluster tests, and a cluster of their own for the tests with a Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from celery_gconc import Operations
+from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
+from tests.cluster.kit import Cluster, cluster
+from tests.conftest import _without, empty_namespace
+from tests.monitoring.kit import NoPrometheus, Prometheus, exporter, prometheus, promtool
+from tests.servers import RedisServer, redis_server
+
+__all__ = ["make_cluster", "oracle_url", "rabbitmq_url"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tools() -> None:
+    """Prometheus is on this machine."""
+    try:
+        promtool("--version")
+    except NoPrometheus as exc:
+        _without(str(exc))
+
+
+@pytest.fixture
+def coordination() -> Iterator[RedisServer]:
+    """A coordination Redis that may die; the broker is another."""
+    with redis_server() as server:
+        empty_namespace(server.url)
+        yield server
+
+
+@pytest.fixture
+def make_watched(
+    coordination: RedisServer, redis_url: str, oracle_url: str, tmp_path: Path
+) -> Iterator[Callable[..., tuple[Cluster, Operations, Prometheus]]]:
+    """Makes a cluster with its exporter and a Prometheus beside it."""
+    with ExitStack() as stack:
+
+        def make(*, interval: float = 0.5, **conf: object) -> tuple[Cluster, Operations, Prometheus]:
+            made = stack.enter_context(
+                cluster(
+                    redis_url, redis_url, oracle_url, tmp_path, global_concurrency_redis_url=coordination.url,
+                    global_concurrency_heartbeat_interval=0.5, global_concurrency_heartbeat_timeout=2.5, **conf,
+                )
+            )  # fmt: skip
+            app = Celery("watcher", broker=redis_url, set_as_current=False)
+            app.conf.update(made.conf)
+            asking = Operations(app)
+            stack.callback(app.close)
+            stack.callback(asking.close)
+            url = stack.enter_context(exporter(made))
+            return made, asking, stack.enter_context(prometheus(url, interval=interval))
+
+        yield make
