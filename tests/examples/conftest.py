@@ -40,7 +40,10 @@ def run(environ: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Com
 
 @pytest.fixture
 def follow(redis_url: str, tmp_path: Path) -> Iterator[Callable[[str], Walk]]:
-    """Do what the README of an example says, in a copy of the examples, with our Python; its workers live on."""
+    """Do what the README of an example says, in a copy of the examples, with our Python; its workers live on.
+
+    Each keyword (but for an underscore before it) is replaced by its value, in the README and the configuration.
+    """
     env = {**os.environ, "REDIS_URL": redis_url, "LANG": "C.UTF-8"}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
     for name in ("COLUMNS", "LINES", "FORCE_COLOR", "PYTHONPATH"):
@@ -50,10 +53,12 @@ def follow(redis_url: str, tmp_path: Path) -> Iterator[Callable[[str], Walk]]:
     with walk(copy.parent, env) as walker:
 
         def follow(example: str, **instead: str) -> Walk:
-            readme = (copy / example / "README.md").read_text(encoding="utf-8")
-            for words, others in instead.items():
-                readme = readme.replace(words.removeprefix("_"), others)
-            walker.follow(readme)
+            for page in (*(copy / example).glob("*.md"), *(copy / example).glob("*.yml")):
+                text = page.read_text(encoding="utf-8")
+                for words, others in instead.items():
+                    text = text.replace(words.removeprefix("_"), others)
+                page.write_text(text, encoding="utf-8")
+            walker.follow((copy / example / "README.md").read_text(encoding="utf-8"))
             return walker
 
         yield follow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import redis
 from celery import VERSION
 
+from tests.conftest import _without
 from tests.servers import ROOT, free_port, wait_until
 from tests.tutorial.walk import Walk
 
@@ -53,6 +55,18 @@ def test_shared_pool_never_has_more_users_of_a_resource_than_its_limit_allows(fo
     assert "32 used db-writers, at most 3 at once (pool:db-writers allows 3)\n" in told
     assert "8 used search, at most 1 at once (pool:search allows 1)\n" in told
     assert "pool:db-writers: was 5, is 3 (configured)\n" in told
+
+
+def test_monitoring_has_prometheus_know_what_runs(follow: Callable[..., Walk], tmp_path: Path) -> None:
+    if shutil.which("prometheus") is None:
+        _without("no prometheus on the path")
+    port = str(free_port())
+    walker = follow(
+        "monitoring", _9808=str(free_port()), _9090=port, **{"/tmp/gconc-prometheus": str(tmp_path / "data")}
+    )
+    assert "12 rules found" in walker.told
+    query = f"promtool query instant http://127.0.0.1:{port} 'max by (limit) (celery_gconc_permits)'"
+    wait_until(lambda: '{limit="queue:emails"} => 3 @' in walker.type(query), 60, "its limit is full")
 
 
 #: Logs in as the user of the README, sets a limit on the page, badly, then well; and looks at it.

@@ -35,7 +35,7 @@ GOODBYE = 30
 SIZE = (50, 100)
 
 #: Commands that only look.
-LOOKS = re.compile(r"celery .* (gconc (status|holders|waiting|explain)|inspect) ?")
+LOOKS = re.compile(r"celery .* (gconc (status|holders|waiting|explain)|inspect) ?|promtool query ")
 
 #: Of what a page shows, what may be otherwise: a number with its unit, ids, and the machine. Numbers after these words
 #: stand as they are, and so do those beside a slash (``2/4``).
