@@ -7,7 +7,7 @@ Redis keeps the counters, so it makes no difference which process is scraped, no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import isinf
 
@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector as AnyCollector
 
 from .errors import GlobalConcurrencyError
 from .operations import Operations
-from .status import Histogram, LimitStatus, Status, Totals
+from .status import Histogram, LimitStatus, Totals
 
 #: How many limits are told of at most, so that the number of series stays bounded: each has about 45.
 MOST_LIMITS = 500
@@ -40,13 +40,21 @@ _LIMIT = ("limit",)
 METRICS: Mapping[str, Description] = {
     "celery_gconc_up": Description(GAUGE, "1 while the coordination Redis answers, 0 while it does not."),
     "celery_gconc_sessions": Description(GAUGE, "Workers whose lease holds."),
-    "celery_gconc_limits": Description(GAUGE, "Limits that there are, whether they are told of or not."),
+    "celery_gconc_limits": Description(GAUGE, "Limits that there are now, whether they are told of or not."),
     "celery_gconc_limit_max": Description(
         GAUGE, "Tasks that may run at once under the limit; no series while it is unlimited. A pause leaves it.", _LIMIT
     ),
     "celery_gconc_limit_paused": Description(GAUGE, "1 while the limit is paused, 0 otherwise.", _LIMIT),
+    "celery_gconc_limit_paused_timestamp_seconds": Description(
+        GAUGE, "Since when the limit is paused (Unix time); no series while it is not.", _LIMIT
+    ),
     "celery_gconc_limit_overridden": Description(
         GAUGE, "1 while a max set at run time holds instead of the configured one, 0 otherwise.", _LIMIT
+    ),
+    "celery_gconc_limit_overridden_timestamp_seconds": Description(
+        GAUGE,
+        "When the max that holds was set at run time (Unix time); no series where the configured one holds.",
+        _LIMIT,
     ),
     "celery_gconc_permits": Description(GAUGE, "Tasks that run under the limit now.", _LIMIT),
     "celery_gconc_waiters": Description(
@@ -90,13 +98,12 @@ class Collector(AnyCollector):
         except GlobalConcurrencyError:
             yield down()
             return
+        chosen = sorted(status.limits, key=lambda limit: (limit.max is None, limit.limit))[:MOST_LIMITS]
         yield _gauge("celery_gconc_up", 1)
         yield _gauge("celery_gconc_sessions", len(status.sessions))
-        yield _gauge(
-            "celery_gconc_limits", len({one.limit for one in status.limits} | {one.limit for one in totals.limits})
-        )
-        yield from _of_now(status)
-        yield from _since_the_beginning(totals)
+        yield _gauge("celery_gconc_limits", len(status.limits))
+        yield from _of_now(chosen)
+        yield from _since_the_beginning(totals, {limit.limit for limit in chosen})
 
 
 def down() -> Metric:
@@ -104,21 +111,23 @@ def down() -> Metric:
     return _gauge("celery_gconc_up", 0)
 
 
-def _of_now(status: Status) -> Iterator[Metric]:
-    """The gauges of each limit. Those stay that have a value; among them, as among others, the first by name."""
-    chosen = sorted(status.limits, key=lambda limit: (limit.max is None, limit.limit))[:MOST_LIMITS]
-    for name, value in (
-        ("celery_gconc_limit_max", lambda limit: limit.max),
-        ("celery_gconc_limit_paused", lambda limit: limit.paused),
-        ("celery_gconc_limit_overridden", lambda limit: limit.overridden),
-        ("celery_gconc_permits", lambda limit: limit.running),
-        ("celery_gconc_waiters", waiters),
-        ("celery_gconc_longest_wait_seconds", lambda limit: limit.longest_wait or 0.0),
-    ):
+def _of_now(limits: Sequence[LimitStatus]) -> Iterator[Metric]:
+    """The gauges of each limit."""
+    values: Mapping[str, Callable[[LimitStatus], float | None]] = {
+        "celery_gconc_limit_max": lambda limit: limit.max,
+        "celery_gconc_limit_paused": lambda limit: limit.paused,
+        "celery_gconc_limit_paused_timestamp_seconds": lambda limit: limit.paused_at if limit.paused else None,
+        "celery_gconc_limit_overridden": lambda limit: limit.overridden,
+        "celery_gconc_limit_overridden_timestamp_seconds": lambda limit: limit.set_at if limit.overridden else None,
+        "celery_gconc_permits": lambda limit: limit.running,
+        "celery_gconc_waiters": waiters,
+        "celery_gconc_longest_wait_seconds": lambda limit: limit.longest_wait or 0.0,
+    }
+    for name, value_of in values.items():
         family = GaugeMetricFamily(name, METRICS[name].help, labels=_LIMIT)
-        for limit in chosen:
-            if (number := value(limit)) is not None:
-                family.add_metric([limit.limit], number)
+        for limit in limits:
+            if (value := value_of(limit)) is not None:
+                family.add_metric([limit.limit], value)
         yield family
 
 
@@ -127,11 +136,11 @@ def waiters(limit: LimitStatus) -> int:
     return limit.waiting + limit.parked
 
 
-def _since_the_beginning(totals: Totals) -> Iterator[Metric]:
-    """Counters and histograms."""
+def _since_the_beginning(totals: Totals, chosen: Set[str]) -> Iterator[Metric]:
+    """Counters and histograms, of the *chosen* limits and, where there is room, of those that are no more."""
     grants = CounterMetricFamily("celery_gconc_grants", METRICS["celery_gconc_grants_total"].help, labels=_LIMIT)
     waits, holds = _histogram("celery_gconc_wait_seconds"), _histogram("celery_gconc_hold_seconds")
-    for limit in totals.limits[:MOST_LIMITS]:
+    for limit in sorted(totals.limits, key=lambda limit: limit.limit not in chosen)[:MOST_LIMITS]:
         grants.add_metric([limit.limit], limit.grants)
         for family, histogram in ((waits, limit.wait), (holds, limit.hold)):
             family.add_metric([limit.limit], _buckets(histogram), histogram.sum)

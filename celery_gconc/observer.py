@@ -39,19 +39,19 @@ class Observer:
 
     def granted(self, run: Run) -> None:
         """A task that a limit covers goes to the pool."""
-        run.granted = moment = now()
+        run.granted, run.counted = moment, limits = now(), run.limits
         waited = moment - run.arrived
-        self._tally.granted(run.limits, waited)
+        self._tally.granted(limits, waited)
         if signals.permit_granted.receivers:
-            _send(signals.permit_granted, run, waited=waited, headers=run.request.request_dict)
+            _send(signals.permit_granted, run, limits, waited=waited, headers=run.request.request_dict)
 
     def released(self, run: Run) -> None:
         """Its permit is free again."""
         moment = now()
         held = moment - run.granted
-        self._tally.released(run.limits, moment, run.granted - run.arrived, held)
+        self._tally.released(run.counted, moment, run.granted - run.arrived, held)
         if signals.permit_released.receivers:
-            _send(signals.permit_released, run, held=held)
+            _send(signals.permit_released, run, run.counted, held=held)
 
     def ran_without_permit(self) -> None:
         """A task that a limit covers goes to the pool while Redis is away."""
@@ -69,7 +69,7 @@ class Observer:
         if not run.waits:
             return  # it has got it meanwhile
         if signals.permit_waiting.receivers:
-            _send(signals.permit_waiting, run, headers=run.request.request_dict)
+            _send(signals.permit_waiting, run, run.limits, headers=run.request.request_dict)
         self._send_event("task-waiting", uuid=run.task_id, name=run.task, limits=list(run.limits))
 
     def look(self, table: Mapping[str, int]) -> None:
@@ -112,5 +112,5 @@ class Observer:
         self._warned = set(longest)
 
 
-def _send(signal: Signal, run: Run, **facts: Any) -> None:
-    signal.send(sender=run.task, task_id=run.task_id, limits=run.limits, **facts)
+def _send(signal: Signal, run: Run, limits: Limits, **facts: Any) -> None:
+    signal.send(sender=run.task, task_id=run.task_id, limits=limits, **facts)

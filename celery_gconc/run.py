@@ -53,7 +53,10 @@ class Run:
     ``execute_using_pool`` don't call super (celery 3.1 to 5.7), so no ``Task.Request`` class could see them.
     """
 
-    __slots__ = ("arrived", "ended", "gate", "granted", "job", "limits", "names", "permit", "queue", "request", "waits")
+    __slots__ = (
+        "arrived", "counted", "ended", "gate", "granted", "job",
+        "limits", "names", "permit", "queue", "request", "waits",
+    )  # fmt: skip
 
     def __init__(self, gate: RunOwner, request: Any, names: Limits, limits: Limits, queue: str | None) -> None:
         self.gate = gate
@@ -64,6 +67,8 @@ class Run:
         self.permit: Permit | None = None
         self.arrived = 0.0
         self.granted = 0.0
+        #: The limits under which its grant was told and counted: others may cover it by the time at which it ends.
+        self.counted: Limits = ()
         self.ended = False
         #: What the pool gave for it.
         self.job: Any = None

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import signals
 from .limits import Limits
+from .wire import BUCKETS
 
 #: The name of the meter and of the tracer.
 SCOPE = "celery_gconc"
@@ -26,7 +27,10 @@ LEAST_WAIT = 0.001
 INSTRUMENTS: Mapping[str, tuple[str, str]] = {
     "celery.gconc.wait.duration": ("s", "How long tasks waited in this worker until they got their permit."),
     "celery.gconc.hold.duration": ("s", "How long tasks of this worker held their permit."),
-    "celery.gconc.permits": ("{task}", "Tasks of this worker that run under the limit."),
+    "celery.gconc.permits": (
+        "{task}",
+        "Tasks of this worker that run, under the limits of their permit when they got it.",
+    ),
     "celery.gconc.lease_losses": ("{loss}", "Times that this worker lost its lease while it lived."),
 }
 
@@ -48,13 +52,20 @@ class _Instruments:
     """Receivers of the signals; for any thread, as the instruments are."""
 
     def __init__(self, meter: Any, tracer: Any, extract: Any) -> None:
-        def made(make: Any, name: str) -> Any:
+        def made(make: Any, name: str, **more: Any) -> Any:
             unit, description = INSTRUMENTS[name]
-            return make(name, unit=unit, description=description)
+            return make(name, unit=unit, description=description, **more)
+
+        def histogram(name: str) -> Any:
+            try:
+                # The SDK's own bounds are made for milliseconds.
+                return made(meter.create_histogram, name, explicit_bucket_boundaries_advisory=BUCKETS[:-1])
+            except TypeError:  # opentelemetry-api before 1.30
+                return made(meter.create_histogram, name)
 
         self._tracer, self._extract = tracer, extract
-        self._waits = made(meter.create_histogram, "celery.gconc.wait.duration")
-        self._holds = made(meter.create_histogram, "celery.gconc.hold.duration")
+        self._waits = histogram("celery.gconc.wait.duration")
+        self._holds = histogram("celery.gconc.hold.duration")
         self._permits = made(meter.create_up_down_counter, "celery.gconc.permits")
         self._lease_losses = made(meter.create_counter, "celery.gconc.lease_losses")
 

@@ -499,6 +499,9 @@ local function end_overrides()
   end
 end
 
+-- In which parts what has ended in the last minute is counted: their length (ms), and how many they are.
+local SLOT, SLOTS = 5000, 12
+
 -- What is counted for the whole namespace: one record under no limit's name.
 local function add_to_totals(counts)
   local totals = cjson.decode(call('HGET', TOTALS, '') or '{}')
@@ -562,7 +565,9 @@ end
 -- last writes). What is here may be out of date, so every limit begins anew: it settles when each session that is
 -- known here has stated what it runs, or run out. For sessions that are not known, nothing is granted for a while:
 -- whoever lives says something within a heartbeat interval, or, cut off, holds a lease that ends by timeout.
+-- Counters begin at 0, for those who read them take any step back for that.
 local function begin_epoch(hold)
+  call('DEL', TOTALS)
   epoch = (run or '') .. ':' .. int(now * 1000 + time[2] % 1000)
   born = clock
   call('HSET', META, 'epoch', epoch, 'run', run or '', 'born', int(born), 'known', int(version),

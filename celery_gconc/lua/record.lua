@@ -8,7 +8,7 @@
 --         recent: limit -> {ended (how many tasks), samples [[ms since its end, ms waited, ms held]...]}
 -- Reply   {status: "ok"}
 -- Cost    O(limits x ranges)
-local MOST_LIMITS = 10000 -- for which totals are kept
+local MOST_LIMITS = 10000 -- for which totals are kept; above, those of limits that are no more make room
 local KEEP = 15 * 60      -- seconds for which recent is kept
 local MOST_ENTRIES = 5000 -- in recent, about
 local KEEP_TOTALS = 30 * 86400 -- seconds after the last change
@@ -33,15 +33,38 @@ local function add(to, more)
   for i = 1, #more do to[i] = (to[i] or 0) + more[i] end
   return to
 end
-local free = MOST_LIMITS - call('HLEN', TOTALS)
+-- How many have ended in each SLOT of the last minute: pairs of its number and a count, the newest first.
+local function lately_of(before, ended)
+  local slot = math.floor(now / SLOT)
+  local lately = { { slot, ended } }
+  for _, pair in ipairs(before or {}) do
+    if pair[1] == slot then
+      lately[1][2] = lately[1][2] + pair[2]
+    elseif pair[1] > slot - SLOTS then
+      table.insert(lately, pair)
+    end
+  end
+  return lately
+end
+local function make_room()
+  for _, limit in ipairs(call('HKEYS', TOTALS)) do
+    local lives = limit == '' or asked.limits[limit] or call('HEXISTS', MAX, limit) == 1
+      or call('HEXISTS', CONFIGURED, limit) == 1 or call('HEXISTS', OVERRIDES, limit) == 1
+    if not lives then call('HDEL', TOTALS, limit) end
+  end
+  return MOST_LIMITS - call('HLEN', TOTALS)
+end
+local free, has_made_room = MOST_LIMITS - call('HLEN', TOTALS), false
 for limit, more in pairs(asked.limits) do
   local known = call('HGET', TOTALS, limit)
-  if not known then free = free - 1 end
-  if known or free >= 0 then
+  if not known and free <= 0 and not has_made_room then free, has_made_room = make_room(), true end
+  if known or free > 0 then
+    if not known then free = free - 1 end
     local total = known and cjson.decode(known) or { grants = 0, wait = {}, waited = 0, hold = {}, held = 0 }
+    local ended = asked.recent[limit] and asked.recent[limit].ended or 0
     call('HSET', TOTALS, limit, cjson.encode({
       grants = total.grants + more.grants, wait = add(total.wait, more.wait), waited = total.waited + more.waited,
-      hold = add(total.hold, more.hold), held = total.held + more.held,
+      hold = add(total.hold, more.hold), held = total.held + more.held, lately = lately_of(total.lately, ended),
     }))
   end
 end

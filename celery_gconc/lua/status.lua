@@ -3,10 +3,11 @@
 -- Guarantee: one instant. Dead sessions are reclaimed first, so what they held isn't shown.
 -- ARGV[2] limit (or null: all that are set at run time, configured by a live session, or limited)
 -- Reply   {status: "ok", now (wall time, ms), version, live, limits: [{limit, max (-1 unlimited), paused,
---          configured (null), override (null), held, idle, waiting, parked, longest (ms that any of the first in
---          line has waited; absent where nobody waits), ended (tasks in the last minute), settling}...],
+--          configured (null), override (null), held, idle, waiting, parked (where it has no place), longest (ms that
+--          any of the first in line has waited; absent where nobody waits), ended (tasks in the last minute),
+--          settling}...],
 --          sessions: [{session, lease (ms left), info, config, permits, waiting, room}...]}
--- Cost    O(limits + sessions + holders + waiters, and heartbeats of the last minute in which tasks ended)
+-- Cost    O(limits + sessions + holders + waiters)
 expect({ limit = function(it) return it == cjson.null or limit_name(it) end })
 begin()
 finish()
@@ -26,7 +27,7 @@ else
 end
 table.sort(names)
 
-local idle, parked, ended, sessions = {}, {}, {}, {}
+local idle, parked, sessions = {}, {}, {}
 for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
   local permits, waiting = 0, 0
   for limit, more in pairs(cjson.decode(call('HGET', SESSION, sid .. ':parked') or '{}')) do
@@ -50,8 +51,12 @@ for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
   })
 end
 
-for _, entry in ipairs(call('XRANGE', RECENT, int(now - 60000), '+')) do
-  for limit, told in pairs(cjson.decode(entry[2][2])) do ended[limit] = (ended[limit] or 0) + told.ended end
+local function ended(limit)
+  local total, sum = call('HGET', TOTALS, limit), 0
+  for _, pair in ipairs(total and cjson.decode(total).lately or {}) do
+    if pair[1] > math.floor(now / SLOT) - SLOTS then sum = sum + pair[2] end
+  end
+  return sum
 end
 
 local FIRST = 32 -- how many of a line are looked at for the longest wait
@@ -69,13 +74,14 @@ for _, limit in ipairs(names) do
   local override = call('HGET', OVERRIDES, limit)
   override = override and cjson.decode(override) or {}
   local configured = tonumber(call('HGET', CONFIGURED, limit))
-  local set = override.max ~= nil
+  local max = override.max ~= cjson.null and override.max or configured or -1
+  local paused, settling, taken = override.paused or false, fresh[limit] ~= nil or shut ~= nil, held(limit)
+  local is_closed = paused or settling or (max >= 0 and taken - (idle[limit] or 0) >= max)
   table.insert(limits, {
-    limit = limit, max = set and override.max or configured or -1, paused = override.paused or false,
-    configured = configured or cjson.null, override = next(override) and override or cjson.null,
-    held = held(limit), idle = idle[limit] or 0, settling = fresh[limit] ~= nil or shut ~= nil,
-    waiting = call('ZLEXCOUNT', WAITERS, first(limit), last(limit)), parked = parked[limit] or 0,
-    longest = longest(limit), ended = ended[limit] or 0,
+    limit = limit, max = max, paused = paused, configured = configured or cjson.null,
+    override = next(override) and override or cjson.null, held = taken, idle = idle[limit] or 0, settling = settling,
+    waiting = call('ZLEXCOUNT', WAITERS, first(limit), last(limit)), parked = is_closed and parked[limit] or 0,
+    longest = longest(limit), ended = ended(limit),
   })
 end
 return cjson.encode({ status = 'ok', now = now, version = version, live = #sessions, limits = limits, sessions = sessions })

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from celery_gconc.telemetry import INSTRUMENTS
+from celery_gconc.wire import BUCKETS
 from tests.cluster.kit import Cluster
 from tests.servers import ROOT, wait_until
 
@@ -55,6 +56,9 @@ def test_a_worker_tells_of_waits_holds_and_permits_and_a_wait_is_a_span_in_its_s
     for limit in ("queue:emails", "app"):
         assert found["celery.gconc.wait.duration"][limit]["count"] == 3
         assert found["celery.gconc.hold.duration"][limit]["sum"] == pytest.approx(0.9, abs=0.6)
+
+    bounds = found["celery.gconc.wait.duration"]["app"]["explicit_bounds"]
+    assert bounds == list(BUCKETS[:-1]), "seconds, where the SDK's own are made for milliseconds"
 
     spans = [json.loads(line) for line in (tmp_path / "spans").read_text().splitlines()]
     assert 2 <= len(spans) <= 3, "the first has hardly waited"

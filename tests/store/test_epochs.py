@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from celery_gconc.status import Totals
+from celery_gconc.tally import Tally
 from celery_gconc.wire import Held
 
 from .namespace import INTERVAL, TIMEOUT, Namespace, Session
@@ -62,6 +64,18 @@ def pass_time(namespace: Namespace, seconds: float, *sessions: Session) -> None:
         seconds -= INTERVAL
         for session in sessions:
             session.state()
+
+
+def test_counters_begin_anew_with_another_server_or_older_data(namespace, pair):
+    tally = Tally()
+    tally.granted(("app",), 0.1)
+    tally.count("lease_losses")
+    record = tally.collect(1000.0, {})
+    assert record is not None
+    namespace.store.record("a", record)
+    assert namespace.store.totals().lease_losses == 1
+    another_server(namespace)
+    assert namespace.store.totals() == Totals(), "a step back to anything else would be taken for a step up from 0"
 
 
 # -- All data lost ---------------------------------------------------------------------------------------

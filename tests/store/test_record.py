@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from celery_gconc.tally import MOST_SAMPLES, Tally
@@ -109,7 +111,7 @@ def test_recent_is_bounded_and_leaves_by_itself(namespace: Namespace):
 
 
 def test_what_workers_hold_behind_the_line_is_summed_over_sessions_and_goes_with_them(namespace: Namespace):
-    namespace.set("app", 1)
+    namespace.set("app", 0)
     namespace.session("a")
     namespace.session("b")
     tell(namespace, "a", Tally(), {"app": 3})
@@ -117,6 +119,66 @@ def test_what_workers_hold_behind_the_line_is_summed_over_sessions_and_goes_with
     assert namespace.store.status("app")["app"].parked == 7
     namespace.store.close_session("a")
     assert namespace.store.status("app")["app"].parked == 4
+
+
+def test_what_is_held_behind_waits_for_the_limits_that_have_no_place_and_not_for_others(namespace: Namespace):
+    session = namespace.session("a", config={"app": 5, "queue:q": 1})
+    session.ask("app", "queue:q")
+    tell(namespace, "a", Tally(), {"app": 3, "queue:q": 3})
+    status = namespace.store.status()
+    assert (status["queue:q"].running, status["queue:q"].parked) == (1, 3)
+    assert (status["app"].running, status["app"].parked) == (1, 0)
+    namespace.store.pause("app", True, by="test")
+    assert namespace.store.status()["app"].parked == 3
+
+
+def test_tasks_a_minute_are_counted_however_many_sessions_tell(namespace: Namespace):
+    namespace.session("a")
+    tally = Tally()
+    for _ in range(3):
+        tally.released(("app",), 999.0, 0.0, 1.0)
+        tell(namespace, "a", tally)
+    with namespace.raw.pipeline() as pipe:
+        for _ in range(6000):
+            pipe.xadd(namespace.keys.key("recent"), {"limits": "{}"})
+        pipe.execute()
+    tell_end(namespace, "a")
+    assert namespace.store.status("app")["app"].per_minute == 4
+    age(namespace, 50)
+    assert namespace.store.status("app")["app"].per_minute == 4
+    tell_end(namespace, "a")
+    age(namespace, 20)
+    assert namespace.store.status("app")["app"].per_minute == 1
+    for _ in range(2):
+        tell_end(namespace, "a")
+    assert namespace.store.status("app")["app"].per_minute == 3
+
+
+def age(namespace: Namespace, seconds: int) -> None:
+    """Let so much time have passed since tasks ended (a multiple of the five seconds in which they are counted)."""
+    key = namespace.keys.key("totals")
+    total = json.loads(namespace.raw.hget(key, "app"))
+    total["lately"] = [[slot - seconds // 5, count] for slot, count in total["lately"]]
+    namespace.raw.hset(key, "app", json.dumps(total))
+
+
+def tell_end(namespace: Namespace, session: str) -> None:
+    """One more task has ended."""
+    tally = Tally()
+    tally.released(("app",), 999.0, 0.0, 1.0)
+    tell(namespace, session, tally)
+
+
+def test_limits_that_are_no_more_make_room_for_others(namespace: Namespace):
+    namespace.session("a", config={"queue:kept": 3})
+    tell_end(namespace, "a")
+    total = namespace.raw.hget(namespace.keys.key("totals"), "app")
+    names = [f"pool:{number}" for number in range(10_000)] + ["queue:kept"]
+    namespace.raw.hset(namespace.keys.key("totals"), mapping=dict.fromkeys(names, total))
+    tally = Tally()
+    tally.granted(("queue:new",), 0.0)
+    tell(namespace, "a", tally)
+    assert [limit.limit for limit in namespace.store.totals().limits] == ["queue:kept", "queue:new"]
 
 
 def test_nothing_is_told_where_nothing_has_changed(namespace: Namespace):
@@ -132,6 +194,7 @@ def test_what_may_not_have_arrived_is_told_again_with_what_came_after(namespace:
     namespace.session("a")
     tally = Tally()
     tally.granted(("app",), 0.1)
+    namespace.set("app", 0)
     assert tally.collect(1.0, {"app": 1}) is not None
     tally.told(arrived=False)
     tally.granted(("app",), 0.1)

@@ -190,7 +190,26 @@ class Walk:
             self._last.leave(last)
         else:
             self._last = self._first
-            self._printed, self._typed = "".join(map(self.type, (*before, last))), last
+            self._printed, self._typed = "".join(map(self._type_or_look, (*before, last))), last
+
+    def _type_or_look(self, line: str) -> str:
+        """Type a line; again where it only looks at what isn't there yet."""
+        if not LOOKS.match(line):
+            return self.type(line)
+        errors = [""]
+
+        def looked() -> tuple[str] | None:
+            try:
+                return (self.type(line),)
+            except AssertionError as exc:
+                errors.append(str(exc))
+                return None
+
+        try:
+            (printed,) = wait_until(looked, PATIENCE, f"{line!r} succeeds")
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}; {errors[-1]}") from None
+        return str(printed)
 
     def _write(self, step: Step) -> None:
         name = re.search(r"Write `([\w.]+)`", step.said)
