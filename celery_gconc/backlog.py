@@ -28,6 +28,9 @@ from .urls import without_secrets
 #: How long, in seconds, connecting to the broker may take.
 CONNECT_SECONDS = 2.0
 
+#: How long, in seconds, a Redis broker may say nothing (what waits for replies asks it anew each second).
+SILENCE_SECONDS = 3.0
+
 #: How many messages of a queue are looked at, from its consuming end, and how many that workers have taken.
 MOST_LOOKED_AT = 20_000
 
@@ -93,6 +96,9 @@ class Backlog:
         """The connection; the first call opens it."""
         if self._connection is None:
             connection: Any = self.app.connection_for_write(connect_timeout=CONNECT_SECONDS)
+            if connection.get_transport_cls().driver_type == "redis":  # it takes no notice of connect_timeout
+                bounds = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": SILENCE_SECONDS}
+                connection.transport_options = {**connection.transport_options, **bounds}
             try:
                 connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=CONNECT_SECONDS)
             except Exception as exc:

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from celery import Celery
+from celery.backends.base import DisabledBackend
+from celery.backends.rpc import RPCBackend
 from celery.states import PENDING
 
 from .backlog import Backlog, BrokerUnavailable, Search
+from .names import known_queues
 from .operations import Operations
 from .status import Found, Status
 from .survey import ANSWER_SECONDS, Answers, Question, Survey, ask
@@ -112,9 +115,10 @@ def result_of(app: Celery, task_id: str) -> Result:
 
     def read() -> None:
         try:
+            if (why := _keeps_nothing(app.backend)) is not None:
+                answer.append(Result(None, trouble=why))
+                return
             meta = app.backend.get_task_meta(task_id, cache=False)
-        except NotImplementedError:
-            answer.append(Result(None, trouble="there is no result backend"))
         except Exception as exc:  # noqa: BLE001 - whatever a backend raises
             answer.append(Result(None, trouble=f"the result backend doesn't answer: {type(exc).__name__}"))
         else:
@@ -130,6 +134,15 @@ def result_of(app: Celery, task_id: str) -> Result:
             )
 
     return _within(read, answer) or Result(None, trouble=f"no answer within {RESULT_SECONDS:g} s")
+
+
+def _keeps_nothing(backend: Any) -> str | None:
+    """Why a result backend can't be asked for a result by whoever likes; None where it can."""
+    if isinstance(backend, DisabledBackend):
+        return "there is no result backend"
+    if isinstance(backend, RPCBackend):
+        return "results of rpc:// go to whoever sent the task, and to nobody else"
+    return None
 
 
 def _within(function: Callable[[], None], answer: list[T]) -> T | None:
@@ -149,7 +162,7 @@ def _first_line(value: Any) -> str:
 def _queues(app: Celery, status: Status, more: Iterable[str]) -> list[str]:
     """The queues that this app knows, those that have a limit, and these."""
     limited = [limit.limit.partition(":")[2] for limit in status if limit.limit.startswith("queue:")]
-    names = [*more, *app.amqp.queues, *limited]
+    names = [*more, *sorted(known_queues(app)), *limited]
     return list(dict.fromkeys(str(name) for name in names if name))
 
 

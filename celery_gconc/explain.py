@@ -28,6 +28,9 @@ RECENT_SECONDS = 600.0
 #: Answers that may only seem so while a task moves on.
 _UNSURE = ("taken", "retrying", "other", "unknown")
 
+#: Where a revoked task stays until its worker comes to it.
+_NOT_STARTED = ("waiting", "parked", "waiting for a slot", "scheduled", "rate limited")
+
 #: What the result backend calls a task that has come to its end.
 _ENDS = (SUCCESS, FAILURE, REVOKED)
 
@@ -91,6 +94,7 @@ def judge(operations: Operations, evidence: Evidence) -> Explanation:
         case.waiting,
         case.held_back,
         case.queued,
+        case.as_redis_has_it,
         case.ended,
         case.in_redis_only,
         case.taken,
@@ -108,9 +112,12 @@ class _Case:
         self.operations, self.evidence = operations, evidence
         self.limits = {limit.limit: limit for limit in evidence.status}
         self.now = evidence.status.at
+        self.sessions = {session.session: session for session in evidence.status.sessions}
+        #: The session of each node's present process: others of that node belong to former ones.
+        self.present = {one.node: one.session for one in sorted(self.sessions.values(), key=lambda one: one.since)}
 
     def running(self) -> Explanation | None:
-        """A worker says that it runs, or one that gives no answer holds a permit for it."""
+        """A worker says that it runs."""
         told = self.evidence.told
         for node, answer in told.own.items():
             limits = tuple(answer.get("limits") or ())
@@ -120,12 +127,10 @@ class _Case:
         for node, (state, info) in told.state.items():
             if state == "active":
                 return self._runs(node, (), info.get("name"))
-        for found in self._only_redis_tells(is_waiting=False):
-            return self._as_redis_has_it(self._runs(found.node, found.limits, found.task))
         return None
 
     def waiting(self) -> Explanation | None:
-        """It waits in a worker: for a permit, or for a slot."""
+        """A worker says that it waits there: for a permit, or for a slot."""
         told = self.evidence.told
         for node, answer in told.own.items():
             if answer.get("state") in ("parked", "waits for a slot"):
@@ -137,9 +142,6 @@ class _Case:
             if state in ("reserved", "ready"):
                 text = f"It waits for a slot of its worker {node}, which has fetched it: all its slots are busy."
                 return self._made("waiting for a slot", text, node=node, task=info.get("name"))
-        for found in self._only_redis_tells(is_waiting=True):
-            wait = _Wait(found.node, found.limits, found, found.seconds, 0)
-            return self._as_redis_has_it(self._waits(wait, has_slot=found.room > 0))
         return None
 
     def held_back(self) -> Explanation | None:
@@ -180,6 +182,21 @@ class _Case:
             return made
         return self._with_line(made, limit, self._expected(limit, message.place + limit.waiting + limit.parked))
 
+    def as_redis_has_it(self) -> Explanation | None:
+        """A worker that gives no answer runs it, or has it wait, as it has last told Redis."""
+        for found in sorted(self.evidence.found, key=lambda one: one.is_waiting):
+            if found.node in self.evidence.told.own or self._is_former(found) or self._has_ended_since(found):
+                continue
+            wait = _Wait(found.node, found.limits, found, found.seconds, 0)
+            made = (
+                self._waits(wait, has_slot=found.room > 0)
+                if found.is_waiting
+                else self._runs(found.node, found.limits, found.task)
+            )
+            note = f"{made.node} gave no answer: this is what it has last told Redis."
+            return replace(made, details=(*made.details, note))
+        return None
+
     def ended(self) -> Explanation | None:
         """The result backend says that it has ended."""
         result = self.evidence.after
@@ -197,6 +214,8 @@ class _Case:
     def in_redis_only(self) -> Explanation | None:
         """Redis has a permit or a place for it that its worker, which answers, knows nothing of (any more)."""
         for found in self.evidence.found:
+            if self._is_former(found):
+                continue
             what = "has just let go of it" if found.is_waiting else "has just ended it"
             return self._made("other", f"{found.node} {what}: Redis has not been told yet.", node=found.node)
         return None
@@ -268,9 +287,26 @@ class _Case:
             notes.append(f"The result backend has {result}{run}.")
         if self._trouble:
             notes.append(f"Neither the queues nor the workers could be asked: {self._trouble}.")
-        if sum(not found.is_waiting for found in evidence.found) > 1:
-            notes.append("It runs more than once: its message was delivered again.")
+        if evidence.told.revoked and explanation.state in _NOT_STARTED:
+            answer += " It is revoked: its worker will discard it when its turn comes."
+        notes += self._copies(explanation)
         return replace(explanation, answer=answer, result=result, details=tuple(notes))
+
+    def _copies(self, explanation: Explanation) -> list[str]:
+        """Other deliveries of its message that have, or had, a permit or a place in line."""
+        notes = []
+        if sum(not found.is_waiting and not self._is_former(found) for found in self.evidence.found) > 1:
+            notes.append("It runs more than once: its message was delivered again.")
+        for found in self.evidence.found:
+            left = f", in {span(self.sessions[found.session].lease)}" if found.session in self.sessions else ""
+            has = "has a place in line" if found.is_waiting else "counts as running"
+            if self._is_former(found):
+                notes.append(
+                    f"It still {has} for a former process of {found.node}, until the lease of that one ends{left}."
+                )
+            elif (found.node, found.is_waiting) != (explanation.node, explanation.state != "running"):
+                notes.append(f"It also {has} on {found.node}, by another delivery of its message.")
+        return notes
 
     # -- Parts -------------------------------------------------------------------------------------------
 
@@ -299,14 +335,9 @@ class _Case:
         names += [message.task if message else None, evidence.after.task]
         return next((str(name) for name in names if name), None)
 
-    def _only_redis_tells(self, *, is_waiting: bool) -> list[Found]:
-        """What Redis has of it where the worker in question gave no answer, and the result backend has no later end."""
-        own = self.evidence.told.own
-        return [
-            found
-            for found in self.evidence.found
-            if found.is_waiting == is_waiting and found.node not in own and not self._has_ended_since(found)
-        ]
+    def _is_former(self, found: Found) -> bool:
+        """Whether the process that had it is gone: its worker was started anew."""
+        return self.present.get(found.node, found.session) != found.session
 
     def _has_ended_since(self, found: Found) -> bool:
         result = self.evidence.after
@@ -314,10 +345,6 @@ class _Case:
             return False
         done = unix_time(result.done or "")
         return done is None or done >= self.now - found.seconds
-
-    def _as_redis_has_it(self, made: Explanation) -> Explanation:
-        note = f"{made.node} gave no answer: this is what it has last told Redis."
-        return replace(made, details=(*made.details, note))
 
     def _runs(self, node: str, limits: Limits, task: str | None = None) -> Explanation:
         found = next((one for one in self.evidence.found if one.node == node and not one.is_waiting), None)
@@ -348,7 +375,7 @@ class _Case:
             behind = f"behind {count_of(wait.ahead, 'other')} of that worker" if wait.ahead else "not in line yet"
             text = f"It waits on {wait.node}, {behind}: {why}."
             made = self._wait(wait, "parked", text)
-            expected = self._expected(full, max(full.waiting, wait.ahead) + 1)
+            expected = self._expected(full, max(full.waiting, wait.ahead) + 1)  # what others have parked isn't known
         notes = () if has_slot else (f"{wait.node} has no free slot either.",)
         return self._with_line(replace(made, details=notes), full, expected)
 
@@ -423,20 +450,30 @@ class _Case:
 
     def _why_queued(self, message: Message) -> tuple[str, LimitStatus | None]:
         """Why a message is still in its queue, and the limit that keeps it there, if one does."""
-        told, queue = self.evidence.told, message.queue
+        closed = [self.limits[name] for name in self._covering(message.task, message.queue)]
+        closed = [limit for limit in closed if is_closed(limit)]
+        if not closed:
+            return self._who_reads(message.queue)[0], None
+        limit = min(closed, key=lambda limit: limit.limit != f"queue:{message.queue}")
+        why = why_closed(limit, self.now, self.operations.settings.heartbeat_timeout)
+        reads, is_read = self._who_reads(message.queue)
+        return why if is_read else f"{why}; and {reads}", limit
+
+    def _who_reads(self, queue: str) -> tuple[str, bool]:
+        """Which workers consume a queue, and whether any does, as far as they answer."""
+        told = self.evidence.told
         if told.trouble:
-            return "workers could not be asked", None
+            return "workers could not be asked", False
         readers = sorted(node for node, names in told.queues.items() if queue in names)
         if not readers:
-            return f"no worker that answers consumes {queue}" if told.nodes else "no worker answers", None
-        closed = [self.limits[name] for name in self._covering(message.task, queue) if is_closed(self.limits[name])]
-        if closed:
-            limit = min(closed, key=lambda limit: limit.limit != f"queue:{queue}")
-            return why_closed(limit, self.now, self.operations.settings.heartbeat_timeout), limit
+            silent = sorted(self.present.keys() - told.nodes)
+            lives = f" ({all_of(silent)} {'lives' if len(silent) == 1 else 'live'}, says Redis)" if silent else ""
+            nobody = f"no worker that answers consumes {queue}" if told.nodes else "no worker answers"
+            return nobody + lives, False
         verb, have = ("consumes", "has") if len(readers) == 1 else ("consume", "have")
         rooms = [session.room for session in self.evidence.status.sessions if session.node in readers]
         busy = f", and {have} no free slot" if len(rooms) >= len(readers) and not any(rooms) else ""
-        return f"{all_of(readers)} {verb} that queue{busy}", None
+        return f"{all_of(readers)} {verb} that queue{busy}", True
 
     def _queue_notes(self, message: Message) -> list[str]:
         notes = []

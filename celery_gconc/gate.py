@@ -245,18 +245,20 @@ class Gate:
 
     def where(self, task_id: str) -> dict[str, Any]:
         """What this worker does with a task: empty where the gate doesn't have it. For ``inspect``."""
-        parked = sorted(self.ledger.waiting(), key=lambda run: run.arrived)
         with self.ledger.lock:
             running = list(self.ledger.running)
-        for state_, runs in (("parked", parked), ("waits for a slot", list(self._ready)), ("running", running)):
-            for ahead, run in enumerate(runs):
+        parked = sorted(self.ledger.waiting(), key=lambda run: run.arrived)
+        for state_, runs in (("running", running), ("parked", parked), ("waits for a slot", list(self._ready))):
+            for number, run in enumerate(runs):
                 if run.task_id == task_id:
+                    before = runs[:number] if state_ != "running" else []
+                    shared = [one for one in before if not set(run.limits).isdisjoint(one.limits)]
                     return {
                         "state": "waits for a slot" if state_ == "parked" and self.free_slots <= 0 else state_,
                         "task": run.task,
                         "limits": list(run.limits),
                         "waited": (run.granted or now()) - run.arrived if run.arrived else 0.0,
-                        "ahead": ahead if state_ != "running" else 0,
+                        "ahead": len(shared if run.limits else before),
                     }
         return {}
 

@@ -13,6 +13,7 @@ from typing import Any
 from celery import Celery
 
 from .backlog import CONNECT_SECONDS, Backlog, BrokerUnavailable
+from .clock import now
 
 #: How long, in seconds, workers have for their answers if nothing else is said: as in Celery's own commands.
 ANSWER_SECONDS = 1.0
@@ -46,12 +47,15 @@ class Survey:
         No worker, no answer: that is no error. An error that a worker answers is left out.
 
         Raises:
-            BrokerUnavailable: the broker can't be reached.
+            BrokerUnavailable: the broker can't be reached, or doesn't answer.
         """
+        ends = now() + self._patience
         for asker in self._askers:
-            asker.join(self._patience)
+            asker.join(max(ends - now(), 0.0))
         if (error := next((asker.error for asker in self._askers if asker.error is not None), None)) is not None:
             raise error
+        if any(asker.is_alive() for asker in self._askers):
+            raise BrokerUnavailable(f"the broker gave no answer within {self._patience:g} s")
         return [asker.answers for asker in self._askers]
 
 

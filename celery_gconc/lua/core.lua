@@ -567,7 +567,7 @@ end
 -- whoever lives says something within a heartbeat interval, or, cut off, holds a lease that ends by timeout.
 -- Counters begin at 0, for those who read them take any step back for that.
 local function begin_epoch(hold)
-  call('DEL', TOTALS)
+  call('EXPIRE', TOTALS, 0)
   epoch = (run or '') .. ':' .. int(now * 1000 + time[2] % 1000)
   born = clock
   call('HSET', META, 'epoch', epoch, 'run', run or '', 'born', int(born), 'known', int(version),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -13,7 +14,7 @@ from celery_gconc.backlog import Message, Search
 from celery_gconc.evidence import Evidence, Result, Told
 from celery_gconc.explain import judge
 from tests.cli.case import LONG, QUICK, MakeCluster, case_of
-from tests.servers import wait_until
+from tests.servers import redis_server, wait_until
 
 
 def test_from_its_queue_to_its_end_under_a_full_limit(make_cluster: MakeCluster):
@@ -212,6 +213,131 @@ def test_a_worker_that_died(make_cluster: MakeCluster):
             r"the broker delivers it once more in about (60|59) min \(visibility_timeout\)\.",
             found.answer,
         )
+
+
+def test_a_worker_that_died_and_was_started_anew(make_cluster: MakeCluster):
+    conf = {**QUICK, "global_concurrency_heartbeat_timeout": 30.0}
+    with case_of(make_cluster(global_concurrency_limits={"queue:emails": 1}, **conf)) as case:
+        (worker,) = case.cluster.start("w1", concurrency=2)
+        running, parked = case.send("late", LONG), case.send("late", LONG)
+        case.started()
+        wait_until(lambda: [one.task_id for one in case.operations.waiting("emails")] == [parked], what="it is in line")
+        worker.kill()
+        case.cluster.start("w1", concurrency=2)
+        wait_until(lambda: len(case.operations.status().sessions) == 2, what="the former session lives on for a while")
+        for task, has in ((running, "counts as running"), (parked, "has a place in line")):
+            found = case.explain(task)
+            assert found.state == "taken", found
+            assert "the broker delivers it once more in about" in found.answer
+            assert re.search(
+                rf"It still {has} for a former process of w1@test, until the lease of that one ends, in \d+ s\.",
+                " ".join(found.details),
+            )
+
+
+def test_a_delivery_that_waits_while_an_earlier_one_counts_for_a_dead_worker(make_cluster: MakeCluster):
+    conf = {**QUICK, "global_concurrency_heartbeat_timeout": 30.0}
+    with case_of(make_cluster(global_concurrency_limits={"queue:emails": 1}, **conf)) as case:
+        (worker,) = case.cluster.start("w1", concurrency=2)
+        case.send("nap", LONG, task_id="twin")
+        case.started()
+        worker.kill()
+        case.cluster.start("w2", concurrency=2)
+        case.send("nap", LONG, task_id="twin")
+        case.waits("emails")
+        found = case.explain("twin")
+        assert (found.state, found.node) == ("waiting", "w2@test")
+        assert "It also counts as running on w1@test, by another delivery of its message." in found.details
+
+
+def test_a_task_that_runs_while_another_delivery_of_it_waits(make_cluster: MakeCluster):
+    with case_of(make_cluster(global_concurrency_limits={"queue:emails": 1}, **QUICK)) as case:
+        case.cluster.start("w1", concurrency=2)
+        for _ in range(2):
+            case.send("nap", LONG, task_id="twin")
+        case.waits("emails")
+        found = case.explain("twin")
+        assert (found.state, found.node) == ("running", "w1@test")
+        assert "It also has a place in line on w1@test, by another delivery of its message." in found.details
+
+
+def test_a_queued_task_names_its_limit_whether_or_not_a_worker_answers(make_cluster: MakeCluster):
+    with case_of(make_cluster(global_concurrency_limits={"queue:emails": 1}, **QUICK)) as case:
+        case.operations.pause("emails", by="ann@host", reason="mail server is down")
+        task = case.send("nap")
+        found = case.explain(task)
+        assert "in queue emails; queue:emails is paused by ann@host " in found.answer
+        assert found.answer.endswith(' ("mail server is down"); and no worker answers.')
+        assert found.line == "queue:emails"
+        case.operations.resume("emails")
+        case.cluster.start("w1", pool="solo", concurrency=1)
+        case.cluster.done(1)
+        busy = case.send("nap", LONG)
+        case.started(2)
+        wait_until(lambda: case.explain(busy).state == "running", what="Redis knows that it runs")
+        case.cluster.send("nap", 9, queue="emails")  # more than it prefetches
+        left = wait_until(lambda: (it := case.explain(case.send("nap"))).state == "queued" and it)
+        assert (
+            "queue:emails is full (1 of at most 1 run); and no worker answers (w1@test lives, says Redis)"
+            in left.answer
+        )
+
+
+def test_only_those_that_wait_for_the_same_limit_are_before_a_parked_task(make_cluster: MakeCluster):
+    limits = {"queue:emails": 1, "task:tests.cluster.app.late": 1}
+    with case_of(make_cluster(global_concurrency_limits=limits, **QUICK)) as case:
+        case.cluster.start("w1", concurrency=4)
+        case.send("nap", LONG)
+        case.send("late", LONG, queue="celery")
+        case.started(2)
+        for _ in range(6):
+            case.send("nap", LONG)
+        case.waits("emails")
+        late = [case.send("late", LONG, queue="celery") for _ in range(4)]
+        case.taken(0, "celery")
+        found = wait_until(lambda: (it := case.explain(late[-1])).state == "parked" and it)
+        assert (
+            "It waits on w1@test, behind 3 others of that worker: task:tests.cluster.app.late is full" in found.answer
+        )
+
+
+def test_a_revoked_task_that_is_not_due_yet_is_told_as_revoked(make_cluster: MakeCluster):
+    conf = {"global_concurrency_limits": {"queue:emails": 1}, "result_backend": "disabled://", **QUICK}
+    with case_of(make_cluster(**conf)) as case:
+        case.cluster.start("w1", concurrency=2)
+        later = case.send("nap", 0.1, countdown=LONG)
+        wait_until(lambda: case.explain(later).state == "scheduled", what="its worker holds it back")
+        case.app.control.revoke(later)
+        found = wait_until(lambda: "revoked" in (it := case.explain(later)).answer and it)
+        assert found.state == "scheduled"
+        assert found.answer.endswith(" It is revoked: its worker will discard it when its turn comes.")
+
+
+def test_a_queue_that_only_routes_name_is_looked_in(make_cluster: MakeCluster):
+    with case_of(make_cluster(**QUICK)) as case:
+        case.app.conf.task_routes = {"tests.cluster.app.*": {"queue": "routed"}}
+        found = case.explain(case.send("nap", queue="routed"))
+        assert (found.state, found.queue) == ("queued", "routed")
+
+
+@pytest.mark.parametrize(
+    ("backend", "why"),
+    [("disabled://", "there is no result backend"), ("rpc://", "results of rpc:// go to whoever sent the task")],
+)
+def test_a_result_backend_that_nobody_can_ask_is_named(make_cluster: MakeCluster, backend: str, why: str):
+    with case_of(make_cluster(result_backend=backend, **QUICK)) as case:
+        found = case.explain("no-such-task")
+        assert found.state == "unknown"
+        assert f"Of results nothing is known: {why}" in " ".join(found.details)
+
+
+def test_a_broker_that_says_nothing_keeps_nobody(make_cluster: MakeCluster):
+    with redis_server() as silent, case_of(make_cluster(silent.url, **QUICK)) as case:
+        case.app.conf.global_concurrency_redis_url = case.cluster.redis
+        silent.process.send_signal(signal.SIGSTOP)
+        found = case.explain("no-such-task")
+        assert found.state == "unknown"
+        assert "Neither the queues nor the workers could be asked: the broker redis://127.0.0.1" in found.details[-1]
 
 
 def test_a_limit_after_redis_lost_its_data(make_cluster: MakeCluster, redis_url: str):

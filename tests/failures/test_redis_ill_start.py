@@ -143,7 +143,7 @@ def test_a_redis_that_may_evict_is_warned_of_where_it_is_the_brokers(apart, coor
     waiting="wait until it has memory again",
     takes="one heartbeat interval + 1 s, once it is well",
 )
-def test_a_redis_that_evicts_only_keys_with_an_expiry_evicts_none_of_ours(apart, coordination, took):
+def test_a_redis_that_evicts_only_keys_with_an_expiry_evicts_nothing_that_limits_rest_on(apart, coordination, took):
     coordination.do("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
     cluster = apart(global_concurrency_limits=LIMITS)
     (worker,) = cluster.start("w1")
@@ -161,4 +161,5 @@ def test_a_redis_that_evicts_only_keys_with_an_expiry_evicts_none_of_ours(apart,
     cluster.done(2)
     assert cluster.oracle.peak() == 1
     with cluster.client as client:
-        assert {client.ttl(key) for key in client.scan_iter("{gconc}:*")} == {-1}, "no key of ours has an expiry"
+        may_go = {key.decode().rpartition(":")[2] for key in client.scan_iter("{gconc}:*") if client.ttl(key) != -1}
+        assert may_go <= {"totals", "recent"}, "what limits rest on has no expiry; what was counted has one"
