@@ -1,8 +1,9 @@
 """The signals of celery-gconc, sent in the worker's main process as Celery's own are: ``permit_granted.connect(...)``.
 
-A receiver is called on the thread on which the thing happens: the consumer's thread, or one of the pool's
-(``permit_granted`` and ``permit_released`` in the threads and green pools). It must be quick and must not block, for it
-stands in the way of every other task. What it raises is logged, and nothing else. Without receivers a signal costs
+A receiver is called on the thread on which the thing happens: the consumer's thread, one of the pool's
+(``permit_granted`` and ``permit_released`` in the threads and green pools), or the one that talks to Redis
+(``permit_released`` where a child was killed). It must be quick and must not block, for it stands in the way of every
+other task. What it raises is logged, and nothing else. Without receivers a signal costs
 nothing.
 """
 
