@@ -248,3 +248,25 @@ def test_a_worker_says_what_it_does_with_a_task(make_cluster: Callable[..., Clus
     unlucky = send()
     wait_until(lambda: ask(unlucky).get("state") == "waits for a slot", what="it waits for a slot")
     assert ask("unknown") == {}
+
+
+def test_a_task_is_counted_from_its_grant_to_its_end_under_the_same_limits_whatever_is_set_meanwhile(
+    make_cluster: Callable[..., Cluster], operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_SIGNALS", "1")
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 3}, global_concurrency_heartbeat_interval=0.5)
+    cluster.start("one")
+    cluster.send("nap", 2, 2.0)
+    wait_until(lambda: cluster.oracle.count("s") == 2, what="both run")
+    operations.set("emails", None)  # it covers them no more
+    operations.set("app", 9)  # this does from now on
+    cluster.done(2)
+
+    def counts() -> dict[str, tuple[int, int]]:
+        return {limit.limit: (limit.grants, limit.hold.count) for limit in operations.totals().limits}
+
+    wait_until(lambda: counts().get("queue:emails") == (2, 2), what="two grants and two ends")
+    assert set(counts()) == {"queue:emails"}
+    told = [(kind, facts["limits"]) for kind, _, facts in signals_of(cluster) if kind.startswith("permit_")]
+    assert told.count(("permit_granted", ["queue:emails"])) == 2
+    assert told.count(("permit_released", ["queue:emails"])) == 2
