@@ -223,6 +223,31 @@ class Browser:
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
         )
 
+    def cut_off(self) -> list[str]:
+        """The buttons of limits that are seen in part, or not at all, at the sides of their card."""
+        found: list[str] = self.driver.execute_script("""
+            const card = document.getElementById("gconc-limits").parentElement.getBoundingClientRect();
+            return Array.from(document.querySelectorAll("#gconc-limits tbody button")).filter((button) => {
+              const its = button.getBoundingClientRect();
+              return its.left < card.left || its.right > Math.min(card.right, window.innerWidth);
+            }).map((button) => button.textContent);
+        """)
+        return found
+
+    def indents(self, limit: str) -> tuple[list[float], float]:
+        """Where each line of a limit's name begins, and where the note below it does."""
+        lines, note = self.driver.execute_script(
+            """
+            const [name, note] = arguments, text = document.createRange();
+            text.selectNodeContents(name);
+            const parts = Array.from(text.getClientRects()).filter((part) => part.width);
+            const lines = parts.filter((part, at) => !at || part.top !== parts[at - 1].top);
+            return [lines.map((line) => line.left), note.getBoundingClientRect().left];
+            """,
+            self.find(".gconc-open", limit), self.find(".gconc-note", limit),
+        )  # fmt: skip
+        return lines, note
+
     def errors(self) -> list[str]:
         """What its console has shown since the last page was opened, as far as it is an error."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from tornado.web import create_signed_value
 
+from celery_gconc.flower.desk import MOST_OPEN
 from tests.flower.kit import USER, VERSIONS, Bench, Browser, Flower, flower
 from tests.servers import wait_until
 
@@ -33,6 +34,8 @@ def test_a_click_raises_a_limit_in_redis_and_the_page_shows_what_that_does(
     chromium.open(flowers[version])
     chromium.shows("1 of 1", ".gconc-fullness", EMAILS)
     chromium.shows("full", ".gconc-badge", EMAILS)
+    badge, bar = (chromium.find(part, EMAILS) for part in (".gconc-badge", ".gconc-bar"))
+    assert badge.value_of_css_property("background-color") == bar.value_of_css_property("background-color")
     chromium.shows("as configured", ".gconc-note", EMAILS)
 
     chromium.click(".gconc-raise", EMAILS)
@@ -109,7 +112,7 @@ def test_refreshes_take_nothing_from_a_form_that_is_being_filled_in(
 
 
 @every_version
-def test_the_page_fits_a_phone_and_what_was_not_limited_can_be_from_there(
+def test_the_page_fits_a_phone_and_a_tablet_and_what_was_not_limited_can_be_from_there(
     bench: Bench, flowers: Flowers, chromium: Browser, tasks: Tasks, version: str
 ):
     chromium.resize(390, 844)
@@ -117,15 +120,20 @@ def test_the_page_fits_a_phone_and_what_was_not_limited_can_be_from_there(
     chromium.shows("0 of 1", ".gconc-fullness", EMAILS)
     chromium.click(".gconc-open", EMAILS)
     chromium.find(".gconc-set", EMAILS)
-    assert chromium.driver.execute_script("return document.documentElement.scrollWidth") <= 390
+    for width in (800, 390):
+        chromium.resize(width, 844)
+        assert chromium.driver.execute_script("return document.documentElement.scrollWidth") <= width
+        assert not chromium.cut_off(), width
 
-    name = f"task:of.flower[{version}]"
+    name = f"task:of.flower[{version}].which_has_a_name_that_needs_two_lines"
     chromium.click("#gconc-add")
     chromium.find("#gconc-new-limit").send_keys(name)
     chromium.find("#gconc-new .gconc-field-max input").send_keys("unlimited")
     chromium.click("#gconc-new .gconc-set")
     chromium.shows("0, no limit", ".gconc-fullness", name)
     assert bench.limit(name).set_by == USER
+    lines, note = chromium.indents(name)
+    assert lines == [note] * 2
     chromium.find("#gconc-filter").send_keys("EMAILS")
     chromium.find(".gconc-name", EMAILS)
     wait_until(
@@ -134,17 +142,54 @@ def test_the_page_fits_a_phone_and_what_was_not_limited_can_be_from_there(
     assert not chromium.errors()
 
 
+def test_a_task_that_has_ended_leaves_the_list_though_its_link_has_the_focus(
+    bench: Bench, flowers: Flowers, chromium: Browser, tasks: Tasks
+):
+    (held,) = tasks(1)
+    bench.wait_for(1, 0)
+    chromium.resize(1280, 900)
+    chromium.open(flowers[VERSIONS[-1]])
+    chromium.click(".gconc-open", EMAILS)
+    link = f'.gconc-list a[title="{held}"]'
+    chromium.driver.execute_script("arguments[0].focus()", chromium.find(link, EMAILS))
+    bench.end(held)
+    wait_until(lambda: not chromium.driver.find_elements("css selector", link), what="its row is gone")
+    running = chromium.find('section[aria-label="Running"] .gconc-list', EMAILS)
+    assert chromium.driver.switch_to.active_element == running
+
+
+def test_of_more_limits_than_can_be_open_at_once_the_others_say_why_they_show_nothing(
+    bench: Bench, flowers: Flowers, chromium: Browser, tasks: Tasks
+):
+    many = [f"pool:many.{number:02}" for number in range(MOST_OPEN + 1)]
+    for name in many:
+        bench.operations.set(name, 1)
+    chromium.resize(1280, 900)
+    chromium.open(flowers[VERSIONS[-1]])
+    chromium.find("#gconc-filter").send_keys("many.")
+    for name in many:
+        chromium.driver.execute_script("arguments[0].click()", chromium.find(".gconc-open", name))
+    for part in ("Running", "Waiting"):
+        chromium.shows(f"Only {MOST_OPEN} limits show this at once", f'section[aria-label="{part}"]', many[-1])
+        chromium.shows("Nothing", f'section[aria-label="{part}"]', many[-2])
+    chromium.click(".gconc-open", many[0])
+    chromium.shows("Nothing runs under this limit.", 'section[aria-label="Running"]', many[-1])
+
+
 @every_version
 def test_who_opens_flower_without_a_login_sees_all_of_it_and_why_there_are_no_buttons(
     bench: Bench, open_flowers: Flowers, chromium: Browser, tasks: Tasks, version: str
 ):
-    tasks(2)
-    bench.wait_for(1, 1)
+    tasks(6)
+    bench.wait_for(1, 5)
+    assert 0 < bench.limit().parked < 5  # some in line, and the others behind it
     chromium.resize(1280, 900)
     chromium.open(open_flowers[version], "/")
     chromium.shows("Limits", '.nav-link[href="/gconc"]')
     chromium.click('.nav-link[href="/gconc"]')
     chromium.shows("1 of 1", ".gconc-fullness", EMAILS)
+    chromium.shows("5", "[data-label=waiting]", EMAILS)
+    chromium.shows("5", "#gconc-waiting")
     chromium.shows("You can look, but change nothing here.", "#gconc-refusal")
     chromium.shows("--basic-auth", "#gconc-refusal")
     chromium.click(".gconc-open", EMAILS)
@@ -245,6 +290,12 @@ def test_who_logged_in_elsewhere_is_named_by_their_address_and_needs_flowers_tok
         chromium.click(".gconc-raise", EMAILS)
         chromium.shows("0 of 2", ".gconc-fullness", EMAILS)
         wait_until(lambda: bench.limit().set_by == email, what="a click raises it")
+
+        chromium.driver.delete_cookie("user")  # as when the login runs out
+        chromium.shows("You are no longer logged in: load the page again.", "#gconc-error")
+        chromium.click(".gconc-raise", EMAILS)
+        chromium.shows("You are no longer logged in: load the page again.", "#gconc-message")
+        assert bench.limit().max == 2
         chromium.driver.delete_all_cookies()
 
 

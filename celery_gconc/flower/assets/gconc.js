@@ -61,7 +61,7 @@
       .map((child) => [child.gconcKey, child]));
     const wanted = new Set(items.map(keyOf));
     for (const [key, child] of known) {
-      if (!wanted.has(key) && !child.contains(document.activeElement)) child.remove();
+      if (!wanted.has(key)) drop(child);
     }
     let next = Array.from(parent.children).find((child) => child.gconcKey !== undefined) || null;
     for (const item of items) {
@@ -77,6 +77,17 @@
     }
   }
 
+  // Remove what is no longer there. If it has the focus, that goes to the list that it's in; a limit, which is in none,
+  // stays while somebody types below it.
+  function drop(child) {
+    if (child.contains(document.activeElement)) {
+      const list = child.closest(".gconc-scrolls");
+      if (!list) return;
+      list.focus({preventScroll: true});
+    }
+    child.remove();
+  }
+
   // -- Talk to Flower -------------------------------------------------------------------------------------
 
   // (An address with a user and a password in it can't be fetched from; the page's own may have them.)
@@ -87,11 +98,14 @@
   async function ask(path, options) {
     let response;
     try {
-      response = await fetch(address(path), {signal: AbortSignal.timeout(PATIENCE_MS), ...options});
+      // (A redirect leads to the login, at another site perhaps, which the browser may not tell us anything of.)
+      response = await fetch(address(path),
+        {redirect: "manual", signal: AbortSignal.timeout(PATIENCE_MS), ...options});
     } catch (error) {
       throw new Error("Flower doesn't answer.");
     }
     const text = await response.text();
+    if (isLoggedOut(response, text)) throw new Error("You are no longer logged in: load the page again.");
     let answer = null;
     try {
       answer = JSON.parse(text);
@@ -100,6 +114,11 @@
     if (answer && answer.error) throw new Error(answer.error);
     const isText = (response.headers.get("Content-Type") || "").startsWith("text/plain") || text.length < 200;
     throw new Error("Flower answered " + response.status + (isText && text ? ": " + text : "") + ".");
+  }
+
+  // Without a login Flower redirects who asks, and answers 401, or a bare 403, to who would change something.
+  function isLoggedOut(response, text) {
+    return response.type === "opaqueredirect" || response.status === 401 || (response.status === 403 && !text);
   }
 
   function cookie(name) {
@@ -141,7 +160,7 @@
       this.limit = null;
       this.target = undefined; // the max that was asked for last, while that is under way
       this.changes = Promise.resolve();
-      this.open = element("button", {type: "button", class: "gconc-open", "aria-expanded": "false"}, name);
+      this.open = element("button", {type: "button", class: "gconc-open", "aria-expanded": "false"}, ...breakable(name));
       this.badge = element("span", {class: "badge gconc-badge"});
       this.note = element("p", {class: "gconc-note"});
       this.count = element("span");
@@ -152,7 +171,8 @@
       this.longest = element("td", {class: "gconc-number", "data-label": "longest wait"});
       this.pace = element("td", {class: "gconc-number", "data-label": "ended per minute"});
       this.summary = element("tr", {class: "gconc-row"},
-        element("th", {scope: "row", class: "gconc-name"}, this.open, this.badge, this.note),
+        element("th", {scope: "row", class: "gconc-name"},
+          element("div", {class: "gconc-heading"}, this.open, this.badge), this.note),
         element("td", {class: "gconc-fullness"}, this.count, this.progress),
         this.waiting, this.longest, this.pace, this.buttons());
       this.body = element("tbody", {"data-limit": name}, this.summary);
@@ -203,16 +223,10 @@
     show() {
       const limit = this.limit;
       const max = this.target === undefined ? limit.max : this.target;
-      const isFull = max !== null && limit.running >= max;
-      const isOver = max !== null && limit.running > max;
-      const [word, look, bar] = limit.paused ? ["paused", "text-bg-secondary", "paused"]
-        : limit.settling ? ["settling", "text-bg-info", "paused"]
-        : isOver ? ["draining", "text-bg-danger", "over"]
-        : isFull ? ["full", "text-bg-warning", "full"]
-        : ["", "", "free"];
-      say(this.badge, word);
-      this.badge.className = "badge gconc-badge " + look;
-      this.badge.hidden = !word;
+      const state = stateOf(limit, max);
+      this.summary.dataset.state = state;
+      say(this.badge, state);
+      this.badge.hidden = !state;
       say(this.note, this.origin());
       say(this.count, max === null ? limit.running + ", no limit" : limit.running + " of " + max);
       this.progress.hidden = max === null;
@@ -220,8 +234,7 @@
       this.progress.setAttribute("aria-valuenow", String(Math.min(limit.running, max)));
       this.progress.setAttribute("aria-valuetext", this.count.textContent + " running");
       this.bar.style.width = (max ? Math.min(100 * limit.running / max, 100) : limit.running ? 100 : 0) + "%";
-      this.bar.className = "progress-bar gconc-bar gconc-bar-" + bar;
-      say(this.waiting, String(limit.waiting + limit.parked));
+      say(this.waiting, String(waitingFor(limit)));
       this.waiting.title = limit.waiting + " in line, and " + limit.parked + " that workers hold behind those";
       say(this.longest, limit.longest_wait === null ? "–" : span(limit.longest_wait));
       say(this.pace, String(limit.per_minute));
@@ -296,14 +309,24 @@
     }
 
     showLists() {
-      const holders = shown.holders[this.name], waiting = shown.waiting[this.name], limit = this.limit;
-      if (!holders || !waiting) return; // opened since this was asked for
-      say(this.holders.note, holders.length ? more(limit.running, holders.length) : "Nothing runs under this limit.");
+      if (!shown.asked.has(this.name)) return; // opened since
+      const limit = this.limit, holders = shown.holders[this.name], waiting = shown.waiting[this.name];
+      const tooMany = holders ? "" : "Only " + Object.keys(shown.holders).length
+        + " limits show this at once: close some of the others that are open.";
+      this.showHolders(holders || [], tooMany || "Nothing runs under this limit.");
+      this.showWaiters(waiting || [], tooMany || (limit.parked
+        ? limit.parked + " are held by workers, in no line yet." : "Nothing waits for it."));
+    }
+
+    showHolders(holders, ifNone) {
+      say(this.holders.note, holders.length ? more(this.limit.running, holders.length) : ifNone);
       patch(this.holders.body, holders, (item) => item.session + item.task_id, (item) => element("tr", {},
         taskCell(item), workerCell(item.node), element("td")),
         (line, item) => say(line.lastChild, span(shown.at - item.since)));
-      say(this.waiters.note, waiting.length ? more(limit.waiting + limit.parked, waiting.length)
-        : limit.parked ? limit.parked + " are held by workers, in no line yet." : "Nothing waits for it.");
+    }
+
+    showWaiters(waiting, ifNone) {
+      say(this.waiters.note, waiting.length ? more(waitingFor(this.limit), waiting.length) : ifNone);
       patch(this.waiters.body, waiting, (item) => item.session + item.task_id, (item) => element("tr", {},
         element("td"), taskCell(item), workerCell(item.node), element("td")),
         (line, item) => {
@@ -311,6 +334,23 @@
           say(line.lastChild, span(item.waited));
         });
     }
+  }
+
+  // What a limit is doing, in a word; none if it just has places. Its badge says it, and its colours go by it.
+  function stateOf(limit, max) {
+    if (limit.paused) return "paused";
+    if (limit.settling) return "settling";
+    if (max === null || limit.running < max) return "";
+    return limit.running > max ? "draining" : "full";
+  }
+
+  // A name, of which the parts stay whole where it needs more than one line.
+  function breakable(name) {
+    return name.match(/[^.:_/-]*[.:_/-]*/g).flatMap((part) => [part, element("wbr")]);
+  }
+
+  function waitingFor(limit) {
+    return limit.waiting + limit.parked;
   }
 
   function more(all, here) {
@@ -322,7 +362,7 @@
     const head = element("tr", {}, ...columns.map((column) => element("th", {scope: "col"}, column)));
     const table = element("table", {}, element("thead", {}, head), body);
     return {body, note, section: element("section", {"aria-label": title}, element("h2", {}, title),
-      element("div", {class: "gconc-list", tabindex: "0"}, table), note)};
+      element("div", {class: "gconc-list gconc-scrolls", tabindex: "0"}, table), note)};
   }
 
   function taskCell(item) {
@@ -391,11 +431,10 @@
   }
 
   function showNumbers() {
-    const sum = (name) => shown.sessions.reduce((all, session) => all + session[name], 0);
-    const closed = shown.limits.filter((limit) => limit.paused || limit.settling
-      || (limit.max !== null && limit.running >= limit.max));
-    say(find("permits"), String(sum("permits")));
-    say(find("waiting"), String(sum("waiting")));
+    const sum = (items, count) => items.reduce((all, item) => all + count(item), 0);
+    const closed = shown.limits.filter((limit) => stateOf(limit, limit.max));
+    say(find("permits"), String(sum(shown.sessions, (session) => session.permits)));
+    say(find("waiting"), String(sum(shown.limits, waitingFor)));
     say(find("closed"), closed.length + " of " + shown.limits.length);
     say(find("workers"), String(shown.sessions.length));
   }
@@ -422,6 +461,7 @@
     const query = opened.map((row) => "&limit=" + encodeURIComponent(row.name)).join("");
     try {
       shown = await ask(places.page + "?json=1" + query);
+      shown.asked = new Set(opened.map((row) => row.name));
       shownAt = new Date();
       showAll();
       showError("");
