@@ -9,13 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
-
-from celery import Celery
 
 from .backlog import BrokerUnavailable
 from .bootstep import escaping_tasks
-from .limits import TaskOption
+from .names import covers_nothing
 from .operations import Operations
 from .status import LimitStatus, SessionStatus, Status
 from .survey import ANSWER_SECONDS, Answers, Question, ask
@@ -70,27 +67,17 @@ def examine(operations: Operations, timeout: float = ANSWER_SECONDS) -> tuple[Fi
     return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
 
 
-def limits_nothing(app: Celery, limit: str, queues: Iterable[str] = ()) -> str | None:
-    """Why a limit (by its full name) covers nothing that an app knows, and what may be meant; None where it does.
-
-    *queues*: those that workers consume, beside the app's own. The app's task modules have to be imported.
-    """
-    scope, _, name = limit.partition(":")
-    if scope == "queue":
-        known = {*app.amqp.queues, *queues}
-        what = f"neither this app nor a worker knows a queue {name}"
-    elif scope == "task":
-        known, what = set(app.tasks), f"this app has no task {name}"
-    elif scope == "pool":
-        joined = [joins for task, item in app.tasks.items() for joins in _option(task, item).names]
-        known = {joins.partition(":")[2] for joins in joined if joins.startswith("pool:")}
-        what = "no task of this app joins it"
-    else:
-        return None
-    if name in known:
-        return None
-    close = get_close_matches(name, sorted(known), 1)
-    return f"{what} (is {close[0]} meant?)" if close else what
+def disagreements(status: Status) -> Iterator[tuple[LimitStatus, str]]:
+    """The limits that live workers are configured with different values of, and a sentence on each."""
+    for limit in status:
+        told: dict[int, list[str]] = {}
+        for session in status.sessions:
+            if limit.limit in session.configured:
+                told.setdefault(int(session.configured[limit.limit]), []).append(session.node)
+        if len(told) > 1:
+            text = "; ".join(f"{value} on {all_of(sorted(nodes))}" for value, nodes in sorted(told.items()))
+            holds = "what was set holds" if limit.overridden else "the smallest holds"
+            yield limit, f"{limit.limit}: configured differently: {text}; {holds}"
 
 
 class _Examination:
@@ -138,7 +125,7 @@ class _Examination:
             yield Finding(
                 WARNING,
                 f"the tasks of this app can't all be imported here: {self._imports}",
-                "run doctor where the workers run; until then, limits of tasks are not judged",
+                "run doctor where the workers run; until then, the names of limits are not judged",
             )
 
     def workers(self) -> Iterator[Finding]:
@@ -207,15 +194,24 @@ class _Examination:
         )
         if abs(self.skew) > MOST_SKEW:
             yield Finding(WARNING, f"this machine's clock and Redis' differ by {span(abs(self.skew))}", todo)
-        told = {session.node: session.skew for session in self.status.sessions}
-        for node, stats in self.stats.items():
-            at = (stats.get("global_concurrency") or {}).get("time")
-            if at is not None and not self.begun - MOST_SKEW <= at <= self.ended + MOST_SKEW:
-                told[node] = at - (self.begun + self.ended) / 2
-        for node, skew in sorted(told.items()):
+        for node, skew in sorted(self._skews().items()):
             if abs(skew) > MOST_SKEW:
                 word = "ahead of" if skew > 0 else "behind"
                 yield Finding(WARNING, f"the clock of {node} is {span(abs(skew))} {word} Redis'", todo)
+
+    def _skews(self) -> dict[str, float]:
+        """How far, in seconds, each worker's clock is ahead of Redis': now, or when its session opened.
+
+        What a session told at its opening counts only for a worker that tells nothing now: clocks are set right.
+        """
+        told = {session.node: session.skew for session in self.status.sessions}
+        for node, stats in self.stats.items():
+            at = (stats.get("global_concurrency") or {}).get("time")
+            if at is None:
+                continue
+            is_right = self.begun - MOST_SKEW <= at <= self.ended + MOST_SKEW  # it answered some time between them
+            told[node] = 0.0 if is_right else at - (self.begun + self.ended) / 2
+        return told
 
     # -- Redis and time-outs -----------------------------------------------------------------------------
 
@@ -278,13 +274,15 @@ class _Examination:
 
     def names(self) -> Iterator[Finding]:
         """Limits name queues and tasks that there are."""
+        if self._imports:
+            return
         queues = {one["name"] for told in self.queues.values() for one in told or ()}
         elsewhere = {name for session in self._strangers for name in session.configured}
         for limit in self._in_use:
-            is_used = limit.running or limit.waiting or limit.limit in elsewhere
-            if is_used or (self._imports and not limit.limit.startswith("queue:")):
+            is_used = limit.running or limit.waiting or limit.parked or limit.per_minute or limit.limit in elsewhere
+            if is_used or (limit.limit.startswith("queue:") and not self._knows_queues):
                 continue
-            if what := limits_nothing(self.app, limit.limit, queues):
+            if what := covers_nothing(self.app, limit.limit, queues):
                 todo = "name what there is, join it by @app.task(global_concurrency=...), or reset or remove the limit"
                 yield Finding(WARNING, f"{limit.limit} limits nothing: {what}", todo)
 
@@ -304,18 +302,11 @@ class _Examination:
 
     def configuration(self) -> Iterator[Finding]:
         """All live workers, and this app, configure the same."""
-        for limit in self.status:
-            told: dict[int, list[str]] = {}
-            for session in self.status.sessions:
-                if session.configured and limit.limit in session.configured:
-                    told.setdefault(int(session.configured[limit.limit]), []).append(session.node)
-            if len(told) > 1:
-                text = "; ".join(f"{value} on {all_of(sorted(nodes))}" for value, nodes in sorted(told.items()))
-                yield Finding(
-                    WARNING,
-                    f"{limit.limit} is configured differently: {text}; the smallest holds",
-                    "end the deploy; or celery -A <app> gconc set, which holds for all",
-                )
+        for limit, what in disagreements(self.status):
+            todo = "end the deploy"
+            if not limit.overridden:
+                todo += "; or celery -A <app> gconc set, which holds for all"
+            yield Finding(WARNING, what, todo)
         if not self.status.sessions:
             return
         for name, value in sorted(self.operations.configured().items()):
@@ -384,6 +375,11 @@ class _Examination:
         return [limit for limit in self.status if limit.max is not None or limit.paused]
 
     @property
+    def _knows_queues(self) -> bool:
+        """Whether every live worker has told what it consumes: a silent one may be the only one to know a queue."""
+        return not self.trouble and all(session.node in self.queues for session in self.status.sessions)
+
+    @property
     def _driver(self) -> str:
         with suppress(Exception):
             return str(self.app.connection_for_write().get_transport_cls().driver_type)
@@ -415,9 +411,3 @@ def _import_tasks(operations: Operations) -> str:
     except Exception as exc:  # noqa: BLE001 - whatever a module of the user's raises
         return f"{type(exc).__name__}: {exc}".splitlines()[0][:200]
     return ""
-
-
-def _option(name: str, task: object) -> TaskOption:
-    with suppress(ValueError):
-        return TaskOption.parse(name, getattr(task, "global_concurrency", None))
-    return TaskOption()

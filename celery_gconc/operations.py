@@ -146,9 +146,9 @@ class Operations:
         return self._do(lambda store: store.find(task_id))
 
     def history(self, limit: str, seconds: float = 600.0) -> tuple[Sample, ...]:
-        """Tasks that have ended under a limit in the last *seconds* (the last 15 minutes are kept): a sample of them.
+        """Tasks that have ended under a limit in the last *seconds*: a sample of them.
 
-        In order of their ends, as workers told with their heartbeats; each with a weight, where there were too many.
+        About the last 5,000 heartbeats in which tasks ended are kept, for 15 minutes at most after the last. In order of their ends, as workers told with their heartbeats; each with a weight, where there were too many.
         """
         name = self.full_name(limit)
         return self._do(lambda store: store.history(name, seconds))

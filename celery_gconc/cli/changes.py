@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from difflib import get_close_matches
-from typing import Any
 
 import click
 from celery import Celery
 
-from celery_gconc.errors import LimitError, StoreUnavailable
-from celery_gconc.limits import Limits, TaskOption
+from celery_gconc.errors import StoreUnavailable
+from celery_gconc.names import covers_nothing
 from celery_gconc.status import Change, LimitStatus
 from celery_gconc.wording import span
 
@@ -107,7 +105,7 @@ def _make(terminal: Terminal, limit: str, make: Callable[[], Change]) -> None:
         if not terminal.is_json:
             for text in consequences(change, found, status.at):
                 terminal.line(text)
-        if (doubt := covers_nothing(terminal.app, found)) is not None:
+        if (doubt := _doubt(terminal.app, found)) is not None:
             terminal.warn(doubt)
 
 
@@ -134,33 +132,12 @@ def consequences(change: Change, limit: LimitStatus, now: float) -> Iterator[str
         yield "It settles first: nothing starts until every worker has told what it runs."
 
 
-def covers_nothing(app: Celery, limit: LimitStatus) -> str | None:
-    """Why a limit may cover nothing: a misspelt name, as far as this app knows its queues and tasks. None: no doubt."""
-    if limit.max is None and not limit.paused:
-        return None
-    if limit.running or limit.waiting or limit.parked or limit.per_minute or limit.configured is not None:
-        return None
-    scope, _, name = limit.limit.partition(":")
-    if scope == "queue":
-        known = {*app.amqp.queues, *(task.queue for task in app.tasks.values() if getattr(task, "queue", None))}  # type: ignore[attr-defined]
-        what = f"this app declares no queue {name}"
-    elif scope == "task":
-        known, what = set(app.tasks), f"this app has no task {name}"
-    elif scope == "pool":
-        known = {join.partition(":")[2] for task in app.tasks.values() for join in _joined(task)}
-        what = f'no task of this app has global_concurrency="{limit.limit}"'
-    else:
-        return None
-    if name in known:
-        return None
-    close = get_close_matches(name, sorted(known), 1)
-    return f"{limit.limit} may cover nothing: {what}" + (f" (is {close[0]} meant?)" if close else "")
-
-
-def _joined(task: Any) -> Limits:
-    with suppress(LimitError):
-        return TaskOption.parse(task.name, getattr(task, "global_concurrency", None)).names
-    return ()
+def _doubt(app: Celery, limit: LimitStatus) -> str | None:
+    """Why a limit may cover nothing (a misspelt name); None where it has tasks, or where there is no doubt."""
+    is_lifted = limit.max is None and not limit.paused
+    is_used = limit.running or limit.waiting or limit.parked or limit.per_minute or limit.configured is not None
+    why = None if is_lifted or is_used else covers_nothing(app, limit.limit)
+    return None if why is None else f"{limit.limit} may cover nothing: {why}"
 
 
 def _end(until: float, now: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +16,11 @@ from celery_gconc.status import as_json
 from celery_gconc.survey import ANSWER_SECONDS
 from celery_gconc.wording import span
 
-from .arguments import LIMIT, MAX
+from .arguments import LIMIT, MAX, NumberRange
 from .terminal import EXIT_NO, Command, Terminal, pass_terminal
+
+if TYPE_CHECKING:
+    from celery_gconc.simulation import Forecast, Record
 
 #: How long, in seconds, one call to Redis may take in a scrape (connecting may take two): Prometheus waits for 10 s.
 SCRAPE_TIMEOUT = 1.0
@@ -32,7 +36,7 @@ class ExporterError(GlobalConcurrencyError):
 def _timeout_option(function: Any) -> Any:
     return click.option(
         "--timeout",
-        type=click.FloatRange(min=0.1, max=60.0),
+        type=NumberRange(min=0.1, max=60.0),
         default=ANSWER_SECONDS,
         show_default=True,
         help="Seconds that workers have for their answers.",
@@ -120,10 +124,10 @@ def repair(terminal: Terminal) -> None:
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0.1, max=15.0),
+    type=NumberRange(min=0.1, max=15.0),
     default=10.0,
     show_default=True,
-    help="How many minutes of recorded tasks are replayed (15 are kept).",
+    help="How many minutes of recorded tasks are replayed (at most 15 are kept, less where many workers are busy).",
 )
 @pass_terminal
 def simulate(terminal: Terminal, limit: str, maxima: tuple[int | str, ...], minutes: float) -> None:
@@ -131,11 +135,14 @@ def simulate(terminal: Terminal, limit: str, maxima: tuple[int | str, ...], minu
 
     The tasks that came in the last minutes come once more, after those that wait now, with the durations that were
     recorded: first come, first served, with the present max and with each N. No more run at once than live workers have
-    slots.
+    slots; for the limit of a queue, those workers count that consume it.
 
     What it doesn't know: when messages came that are still in the broker (they count as waiting now), whether more will
-    come than came lately, other limits of the same tasks, and whether tasks take longer where more run at once. Fewer
-    than 20 recorded tasks are too few: exit code 1.
+    come than came lately, other limits of the same tasks, whether tasks of other kinds take slots of the same workers,
+    and whether tasks take longer where more run at once. Of a limit that is paused it tells what comes after the
+    resume. Where the broker can't be asked, it goes on without, and says so.
+
+    Fewer than 20 recorded tasks are too few: exit code 1.
     """
     from celery_gconc.simulation import forecast, record
 
@@ -143,33 +150,48 @@ def simulate(terminal: Terminal, limit: str, maxima: tuple[int | str, ...], minu
     tried = [known.max, *(None if value == "unlimited" else int(value) for value in maxima)]
     forecasts = [forecast(known, maximum) for maximum in dict.fromkeys(tried)]
     if terminal.is_json:
-        facts = {
-            "limit": known.limit,
-            "max": known.max,
-            "seconds": known.seconds,
-            "samples": known.samples,
-            "tasks": known.tasks,
-            "mean_hold": known.mean_hold,
-            "running": len(known.running),
-            "backlog": known.backlog,
-            "slots": known.slots,
-        }
-        terminal.json({**facts, "forecasts": as_json(forecasts)})
-        return
+        terminal.json({**_facts(known), "forecasts": as_json(forecasts)})
+    else:
+        _show_forecasts(terminal, known, forecasts)
+    for remark in known.remarks:
+        terminal.note(remark)
+
+
+def _facts(known: Record) -> dict[str, Any]:
+    """What forecasts rest on, as JSON has it."""
+    return {
+        "limit": known.limit,
+        "max": known.max,
+        "paused": known.paused,
+        "settling": known.settling,
+        "seconds": known.seconds,
+        "samples": known.samples,
+        "tasks": known.tasks,
+        "mean_hold": known.mean_hold,
+        "running": len(known.running),
+        "backlog": known.backlog,
+        "slots": known.slots,
+        "remarks": list(known.remarks),
+    }
+
+
+def _show_forecasts(terminal: Terminal, known: Record, forecasts: Sequence[Forecast]) -> None:
+    """What they rest on in a sentence, and a table whose first row is the present max."""
     slots = "no live worker" if known.slots is None else f"{known.slots} slots of live workers"
+    slots += " for it" if known.limit.startswith("queue:") else ""
     terminal.line(
         f"{known.limit}: from {known.samples} recorded tasks (of {known.tasks:g}) of the last {span(known.seconds)}, "
         f"held for {span(known.mean_hold)} on average; {len(known.running)} run and {known.backlog} wait now; {slots}"
     )
     columns = [("MAX", True), ("IN USE", True), ("MEAN WAIT", True), ("95 % WAIT", True), ("STARTED/MIN", True)]
     columns += [("BACKLOG GONE", True), ("IN LINE AT THE END", True)]
-    terminal.table(columns, [_row(one, is_present=number == 0) for number, one in enumerate(forecasts)])
+    now = " (now, paused)" if known.paused else " (now, settling)" if known.settling else " (now)"
+    terminal.table(columns, [_row(one, "" if number else now) for number, one in enumerate(forecasts)])
 
 
-def _row(one: Any, *, is_present: bool) -> tuple[str, ...]:
-    name = "unlimited" if one.max is None else str(one.max)
+def _row(one: Forecast, remark: str) -> tuple[str, ...]:
     return (
-        f"{name} (now)" if is_present else name,
+        ("unlimited" if one.max is None else str(one.max)) + remark,
         "-" if one.in_use is None else f"{one.in_use:.0%}",
         _span(one.mean_wait),
         _span(one.most_wait),

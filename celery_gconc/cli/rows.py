@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from celery_gconc.status import LimitStatus, Status
-from celery_gconc.wording import all_of, since, span
+from celery_gconc.status import LimitStatus
+from celery_gconc.wording import since, span
 
 from .terminal import Column
 
@@ -109,17 +109,25 @@ def pause_note(limit: LimitStatus, now: float) -> str:
     return f"{limit.limit}: paused{made}"
 
 
-def disagreements(status: Status, limits: Iterable[LimitStatus]) -> Iterator[str]:
-    """A sentence for each limit that live workers are configured with different values of."""
-    for limit in limits:
-        values: dict[int, list[str]] = {}
-        for session in status.sessions:
-            if limit.limit in session.configured:
-                values.setdefault(session.configured[limit.limit], []).append(session.node)
-        if len(values) > 1:
-            told = "; ".join(f"{value} on {all_of(sorted(nodes))}" for value, nodes in sorted(values.items()))
-            holds = "what was set holds" if limit.overridden else "the smallest holds"
-            yield f"{limit.limit}: configured differently: {told}; {holds}"
+def shortened(name: str, width: int, *, is_ascii: bool = False) -> str:
+    """A name in *width* columns at most. What is too long loses its middle: names differ at their ends."""
+    from rich.cells import cell_len
+
+    if cell_len(name) <= width:
+        return name
+    dots = "..." if is_ascii else "…"
+    room = max(width - len(dots), 0)
+    end = _beginning(name[::-1], room - room // 2)[::-1]
+    return _beginning(name, room // 2) + dots + end
+
+
+def _beginning(text: str, width: int) -> str:
+    """As much of a text as *width* columns take."""
+    from rich.cells import cell_len
+
+    while cell_len(text) > width:
+        text = text[: width if len(text) > width else -1]  # (a character takes two columns at most)
+    return text
 
 
 def moment(at: float, now: float) -> str:

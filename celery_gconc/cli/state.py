@@ -10,7 +10,7 @@ from celery_gconc.status import Holding, LimitStatus, Status, Waiting
 from celery_gconc.wording import since, span
 
 from .arguments import LIMIT
-from .rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, disagreements, limit_row, notes_of
+from .rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, limit_row, notes_of
 from .terminal import Column, Command, Terminal, pass_terminal
 
 
@@ -29,6 +29,8 @@ def status(terminal: Terminal, limit: str | None) -> None:
 
 
 def _show_limits(terminal: Terminal, found: Status) -> None:
+    from celery_gconc.doctor import disagreements
+
     if not found.limits:
         terminal.line(
             "Nothing is limited. Set a limit with: celery -A <app> gconc set <queue> <max>, "
@@ -40,7 +42,7 @@ def _show_limits(terminal: Terminal, found: Status) -> None:
     rows = [limit_row(limit, has_bar=has_bar, is_ascii=is_ascii) for limit in found.limits]
     terminal.table(BAR_COLUMNS if has_bar else LIMIT_COLUMNS, rows)
     notes = [note for limit in found.limits for note in notes_of(limit, found.at)]
-    notes += disagreements(found, found.limits)
+    notes += [note for _, note in disagreements(found)]
     if any(limit.parked for limit in found.limits):
         notes.append("WAITING +n: n more are held by workers behind those in line.")
     if notes:
@@ -137,4 +139,4 @@ def _show_tasks(
         columns = (*columns, ("ALSO UNDER", False))
         cells = [(*row, other) for row, other in zip(cells, others, strict=True)]
     if cells:
-        terminal.table(columns, cells)
+        terminal.table(columns, cells, whole="ID")  # it is copied into explain

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, update_wrapper
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,9 @@ EXIT_UNAVAILABLE = EX_UNAVAILABLE
 
 #: The width of what no terminal shows: nothing is wrapped, so that it can be searched line by line.
 UNWRAPPED = 10_000
+
+#: To how many columns, with the blank after it, any column of a table may be folded for the sake of another.
+LEAST_COLUMN = 4
 
 #: A column: its heading, and whether it holds numbers (shown to the right).
 Column = tuple[str, bool]
@@ -131,9 +134,12 @@ class Terminal:
 
         self.show(Text(printable(text), style=style))
 
-    def table(self, columns: Iterable[Column], rows: Iterable[Sequence[Any]]) -> None:
-        """A table on stdout; a cell is a text, or something of rich's."""
-        self.show(table_of(columns, rows))
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Any]], whole: str = "") -> None:
+        """A table on stdout; a cell is a text, or something of rich's. What is too long for a line is folded.
+
+        The texts of the column *whole* are not, unless the terminal is too narrow for that: so they can be copied.
+        """
+        self.show(table_of(columns, rows, whole, self.width))
 
     def show(self, what: RenderableType) -> None:
         """Anything of rich's on stdout; where that is no terminal, no line ends in blanks."""
@@ -157,16 +163,27 @@ class Terminal:
         self.note(f"Warning: {text}")
 
 
-def table_of(columns: Iterable[Column], rows: Iterable[Sequence[Any]]) -> RenderableType:
-    """A table without lines; its headings are in capitals."""
+def table_of(
+    columns: Sequence[Column], rows: Sequence[Sequence[Any]], whole: str = "", width: int = UNWRAPPED
+) -> RenderableType:
+    """A table without lines for *width* columns; its headings are in capitals."""
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[Text(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for heading, is_number in columns:
-        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
+    for number, (heading, is_number) in enumerate(columns):
+        longest = max((row[number].cell_len for row in cells), default=0) if heading == whole else 0
+        is_whole = 0 < longest <= width - (len(columns) - 1) * LEAST_COLUMN
+        table.add_column(
+            heading,
+            justify="right" if is_number else "left",
+            overflow="fold",
+            no_wrap=is_whole,
+            min_width=longest if is_whole else None,
+        )
+    for row in cells:
+        table.add_row(*row)
     return table
 
 

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,17 +18,23 @@ from celery_gconc.operations import Operations
 from celery_gconc.status import LimitStatus, Status, as_json
 from celery_gconc.wording import count_of, span
 
+from .arguments import NumberRange
 from .poller import Action, Poller, Told
-from .rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, fitting, limit_row, notes_of
+from .rows import BAR, BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, fitting, limit_row, notes_of, shortened
 from .terminal import Command, Terminal, pass_terminal, printable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
     from .keyboard import Keyboard
 
-#: The lines that are taken by everything but the rows: title, headings, notes on the selected limit, message, keys.
+#: The lines that are left to everything but the rows, so that these stay where they are while notes and messages come
+#: and go: title, headings, a blank, three for notes, one for the message, keys, and one for trouble.
 OTHER_LINES = 9
+
+#: How many lines a message takes at most, and the trouble with Redis: what is longer ends in dots.
+MOST_LINES = 3
 
 KEYS = "j/k select   p pause/resume   + raise   - lower   r reset   ? help   q quit"
 
@@ -51,7 +57,7 @@ HELP = (
 
 @click.command(cls=Command)
 @click.option(
-    "--interval", "-i", type=click.FloatRange(0.1, 3600.0), default=1.0, show_default=True,
+    "--interval", "-i", type=NumberRange(0.1, 3600.0), default=1.0, show_default=True,
     help="Seconds between two looks.",
 )  # fmt: skip
 @pass_terminal
@@ -90,7 +96,7 @@ def _watch(terminal: Terminal, interval: float) -> None:
 
     with keyboard() as keys:
         poller = Poller(terminal.app, interval, keys.wake)
-        view = View(poller.do, terminal.operations.settings.safe_url, is_ascii=terminal.console.options.ascii_only)
+        view = View(poller.do, terminal.operations.settings.safe_url, terminal.console)
         live = Live(
             console=terminal.console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
@@ -116,8 +122,9 @@ def _step(view: View, poller: Poller, keys: Keyboard) -> None:
 class View:
     """What is seen: the last status, which limit is selected, what was said last. One thread uses it."""
 
-    def __init__(self, do: Callable[[Action], None], url: str, *, is_ascii: bool) -> None:
-        self._do, self._url, self._is_ascii = do, url, is_ascii
+    def __init__(self, do: Callable[[Action], None], url: str, console: Console) -> None:
+        self._do, self._url, self._console = do, url, console
+        self._is_ascii = console.options.ascii_only
         self._status: Status | None = None
         self._selected: str | None = None
         self._trouble = ""
@@ -170,24 +177,56 @@ class View:
     # -- On the screen -----------------------------------------------------------------------------------
 
     def render(self, width: int, height: int) -> RenderableType:
-        """The whole screen, *width* columns by *height* lines."""
+        """The whole screen, *width* columns by *height* lines: the last of them names the keys, whatever there is."""
         from rich.console import Group
         from rich.text import Text
 
         parts: list[RenderableType] = [Text(self._title(), style="bold", no_wrap=True, overflow="ellipsis")]
         if self._trouble:
-            age = span(time.monotonic() - self._taken)
-            parts.append(Text(f"REDIS IS AWAY for {age}: {printable(self._trouble)}", style="bold red"))
+            trouble = f"REDIS IS AWAY for {span(time.monotonic() - self._taken)}: {self._trouble}"
+            parts += self._wrapped(trouble, width, MOST_LINES, "bold red")
         if self._is_help:
             return Group(*parts, Text(""), _help())
+        room = height - len(parts) - 1
+        below = self._below(width, room - 2, height // 3)  # headings and a row are seen at least
+        parts += self._above(width, min(room - len(below), max(height - OTHER_LINES, 1) + 2))
+        return Group(*parts, *below, Text(KEYS, style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def _above(self, width: int, most: int) -> list[RenderableType]:
+        """The limits, in *most* lines, and a blank one if it has room."""
+        from rich.text import Text
+
+        if self._status is None or most < 2:
+            return []
         if self._limits:
-            parts += [self._table(width, max(height - OTHER_LINES, 1)), Text("")]
-        elif self._status is not None:
-            parts.append(Text("Nothing is limited. Set a limit with: celery -A <app> gconc set <queue> <max>"))
-        parts += [Text(printable(note)) for note in self._notes()]
-        if self._message:
-            parts.append(Text(printable(self._message), style="bold"))
-        return Group(*parts, Text(KEYS, style="dim", no_wrap=True, overflow="ellipsis"))
+            table = self._table(width, max(most - 2, 1))
+            return [table, Text("")] if most > 2 else [table]
+        nothing = "Nothing is limited. Set a limit with: celery -A <app> gconc set <queue> <max>"
+        return [*self._wrapped(nothing, width, most)]
+
+    def _below(self, width: int, most: int, most_notes: int) -> list[Text]:
+        """Notes on the selected limit, and the message: *most* lines, of which notes take *most_notes*.
+
+        The message comes first where there is no room for all, then each note in equal parts.
+        """
+        message = self._wrapped(self._message, width, min(MOST_LINES, most), "bold") if self._message else []
+        notes, room = self._notes(), min(most_notes, most - len(message))
+        lines = [line for note in notes for line in self._wrapped(note, width, max(room // len(notes), 1))]
+        return [*lines[: max(room, 0)], *message]
+
+    def _wrapped(self, text: str, width: int, most: int, style: str = "") -> list[Text]:
+        """A text in lines of *width* columns, *most* of them: what is longer ends in dots."""
+        from rich.text import Text
+
+        if most < 1:
+            return []
+        some = printable(text[: width * (most + 1)])  # a reason may be a megabyte
+        lines = [*Text(some, style=style).wrap(self._console, width)]
+        if len(lines) > most:
+            dots = "..." if self._is_ascii else "…"
+            lines[most - 1].truncate(max(width - len(dots), 0))
+            lines[most - 1].append(dots)
+        return lines[:most]
 
     def _title(self) -> str:
         if self._status is None:
@@ -196,34 +235,25 @@ class View:
         return f"gconc top   {self._url}   {workers}   {time.strftime('%H:%M:%S', time.localtime(self._status.at))}"
 
     def _table(self, width: int, most: int) -> RenderableType:
-        """One line a limit: a name that is too long ends in dots (it stands in the notes when it is selected)."""
+        """One line a limit. The bars go before a name is shortened (it is whole in the notes when it is selected)."""
         from rich.cells import cell_len
         from rich.table import Table
         from rich.text import Text
 
-        has_bar = width >= LEAST_FOR_BARS
-        columns = BAR_COLUMNS if has_bar else LIMIT_COLUMNS
-        names = [limit.limit for limit in self._limits]
-        selected = names.index(self._selected) if self._selected in names else 0
+        names = [printable(limit.limit) for limit in self._limits]
+        selected = [limit.limit for limit in self._limits].index(self._selected) if self._selected else 0
         first, shown = fitting(self._limits, selected, most)
-        rows = [limit_row(limit, has_bar=has_bar, is_ascii=self._is_ascii) for limit in shown]
-        taken = 2  # the mark of the selected limit
-        for number, (heading, _) in enumerate(columns[1:], 1):
-            taken += 1 + max(len(heading), *(cell_len(str(row[number])) for row in rows))
+        room = width - _taken([limit_row(limit, has_bar=False) for limit in shown])
+        has_bar = width >= LEAST_FOR_BARS and max(map(cell_len, names)) <= room - (BAR + 1)
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         table.add_column("", width=1)
-        for heading, is_number in columns:
-            most_columns = max(width - taken, 8) if heading == "LIMIT" else None
-            table.add_column(
-                heading,
-                justify="right" if is_number else "left",
-                no_wrap=True,
-                overflow="ellipsis",
-                max_width=most_columns,
-            )
-        for number, cells in enumerate(rows, first):
-            name = Text(printable(cells[0]), style="bold" if number == selected else "")
-            table.add_row(">" if number == selected else " ", name, *cells[1:])
+        for heading, is_number in BAR_COLUMNS if has_bar else LIMIT_COLUMNS:
+            table.add_column(heading, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
+        for number, limit in enumerate(shown, first):
+            is_selected = number == selected
+            name = shortened(names[number], max(room, 8), is_ascii=self._is_ascii)
+            cells = limit_row(limit, has_bar=has_bar, is_ascii=self._is_ascii)[1:]
+            table.add_row(">" if is_selected else " ", Text(name, style="bold" if is_selected else ""), *cells)
         return table
 
     def _notes(self) -> list[str]:
@@ -233,6 +263,14 @@ class View:
                 configured = "" if limit.configured is None else f": {limit.configured} by configuration"
                 return list(notes_of(limit, self._status.at))[:3] or [f"{limit.limit}{configured}"]
         return []
+
+
+def _taken(rows: list[list[Any]]) -> int:
+    """How many columns rows without bars take beside the limits' names: the mark, the other cells, blanks between."""
+    from rich.cells import cell_len
+
+    cells = [[heading for heading, _ in LIMIT_COLUMNS], *rows]
+    return 2 + sum(1 + max(cell_len(str(row[number])) for row in cells) for number in range(1, len(LIMIT_COLUMNS)))
 
 
 def _help() -> RenderableType:

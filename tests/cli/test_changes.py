@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 from celery import Celery
+from kombu import Queue
 
 from celery_gconc import Operations
 from celery_gconc.status import as_json
@@ -128,9 +130,9 @@ def test_a_span_of_time_is_numbers_with_units(gconc: Gconc, operations: Operatio
 @pytest.mark.parametrize(
     ("limit", "why"),
     [
-        ("celrey", "this app declares no queue celrey (is celery meant?)"),
+        ("celrey", "this app knows no queue celrey (is celery meant?)"),
         ("task:proj.snc", "this app has no task proj.snc (is proj.sync meant?)"),
-        ("pool:dbs", 'no task of this app has global_concurrency="pool:dbs" (is db meant?)'),
+        ("pool:dbs", "no task of this app joins the pool dbs (is db meant?)"),
     ],
 )
 def test_a_limit_that_covers_nothing_known_is_set_with_one_line_of_warning(
@@ -148,6 +150,35 @@ def test_a_limit_that_covers_nothing_known_is_set_with_one_line_of_warning(
 @pytest.mark.parametrize("limit", ["celery", "task:proj.sync", "pool:db", "app"])
 def test_a_limit_that_covers_something_known_gets_no_warning(gconc: Gconc, limit: str):
     assert gconc("set", limit, "3").stderr == ""
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        {"proj.routed": {"queue": "routed"}},
+        {"proj.routed": "routed"},
+        {"proj.routed": {"queue": Queue("routed")}},
+        [{"proj.routed": {"queue": "routed"}}, "proj.router"],
+        (lambda name, *args, **options: None, [("proj.*", {"queue": "routed"}), (re.compile("x"), {"priority": 3})]),
+    ],
+)
+def test_a_queue_that_only_a_route_names_gets_no_warning(app: Celery, gconc: Gconc, routes: object):
+    app.conf.task_routes = routes
+    assert gconc("set", "routed", "3").stderr == ""
+    assert "(is routed meant?)" in gconc("set", "ruoted", "3").stderr
+
+
+def test_a_queue_that_only_a_task_names_or_joins_gets_no_warning(app: Celery, gconc: Gconc):
+    app.task(name="proj.own", shared=False, queue="own")(_nothing)
+    app.task(name="proj.joins", shared=False, global_concurrency=["pool:db", "queue:elsewhere"])(_nothing)
+    for queue in ("own", "elsewhere"):
+        assert gconc("set", queue, "3").stderr == ""
+
+
+@pytest.mark.parametrize("routes", ["proj.router", ["proj.routed", "proj.other"], {"proj.routed": {"priority": 3}}])
+def test_routes_that_name_no_queue_make_none_known(app: Celery, gconc: Gconc, routes: object):
+    app.conf.task_routes = routes
+    assert "this app knows no queue other" in gconc("set", "other", "3").stderr
 
 
 def test_a_limit_that_is_configured_or_has_tasks_gets_no_warning(
@@ -211,3 +242,7 @@ def test_a_reason_of_any_length_and_with_any_characters_is_taken(gconc: Gconc, o
     assert reason is not None
     assert reason.startswith("\x1b[2Jx")
     assert "\x1b" not in gconc("status").stdout
+
+
+def _nothing() -> None:
+    """A task that is never run here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 
 import pytest
@@ -76,6 +77,18 @@ def test_clocks_that_differ_are_named(make_cluster: MakeCluster):
         assert "the clock of late@test is 7.0 s behind Redis'" in texts
 
 
+def test_a_clock_that_was_set_right_since_its_session_opened_is_no_finding(make_cluster: MakeCluster):
+    cluster = make_cluster(global_concurrency_limits=LIMITS, **QUICK)
+    with case_of(cluster) as case, redis.Redis.from_url(cluster.redis) as client:
+        cluster.start("w1", concurrency=1)
+        (session,) = case.operations.status().sessions
+        field = f"{session.session}:info"
+        told = json.loads(client.hget("{gconc}:v1:session", field))
+        client.hset("{gconc}:v1:session", field, json.dumps({**told, "clock": told["since"] - 7000}))
+        assert case.operations.status().sessions[0].skew == pytest.approx(-7)
+        assert examined(case) == ()
+
+
 def test_limits_that_name_nothing_are_named_with_what_may_be_meant(make_cluster: MakeCluster):
     with case_of(make_cluster(**QUICK)) as case:
         for limit in ("queue:emials", "task:tests.cluster.app.too", "pool:dbs", "pool:db", "queue:mail.out", "app"):
@@ -86,8 +99,34 @@ def test_limits_that_name_nothing_are_named_with_what_may_be_meant(make_cluster:
                 "task:tests.cluster.app.too limits nothing: "
                 "this app has no task tests.cluster.app.too (is tests.cluster.app.two meant?)"
             ),
-            "pool:dbs limits nothing: no task of this app joins it (is db meant?)",
+            "pool:dbs limits nothing: no task of this app joins the pool dbs (is db meant?)",
         }
+
+
+def test_a_queue_that_only_a_route_or_a_task_names_is_known(make_cluster: MakeCluster):
+    with case_of(make_cluster(**QUICK)) as case:
+        case.app.conf.task_routes = {"proj.routed": {"queue": "routed"}}
+        case.app.task(name="proj.own", queue="own", shared=False)(nothing)
+        for queue in ("routed", "own"):
+            case.operations.set(queue, 3)
+        assert not [finding for finding in examined(case) if finding.is_problem]
+
+
+def test_names_of_queues_are_judged_only_where_every_live_worker_has_answered(make_cluster: MakeCluster):
+    with case_of(make_cluster(**QUICK)) as case:
+        case.operations.set("emials", 3)
+        case.operations.set("pool:dbs", 3)
+        assert len([finding for finding in examined(case) if finding.is_problem]) == 2
+        add_session(case, "silent@test", config={"task:tests.cluster.app.two": 2})
+        found_in(case, "warning", "pool:dbs limits nothing")
+
+
+def test_where_tasks_cannot_be_imported_no_name_is_judged(make_cluster: MakeCluster):
+    with case_of(make_cluster(**QUICK)) as case:
+        case.app.conf.imports = ("no.such.module",)
+        for limit in ("queue:emials", "task:proj.own", "pool:dbs"):
+            case.operations.set(limit, 3)
+        found_in(case, "warning", "the tasks of this app can't all be imported here: ModuleNotFoundError")
 
 
 def test_limits_that_start_nothing_are_named(make_cluster: MakeCluster):
@@ -162,7 +201,27 @@ def test_a_configuration_that_no_live_worker_has_is_named(make_cluster: MakeClus
 
 def test_a_broker_that_is_away_is_named(make_cluster: MakeCluster):
     with case_of(make_cluster("amqp://guest:secret@127.0.0.1:1//", **QUICK)) as case:
+        case.operations.set("emials", 3)  # (whether a worker knows it can't be said)
         found_in(case, "error", "the broker amqp://guest:**@127.0.0.1:1// doesn't serve")
+
+
+def test_a_broker_that_says_nothing_is_named(make_cluster: MakeCluster, redis_url: str):
+    with redis_server() as silent:
+        with case_of(make_cluster(silent.url, global_concurrency_redis_url=redis_url, **QUICK)) as case:
+            silent.process.send_signal(signal.SIGSTOP)
+            case.operations.set("emials", 3)
+            found_in(case, "error", f"the broker {silent.url} doesn't serve")
+
+
+def test_workers_that_are_configured_differently_are_named(make_cluster: MakeCluster):
+    with case_of(make_cluster(global_concurrency_limits=LIMITS, **QUICK)) as case:
+        add_session(case, "a@test", config={"queue:emails": 2, "task:tests.cluster.app.two": 2})
+        add_session(case, "b@test", config={"queue:emails": 5})
+        case.operations.pause("emails")  # so that Redis knows the limit, which these sessions have not told themselves
+        text = "queue:emails: configured differently: 2 on a@test; 5 on b@test; "
+        assert "gconc set" in found_in(case, "warning", text + "the smallest holds").todo
+        case.operations.set("emails", 9)
+        assert found_in(case, "warning", text + "what was set holds").todo == "end the deploy"
 
 
 def test_records_without_a_session_are_found_and_repaired_and_waiters_go_on(make_cluster: MakeCluster):
@@ -239,6 +298,13 @@ def test_at_a_shell_findings_are_shown_and_the_exit_code_says_so(make_cluster: M
         assert ill.stdout.startswith("warning: queue:emials limits nothing")
         told = json.loads(cluster.celery("gconc", "doctor", "--json").stdout)
         assert [finding["severity"] for finding in told["findings"]] == ["warning"]
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("explain", "some-id")])
+def test_a_time_out_that_is_no_number_is_refused(make_cluster: MakeCluster, command: tuple[str, ...]):
+    done = make_cluster(**QUICK).celery("gconc", *command, "--timeout", "nan")
+    assert done.returncode == 2
+    assert "Invalid value for '--timeout': nan is not a number." in done.stderr
 
 
 def test_without_redis_doctor_and_repair_say_so_in_one_line(make_cluster: MakeCluster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -75,6 +76,22 @@ def test_the_other_limits_of_a_task_have_a_column(
     assert row[-1] == "queue:emails"
     assert gconc("waiting", "pool:db").lines[1][-1] == "queue:emails"
     assert gconc("waiting", "emails").lines == []
+
+
+def test_on_a_terminal_of_80_columns_an_id_is_on_one_line_so_that_it_can_be_copied(
+    gconc: Gconc, operations: Operations, make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+):
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 5, "pool:db": 1})
+    cluster.start("a-worker-with-a-long-name", pool="threads", concurrency=4)
+    ids = [str(uuid.uuid4()) for _ in range(2)]
+    send(cluster, ids, POOLED)
+    wait_until(lambda: operations.waiting("pool:db") and operations.holders("pool:db"), what="one runs, one waits")
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("holders", "waiting"):
+        lines = gconc(name, "pool:db").stdout.splitlines()
+        assert max(len(line) for line in lines) <= 80
+        assert any(task_id in line for line in lines for task_id in ids), lines
+        assert len(lines) > 2  # the others are folded
 
 
 @pytest.mark.parametrize(("name", "what"), [("holders", "runs under it"), ("waiting", "waits in its line")])

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
-from celery_gconc.simulation import TooFewSamples, forecast, record
-from tests.cli.case import QUICK, MakeCluster, case_of
-from tests.servers import wait_until
+from celery_gconc.simulation import LEAST_SAMPLES, TooFewSamples, forecast, record
+from tests.cli.case import QUICK, Case, MakeCluster, case_of
+from tests.servers import redis_server, wait_until
+
+
+def run_some(case: Case) -> None:
+    """Run enough tasks for a forecast, and wait until they are recorded."""
+    case.cluster.send("nap", 30, 0.02)
+    case.cluster.done(30)
+    wait_until(lambda: len(case.operations.history("emails")) >= LEAST_SAMPLES, what="they are recorded")
 
 
 def test_what_real_tasks_recorded_is_replayed_with_another_max(make_cluster: MakeCluster):
@@ -25,7 +34,7 @@ def test_what_real_tasks_recorded_is_replayed_with_another_max(make_cluster: Mak
             what="every end is recorded",
         )
         known = record(case.operations, "emails")
-        assert (known.max, known.slots, known.running) == (2, 8, ())
+        assert (known.max, known.slots, known.running, known.paused) == (2, 8, (), True)
         assert known.tasks == cluster.oracle.count("e")
         assert known.backlog == 90 - known.tasks
         assert known.mean_hold == pytest.approx(0.2, rel=0.3)
@@ -41,9 +50,50 @@ def test_what_real_tasks_recorded_is_replayed_with_another_max(make_cluster: Mak
         assert first.startswith(f"queue:emails: from {known.samples} recorded tasks")
         assert heading.split()[:3] == ["MAX", "IN", "USE"]
         assert [row.split()[0] for row in rows] == ["2", "4", "unlimited"]
+        assert "2 (now, paused)" in rows[0]
+        remark = "queue:emails is paused: the forecasts are for after the resume"
+        assert done.stderr == f"{remark}\n"
         told = json.loads(cluster.celery("gconc", "simulate", "emails", "--max", "4", "--json").stdout)
         assert [one["max"] for one in told["forecasts"]] == [2, 4]
         assert told["samples"] == known.samples
+        assert (told["paused"], told["remarks"]) == (True, [remark])
+
+
+def test_only_workers_that_consume_the_queue_have_slots_for_it(make_cluster: MakeCluster):
+    limits = {"queue:emails": 1, "app": 50}
+    cluster = make_cluster(global_concurrency_limits=limits, global_concurrency_heartbeat_interval=0.5)
+    with case_of(cluster) as case:
+        _, other = cluster.start("w1", concurrency=2) + cluster.start("w2", concurrency=10, queues="other")
+        run_some(case)
+        known = record(case.operations, "emails")
+        assert (known.slots, known.remarks) == (2, ())
+        assert forecast(known, 12).places == 2
+        assert record(case.operations, "app").slots == 12
+        done = cluster.celery("gconc", "simulate", "emails", "--max", "12")
+        assert "2 slots of live workers for it" in done.stdout
+        os.kill(other.process.pid, signal.SIGSTOP)
+        known = record(case.operations, "emails")
+        os.kill(other.process.pid, signal.SIGCONT)
+        assert (known.slots, known.remarks) == (12, ("no answer from w2@test: counted as if consuming emails",))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_without_the_broker_it_goes_on_and_says_so(make_cluster: MakeCluster, redis_url: str, how: signal.Signals):
+    limits = {"queue:emails": 1}
+    with redis_server() as broker:
+        cluster = make_cluster(
+            broker.url, global_concurrency_redis_url=redis_url, global_concurrency_limits=limits, **QUICK
+        )
+        with case_of(cluster) as case:
+            cluster.start("w1", concurrency=2)
+            run_some(case)
+            broker.process.send_signal(how)
+            done = cluster.celery("gconc", "simulate", "emails", "--max", "2")
+            assert done.returncode == 0, done.stderr
+            assert "queue:emails: from " in done.stdout
+            (line,) = done.stderr.splitlines()
+            assert line.startswith(f"the broker {broker.url} doesn't serve: ")
+            assert "the messages that it holds are not counted, and the slots of all workers are" in line
 
 
 def test_too_few_recorded_tasks_are_refused_in_one_line(make_cluster: MakeCluster):
@@ -59,7 +109,13 @@ def test_too_few_recorded_tasks_are_refused_in_one_line(make_cluster: MakeCluste
 
 
 @pytest.mark.parametrize(
-    "arguments", [("emails",), ("emails", "--max", "-1"), ("emails", "--max", "2", "--minutes", "16")]
+    "arguments",
+    [
+        ("emails",),
+        ("emails", "--max", "-1"),
+        ("emails", "--max", "2", "--minutes", "16"),
+        ("emails", "--max", "2", "--minutes", "nan"),
+    ],
 )
 def test_bad_input_is_refused(make_cluster: MakeCluster, arguments: tuple[str, ...]):
     done = make_cluster(**QUICK).celery("gconc", "simulate", *arguments)

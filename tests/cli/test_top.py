@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -234,15 +235,48 @@ def test_every_line_fits_the_terminal_also_after_its_size_has_changed(terminal: 
     pane.shows("task_29: 29 by configuration", "gconc top", "0/29 ", "q quit")
     pane.press("g")
     pane.resize(50, 12)
-    small = pane.shows("task_00: 0 by", "LIMIT", "j/k select", "> task:")
+    small = pane.shows("task_00: 0 by", "LIMIT", "j/k select", "> tas…k_00 ")
     assert "░" not in small
     pane.resize(120, 40)
     pane.shows("task:proj.a_rather_long_module_name.task_25 ", "░", "q quit")
 
 
+def test_the_bars_go_before_a_name_is_shortened_and_then_its_middle_does(terminal: Callable[..., Pane]):
+    names = {length: f"task:{'m' * (length - 7)}_{length}" for length in (21, 31)}
+    pane = terminal(82, 24, global_concurrency_limits=dict.fromkeys(names.values(), 3))
+    pane.enter(TOP)
+    pane.shows(f"  {names[31]} ", f"> {names[21]} ", "q quit")  # (a task of the app has a limit, too)
+    assert "░" not in pane.text()
+    pane.resize(110, 24)
+    pane.shows(names[31], "░")
+    pane.resize(70, 24)
+    wait_until(lambda: re.search(r"  task:m+…m+_31 +0/3 ", pane.text()), what="the middle of a name is left out")
+    pane.shows(f"> {names[21]} ")
+
+
+@pytest.mark.parametrize("reason", ["the provider is down, see INC-4711", "word " * 60, "word " * 50_000])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 12), (80, 6)])
+def test_the_keys_are_on_the_screen_however_long_reasons_and_names_are(
+    terminal: Callable[..., Pane], operations: Operations, reason: str, width: int, height: int
+):
+    limits = [f"queue:q{number:02}" for number in range(17)]
+    pane = terminal(width, height, global_concurrency_limits=dict.fromkeys(limits, 4))
+    operations.set("q03", 7, duration=7200, reason=reason)
+    operations.pause("q03", reason=reason)
+    pane.enter(TOP)
+    pane.shows("> queue:q00", "j/k select")
+    pane.press("j", "j", "j")
+    notes = ("queue:q03: set to 7 by ", "queue:q03: paused by ")
+    pane.shows("> queue:q03", "gconc top", "LIMIT", "j/k select", *(notes if height > 6 else ()))
+    pane.press("+")
+    message = "queue:q03: was 7, paused, is 8, paused"
+    seen = [line for line in pane.shows("> queue:q03", message, "j/k select").splitlines() if line]
+    assert (seen[-2], seen[-1][:10]) == (message, "j/k select")
+
+
 @pytest.mark.parametrize("how", [{"NO_COLOR": "1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_it_can_be_read_without_colours_and_in_ascii(terminal: Callable[..., Pane], how: dict[str, str]):
-    pane = terminal(env=how, global_concurrency_limits={"queue:emails": 4})
+    pane = terminal(100, env=how, global_concurrency_limits={"queue:emails": 4})
     pane.enter(TOP)
     pane.shows("> queue:emails", "0/4", "q quit")
     if "NO_COLOR" in how:
@@ -256,7 +290,7 @@ def test_what_real_workers_run_is_seen_and_a_raise_starts_more(
 ):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 2})
     cluster.start("one", pool="threads", concurrency=4)
-    pane = terminal(global_concurrency_limits={"queue:emails": 2})
+    pane = terminal(100, global_concurrency_limits={"queue:emails": 2})
     pane.enter(TOP)
     cluster.send("nap", 6, 60.0)
     pane.shows("1 worker", "2/2", "full", "██████████")
@@ -279,6 +313,7 @@ def test_where_there_is_no_terminal_it_says_what_to_use(gconc: Gconc):
     assert (done.exit_code, done.stdout) == (2, "")
     assert "top needs a terminal; use status, or top --json" in done.stderr
     assert "0.01 is not in the range" in gconc("top", "--interval", "0.01").stderr
+    assert "nan is not a number" in gconc("top", "--json", "--interval", "nan").stderr
 
 
 def test_json_is_a_line_for_each_look_until_it_is_interrupted(redis_url: str):
