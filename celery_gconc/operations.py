@@ -148,7 +148,8 @@ class Operations:
     def history(self, limit: str, seconds: float = 600.0) -> tuple[Sample, ...]:
         """Tasks that have ended under a limit in the last *seconds*: a sample of them.
 
-        About the last 5,000 heartbeats in which tasks ended are kept, for 15 minutes at most after the last. In order of their ends, as workers told with their heartbeats; each with a weight, where there were too many.
+        In order of their ends, as workers told with their heartbeats; each with a weight, where there were too many.
+        About the last 5,000 heartbeats in which tasks ended are kept, and none 15 minutes after the last.
         """
         name = self.full_name(limit)
         return self._do(lambda store: store.history(name, seconds))
