@@ -78,7 +78,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tools/install.sh python3-venv
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.%: pyproject.toml celery_gconc/__init__.py | $(VENV)/bin/python
+$(VENV)/.%: pyproject.toml celery_gconc/version.py | $(VENV)/bin/python
 	@echo "Installing what 'make $*' needs into $(VENV) ..."
 	$(PIP) install --editable '.[$*]'
 	@touch $@

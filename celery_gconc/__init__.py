@@ -25,8 +25,7 @@ from .status import (
     Value,
     Waiting,
 )
-
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __all__ = [
     "Change",

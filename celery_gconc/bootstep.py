@@ -10,7 +10,6 @@ import platform
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 from weakref import WeakSet
 
@@ -41,6 +40,7 @@ from .stats import StatsRows
 from .tally import Tally
 from .terminator import Terminator
 from .urls import without_secrets
+from .version import __version__
 
 logger = get_logger(__name__)
 
@@ -134,7 +134,7 @@ class GlobalConcurrencyStep(StartStopStep):
                     "node": consumer.hostname,
                     "pid": os.getpid(),
                     "pool": pool_name(pool),
-                    "version": version("celery-gconc"),
+                    "version": __version__,
                     "celery": celery.__version__,
                     "python": platform.python_version(),
                     "app": self.app.main or "",
@@ -216,7 +216,7 @@ class GlobalConcurrencyStep(StartStopStep):
             **self._rows.rows(),
             "global_concurrency": {
                 "time": time.time(),
-                "version": version("celery-gconc"),
+                "version": __version__,
                 "session": self.link.session,
                 "connected": self.link.connected,
                 "running": counts.running,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from flower.views import BaseHandler
 from tornado import web
 from tornado.routing import URLSpec
 from tornado.template import Loader, Template
+
+from celery_gconc.version import __version__
 
 from .desk import Desk
 from .visitor import answer_with_snapshot, options_of, refusal
@@ -48,7 +49,7 @@ class PageHandler(BaseHandler):
             await answer_with_snapshot(self, self.desk)
         else:
             is_live = bool(options_of(self).auto_refresh)
-            facts = Facts(version("celery-gconc"), self.why_not or refusal(self), is_live)
+            facts = Facts(__version__, self.why_not or refusal(self), is_live)
             self.render(TEMPLATE, gconc=facts)  # type: ignore[no-untyped-call]
 
 

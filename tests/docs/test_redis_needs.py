@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -132,8 +133,16 @@ def told(limits: list[str], ended: int = 0) -> Record:
 
 def test_the_statistics_of_a_limit_take_what_is_stated(measured):
     names = [f"pool:some-resource-of-{number}" for number in range(MANY)]
-    taken = measured.taken_by(lambda: measured.namespace.store.record(measured.session.name, told(names)))
-    within(taken, "limit with statistics")
+    key = measured.namespace.keys.key("totals")
+
+    def a_minute() -> None:
+        measured.namespace.store.record(measured.session.name, told(names))
+        for name in names:  # as after a minute in which tasks ended all the time
+            total = json.loads(measured.namespace.raw.hget(key, name))
+            total["lately"] = [[total["lately"][0][0] - slot, 9_999] for slot in range(12)]
+            measured.namespace.raw.hset(key, name, json.dumps(total, separators=(",", ":")))
+
+    within(measured.taken_by(a_minute), "limit with statistics")
 
 
 def test_a_heartbeat_in_which_many_tasks_ended_takes_what_is_stated(measured):
@@ -150,9 +159,9 @@ def test_a_worker_keeps_two_connections(make_cluster, own_redis):  # noqa: F811
     cluster = make_cluster(global_concurrency_redis_url=own_redis, global_concurrency_limits={"emails": 2})
     client = redis.Redis.from_url(own_redis)
     client.flushall()
-    others = len(client.client_list())
+    others = {one["id"] for one in client.client_list()}  # some of these may be on their way out
     cluster.start("w1", concurrency=4)
     cluster.send("nap", 20, 0.01)
     cluster.done(20)
-    assert len(client.client_list()) - others == 2
+    assert len({one["id"] for one in client.client_list()} - others) == 2
     assert "| connections | 2 for each worker |" in PAGE

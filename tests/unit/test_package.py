@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from celery import Celery
 
@@ -49,3 +51,30 @@ def test_eager_tasks_and_direct_calls_never_touch_redis():
 def test_every_public_name_has_a_docstring():
     for name in celery_gconc.__all__:
         assert getattr(celery_gconc, name).__doc__, name
+
+
+def test_a_worker_starts_from_a_checkout_that_is_not_installed(tmp_path):
+    # No metadata of a distribution: the package's own folder is all there is, beside what it depends on.
+    (tmp_path / "celery_gconc").symlink_to(Path(celery_gconc.__file__).parent)
+    code = (
+        "import importlib.metadata as metadata\n"
+        "found = metadata.Distribution.from_name.__func__\n"
+        "def refuse(cls, name):\n"
+        "    if name == 'celery-gconc': raise metadata.PackageNotFoundError(name)\n"
+        "    return found(cls, name)\n"
+        "metadata.Distribution.from_name = classmethod(refuse)\n"
+        "from celery import Celery\n"
+        "from celery_gconc import GlobalConcurrency, __version__\n"
+        "app = Celery('proj', broker='memory://')\n"
+        "app.conf.global_concurrency_redis_url = 'redis://localhost:1/0'\n"
+        "GlobalConcurrency(app)\n"
+        "worker = app.WorkController(pool='solo', hostname='one@test')\n"
+        "worker.blueprint.apply(worker)\n"
+        "(step,) = [s for s in worker.consumer.blueprint.order if s.label == 'Global concurrency']\n"
+        "assert step.info(worker.consumer)['global_concurrency']['version'] == __version__\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
