@@ -29,13 +29,13 @@ test: $(VENV)/.test servers
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-quick: $(VENV)/.test servers
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/store tests/worker tests/examples tests/cluster/test_limits_hold.py tests/cluster/test_run_time.py
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/store tests/worker tests/cli/test_status.py tests/cli/test_changes.py tests/cluster/test_limits_hold.py
 
 matrix: servers
 	$(PYTHON) tools/matrix.py
 
 matrix-ends: servers
-	$(PYTHON) tools/matrix.py --row oldest --row newest tests/unit tests/store tests/worker tests/cluster/test_limits_hold.py tests/cluster/test_start_and_stop.py
+	$(PYTHON) tools/matrix.py --row oldest --row newest tests/unit tests/store tests/worker tests/cluster/test_start_and_stop.py
 
 conformance: $(VENV)/.test servers
 	$(BIN)/python -m tools.conformance

@@ -20,12 +20,16 @@ from tests.servers import (
     redis_server,
 )
 
+#: pytest-xdist begins with the groups of most tests. What takes long must not come last, so it joins one of them.
+LARGE_GROUP = "test_docs.py"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Which tests stay together where several processes share the work (pytest-xdist): those of a file, or a column."""
     for item in items:
         column = getattr(item, "callspec", None) and item.callspec.params.get("column")  # tests/lifecycle
-        item.add_marker(pytest.mark.xdist_group(str(column or item.path.name)))
+        group = LARGE_GROUP if item.get_closest_marker("takes_long") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(str(column or group)))
 
 
 @pytest.fixture(scope="session")

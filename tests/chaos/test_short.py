@@ -12,6 +12,8 @@ import pytest
 from tests.servers import ROOT
 from tools.chaos import schedule
 
+pytestmark = pytest.mark.takes_long
+
 
 def chaos(out: Path, *arguments: str) -> tuple[int, dict, str]:
     """Run it; returns exit code, result and output."""

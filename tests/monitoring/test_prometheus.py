@@ -19,6 +19,8 @@ from tests.cluster.kit import Cluster
 from tests.monitoring.kit import EXAMPLE, Prometheus, exporter, prometheus, promtool, read
 from tests.servers import ROOT, RedisServer, wait_until
 
+pytestmark = pytest.mark.takes_long
+
 Watched = Callable[..., tuple[Cluster, Operations, Prometheus]]
 
 DASHBOARD = json.loads((EXAMPLE / "dashboard.json").read_text())
