@@ -26,7 +26,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.test servers
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+	$(BIN)/python -m pytest -n 4 --dist loadgroup
 
 test-quick: $(VENV)/.test servers
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/store tests/worker tests/cli/test_status.py tests/cli/test_changes.py tests/cluster/test_limits_hold.py

@@ -6,11 +6,14 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .problem import Problem
+
+_interrupted = threading.Event()
 
 #: What ends the demo early, with all that it started.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -26,7 +29,9 @@ def main() -> int:
     except Problem as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception):  # in the middle of an import Python makes a RuntimeError of the former
+        if not _interrupted.is_set():
+            raise
         print("demo: interrupted; everything it started has ended", file=sys.stderr)
         return 130
 
@@ -78,6 +83,7 @@ def _demo(picture: Path) -> int:
 
 
 def _interrupt(_number: int, _frame: Any) -> None:
+    _interrupted.set()
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # what follows takes seconds at most, and is not to be cut short
     raise KeyboardInterrupt
