@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# How many processes share the tests: they mostly wait, but with more than two for each core some wait too long.
+PROCESSES ?= 3
+
 SEED ?= $(shell python3 -c 'import random; print(random.randrange(10**6))')
 MINUTES ?= 10
 
@@ -26,7 +29,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.test servers
-	$(BIN)/python -m pytest -n 4 --dist loadgroup
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
 
 test-quick: $(VENV)/.test servers
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/store tests/worker tests/cli/test_status.py tests/cli/test_changes.py tests/cluster/test_limits_hold.py

@@ -410,12 +410,12 @@ class Link:
             self._renewed(sent)
             is_news = self.ledger.apply(reply, self._lease_ends, self._reuse_ends(sent))
             self._plan_reclaim(reply)
+            if is_news:
+                self._on_news()  # before what can wait
             if sync.full:
                 self._next_beat = sent + self.settings.heartbeat_interval
                 self._check_notices()
                 self._record()
-            if is_news:
-                self._on_news()
         elif reply.status == "stale":
             self.ledger.untold()
         else:

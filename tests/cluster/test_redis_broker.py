@@ -156,6 +156,8 @@ def test_a_fanout_queue_which_is_a_subscription_is_never_cancelled_and_loses_not
     cluster = make_cluster(global_concurrency_limits={"task:tests.cluster.app.nap": 1})
     cluster.special = ("fan",)
     (worker,) = cluster.start("w1", queues="fan,other", concurrency=4)
+    with cluster.client as client:  # what is published before that, nobody gets: its queue, and remote control
+        wait_until(lambda: client.pubsub_numpat() >= 2, what="the worker has subscribed")
     cluster.send("nap", 60, 0.02, queue="fan")
     cluster.done(60)
     assert cluster.oracle.peak() == 1

@@ -81,7 +81,7 @@ def test_a_dead_connection_for_notices_is_found_and_made_anew(apart, make_patien
     limit="holds",
     running="go on",
     waiting="start so much later; tasks without limits are not delayed",
-    takes="5 calls from one task's end to the next one's start",
+    takes="7 calls from one task's end to the next one's start",
 )
 def test_a_slow_redis_that_answers_in_time_delays_limited_tasks_only(apart, make_patient, took):
     patient = make_patient(ILLS["slow"])
@@ -97,7 +97,8 @@ def test_a_slow_redis_that_answers_in_time_delays_limited_tasks_only(apart, make
     events = [event for event in cluster.oracle.events() if event.name == "pooled"]
     waits = [b.time - a.time for a, b in itertools.pairwise(events) if (a.kind, b.kind) == ("e", "s")]
     took(max(waits))
-    assert max(waits) <= 1.0
+    # Five calls; and each of the two workers may just be telling what it counted, with a heartbeat.
+    assert max(waits) <= 1.4
     assert cluster.oracle.peak("pooled") == 1
     assert [complaints(worker) for worker in workers] == [[], []]
     patient.proxy.heal()
