@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
-import redis
 
-from celery_gconc.store import Store
+from tests.namespace import empty_namespace
 from tests.servers import (
     NoRabbitMQBinary,
     NoRedisBinary,
@@ -22,6 +22,12 @@ from tests.servers import (
 
 #: pytest-xdist begins with the groups of most tests. What takes long must not come last, so it joins one of them.
 LARGE_GROUP = "test_docs.py"
+
+
+def pytest_configure() -> None:
+    """A shell has what it runs in the background ignore SIGINT, and what that starts too: not so for what is tested."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,15 +71,3 @@ def redis_url(redis_process: RedisServer) -> str:
     """The URL of a Redis with nothing in it but a namespace that has lived before."""
     empty_namespace(redis_process.url)
     return redis_process.url
-
-
-def empty_namespace(url: str) -> None:
-    """Delete everything, and begin a namespace in which nothing waits for those who may have lived before."""
-    store = Store(url, "gconc")
-    with redis.Redis.from_url(url) as client:
-        client.flushall()
-        info = {"node": "first", "pid": 1, "pool": "solo", "app": "", "broker": ""}
-        store.open("first", interval=1.0, timeout=3.0, info=info, config={}, room=0)
-        store.close_session("first")
-        client.hdel(store.keys.key("meta"), "shut")
-    store.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: How long, in seconds, a server may take to answer its first PING, and to end when it is told to.
 START_TIMEOUT, STOP_TIMEOUT = 10.0, 5.0
 
+#: Where servers of tests listen.
+PORTS = (12000, 32000)
 
 #: The same for RabbitMQ, whose virtual machine has to boot first.
 RABBITMQ_START_TIMEOUT, RABBITMQ_STOP_TIMEOUT = 60.0, 20.0
@@ -139,10 +142,17 @@ def wait_until(predicate: Callable[[], Any], seconds: float = 20, what: str = "t
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on just now.
+
+    It is below those that systems give to outgoing connections (from 32768 on Linux): while a server is away that
+    comes back to its port, no other connection may have taken it, nor a client have connected to itself.
+    """
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)  # not the one that test libraries seed
+        with socket.socket() as listener, suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def _start(binary: str, port: int, folder: str, options: tuple[str, ...]) -> RedisServer:

@@ -11,6 +11,7 @@ from celery import Celery
 from celery_gconc.explain import Explanation, explain
 from celery_gconc.operations import Operations
 from tests.cluster.kit import Cluster
+from tests.namespace import change_is_known
 from tests.servers import wait_until
 
 MakeCluster = Callable[..., Cluster]
@@ -60,6 +61,10 @@ class Case:
     def waits(self, limit: str, count: int = 1) -> None:
         """Wait until so many tasks stand in the line of a limit."""
         wait_until(lambda: len(self.operations.waiting(limit)) >= count, what=f"{count} tasks wait for {limit}")
+
+    def change_is_known(self) -> None:
+        """Wait until every worker goes by the limits as they are set."""
+        change_is_known(self.cluster.redis)
 
     def taken(self, count: int, queue: str = "emails") -> None:
         """Wait until so many messages at most are left in a queue."""

@@ -89,6 +89,7 @@ def test_limits_that_are_paused_or_zero(make_cluster: MakeCluster):
         cluster.done(1)
 
         case.operations.set("emails", 0, by="bob@host")
+        case.change_is_known()
         task = case.send("nap", 0.1)
         case.waits("emails")
         assert re.search(r"queue:emails has a max of 0 by bob@host \d+\.\d s ago", case.explain(task).answer)
@@ -154,6 +155,7 @@ def test_tasks_that_ended_badly(make_cluster: MakeCluster):
         expired = case.send("nap", 0.1, expires=datetime.now(timezone.utc) - timedelta(seconds=5))
         wait_until(lambda: case.app.AsyncResult(failed).state == "FAILURE", what="it has failed")
         case.operations.pause("emails")
+        case.change_is_known()
         revoked = case.send("nap", 0.1)
         case.waits("emails")
         case.app.control.revoke(revoked)

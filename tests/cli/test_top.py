@@ -19,7 +19,7 @@ import pytest
 from celery_gconc import Operations
 from tests.cli.conftest import Gconc
 from tests.cluster.kit import Cluster
-from tests.conftest import empty_namespace
+from tests.namespace import empty_namespace
 from tests.servers import ROOT, redis_server, wait_until
 
 TOP = f"{sys.executable} -m celery -A tests.cluster.app gconc top --interval 0.2"
@@ -296,7 +296,7 @@ def test_what_real_workers_run_is_seen_and_a_raise_starts_more(
     pane.shows("1 worker", "2/2", "full", "██████████")
     pane.press("+")
     pane.shows("3/3")
-    assert cluster.oracle.count("s") == 3
+    wait_until(lambda: cluster.oracle.count("s") == 3, what="one more has started")
 
 
 def test_with_nothing_limited_it_says_what_to_do(terminal: Callable[..., Pane], redis_url: str, tmp_path: Path):

@@ -126,7 +126,7 @@ def test_ids_and_headers_that_a_sender_makes_up_neither_stop_a_worker_nor_lift_a
     assert cluster.oracle.peak() == 1
     assert "unexpected error" not in worker.output() and "doesn't serve" not in worker.output()
     assert max(map(len, worker.output().splitlines())) < 3 * len(MEGABYTE), "Celery's own lines have the id in them"
-    assert cluster.client.hlen("{gconc}:v1:requests") <= 1
+    wait_until(lambda: cluster.client.hlen("{gconc}:v1:requests") == 0, what="nothing of them is left")
 
 
 # -- The broker: remote control --------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def two_workers(apart, coordination, way):
 def test_nothing_starts_on_a_lease_that_may_have_ended(two_workers, way, took):
     cluster, _, other = two_workers(global_concurrency_limits={"pool:db": 2})
     cluster.send("pooled", 1, TIMEOUT + 3, first=1000)
-    cluster.send("pooled", 60, 0.05)  # one after another, on a permit that is used again
+    cluster.send("pooled", 100, 0.05)  # one after another, on a permit that is used again
     wait_until(lambda: cluster.oracle.count("e") >= 5, what="they run")
     cluster.send("pooled", 3, 0.5, queue="other", first=2000)
     received(other, 3)
@@ -78,7 +78,7 @@ def test_nothing_starts_on_a_lease_that_may_have_ended(two_workers, way, took):
     took(max(elsewhere[0] - cut, 0.0))
     assert elsewhere[0] - cut <= TIMEOUT + INTERVAL
     assert not [s for s in starts if s > elsewhere[0]], "none where others may have the place"
-    cluster.done(60 + 1 + 3 + 10)
+    cluster.done(100 + 1 + 3 + 10)
     no_leak(cluster)
     assert cluster.oracle.peak("pooled", since=back + INTERVAL + 1) == 2
 

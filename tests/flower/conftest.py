@@ -10,8 +10,9 @@ from celery import Celery
 
 from celery_gconc.operations import Operations
 from tests.cluster.kit import Cluster, cluster
-from tests.conftest import _without, empty_namespace
+from tests.conftest import _without
 from tests.flower.kit import VERSIONS, Bench, Browser, Flower, NoBrowser, NoFlower, browser, flower, flower_folder
+from tests.namespace import empty_namespace
 from tests.servers import RedisServer, redis_server, wait_until
 
 #: Leases of three seconds; one task at a time from the queue emails.

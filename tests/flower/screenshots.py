@@ -10,8 +10,8 @@ from pathlib import Path
 
 from celery_gconc.operations import Operations
 from tests.cluster.kit import Cluster, cluster
-from tests.conftest import empty_namespace
 from tests.flower.kit import Browser, browser, flower
+from tests.namespace import empty_namespace
 from tests.servers import ROOT, redis_server, wait_until
 
 IMAGES = ROOT / "docs" / "images"

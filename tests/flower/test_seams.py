@@ -16,8 +16,8 @@ import pytest
 
 from celery_gconc.flower import install_when_flower_starts
 from tests.cluster.kit import Cluster
-from tests.conftest import empty_namespace
 from tests.flower.kit import VERSIONS, Flower, flower
+from tests.namespace import empty_namespace
 from tests.servers import ROOT, RedisServer, redis_server, wait_until
 
 ALL = {"/metrics", "/api/gconc", "/gconc", "the link to /gconc"}

@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 from celery_gconc import GlobalConcurrency
 from tests.cluster.kit import Cluster, Event, Oracle, Worker
 from tests.lifecycle.matrix import Column
+from tests.namespace import change_is_known
 from tests.servers import wait_until
 
 #: How long, in seconds, anything may take that is to happen at once. Only a failing test waits so long.
@@ -166,6 +167,8 @@ class Bench:
         """Set the limit of the line, or another."""
         name = name or f"queue:{self.line}"
         self.gconc.set(name, maximum)
+        if maximum == 0 and self.worker is not None:
+            change_is_known(self.cluster.redis)
         self.highest[name] = max(maximum, self.highest.get(name, 0))
 
     def send(self, task: str, *args: object, queue: str | None = None, **options: object) -> AsyncResult:

@@ -94,6 +94,7 @@ def test_a_limit_that_one_app_sets_parks_nothing_of_another(two_apps):
     two.gconc.set("task:hold", 0)
     with worker(one):
         assert one.tasks["hold"].delay().get(timeout=PATIENCE) == "one"
+        wait_until(lambda: one.gconc.status()["task:hold"].running == 0, what="the worker keeps no idle permit")
         one.gconc.set("task:hold", 0)
         parked = one.tasks["hold"].delay()
         wait_until(lambda: one.gconc.status()["task:hold"].waiting == 1, what="it is parked")

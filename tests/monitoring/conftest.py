@@ -12,8 +12,9 @@ from celery import Celery
 from celery_gconc import Operations
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
 from tests.cluster.kit import Cluster, cluster
-from tests.conftest import _without, empty_namespace
+from tests.conftest import _without
 from tests.monitoring.kit import NoPrometheus, Prometheus, exporter, prometheus, promtool
+from tests.namespace import empty_namespace
 from tests.servers import RedisServer, redis_server
 
 __all__ = ["make_cluster", "oracle_url", "rabbitmq_url"]

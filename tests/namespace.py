@@ -1,0 +1,33 @@
+"""What tests do with a namespace as a whole: begin one, and wait until its workers have heard of a change."""
+
+from __future__ import annotations
+
+import redis
+
+from celery_gconc.store import Store
+from tests.servers import wait_until
+
+
+def empty_namespace(url: str) -> None:
+    """Delete everything, and begin a namespace in which nothing waits for those who may have lived before."""
+    store = Store(url, "gconc")
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+        info = {"node": "first", "pid": 1, "pool": "solo", "app": "", "broker": ""}
+        store.open("first", interval=1.0, timeout=3.0, info=info, config={}, room=0)
+        store.close_session("first")
+        client.hdel(store.keys.key("meta"), "shut")
+    store.close()
+
+
+def change_is_known(url: str, namespace: str = "gconc") -> None:
+    """Wait until each worker goes by the limits that hold: until then an idle permit may start one more task there."""
+    key = f"{{{namespace}}}:v1:"
+
+    def is_known() -> bool:
+        version = int(client.hget(f"{key}meta", "version") or 0)
+        sessions = [session.decode() for session in client.zrange(f"{key}sessions", 0, -1)]
+        return all(int(client.hget(f"{key}session", f"{one}:seen") or 0) == version for one in sessions)
+
+    with redis.Redis.from_url(url) as client:
+        wait_until(is_known, what="all workers know the limits")
