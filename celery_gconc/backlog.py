@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib import resources
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +22,7 @@ from kombu.utils.json import dumps, loads
 
 from .broker import QUEUE_KEY
 from .errors import GlobalConcurrencyError
+from .scripts import lua, run_on_broker
 from .urls import without_secrets
 
 #: How long, in seconds, connecting to the broker may take.
@@ -177,14 +177,14 @@ class _RedisSearch:
 
     def _in_list(self, key: str) -> tuple[tuple[int, dict[str, Any]] | None, int]:
         """The index of the task's message in a list, and the message; and the list's length."""
-        length, _ = self._eval("find_in_list", [key], 0, 0)
+        length, _ = self._run("find_in_list", [key], 0, 0)
         at = max(length - MOST_LOOKED_AT, 0)
         self._is_complete &= at == 0
         while at < length:
             if time.monotonic() > self._ends:
                 self._is_complete = False
                 break
-            length, looked, *found = self._eval("find_in_list", [key], at, STEP)
+            length, looked, *found = self._run("find_in_list", [key], at, STEP)
             if not looked:
                 break
             if found and (message := self._own(found[1])) is not None:
@@ -196,7 +196,7 @@ class _RedisSearch:
         channel, cursor, looked = self.channel, b"0", 0
         while True:
             keys = [channel.unacked_key, channel.unacked_index_key]
-            cursor, some, *found = self._eval("find_taken", keys, cursor)
+            cursor, some, *found = self._run("find_taken", keys, cursor)
             for payload, moment in zip(found[::2], found[1::2], strict=True):
                 if (taken := _json(payload)) and self._is_own(taken[0]):
                     at = float(moment) if moment else None
@@ -220,12 +220,9 @@ class _RedisSearch:
         headers, properties = message.get("headers") or {}, message.get("properties") or {}
         return self.task_id in (headers.get("id"), properties.get("correlation_id"))
 
-    def _eval(self, name: str, keys: list[str], *arguments: Any) -> Any:
-        # kombu 5.4-5.7 puts global_keyprefix before the keys of the commands that it uses itself; EVAL isn't one.
-        prefix = self.channel.global_keyprefix or ""
-        with self.channel.conn_or_acquire() as client:
-            keys = [prefix + key for key in keys]
-            return client.eval(_lua(name), len(keys), *keys, dumps(self.task_id), *arguments)
+    def _run(self, script: str, keys: list[str], *arguments: Any) -> Any:
+        text = lua("broker/names", f"broker/{script}")
+        return run_on_broker(self.channel, text, keys, dumps(self.task_id), *arguments)
 
 
 def _message(message: dict[str, Any], queue: str, **where: Any) -> Message:
@@ -245,12 +242,3 @@ def _json(payload: Any) -> Any:
         return loads(payload)
     except (ValueError, TypeError, json.JSONDecodeError):
         return None
-
-
-_scripts: dict[str, str] = {}
-
-
-def _lua(name: str) -> str:
-    if name not in _scripts:
-        _scripts[name] = resources.files(__package__).joinpath(f"lua/broker/{name}.lua").read_text(encoding="utf-8")
-    return _scripts[name]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from importlib import resources
 from queue import Empty
 from typing import Any
 
@@ -18,6 +17,7 @@ from kombu import Queue
 from kombu.utils.json import dumps, loads
 
 from .broker import QUEUE_KEY, Delivery, VirtualBroker
+from .scripts import lua, run_on_broker
 
 #: How many messages of a list are looked at in one step, at most.
 LOOKED_AT = 500
@@ -87,7 +87,7 @@ class RedisBroker(VirtualBroker):
             payload["properties"]["delivery_info"].pop(QUEUE_KEY, None)
             keys.append(self._list_of(name, payload))
             arguments += [message.delivery_tag, dumps(payload)]
-        self._eval("give_back", keys, arguments)
+        run_on_broker(self.channel, lua("broker/give_back"), keys, *arguments)
         for _, message in deliveries:
             channel.qos._quick_ack(message.delivery_tag)
 
@@ -120,7 +120,9 @@ class RedisBroker(VirtualBroker):
         for key in lists:
             looked = self._looked.get(key, 0)
             keys = [key, channel.unacked_key, channel.unacked_index_key]
-            left, *found = self._eval("take_past", keys, [looked, LOOKED_AT, most, time.time(), *passed])
+            left, *found = run_on_broker(
+                self.channel, lua("broker/take_past"), keys, looked, LOOKED_AT, most, time.time(), *passed
+            )
             self._looked[key] = looked + left
             for payload in found:
                 self._receivers[name](loads(payload))
@@ -156,12 +158,6 @@ class RedisBroker(VirtualBroker):
         """Whether the connection is lost: another greenlet may be about to say so."""
         return bool(self.channel.closed or self.channel._closing)
 
-    def _eval(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
-        # kombu 5.4-5.7 puts global_keyprefix before the keys of the commands that it uses itself; EVAL isn't one.
-        prefix = self.channel.global_keyprefix or ""
-        with self.channel.conn_or_acquire() as client:
-            return client.eval(_lua(name), len(keys), *[prefix + key for key in keys], *arguments)
-
     def _learn_connection(self) -> None:
         """Learn the id of the connection on which the broker is read. Called while its reply is being handled."""
         connection = getattr(self.channel, "_in_poll", None)
@@ -179,12 +175,3 @@ class RedisBroker(VirtualBroker):
         if self._connection_id[1]:
             with suppress(Exception), self.channel.conn_or_acquire() as client:
                 client.client_unblock(self._connection_id[1])
-
-
-_scripts: dict[str, str] = {}
-
-
-def _lua(name: str) -> str:
-    if name not in _scripts:
-        _scripts[name] = resources.files(__package__).joinpath(f"lua/broker/{name}.lua").read_text(encoding="utf-8")
-    return _scripts[name]

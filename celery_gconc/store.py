@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import resources
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -20,6 +19,7 @@ from .client import connect
 from .errors import StoreRefused, StoreUnavailable
 from .keys import Keys
 from .nodes import CONNECT_TIMEOUT
+from .scripts import lua
 from .settings import Settings
 from .status import (
     Change,
@@ -74,8 +74,7 @@ class Store:
         self.keys = Keys(prefix, int((options or {}).get("db") or 0) if database is None else database)
         self._told_of_strangers = False
         self._client = connect(url, self.keys.key("meta"), options or {}, call_timeout)
-        core = _lua("core")
-        self._scripts = {name: self._client.register_script(f"{core}\n{_lua(name)}") for name in SCRIPTS}
+        self._scripts = {name: self._client.register_script(lua("core", name)) for name in SCRIPTS}
 
     @classmethod
     def from_settings(cls, settings: Settings, call_timeout: float = CALL_TIMEOUT) -> Store:
@@ -353,10 +352,6 @@ _AUDIT = {
 
 def _at_least_one(number: float) -> int:
     return max(int(number), 1)
-
-
-def _lua(name: str) -> str:
-    return resources.files(__package__).joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
 
 
 def _table(reply: Any) -> dict[str, int]:

@@ -13,22 +13,13 @@ local function whole(number) return number and number >= 0 and number < 2 ^ 31 a
 if #KEYS ~= 1 or #ARGV ~= 3 or id == '' or not whole(from) or not whole(most) then
   return redis.error_reply('ERR celery-gconc: not the keys and arguments of this script')
 end
--- Whether the task's own id is among the fields: its children name it too, as their parent.
-local function names(message)
-  local at = string.find(message, id, 1, true)
-  while at do
-    local field = string.match(string.sub(message, math.max(at - 40, 1), at - 1), '"([%w_]+)"%s*:%s*$')
-    if field == 'id' or field == 'correlation_id' then return true end
-    at = string.find(message, id, at + 1, true)
-  end
-end
 local looked, bytes, step = 0, 0, 5
 while looked < most and bytes < 1048576 do
   local last = from + looked + math.min(step, most - looked) - 1
   local messages = redis.call('LRANGE', KEYS[1], from + looked, last)
   if #messages == 0 then break end
   for i, message in ipairs(messages) do
-    if names(message) then return { redis.call('LLEN', KEYS[1]), looked + i, from + looked + i - 1, message } end
+    if names(message, id) then return { redis.call('LLEN', KEYS[1]), looked + i, from + looked + i - 1, message } end
     bytes = bytes + #message
   end
   looked = looked + #messages

@@ -11,18 +11,10 @@ local id, cursor = ARGV[1], ARGV[2]
 if #KEYS ~= 2 or #ARGV ~= 2 or id == '' or not string.find(cursor, '^%d+$') then
   return redis.error_reply('ERR celery-gconc: not the keys and arguments of this script')
 end
-local function names(message)
-  local at = string.find(message, id, 1, true)
-  while at do
-    local field = string.match(string.sub(message, math.max(at - 40, 1), at - 1), '"([%w_]+)"%s*:%s*$')
-    if field == 'id' or field == 'correlation_id' then return true end
-    at = string.find(message, id, at + 1, true)
-  end
-end
 local next_cursor, pairs_ = unpack(redis.call('HSCAN', KEYS[1], cursor, 'COUNT', 100))
 local reply = { next_cursor, #pairs_ / 2 }
 for i = 1, #pairs_, 2 do
-  if names(pairs_[i + 1]) then
+  if names(pairs_[i + 1], id) then
     table.insert(reply, pairs_[i + 1])
     table.insert(reply, redis.call('ZSCORE', KEYS[2], pairs_[i]) or '')
   end
