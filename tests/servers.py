@@ -131,12 +131,14 @@ def rabbitmq_server(
             _end_port_mapper(mapper)
 
 
-def wait_until(predicate: Callable[[], Any], seconds: float = 20, what: str = "the condition") -> Any:
+def wait_until(
+    predicate: Callable[[], Any], seconds: float = 20, what: str | Callable[[], str] = "the condition"
+) -> Any:
     """Wait until *predicate* gives something true, and return it; AssertionError names *what* after *seconds*."""
     ends = time.monotonic() + seconds
     while not (found := predicate()):
         if time.monotonic() >= ends:
-            raise AssertionError(f"{what}: not within {seconds:g} s")
+            raise AssertionError(f"{what() if callable(what) else what}: not within {seconds:g} s")
         time.sleep(0.01)
     return found
 

@@ -103,7 +103,7 @@ class Bench:
 
     def end(self) -> None:
         """A test has ended well: nothing of it is left, and never too many ran."""
-        wait_until(lambda: not self.left(), PATIENCE, Late(lambda: f"nothing is left; but {self.left()}"))
+        wait_until(lambda: not self.left(), PATIENCE, lambda: f"nothing is left; but {self.left()}")
         dead = frozenset(event.pid for event in self.oracle.events() if is_dead(event.pid))
         for limit, most in self.highest.items():
             if limit.startswith("queue:"):
@@ -189,7 +189,7 @@ class Bench:
         def now() -> str:  # AsyncResult keeps the first final state that it saw; a redelivery may bring another
             return str(self.app.AsyncResult(sent.id).state)
 
-        wait_until(lambda: now() == state, PATIENCE, Late(lambda: f"the task is {state}; it is {now()}"))
+        wait_until(lambda: now() == state, PATIENCE, lambda: f"the task is {state}; it is {now()}")
 
     def let_go(self, *numbers: int) -> None:
         """Let held tasks end."""
@@ -219,7 +219,7 @@ class Bench:
         """Wait until a task has started."""
         wait_until(
             lambda: len(self.starts(number)) >= times, PATIENCE,
-            Late(lambda: f"task {number} has started {times} times; it has {len(self.starts(number))} times"),
+            lambda: f"task {number} has started {times} times; it has {len(self.starts(number))} times",
         )  # fmt: skip
 
     # -- What stands in Redis and in the broker ----------------------------------------------------------
@@ -255,7 +255,7 @@ class Bench:
             parked, reserved, waiting = seen()
             return parked == reserved == count and waiting > 0
 
-        wait_until(are_parked, PATIENCE, Late(lambda: f"{count} are parked; (parked, reserved, in Redis): {seen()}"))
+        wait_until(are_parked, PATIENCE, lambda: f"{count} are parked; (parked, reserved, in Redis): {seen()}")
 
     def reserved(self) -> list[str]:
         """The ids of the requests that the worker has and doesn't run, as Celery's own command shows them."""
@@ -265,7 +265,7 @@ class Bench:
         """Wait until so many permits are held for tasks."""
         wait_until(
             lambda: len(self.holders(limit)) == count, PATIENCE,
-            Late(lambda: f"{count} permits are held in Redis; {len(self.holders(limit))} are"),
+            lambda: f"{count} permits are held in Redis; {len(self.holders(limit))} are",
         )  # fmt: skip
 
     def _records(self, key: str, limit: str | None) -> list[dict[str, Any]]:
@@ -308,16 +308,6 @@ class _Cluster(Cluster):
     @property
     def env(self) -> dict[str, str]:
         return {**super().env, **self.more_env}
-
-
-class Late:
-    """A text that is made when it is needed."""
-
-    def __init__(self, make: Callable[[], str]) -> None:
-        self._make = make
-
-    def __str__(self) -> str:
-        return self._make()
 
 
 def is_dead(pid: int) -> bool:

@@ -25,6 +25,7 @@ EXAMPLE = ROOT / "examples" / "monitoring"
 #: The times of alerts.yml, shortened so that nobody has to wait for them: the rules are the same.
 SHORTER = {
     r"\[15m\]": "[10s]",
+    r"offset 15m": "offset 10s",
     r"\bfor: \w+": "for: 0s",
     "> (600|86400|604800)": "> 1",
     r"errors_total(.*)> 5": r"errors_total\1> 0",

@@ -125,11 +125,11 @@ def test_what_people_do_fires_its_alerts(make_watched: Watched) -> None:
     fired: set[str] = set()
 
     def fires(alert: str, limit: str = "queue:emails") -> None:
-        wait_until(lambda: (alert, limit) in prom.alerts(), 30, f"{alert} fires; {prom.alerts()} do")
+        wait_until(lambda: (alert, limit) in prom.alerts(), 30, lambda: f"{alert} fires; {prom.alerts()} do")
         fired.add(alert)
 
     def is_quiet() -> None:
-        wait_until(lambda: not prom.alerts(), 30, f"no alert fires; {prom.alerts()} do")
+        wait_until(lambda: not prom.alerts(), 30, lambda: f"no alert fires; {prom.alerts()} do")
 
     wait_until(lambda: prom.values("celery_gconc_sessions") == {"": 1.0}, what="the worker is seen")
     is_quiet()
@@ -156,7 +156,7 @@ def test_what_breaks_fires_its_alerts(make_watched: Watched, coordination: Redis
     one, two = cluster.start("one", "two", concurrency=1)
 
     def fires(alert: str) -> None:
-        wait_until(lambda: (alert, "") in prom.alerts(), 30, f"{alert} fires; {prom.alerts()} do")
+        wait_until(lambda: (alert, "") in prom.alerts(), 30, lambda: f"{alert} fires; {prom.alerts()} do")
 
     cluster.send("nap", 2, 600.0)
     wait_until(lambda: cluster.oracle.count("s") == 2, what="each runs one")
