@@ -9,10 +9,16 @@ from tests.servers import wait_until
 
 
 def empty_namespace(url: str) -> None:
-    """Delete everything, and begin a namespace in which nothing waits for those who may have lived before."""
-    store = Store(url, "gconc")
+    """Delete everything on a server, and begin a namespace."""
     with redis.Redis.from_url(url) as client:
         client.flushall()
+    begin_namespace(url)
+
+
+def begin_namespace(url: str) -> None:
+    """Begin a namespace in which nothing waits for those who may have lived before."""
+    store = Store(url, "gconc")
+    with redis.Redis.from_url(url) as client:
         info = {"node": "first", "pid": 1, "pool": "solo", "app": "", "broker": ""}
         store.open("first", interval=1.0, timeout=3.0, info=info, config={}, room=0)
         store.close_session("first")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from kombu.exceptions import OperationalError
 from celery_gconc import GlobalConcurrency
 from tests.cluster.kit import Cluster, Event, Oracle, Worker
 from tests.lifecycle.matrix import Column
-from tests.namespace import change_is_known
+from tests.namespace import begin_namespace, change_is_known
 from tests.servers import wait_until
 
 #: How long, in seconds, anything may take that is to happen at once. Only a failing test waits so long.
@@ -94,6 +93,7 @@ class Bench:
         self.highest.clear()
         if self.worker is None:
             self.redis.flushdb()
+            begin_namespace(self.cluster.redis)
             self.empty_queues()
             self.limit(0)
             self.start()

@@ -1,7 +1,7 @@
--- What comes before the scripts that look for a task's message (find_in_list, find_taken).
+-- Whether a message is a task's own: what comes before the scripts that look for one (find_in_list, find_taken).
 --
--- Whether a message of kombu's is that of a task, by its id as it stands in JSON, with its quotes: its own id is among
--- the fields. (Its children name it too, as their parent.)
+-- Guarantee: none is missed as kombu writes it, with its headers and properties in JSON; one that only names the task
+--         (its children do, as their parent) is not taken for it.
 local function names(message, id)
   local at = string.find(message, id, 1, true)
   while at do
