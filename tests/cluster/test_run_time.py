@@ -17,7 +17,7 @@ def running(cluster) -> int:
 
 def test_a_raised_limit_starts_waiting_tasks_within_a_second(make_cluster):
     cluster = make_cluster(**CONF)
-    cluster.start("w1", "w2", concurrency=4)
+    cluster.start("w1", "w2", concurrency=8)  # slots for all of them, whoever takes how many
     cluster.send("nap", 8, 8)
     wait_until(lambda: running(cluster) == 2, what="two run")
     from celery_gconc.store import Store
@@ -85,7 +85,7 @@ def test_a_lowered_limit_drains_and_then_holds(make_cluster):
 
 def test_a_limit_set_where_none_was_counts_the_tasks_that_already_run(make_cluster):
     cluster = make_cluster()
-    cluster.start("w1", "w2", concurrency=4)
+    cluster.start("w1", "w2", concurrency=6)  # slots for all of them, whoever takes how many
     cluster.send("nap", 6, 4)
     wait_until(lambda: running(cluster) == 6, what="six run without a limit")
     result = cluster.celery("control", "set_global_concurrency", "emails", "6")

@@ -151,14 +151,16 @@ def test_what_people_do_fires_its_alerts(make_watched: Watched) -> None:
 
 def test_what_breaks_fires_its_alerts(make_watched: Watched, coordination: RedisServer) -> None:
     cluster, _, prom = make_watched(
-        interval=2.5, global_concurrency_limits={"queue:emails": 2}, global_concurrency_on_redis_error="run"
+        interval=2.5, global_concurrency_limits={"app": 2}, global_concurrency_on_redis_error="run"
     )
-    one, two = cluster.start("one", "two", concurrency=1)
+    (one,) = cluster.start("one", queues="emails")
+    (two,) = cluster.start("two", queues="other")
 
     def fires(alert: str) -> None:
         wait_until(lambda: (alert, "") in prom.alerts(), 30, lambda: f"{alert} fires; {prom.alerts()} do")
 
-    cluster.send("nap", 2, 600.0)
+    cluster.send("nap", 1, 600.0)
+    cluster.send("nap", 1, 600.0, queue="other")
     wait_until(lambda: cluster.oracle.count("s") == 2, what="each runs one")
     wait_until(lambda: prom.values("celery_gconc_sessions") == {"": 2.0}, what="both workers are seen")
     wait_until(lambda: not prom.alerts(), what="no alert fires")
