@@ -112,6 +112,8 @@ class Ledger(Generic[R]):
         #: Room that Redis still believes this session to have.
         self._believed_room = 0
         self._watches_idle = False
+        #: When the link, which was woken, comes by itself to tell Redis.
+        self._woken_for: float | None = None
         self._is_finishing = False
         #: Whether the last sync was answered.
         self._is_trusted = False
@@ -278,7 +280,7 @@ class Ledger(Generic[R]):
 
     def is_contended(self, limits: Limits) -> bool:
         """Whether others wait for any of the limits."""
-        return any(limit in self._contended for limit in limits)
+        return bool(self._contended) and any(limit in self._contended for limit in limits)
 
     def finish(self) -> None:
         """The worker stops: nothing waits here any more, and permits go back as soon as their tasks end."""
@@ -327,6 +329,7 @@ class Ledger(Generic[R]):
             self._believed_room = max(self._room_locked(), 0)
             self._told_before_sync = self._told_version
             news = self._outbox.take()
+            self._woken_for = None
             return Sync(
                 session=self.session,
                 epoch=epoch,
@@ -580,6 +583,9 @@ class Ledger(Generic[R]):
             if self._watches_idle or not any(line.spare for line in self._lines.values()):
                 return
             self._watches_idle = True
+        elif self._woken_for is not None and self.due_at >= self._woken_for:
+            return  # it comes by itself
+        self._woken_for = self.due_at
         self._wake()
 
     def _grant_locked(self, grants: Iterable[Grant]) -> None:

@@ -39,6 +39,15 @@ class Permit:
         """A number above that of every permit that was granted before this one, by Redis or in this session."""
         return self.fence * STEPS + self.step
 
+    def told(self, session: str) -> dict[str, Any]:
+        """As it travels to the task, which gets it as a :class:`TaskPermit`."""
+        return {
+            "limits": list(self.limits),
+            "number": self.fencing_number,
+            "session": session,
+            "granted_at": self.granted_at,
+        }
+
     @property
     def may_pass_on(self) -> bool:
         """Whether it has a fencing number for one more task."""
@@ -63,15 +72,6 @@ class TaskPermit:
     session: str
     #: When Redis granted it to the session, by Redis' clock: Unix time in seconds. Tasks that reuse it share this.
     granted_at: float
-
-    def wire(self) -> dict[str, Any]:
-        """As it travels to the task."""
-        return {
-            "limits": list(self.limits),
-            "number": self.number,
-            "session": self.session,
-            "granted_at": self.granted_at,
-        }
 
 
 def current_permit() -> TaskPermit | None:

@@ -13,7 +13,7 @@ from celery.concurrency.thread import ApplyResult as ThreadResult  # type: ignor
 
 from .clock import now
 from .limits import Limits
-from .permit import PERMIT_KEY, Permit, TaskPermit
+from .permit import PERMIT_KEY, Permit
 
 #: Errors that a pool reports while the child that ran the task may still live (billiard runs the callbacks of a
 #: hard time limit, and Celery those of a terminate, before the kill): the permit is free when the child is gone.
@@ -115,8 +115,7 @@ class Run:
         """Hand the request to the pool; revoked or refused, it ends here."""
         request = self.request
         if (permit := self.permit) is not None and permit.fence:
-            told = TaskPermit(permit.limits, permit.fencing_number, self.gate.session, permit.granted_at)
-            request.delivery_info[PERMIT_KEY] = told.wire()
+            request.delivery_info[PERMIT_KEY] = permit.told(self.gate.session)
         try:
             result = type(request).execute_using_pool(request, pool, **kwargs)
         except BaseException:  # TaskRevokedError is swallowed by WorkController._process_task

@@ -2,8 +2,9 @@
 
 signals (permit_granted, permit_released, lease_lost) -> Instruments -> the app's own meter and tracer providers
 
-Only OpenTelemetry's API is used: where the app sets no provider, it does nothing. Everything happens in the worker's
-main process, so that is where a provider has to be set: when the app's module is imported, or at ``worker_init``.
+Only OpenTelemetry's API is used. Everything happens in the worker's main process, so that is where a provider has to be
+set: when the app's module is imported, or at ``worker_init``. Where none is, nothing is connected, and a task costs no
+more than without OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -35,13 +36,25 @@ INSTRUMENTS: Mapping[str, tuple[str, str]] = {
 }
 
 
-@cache
 def install() -> None:
-    """Have the signals counted and traced in this process. Does nothing without ``opentelemetry``."""
+    """Have the signals counted and traced in this process, where ``opentelemetry`` has a provider to tell."""
     try:
-        from opentelemetry import metrics, propagate, trace
+        from opentelemetry import metrics, trace
     except ImportError:
         return
+    if _records(metrics.get_meter_provider()) or _records(trace.get_tracer_provider()):
+        _connect()
+
+
+def _records(provider: Any) -> bool:
+    """Whether somebody has set it: the API's own, which stand in for it until then, record nothing."""
+    return not type(provider).__module__.startswith(("opentelemetry.metrics", "opentelemetry.trace"))
+
+
+@cache
+def _connect() -> None:
+    from opentelemetry import metrics, propagate, trace
+
     instruments = _Instruments(metrics.get_meter(SCOPE), trace.get_tracer(SCOPE), propagate.extract)
     signals.permit_granted.connect(instruments.granted, weak=False)
     signals.permit_released.connect(instruments.released, weak=False)

@@ -76,13 +76,27 @@ def _moment(text: str) -> float:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
-def test_without_opentelemetry_nothing_is_connected() -> None:
+METERS = "from opentelemetry import metrics; from opentelemetry.sdk.metrics import MeterProvider\n"
+TRACES = "from opentelemetry import trace; from opentelemetry.sdk.trace import TracerProvider\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "connected"),
+    [
+        ("import sys; sys.modules['opentelemetry'] = None\n", False),
+        ("", False),
+        ("from opentelemetry import trace; trace.set_tracer_provider(trace.NoOpTracerProvider())\n", False),
+        (f"{METERS}metrics.set_meter_provider(MeterProvider())\n", True),
+        (f"{TRACES}trace.set_tracer_provider(TracerProvider())\n", True),
+    ],
+    ids=["not installed", "no provider", "one that records nothing", "a meter provider", "a tracer provider"],
+)
+def test_signals_are_connected_only_where_somebody_is_told(before: str, connected: bool) -> None:
     code = (
-        "import sys\n"
-        "sys.modules['opentelemetry'] = None\n"
+        f"{before}"
         "from celery_gconc import signals, telemetry\n"
         "telemetry.install()\n"
-        "assert not any(getattr(signals, name).receivers for name in signals.__all__)\n"
+        f"assert any(getattr(signals, name).receivers for name in signals.__all__) is {connected}\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

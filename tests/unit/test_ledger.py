@@ -278,3 +278,22 @@ def test_a_permit_has_a_greater_fencing_number_each_time_that_it_is_used_and_goe
     assert harness.ledger.next() is None
     assert permit.number in harness.sync().ended
     assert third in harness.ledger.waiting()
+
+
+def test_the_link_is_woken_once_for_what_is_due_and_again_for_what_is_due_sooner():
+    harness = Harness(slots=0)
+    harness.wait()  # without a free slot: told lazily
+    assert harness.wakes == 1
+    due_at = harness.ledger.due_at
+    assert due_at is not None
+    assert due_at > now() - 1, "not at once"
+    harness.ledger.look()
+    harness.ledger.look()
+    assert harness.wakes == 1, "it comes by itself"
+    harness.sync()
+    harness.slots = 2
+    harness.ledger.look()
+    assert harness.wakes == 2, "after a round trip there is something new to tell"
+    assert harness.ledger.due_at == 0.0, "room for one that was asked for"
+    harness.wait()
+    assert harness.wakes == 2
