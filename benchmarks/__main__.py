@@ -41,14 +41,22 @@ class Row:
         return self.value >= self.target if self.better == ">=" else self.value <= self.target
 
 
-def alternate(rounds: int, loads: dict[str, Load], figure: Callable[[Result], float]) -> dict[str, list[float]]:
-    """Run the loads in turn, A B A B, and keep one figure of each run."""
-    raw: dict[str, list[float]] = {name: [] for name in loads}
+def alternate(rounds: int, loads: dict[str, Load], **figures: Callable[[Result], float]) -> dict[str, list[float]]:
+    """Run the loads in turn, A B A B, and keep figures of each run: the first as ``<load>``, others with their name."""
+    (first, *_) = figures
+    raw: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, load in loads.items():
-            raw[name].append(figure(run(load)))
+            result = run(load)
+            for kind, figure in figures.items():
+                raw.setdefault(name if kind == first else f"{name} {kind}", []).append(figure(result))
             print(f"  {load.name}: {raw[name][-1]:.4g}", flush=True)
     return raw
+
+
+def median_ratio(these: list[float], those: list[float]) -> float:
+    """The median of the ratios of runs that followed each other: a slow minute of the machine slows both of a pair."""
+    return statistics.median(this / that for this, that in zip(these, those, strict=True))
 
 
 def throughput(rounds: int) -> list[Row]:
@@ -56,19 +64,19 @@ def throughput(rounds: int) -> list[Row]:
     rows = []
     for pool in ("prefork", "threads"):
         raw = alternate(
-            rounds + 2,
+            3 * rounds,
             {
                 "gconc": Load(
                     f"no-op, {pool}, limits far away", count=5000, limits={QUEUE: 1000, "app": 2000}, pool=pool
                 ),
                 "plain": Load(f"no-op, {pool}, plain Celery", count=5000, pool=pool),
             },
-            lambda result: result.rate,
+            rate=lambda result: result.rate,
+            cpu=lambda result: result.cpu,
         )
-        ratio = statistics.median(raw["gconc"]) / statistics.median(raw["plain"])
-        rows.append(
-            Row(f"throughput of no-op tasks, {pool}, limits far away / plain Celery", ratio, 0.95, ">=", raw=raw)
-        )
+        what = f"throughput of no-op tasks, {pool}, limits far away / plain Celery"
+        cpu = f"CPU time a task of the worker's main process: {median_ratio(raw['gconc cpu'], raw['plain cpu']):.3f}"
+        rows.append(Row(what, median_ratio(raw["gconc"], raw["plain"]), 0.95, ">=", cpu, raw))
     return rows
 
 
@@ -90,7 +98,7 @@ def utilisation(rounds: int) -> list[Row]:
                 ),
                 "dedicated": Load(f"{what}, one plain worker -c {limit}", "nap", count, seconds, concurrency=limit),
             },
-            lambda result, limit=limit: result.utilisation(limit),
+            utilisation=lambda result, limit=limit: result.utilisation(limit),
         )
         beside = f"one plain worker -c {limit}: {statistics.median(raw['dedicated']):.3f}"
         rows.append(Row(f"utilisation, {what}", statistics.median(raw["gconc"]), target, ">=", beside, raw))
@@ -105,7 +113,7 @@ def handoff_and_order(rounds: int) -> list[Row]:
             "gconc": Load("handoff, L=1, 2 x prefork -c 1", "nap", 600, 0.005, {QUEUE: 1}, workers=2, concurrency=1),
             "plain": Load("handoff, one plain worker -c 1", "nap", 600, 0.005, concurrency=1),
         },
-        lambda result: result.gap * 1e6,
+        gap=lambda result: result.gap * 1e6,
     )
     ratio = statistics.median(raw["gconc"]) / statistics.median(raw["plain"])
     beside = f"{statistics.median(raw['gconc']):.0f} us / {statistics.median(raw['plain']):.0f} us"

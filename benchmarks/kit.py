@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import redis
 
 from tests.servers import redis_binary, redis_server
@@ -47,7 +48,7 @@ class Result:
     ends: list[tuple[float, int]] = field(default_factory=list)
     commands: float = 0.0  # commands that clients sent, each EVALSHA as one, a task
     scripts: float = 0.0  # EVALSHA a task
-    cpu: float = 0.0
+    cpu: float = 0.0  # seconds a task that the workers' main processes computed
 
     @property
     def rate(self) -> float:
@@ -91,9 +92,9 @@ def run(load: Load, *, patience: float = 120.0) -> Result:
         client.config_resetstat()
         workers = [worker_process(load, env, index) for index in range(load.workers)]
         with killed(workers):
-            _wait(load, Path(log), workers, patience)
+            cpu = _wait(load, Path(log), workers, patience)
             stats = client.info("commandstats")
-        result = Result(load, *stamps(Path(log)))
+        result = Result(load, *stamps(Path(log)), cpu=cpu)
         calls = {name.removeprefix("cmdstat_"): item["calls"] for name, item in stats.items()}
         result.scripts = calls.get("evalsha", 0) / load.count
         result.commands = sum(calls.get(name, 0) for name in SENT) / load.count
@@ -165,18 +166,25 @@ def worker_process(load: Load, env: dict[str, str], index: int) -> subprocess.Po
     )
 
 
-def _wait(load: Load, log: Path, workers: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
+def _wait(load: Load, log: Path, workers: Sequence[subprocess.Popen[bytes]], patience: float) -> float:
+    """Wait for the last task; return the CPU time of the main processes, a task that ended while it was looked at."""
     give_up = time.monotonic() + patience
+    first, begun = 0, 0.0
     while time.monotonic() < give_up:
-        done = 0
-        for path in log.glob("*.log"):
-            done += path.read_bytes().count(b"e ")
+        done = sum(path.read_bytes().count(b"e ") for path in log.glob("*.log"))
+        if done and not first:
+            first, begun = done, _cpu(workers)
         if done >= load.count:
-            return
+            return (_cpu(workers) - begun) / max(done - first, 1)
         if any(process.poll() is not None for process in workers):
             raise RuntimeError(f"{load.name}: a worker has died")
         time.sleep(0.25)
     raise RuntimeError(f"{load.name}: {done} of {load.count} tasks after {patience} s")
+
+
+def _cpu(workers: Sequence[subprocess.Popen[bytes]]) -> float:
+    times = [psutil.Process(worker.pid).cpu_times() for worker in workers]
+    return sum(float(one.user + one.system) for one in times)
 
 
 def idle_commands(seconds: float = 30.0) -> float:

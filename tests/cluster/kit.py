@@ -102,6 +102,7 @@ class Worker:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    broker: str
 
     @property
     def node(self) -> str:
@@ -175,7 +176,7 @@ class Cluster:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=self.env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
-        worker = Worker(name, process, log)
+        worker = Worker(name, process, log, self.broker)
         self.workers.append(worker)
         return worker
 
@@ -187,6 +188,16 @@ class Cluster:
                 what=f"worker {worker.name} is ready",
             )
             assert worker.process.poll() is None, worker.output()
+        for broker in {worker.broker for worker in workers or self.workers}:
+            wait_until(lambda broker=broker: self._hear_commands(broker), what="the workers hear remote control")
+
+    def _hear_commands(self, broker: str) -> bool:
+        """Whether all workers of a broker do: with Redis, what is published before they have subscribed is lost."""
+        if not broker.startswith("redis://") or "@" in broker:
+            return True  # or a user that may not ask for it
+        with redis.Redis.from_url(broker) as client:
+            subscribed = sum(int(one["psub"]) > 0 for one in client.client_list(_type="pubsub"))
+        return subscribed >= sum(one.broker == broker and one.process.poll() is None for one in self.workers)
 
     def start(self, *names: str, **options: object) -> list[Worker]:
         """Start workers and wait until all are ready."""
