@@ -137,8 +137,17 @@ def connections_while(walker: Walk, project: Path, command: str, said: str) -> l
 
 
 def open_connections(project: Path) -> int:
-    """How many pool processes have the database open now."""
-    return sum(has_open(process, project / "db.sqlite3") for process in pool_children(project))
+    """How many pool processes have the database open at one instant: they stand still while they are looked at."""
+    children = pool_children(project)
+    for process in children:
+        with suppress(psutil.Error):
+            process.suspend()
+    try:
+        return sum(has_open(process, project / "db.sqlite3") for process in children)
+    finally:
+        for process in children:
+            with suppress(psutil.Error):
+                process.resume()
 
 
 def pool_children(project: Path) -> list[psutil.Process]:

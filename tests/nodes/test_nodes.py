@@ -23,7 +23,13 @@ def only(setup: CeleryTestSetup, *workers: CeleryTestWorker) -> None:
     """Let only these nodes take tasks. Celery answers such a command before it is carried out, so wait for that."""
     for worker in setup.worker_cluster:
         ask = setup.app.control.add_consumer if worker in workers else setup.app.control.cancel_consumer
-        assert ask("celery", destination=[worker.hostname()], reply=True, timeout=10)
+        # With Redis, what is asked before the worker has subscribed is lost.
+        wait_until(
+            lambda ask=ask, worker=worker: ask(
+                "celery", destination=[worker.hostname()], reply=True, timeout=2, limit=1
+            ),
+            what=f"{worker.hostname()} answers",
+        )
         wait_until(
             lambda worker=worker: bool(queues_of(setup.app, worker)) == (worker in workers),
             what=f"{worker.hostname()} consumes as told",
