@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from celery_gconc.store import Store
+from tests.conftest import _without
 from tests.failures.topology_kit import INTERVAL, LEASE, LIMIT, keep, over, under_load
 from tests.servers import wait_until
 from tests.topologies import (
@@ -27,7 +28,8 @@ def binary() -> str:
     try:
         return valkey_binary()
     except NoValkeyBinary as exc:
-        pytest.skip(str(exc))
+        _without(str(exc))
+        raise
 
 
 @pytest.fixture
