@@ -1,9 +1,9 @@
-"""Writes docs/explanation/compatibility.md from the life-cycle tests: which feature is tested where, and why not.
+"""Writes docs/explanation/compatibility.md: which feature of Celery is tested where, and what of the wild is.
 
     python -m tests.compatibility            writes the page
     python -m tests.compatibility --print    prints it
 
-It collects the tests and runs none; what a cell says is what the tests' ``feature`` markers say.
+It collects the tests and runs none; what a cell says is what the tests' ``feature`` and ``wild`` markers say.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import Any
 
 from tests.collection import collect_items
 from tests.lifecycle.matrix import BROKERS, COLUMNS, POOLS, STATES, Column, Feature, reason
+from tests.wild import AREAS
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "lifecycle"
+WILD = ROOT / "tests" / "wild"
 PAGE = ROOT / "docs" / "explanation" / "compatibility.md"
 
 BROKER_NAMES = {"redis": "Redis", "rabbitmq": "RabbitMQ"}
@@ -27,10 +29,10 @@ BROKER_NAMES = {"redis": "Redis", "rabbitmq": "RabbitMQ"}
 HEAD = """\
 # Compatibility
 
-<!-- Written by `python -m tests.compatibility` from tests/lifecycle/. Don't edit. -->
+<!-- Written by `python -m tests.compatibility` from tests/lifecycle/ and tests/wild/. Don't edit. -->
 
 What Celery does with a task goes on under a limit, on each pool and over each broker.
-This page is made from the tests that show it, in `tests/lifecycle/`.
+This page is made from the tests that show it, in `tests/lifecycle/` and `tests/wild/`.
 They run real workers, and look at the permits in Redis, at the results, and at what an oracle saw running.
 
 *Parked* means that the feature meets a request that waits for a permit; *running*, a task that holds one.
@@ -75,6 +77,21 @@ def collect() -> dict[tuple[str, str], Row]:
     return rows
 
 
+def collect_wild() -> dict[str, list[tuple[str, str, str]]]:
+    """What is tested of each area: the case, what comes of it, and the test's file."""
+    found: dict[str, list[tuple[str, str, str]]] = {area: [] for area in AREAS}
+    for item in sorted(collect_items(WILD), key=lambda item: (item.location[0], item.location[1])):
+        markers = list(item.iter_markers("wild"))
+        if not markers:
+            raise SystemExit(f"{item.nodeid} has no wild marker")
+        for marker in markers:
+            area, case = marker.args
+            row = (case, marker.kwargs.get("result", "works"), Path(item.location[0]).name)
+            if row not in found[area]:
+                found[area].append(row)
+    return found
+
+
 class Notes:
     """The numbered notes under the table."""
 
@@ -104,7 +121,7 @@ def cell(row: Row, column: Column, notes: Notes) -> str:
     return "as on prefork"
 
 
-def page(rows: dict[tuple[str, str], Row]) -> str:
+def page(rows: dict[tuple[str, str], Row], wild: dict[str, list[tuple[str, str, str]]]) -> str:
     """The whole page."""
     notes = Notes()
     on_workers = {key: row for key, row in rows.items() if not row.needs_no_worker}
@@ -133,11 +150,28 @@ def page(rows: dict[tuple[str, str], Row]) -> str:
             [[name, state or "-", "yes"] for (name, state), _ in _sorted(elsewhere)],
         ),
         "",
+        "## In the wild",
+        "",
+        "An app that runs under Celery runs with the two lines added, and nothing else to set.",
+        "Where it can't, the worker says so at its start, in one line.",
+        "",
+        *_areas(wild),
         "## What the tests say",
         "",
         *_sentences(rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _areas(wild: dict[str, list[tuple[str, str, str]]]) -> list[str]:
+    lines = []
+    for area, title in AREAS.items():
+        if wild[area]:
+            table = _table(
+                ["case", "result", "test"], [[case, result, f"`{test}`"] for case, result, test in wild[area]]
+            )
+            lines += [f"### {title}", "", *table, ""]
+    return lines
 
 
 def _sorted(rows: dict[tuple[str, str], Row]) -> Iterable[tuple[tuple[str, str], Row]]:
@@ -171,7 +205,7 @@ def _sentence(test: str) -> str:
 
 def main(arguments: list[str]) -> None:
     """Write the page, or print it."""
-    text = page(collect())
+    text = page(collect(), collect_wild())
     if "--print" in arguments:
         sys.stdout.write(text)
     else:
