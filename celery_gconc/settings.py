@@ -69,8 +69,8 @@ class Settings:
 
     limits: Mapping[str, int] = field(default_factory=dict)
     redis_url: str = field(default="", repr=False)
-    #: Whether ``redis_url`` was taken from the broker or result backend, not set.
-    inherited_url: bool = False
+    #: The setting that ``redis_url`` was taken from.
+    redis_source: str = PREFIX + "redis_url"
     redis_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     key_prefix: str = "gconc"
     heartbeat_interval: float = 5.0
@@ -82,6 +82,11 @@ class Settings:
     on_redis_error: str = "wait"
     on_lease_lost: str = "continue"
     warnings: tuple[str, ...] = ()
+
+    @property
+    def inherited_url(self) -> bool:
+        """Whether ``redis_url`` was taken from the broker or result backend, not set."""
+        return self.redis_source != PREFIX + "redis_url"
 
     @property
     def safe_url(self) -> str:
@@ -99,10 +104,8 @@ class Settings:
         hide_url(conf)
         values = _own_keys(conf)
         url = values.pop("redis_url", None)
-        inherited = url is None
-        if url is None:
-            url = _inherited_url(conf)
-        settings = _checked(values, url, inherited)
+        url, source = _inherited_url(conf) if url is None else (url, PREFIX + "redis_url")
+        settings = _checked(values, url, source)
         _need_master_name(settings)
         return settings
 
@@ -130,7 +133,7 @@ def check_pending(app: Celery) -> None:
     # celery 5.4-5.7: what was assigned to app.conf before it is loaded; there is no public way to look at it.
     values = _own_keys(getattr(app, "_preconf", {}))
     url = values.pop("redis_url", None)
-    _checked(values, url or "redis://", url is None)
+    _checked(values, url or "redis://")
 
 
 def _own_keys(conf: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,16 +151,19 @@ def _own_keys(conf: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _inherited_url(conf: Any) -> str:
+def _inherited_url(conf: Any) -> tuple[str, str]:
+    """The URL of the first Redis that Celery itself uses, and the setting that names it."""
     for key in ("broker_read_url", "broker_url", "result_backend"):
         value = getattr(conf, key, None)  # not conf.get(), which doesn't know of CELERY_BROKER_URL and its like
+        if key == "broker_read_url" and value == conf.broker_url:
+            continue  # nobody has set it: it is the broker_url then
         urls = [value] if isinstance(value, str) else [str(url) for url in value or ()]
         for url in urls:
             if scheme_of(url) in GROUP_SCHEMES:
-                return ";".join(urls)
+                return ";".join(urls), key
             for one in url.split(";"):
                 if scheme_of(one) in SERVER_SCHEMES:
-                    return one
+                    return one, key
     raise SettingError(
         f"{PREFIX}redis_url is not set, and neither the broker nor the result backend is a Redis: "
         f"set it to {SETTINGS['redis_url'].rule}"
@@ -236,7 +242,7 @@ def _need_master_name(settings: Settings) -> None:
     raise _refuse("redis_url", settings.safe_url, f": a sentinel:// URL needs ?master_name=..., or {how}")
 
 
-def _checked(values: Mapping[str, Any], url: Any, inherited: bool) -> Settings:
+def _checked(values: Mapping[str, Any], url: Any, source: str = PREFIX + "redis_url") -> Settings:
     prefix = _given(values, "key_prefix")
     if not isinstance(prefix, str) or not re.fullmatch(r"[\w.-]{1,64}", prefix, re.ASCII):
         raise _refuse("key_prefix", prefix)
@@ -263,7 +269,7 @@ def _checked(values: Mapping[str, Any], url: Any, inherited: bool) -> Settings:
     return Settings(
         limits=_limits(values),
         redis_url=_url(url),
-        inherited_url=inherited,
+        redis_source=source,
         redis_options=dict(_mapping(values, "redis_options")),
         key_prefix=prefix,
         heartbeat_interval=interval,

@@ -55,17 +55,18 @@ def test_the_defaults_are_valid():
 
 
 @pytest.mark.parametrize(
-    ("broker", "backend", "url"),
+    ("broker", "backend", "url", "source"),
     [
-        ("redis://a/1", None, "redis://a/1"),
-        ("amqp://a", "rediss://b/2", "rediss://b/2"),
-        ("amqp://a;redis://c", None, "redis://c"),
-        ("redis+socket:///tmp/r.sock", None, "unix:///tmp/r.sock"),
+        ("redis://a/1", None, "redis://a/1", "broker_url"),
+        ("amqp://a", "rediss://b/2", "rediss://b/2", "result_backend"),
+        ("amqp://a;redis://c", None, "redis://c", "broker_url"),
+        ("redis+socket:///tmp/r.sock", None, "unix:///tmp/r.sock", "broker_url"),
     ],
 )
-def test_the_redis_is_the_broker_if_that_is_one_else_the_result_backend(broker, backend, url):
+def test_the_redis_is_the_broker_if_that_is_one_else_the_result_backend(broker, backend, url, source):
     made = Celery("proj", broker=broker, backend=backend, set_as_current=False)
-    assert Settings.from_app(made).redis_url == url
+    settings = Settings.from_app(made)
+    assert (settings.redis_url, settings.redis_source) == (url, source)
 
 
 def test_with_no_redis_anywhere_the_message_names_the_setting():
