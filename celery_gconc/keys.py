@@ -17,7 +17,7 @@ KEYSPACE: dict[str, str] = {
     "heartbeat interval and timeout (ms), shut: until when nothing is granted after a loss of data, and ends: when the "
     "next of what operators set for a time may end (ms)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
-    "session": "hash: <session>:<field>: info, config, room, granted, sync, seen, offered, parked",
+    "session": "hash: <session>:<field>: info, config, room, granted, sync, seen, offered, parked, takes, growth",
     "requests": "hash: <session>:<number> of each holder and waiter, to its record (JSON)",
     "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
     "holders": "zset by name: <limit> US <session>:<number>",
@@ -36,6 +36,7 @@ KEYSPACE: dict[str, str] = {
     "deleted 30 days after the last change",
     "recent": "stream: one entry for each heartbeat in which tasks had ended: a sample of them by limit (JSON); "
     "deleted 15 minutes after the last",
+    "takers": "zset by name: <digest of the broker> US <queue> US <session> for each queue that a session takes",
 }
 
 

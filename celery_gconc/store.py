@@ -142,6 +142,7 @@ class Store:
             held=[item.wire() for item in sync.held],
             interests=list(sync.interests),
             full=sync.full,
+            **sync.said_rarely(),
         )
         if reply["status"] != "ok":
             return Synced(reply["status"])
@@ -156,6 +157,7 @@ class Store:
             overrides=dict(reply.get("overrides") or ()),
             lease=int(reply["lease"]),
             expires=None if expires is None else expires / 1000,
+            elsewhere=frozenset(reply.get("elsewhere") or ()),
         )
 
     def close_session(self, session: str) -> None:
@@ -347,6 +349,7 @@ _AUDIT = {
     "holder": "a place is held by no task: {}",
     "waiter": "a place in line belongs to no request: {}",
     "reserved": "a place is held back for no request: {}",
+    "taker": "a queue is taken by a session that is not live: {}",
 }
 
 

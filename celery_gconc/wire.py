@@ -69,6 +69,28 @@ class Sync:
     held: Sequence[Held] = ()
     interests: Sequence[str] = ()
     full: bool = False
+    #: Which broker it takes messages from: a digest.
+    source: str = ""
+    #: All queues that it takes messages of, where that has changed.
+    takes: Sequence[str] | None = None
+    #: By how many slots its pool may still grow, where it grows by itself.
+    growth: int | None = None
+    #: Requests whose turn has come while it has no room, with the queues of the messages that wait for it here; and
+    #: under the number 0 the queues that it leaves alone.
+    weak: Sequence[tuple[int, Sequence[str]]] = ()
+
+    def said_rarely(self) -> dict[str, Any]:
+        """What is left out of most syncs, as the script takes it."""
+        said: dict[str, Any] = {}
+        if self.takes is not None or self.weak:
+            said["source"] = self.source
+        if self.takes is not None:
+            said["takes"] = list(self.takes)
+        if self.growth is not None:
+            said["growth"] = self.growth
+        if self.weak:
+            said["weak"] = [[number, list(queues)] for number, queues in self.weak]
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +166,8 @@ class Synced:
     lease: int = 0
     #: Seconds until the lease of the next other session ends, or grants go on, if either is to come.
     expires: float | None = None
+    #: Of the queues that were said to be weak those that another session takes and has room for.
+    elsewhere: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

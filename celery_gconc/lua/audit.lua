@@ -4,7 +4,7 @@
 --         has; whoever waited for them is granted before the reply. What fits together is not touched.
 -- ARGV[2] repair (boolean)
 -- Reply   {status: "ok", findings: [{kind, member}...]} (kinds: "session", "request", "roll", "holder", "waiter",
---         "reserved")
+--         "reserved", "taker")
 -- Cost    O(holders + waiters)
 expect({ repair = flag })
 begin()
@@ -68,6 +68,7 @@ look('reserved', RESERVED, function(member)
   local record = id and known[id]
   return record and record.g == 0 and record.k >= TURNS and covers(record, limit)
 end)
+look('taker', TAKERS, function(member) return lives(string.match(member, US .. '([^' .. US .. ']*)$')) end)
 local told, fields = {}, call('HKEYS', SESSION)
 for _, field in ipairs(fields) do
   local sid = owner(field)

@@ -13,9 +13,9 @@ local META, SESSIONS, SESSION, REQUESTS, ROLL = KEYS[1], KEYS[2], KEYS[3], KEYS[
 local HOLDERS, WAITERS, RESERVED = KEYS[6], KEYS[7], KEYS[8]
 local MAX, CONFIGURED, OVERRIDES = KEYS[9], KEYS[10], KEYS[11]
 local FRESH, CONTENDED, CHANGES, CHANGED = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
-local TOTALS, RECENT = KEYS[16], KEYS[17]
+local TOTALS, RECENT, TAKERS = KEYS[16], KEYS[17], KEYS[18]
 local CHANNEL = ARGV[1]
-if #KEYS ~= 17 or #ARGV ~= 2 or CHANNEL == '' then error('celery-gconc: not the keys and arguments of this script') end
+if #KEYS ~= 18 or #ARGV ~= 2 or CHANNEL == '' then error('celery-gconc: not the keys and arguments of this script') end
 local asked = cjson.decode(ARGV[2])
 local call = redis.call
 
@@ -24,6 +24,7 @@ local US_AFTER = '\32' -- the byte after it: the end of a limit's range
 local TURNS = 3       -- how often a waiter may miss its turn before places are held back for it
 local MARGIN = 500    -- ms after an interval within which every session that lives has said something
 local SCAN = 64       -- how many waiters are looked at to see whether only one session waits
+local LOOKED_AT = 16  -- how many of the sessions that take a queue are looked at for one with room
 
 local function int(number) return string.format('%.0f', number) end
 
@@ -302,6 +303,7 @@ local function grant(id, record)
   if record.at then leave_line(id, record) end
   unreserve(id, record)
   call('ZREM', ROLL, roll_member(id, 0))
+  record.o = nil
   record.f = next_fence()
   hold(id, record, number, now)
   if sid ~= me then
@@ -335,7 +337,13 @@ local function blocking(record, place, but)
   end
 end
 
-local function offer(sid)
+-- Its turn came, but its session has no room: it keeps its place in line, and its session is told, once.
+local function offer(id, record)
+  if not record.o then
+    record.o = 1
+    save(id, record)
+  end
+  local sid = owner(id)
   if call('HGET', SESSION, sid .. ':offered') == '1' then return end
   call('HSET', SESSION, sid .. ':offered', '1')
   if sid ~= me then notice(sid).offer = true end
@@ -374,7 +382,7 @@ local function serve(limit)
           leave_line(id, record)
           stand(id, record, full)
         else
-          offer(owner(id))
+          offer(id, record)
         end
       elseif full then
         miss_turn(id, record, full)
@@ -415,8 +423,40 @@ local function ask(id, limits, age, task, name)
     grant(id, record)
   else
     stand(id, record, limits[1])
-    offer(owner(id))
+    offer(id, record)
   end
+end
+
+-- The queues that a session takes messages of: those who have such messages and no room for them are told of it.
+-- source: at which broker, for a queue of the same name at another one is another queue.
+local function set_takes(sid, source, queues)
+  local field = sid .. ':takes'
+  local old = cjson.decode(call('HGET', SESSION, field) or '[]')
+  for _, queue in ipairs(old[2] or {}) do call('ZREM', TAKERS, old[1] .. US .. queue .. US .. sid) end
+  if #queues == 0 then
+    call('HDEL', SESSION, field)
+    return
+  end
+  for _, queue in ipairs(queues) do call('ZADD', TAKERS, 0, source .. US .. queue .. US .. sid) end
+  call('HSET', SESSION, field, cjson.encode({ source, queues }))
+end
+
+-- Does another session take the queue, and have room, or may grow? (Of many some are looked at, each time others.)
+local function is_taken_elsewhere(source, queue)
+  local from, to = source .. US .. queue .. US, '(' .. source .. US .. queue .. US_AFTER
+  local some = '[' .. from .. string.format('%02x', time[2] % 256)
+  local members = call('ZRANGEBYLEX', TAKERS, some, to, 'LIMIT', 0, LOOKED_AT)
+  if #members < LOOKED_AT then
+    for _, member in ipairs(call('ZRANGEBYLEX', TAKERS, '[' .. from, '(' .. string.sub(some, 2), 'LIMIT', 0,
+      LOOKED_AT - #members)) do
+      table.insert(members, member)
+    end
+  end
+  for _, member in ipairs(members) do
+    local sid = string.sub(member, #from + 1)
+    if sid ~= me and room(sid) + (tonumber(call('HGET', SESSION, sid .. ':growth')) or 0) > 0 then return true end
+  end
+  return false
 end
 
 -- Lines of this session's waiters, to be served now that it has room.
@@ -546,8 +586,9 @@ local function end_session(sid)
     if tonumber(granted_as) > 0 then held_ = held_ + 1 end
     remove(sid .. ':' .. number)
   end
+  set_takes(sid, '', {})
   local config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}')
-  for _, field in ipairs({ 'info', 'config', 'room', 'granted', 'sync', 'seen', 'offered', 'parked' }) do
+  for _, field in ipairs({ 'info', 'config', 'room', 'granted', 'sync', 'seen', 'offered', 'parked', 'growth' }) do
     call('HDEL', SESSION, sid .. ':' .. field)
   end
   for limit in pairs(config) do configure(limit) end

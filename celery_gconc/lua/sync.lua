@@ -10,17 +10,26 @@
 --         interests (limits it holds idle or reused permits of, to hear whether they are contended),
 --         full (true: a statement), held [[number, [limits], task id, task name, idle, fencing number, ms for which its
 --         task has had it]...] (full, or newly covered)
+--         and where there is something to say: source (a digest of the broker's identity), takes [queue...] (all that it
+--         takes messages of there, when that has changed), growth (by how many slots its pool may still grow),
+--         weak [[number, [queue...]]...] (requests whose turn came while it had no room, with the queues of the messages
+--         that wait there; number 0: queues that it leaves alone, and would take up where nobody else has room)
 -- Reply   {status: "ok", version, grants: [[grant number, number, fencing number, time of the grant (ms)]...],
 --          recall: {contended limit: streak...}, offer, lease (its end, ms on the lease clock),
---          expires: ms until another session's lease ends, grants go on, or what was set for a time ends, table and overrides: where version differs}
+--          expires: ms until another session's lease ends, grants go on, or what was set for a time ends, table and overrides: where version differs,
+--          elsewhere: of the queues in weak those that another session takes and has room for}
 --         {status: "closed"}: no such session (its lease ran out, or data was lost): open a new one
 --         {status: "stale"}: a later sync came first; nothing was changed
--- Cost    O(ended + asks + held + grants), each as core says
+-- Cost    O(ended + asks + held + grants + takes + weak), each as core says
 -- (As `expect` does, but for less: this is the script that is called all the time. A session that isn't open is told so.)
+local function is_weak(row) return type(row) == 'table' and count(row[1]) and every(row[2], limit_name) end
+local function may_be_left_out(it, kind) return it == nil or kind(it) end
 if not (type(me) == 'string' and whole(asked.sync, 0, 9e15) and whole(asked.confirmed, 0, 9e15)
   and grant_number(asked.granted) and whole(asked.room, -9e15, 9e15) and whole(asked.version, -1, 9e15)
   and type(asked.full) == 'boolean' and every(asked.ended, count) and every(asked.interests, limit_name)
-  and asks(asked.asks) and holdings(asked.held)) then
+  and asks(asked.asks) and holdings(asked.held) and may_be_left_out(asked.growth, count)
+  and (asked.takes == nil and asked.weak == nil or limit_name(asked.source) and every(asked.takes or {}, limit_name)
+    and every(asked.weak or {}, is_weak))) then
   error('celery-gconc: not what this script takes')
 end
 if not epoch then return cjson.encode({ status = 'closed' }) end
@@ -38,6 +47,8 @@ end
 local lease = clock + tonumber(call('HGET', META, 'timeout'))
 call('ZADD', SESSIONS, int(lease), me)
 call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':seen', asked.version, me .. ':offered', '0')
+if asked.takes then set_takes(me, asked.source, asked.takes) end
+if asked.growth then call('HSET', SESSION, me .. ':growth', int(asked.growth)) end
 local interests = {}
 
 for _, number in ipairs(asked.ended) do remove(me .. ':' .. int(number)) end
@@ -94,6 +105,15 @@ for _, item in ipairs(asked.asks) do
   end
   for _, limit in ipairs(item[3]) do interests[limit] = true end
 end
+local elsewhere = {}
+for _, row in ipairs(asked.weak or {}) do
+  local record = row[1] > 0 and load(me .. ':' .. int(row[1]))
+  if row[1] == 0 or record and record.g == 0 and record.o then
+    for _, queue in ipairs(row[2]) do
+      if is_taken_elsewhere(asked.source, queue) then table.insert(elsewhere, queue) end
+    end
+  end
+end
 finish()
 
 local grants = {}
@@ -114,5 +134,6 @@ for i = #soonest - 1, 1, -2 do
 end
 if shut then reply.expires = math.min(reply.expires or math.huge, shut - clock) end
 if ends then reply.expires = math.min(reply.expires or math.huge, math.max(ends - now, 0)) end
+if #elsewhere > 0 then reply.elsewhere = elsewhere end
 if version ~= asked.version then reply.table, reply.overrides = limit_table(), overrides() end
 return cjson.encode(reply)

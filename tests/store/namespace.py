@@ -218,6 +218,7 @@ class Session:
         room: int | None = None,
         number: int | None = None,
         granted: int | None = None,
+        **rarely: Any,
     ) -> Sync:
         """The next sync, not sent."""
         self.syncs += 1
@@ -234,6 +235,7 @@ class Session:
             held=list(held),
             interests=list(interests),
             full=full,
+            **rarely,
         )
 
     def sync(self, **what: Any) -> Synced:

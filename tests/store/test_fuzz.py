@@ -122,7 +122,8 @@ class Bench:
         elif name == "sync":
             held = [Held(number, limits, "id", "name") for number, limits in self.fuzz.holding.items()]
             asks = [Ask(11, ("pool:c",), 1.5, "id", "name"), Ask(12, (A, B), 0.1, "id", "name")]
-            self.fuzz.sync(held=held, asks=asks, ended=[2], interests=[A], full=True)
+            rarely = {"source": "x", "takes": ["emails"], "growth": 1, "weak": [(11, ["emails"]), (0, ["news"])]}
+            self.fuzz.sync(held=held, asks=asks, ended=[2], interests=[A], full=True, **rarely)
         elif name == "close":
             store.close_session("fuzz")
         elif name == "change":
