@@ -9,8 +9,8 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import celery
@@ -34,7 +34,8 @@ from .lookout import Lookout
 from .observer import Observer
 from .resize import Resizer, count_only_startable, pool_size
 from .run import Run, note_delivery
-from .settings import Settings
+from .settings import NO_REDIS, SWITCHED_OFF, Settings
+from .shell import refuse_start
 from .starter import ConsumerStarter, GreenStarter, HubStarter, Starter
 from .stats import StatsRows
 from .tally import Tally
@@ -56,6 +57,8 @@ EX_CONFIG = 78
 #: How long, in seconds, the start waits for the first session, so that a refusal stops it at once.
 FIRST_CONTACT = 2.0
 
+T = TypeVar("T")
+
 _links: WeakSet[Link] = WeakSet()
 _fork_hooks_installed = False
 
@@ -70,15 +73,20 @@ class GlobalConcurrencyStep(StartStopStep):
         super().__init__(consumer, **kwargs)
         self.app: Celery = consumer.app
         self.consumer = consumer
+        settings = self.settings = _or_refuse(lambda: Settings.from_app(self.app))
+        config = _or_refuse(lambda: configured_limits(self.app, settings)) if settings.enabled else {}
+        self.enabled = _is_on(settings, config, consumer)
+        if self.enabled:
+            self._build(settings, config)
+
+    def _build(self, settings: Settings, config: Mapping[str, int]) -> None:
+        consumer = self.consumer
         consumer.global_concurrency = self
-        settings = _or_stop(lambda: Settings.from_app(self.app))
-        self.settings: Settings = settings
         self._options: dict[str, TaskOption] = {}
         self._names: dict[tuple[str, str | None], Limits] = {}
-        config = _or_stop(lambda: configured_limits(self.app, settings))
         pool = consumer.pool
         if settings.on_lease_lost == "terminate" and pool_name(pool) not in ("prefork", "gevent"):
-            _stop_start(
+            refuse_start(
                 "global_concurrency_on_lease_lost='terminate': the "
                 f"{pool_name(pool)} pool can't terminate a task; use 'continue', or the prefork or gevent pool"
             )
@@ -125,7 +133,7 @@ class GlobalConcurrencyStep(StartStopStep):
             later=self._later,
         )
         self.resizer = Resizer(consumer, on_resized=self.starter.wake)
-        self.link: Link = _or_stop(
+        self.link: Link = _or_refuse(
             lambda: Link(
                 settings,
                 self.ledger,
@@ -383,16 +391,31 @@ def pool_name(pool: Any) -> str:
     return type(pool).__qualname__
 
 
-def _or_stop(function: Callable[[], Any]) -> Any:
+def _is_on(settings: Settings, config: Mapping[str, int], consumer: Any) -> bool:
+    """Whether this worker has anything to do with limits, until it is restarted; it says once that it hasn't."""
+    if not settings.enabled:
+        consumer.global_concurrency_off = SWITCHED_OFF
+        return False
+    if not settings.redis_url and not config:
+        consumer.global_concurrency_off = f"celery-gconc is off in this worker: it has no limit, and {NO_REDIS}"
+        logger.info(
+            "celery-gconc: off until this worker is restarted: no limit is configured, and there is no Redis that "
+            "could tell of any (global_concurrency_redis_url)"
+        )
+        return False
+    if not settings.redis_url:
+        refuse_start(
+            f"a limit is configured ({next(iter(config))}), and there is no Redis to keep it: {NO_REDIS}; "
+            "or global_concurrency_enabled to False, where no limit need hold (as in tests)"
+        )
+    return True
+
+
+def _or_refuse(function: Callable[[], T]) -> T:
     try:
         return function()
     except (SettingError, LimitError) as exc:
-        _stop_start(str(exc))
-
-
-def _stop_start(why: str) -> None:
-    """Stop a worker that is starting, with one line for the person at the shell."""
-    raise SystemExit(f"Error: celery-gconc: {why}")
+        refuse_start(exc)
 
 
 def _install_fork_hooks(link: Link) -> None:

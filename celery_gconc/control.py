@@ -141,7 +141,7 @@ def set_local_concurrency(state: Any, size: Any = None, **kwargs: Any) -> dict[s
     """Change this worker's pool size, to an absolute number."""
     step = _step(state)
     if step is None:
-        return {"error": _NOT_INSTALLED}
+        return {"error": _why_none(state)}
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         return {"error": f"a pool size is a whole number >= 1; got {shown(size)}"}
     try:
@@ -155,7 +155,7 @@ def global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str
     """Limits of the whole cluster: max, running, waiting, who set it and when."""
     step = _step(state)
     if step is None:
-        return {"error": _NOT_INSTALLED}
+        return {"error": _why_none(state)}
     try:
         name = None if limit is None else parse_limit(limit)
         status = step.link.call(lambda store: store.status(name)).result(CONFIRM_SECONDS)
@@ -171,7 +171,7 @@ def global_concurrency_task(state: Any, task_id: Any = None, **kwargs: Any) -> d
     """What a worker does with a task: parked, running, scheduled, rate limited...; and whether it is revoked."""
     step = _step(state)
     if step is None:
-        return {"error": _NOT_INSTALLED}
+        return {"error": _why_none(state)}
     task_id = str(task_id)
     found: dict[str, Any] = step.gate.where(task_id) or _before_the_gate(state.consumer, task_id)
     return {**found, "revoked": True} if task_id in worker_state.revoked else found
@@ -197,11 +197,15 @@ def _step(state: Any) -> Any:
     return getattr(state.consumer, "global_concurrency", None)
 
 
+def _why_none(state: Any) -> str:
+    return getattr(state.consumer, "global_concurrency_off", _NOT_INSTALLED)
+
+
 def _change(state: Any, limit: Any, change: Callable[[Store, str, str, int], Change]) -> dict[str, Any]:
     """Have the link make a change, and wait for it only a moment: this is the worker's loop."""
     step = _step(state)
     if step is None:
-        return {"error": _NOT_INSTALLED}
+        return {"error": _why_none(state)}
     command = limit if isinstance(limit, Mapping) else {"name": limit}
     by, ticket = command.get("by") or state.hostname, command.get("ticket") or 0
     if not isinstance(ticket, int) or not 0 <= ticket <= MOST_TICKET:  # bool: as good as a number

@@ -139,7 +139,8 @@ class _Examination:
                 yield Finding(
                     ERROR,
                     f"{node} consumes {all_of(queues)} without celery-gconc: what it runs counts under no limit",
-                    "add GlobalConcurrency(app) to its app and restart it, or take those queues from it",
+                    "add GlobalConcurrency(app) to its app, or set global_concurrency_enabled back to True there, and "
+                    "restart it; or take those queues from it",
                 )
         for session in self.status.sessions:
             if session.node not in self.stats and session.broker in ("", self._broker):

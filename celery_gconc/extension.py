@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 from celery import Celery, states
 
 from .bootstep import GlobalConcurrencyStep
@@ -12,6 +11,7 @@ from .errors import SettingError
 from .flower import install_when_flower_starts
 from .operations import Operations
 from .settings import check_pending, hide_url
+from .shell import refuse_start
 
 
 class GlobalConcurrency(Operations):
@@ -34,10 +34,7 @@ class GlobalConcurrency(Operations):
         try:
             check_pending(app)
         except SettingError as exc:
-            if click.get_current_context(silent=True) is None:
-                raise
-            # The celery command prints a traceback for any Exception while it loads the app.
-            raise SystemExit(f"Error: celery-gconc: {exc}") from None
+            refuse_start(exc)
         app.steps["consumer"].add(GlobalConcurrencyStep)
         _place_state_waiting()
         install_when_flower_starts(app)

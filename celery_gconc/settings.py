@@ -10,19 +10,18 @@ import math
 import re
 from collections import UserString
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery import Celery
 
 from .errors import LimitError, SettingError
 from .limits import parse_limit, parse_max
+from .lookup import PREFIX, closest, given, likely_meant, own_keys, pending
 from .urls import GROUP_SCHEMES, SECRET, SERVER_SCHEMES, masked, parse, scheme_of, without_secrets
 
-PREFIX = "global_concurrency_"
-
-#: A setting of ours, whatever namespace and case it stands in.
-_OWN_KEY = re.compile(r"(?i)(?:^|_)global_concurrency_(\w+)$")
+#: The coordination Redis, in whatever namespace: another app's URL is nothing to show either.
+_URL_KEY = re.compile(rf"(?i)(?:^|_){PREFIX}redis_url$")
 
 
 class HiddenURL(UserString):
@@ -47,6 +46,7 @@ class Setting:
 SETTINGS: dict[str, Setting] = {
     s.name: s
     for s in (
+        Setting("enabled", True, "True or False"),
         Setting("limits", {}, "a mapping of limit name to a whole number >= 0"),
         Setting("redis_url", None, "a redis://, rediss://, valkey://, unix://, sentinel:// or rediscluster:// URL"),
         Setting("redis_options", {}, "a mapping of options for the Redis client"),
@@ -67,7 +67,10 @@ SETTINGS: dict[str, Setting] = {
 class Settings:
     """The settings of one app, valid. Times are in seconds."""
 
+    #: False: nothing else of this was read.
+    enabled: bool = True
     limits: Mapping[str, int] = field(default_factory=dict)
+    #: Empty where none is set, and neither the broker nor the result backend is a Redis.
     redis_url: str = field(default="", repr=False)
     #: The setting that ``redis_url`` was taken from.
     redis_source: str = PREFIX + "redis_url"
@@ -100,20 +103,48 @@ class Settings:
         Raises:
             SettingError: a value breaks its rule, or a ``global_concurrency_`` key is unknown.
         """
-        conf = app.conf
+        conf: Any = app.conf
+        conf.finalize()  # its namespace is known only then
         hide_url(conf)
-        values = _own_keys(conf)
+        values = _given(conf)
+        if not _is_enabled(values):
+            return cls(enabled=False)
         url = values.pop("redis_url", None)
         url, source = _inherited_url(conf) if url is None else (url, PREFIX + "redis_url")
         settings = _checked(values, url, source)
         _need_master_name(settings)
-        return settings
+        doubtful = tuple(
+            f"{key} is no setting of this app, and is not read: is {meant} meant?"
+            for key, meant in likely_meant(conf, SETTINGS)
+        )
+        return replace(settings, warnings=settings.warnings + doubtful)
+
+    def check_usable(self) -> None:
+        """See that there is a coordination Redis to talk to.
+
+        Raises:
+            SettingError: switched off, or no URL is known.
+        """
+        if not self.enabled:
+            raise SettingError(SWITCHED_OFF)
+        if not self.redis_url:
+            raise SettingError(NO_REDIS)
+
+
+#: Why nothing can be asked or changed.
+SWITCHED_OFF = f"celery-gconc is switched off: {PREFIX}enabled is False"
+NO_REDIS = (
+    f"{PREFIX}redis_url is not set, and neither the broker nor the result backend is a Redis: "
+    f"set it to {SETTINGS['redis_url'].rule}"
+)
 
 
 def hide_url(conf: Any) -> None:
     """Have the configuration show no password of ours."""
+    own = {key for key, _ in own_keys(conf)}
     for key in list(conf):
-        if isinstance(key, str) and _OWN_KEY.search(key) and isinstance(conf[key], str) and "://" in conf[key]:
+        is_url = key in own or (isinstance(key, str) and _URL_KEY.search(key))
+        if is_url and isinstance(conf[key], str) and "://" in conf[key]:
             conf[key] = HiddenURL(conf[key])
 
 
@@ -130,29 +161,43 @@ def check_pending(app: Celery) -> None:
     if app.configured:  # type: ignore[attr-defined]
         Settings.from_app(app)
         return
-    # celery 5.4-5.7: what was assigned to app.conf before it is loaded; there is no public way to look at it.
-    values = _own_keys(getattr(app, "_preconf", {}))
-    url = values.pop("redis_url", None)
-    _checked(values, url or "redis://")
+    values = _given(pending(app))
+    if _is_enabled(values):
+        _checked(values, values.pop("redis_url", None))
 
 
-def _own_keys(conf: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``global_concurrency_`` keys of *conf* without their prefix, whatever namespace and case they stand in."""
-    values: dict[str, Any] = {}
-    for key in list(conf):
-        found = _OWN_KEY.search(key) if isinstance(key, str) else None
-        if found is None:
-            continue
-        name = found.group(1).lower()
-        if name not in SETTINGS:
-            known = ", ".join(PREFIX + known for known in SETTINGS)
-            raise SettingError(f"{PREFIX}{name}={_shown(name, conf[key])}: there is no such setting; there are {known}")
-        values[name] = str(conf[key]) if isinstance(conf[key], HiddenURL) else conf[key]
+def _given(conf: Any) -> dict[str, Any]:
+    """Our settings as *conf* has them, by their names without the prefix.
+
+    Raises:
+        SettingError: there is no such setting.
+    """
+    values = {
+        name: str(value) if isinstance(value, HiddenURL) else value for name, value in given(conf, SETTINGS).items()
+    }
+    if _is_enabled(values):
+        for key, name in own_keys(conf):
+            if name not in SETTINGS:
+                meant = closest(name, SETTINGS)
+                known = ", ".join(PREFIX + known for known in SETTINGS)
+                hint = f"is {key[: -len(name)]}{_in_case(meant, key)} meant?" if meant else f"there are {known}"
+                raise SettingError(f"{key}={_shown(name, conf[key])}: there is no such setting; {hint}")
     return values
 
 
-def _inherited_url(conf: Any) -> tuple[str, str]:
-    """The URL of the first Redis that Celery itself uses, and the setting that names it."""
+def _in_case(name: str, key: str) -> str:
+    return name.upper() if key.isupper() else name
+
+
+def _is_enabled(values: Mapping[str, Any]) -> bool:
+    enabled = _value(values, "enabled")
+    if not isinstance(enabled, bool):
+        raise _refuse("enabled", enabled)
+    return enabled
+
+
+def _inherited_url(conf: Any) -> tuple[str | None, str]:
+    """The URL of the first Redis that Celery itself uses, and the setting that names it; None where it uses none."""
     for key in ("broker_read_url", "broker_url", "result_backend"):
         value = getattr(conf, key, None)  # not conf.get(), which doesn't know of CELERY_BROKER_URL and its like
         if key == "broker_read_url" and value == conf.broker_url:
@@ -164,13 +209,10 @@ def _inherited_url(conf: Any) -> tuple[str, str]:
             for one in url.split(";"):
                 if scheme_of(one) in SERVER_SCHEMES:
                     return one, key
-    raise SettingError(
-        f"{PREFIX}redis_url is not set, and neither the broker nor the result backend is a Redis: "
-        f"set it to {SETTINGS['redis_url'].rule}"
-    )
+    return None, ""
 
 
-def _given(values: Mapping[str, Any], name: str) -> Any:
+def _value(values: Mapping[str, Any], name: str) -> Any:
     value = values.get(name)
     return SETTINGS[name].default if value is None else value
 
@@ -190,7 +232,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _number(values: Mapping[str, Any], name: str, least: float) -> float:
-    value = _given(values, name)
+    value = _value(values, name)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or value < least:
         raise _refuse(name, value)
@@ -198,7 +240,7 @@ def _number(values: Mapping[str, Any], name: str, least: float) -> float:
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = _given(values, name)
+    value = _value(values, name)
     if not isinstance(value, Mapping):
         raise _refuse(name, value)
     return value
@@ -230,6 +272,8 @@ def _url(url: Any) -> str:
 
 
 def _need_master_name(settings: Settings) -> None:
+    if not settings.redis_url:
+        return
     place = parse(settings.redis_url)
     if place.kind != "sentinel" or place.master_name or settings.redis_options.get("master_name"):
         return
@@ -243,7 +287,7 @@ def _need_master_name(settings: Settings) -> None:
 
 
 def _checked(values: Mapping[str, Any], url: Any, source: str = PREFIX + "redis_url") -> Settings:
-    prefix = _given(values, "key_prefix")
+    prefix = _value(values, "key_prefix")
     if not isinstance(prefix, str) or not re.fullmatch(r"[\w.-]{1,64}", prefix, re.ASCII):
         raise _refuse("key_prefix", prefix)
     interval = _number(values, "heartbeat_interval", 0.1)
@@ -264,11 +308,11 @@ def _checked(values: Mapping[str, Any], url: Any, source: str = PREFIX + "redis_
         ("on_redis_error", ("wait", "run")),
         ("on_lease_lost", ("continue", "terminate")),
     ):
-        if _given(values, name) not in choices:
-            raise _refuse(name, _given(values, name))
+        if _value(values, name) not in choices:
+            raise _refuse(name, _value(values, name))
     return Settings(
         limits=_limits(values),
-        redis_url=_url(url),
+        redis_url="" if url is None else _url(url),
         redis_source=source,
         redis_options=dict(_mapping(values, "redis_options")),
         key_prefix=prefix,
@@ -276,9 +320,9 @@ def _checked(values: Mapping[str, Any], url: Any, source: str = PREFIX + "redis_
         heartbeat_timeout=timeout,
         commit_interval=commit,
         consumer_timeout=_number(values, "consumer_timeout", 1.0),
-        task_events=_given(values, "task_events"),
+        task_events=_value(values, "task_events"),
         wait_warning=_number(values, "wait_warning", 0.0),
-        on_redis_error=_given(values, "on_redis_error"),
-        on_lease_lost=_given(values, "on_lease_lost"),
+        on_redis_error=_value(values, "on_redis_error"),
+        on_lease_lost=_value(values, "on_lease_lost"),
         warnings=tuple(warnings),
     )

@@ -78,7 +78,12 @@ class Store:
 
     @classmethod
     def from_settings(cls, settings: Settings, call_timeout: float = CALL_TIMEOUT) -> Store:
-        """The store that *settings* name. Opens no connection."""
+        """The store that *settings* name. Opens no connection.
+
+        Raises:
+            SettingError: they name none, or the package is switched off.
+        """
+        settings.check_usable()
         return cls(settings.redis_url, settings.key_prefix, settings.redis_options, call_timeout)
 
     def open(

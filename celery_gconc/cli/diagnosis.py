@@ -231,7 +231,7 @@ def exporter(terminal: Terminal, host: str, port: int) -> None:
         raise ExporterError("the exporter needs prometheus_client: pip install 'celery-gconc[prometheus]'") from None
     from celery_gconc.metrics import Collector
 
-    _ = terminal.operations.settings  # wrong ones are told here, not by a metric
+    terminal.operations.settings.check_usable()  # what is wrong is told here, not by a metric
     registry = CollectorRegistry()
     registry.register(Collector(Operations(terminal.app, call_timeout=SCRAPE_TIMEOUT)))
     try:

@@ -94,9 +94,11 @@ def _watch(terminal: Terminal, interval: float) -> None:
 
     from .keyboard import keyboard
 
+    settings = terminal.operations.settings
+    settings.check_usable()
     with keyboard() as keys:
         poller = Poller(terminal.app, interval, keys.wake)
-        view = View(poller.do, terminal.operations.settings.safe_url, terminal.console)
+        view = View(poller.do, settings.safe_url, terminal.console)
         live = Live(
             console=terminal.console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )

@@ -19,6 +19,8 @@ import click
 from celery import Celery
 from celery.utils.log import get_logger
 
+from celery_gconc.settings import SWITCHED_OFF, Settings
+
 logger = get_logger(__name__)
 
 #: What the page says where ``/api/gconc`` is missing.
@@ -48,6 +50,9 @@ def install(app: Celery) -> None:
 
     Only needed by programs that make a ``flower.app.Flower`` of their own, before they make it.
     """
+    if _is_switched_off(app):
+        logger.info("%s: no limits are shown", SWITCHED_OFF)
+        return
     from .desk import Desk
 
     missing: dict[str, Exception] = {}
@@ -66,6 +71,12 @@ def install(app: Celery) -> None:
         add("the link to /gconc", _add_link)
     if missing:
         logger.warning(_what_is_missing(missing))
+
+
+def _is_switched_off(app: Celery) -> bool:
+    with suppress(Exception):  # what is wrong with the settings, each page and command says
+        return not Settings.from_app(app).enabled
+    return False
 
 
 def _flower_has_read_its_options(app: Celery) -> None:
