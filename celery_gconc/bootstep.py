@@ -93,6 +93,8 @@ class GlobalConcurrencyStep(StartStopStep):
         _warn_of_strategies(self.app)
         for text in settings.warnings:
             logger.warning("celery-gconc: %s", text)
+        for key, meant in settings.misspelt:
+            logger.warning("celery-gconc: this app reads no setting %s: is %s meant?", key, meant)
 
         def slots() -> int:
             return pool_size(pool)

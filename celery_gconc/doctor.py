@@ -107,6 +107,7 @@ class _Examination:
             self.versions,
             self.clocks,
             self.server_policy,
+            self.settings_read,
             self.timeouts,
             self.names,
             self.strategies,
@@ -231,6 +232,11 @@ class _Examination:
                 "Redis has replicas, and takes writes while it can't reach them",
                 "set min-replicas-to-write 1, so that a split brain can't grant twice",
             )
+
+    def settings_read(self) -> Iterator[Finding]:
+        """All settings that are likely meant to be ours are read."""
+        for key, meant in self.settings.misspelt:
+            yield Finding(WARNING, f"this app reads no setting {key}", f"write {meant}, if that is meant")
 
     def timeouts(self) -> Iterator[Finding]:
         """Lease, visibility timeout and consumer timeout go together."""

@@ -69,9 +69,7 @@ def likely_meant(conf: Any, names: Collection[str]) -> Iterator[tuple[str, str]]
     A foreign key may well end in a name like ours: what stands before it says whose it is.
     """
     own = {key for key, _ in own_keys(conf)}
-    spellings = {
-        spelling.lower(): spelling for beginning in _beginnings(conf) for spelling in _spelled(beginning, names)
-    }
+    spellings = [spelling for beginning in _beginnings(conf) for spelling in _spelled(beginning, names)]
     keys = _keys(conf)
     for key in keys:
         if key in own or not ("global" in key.lower() or "concurrency" in key.lower()):
@@ -80,8 +78,8 @@ def likely_meant(conf: Any, names: Collection[str]) -> Iterator[tuple[str, str]]
         if exact:
             if not before or _is_likely_namespace(before, conf.prefix or "", keys):
                 yield key, _as_read(conf, exact)
-        elif (meant := _alike(key.lower(), spellings)) is not None:
-            yield key, spellings[meant]
+        elif (meant := _alike(key, spellings)) is not None:
+            yield key, meant
 
 
 # -- Parts -----------------------------------------------------------------------------------------------------------
@@ -125,6 +123,9 @@ def _is_likely_namespace(before: str, prefix: str, keys: list[str]) -> bool:
     return before.lower() == prefix.lower() or (alike >= _LIKELY_NAMESPACE and not is_used)
 
 
-def _alike(key: str, spellings: Collection[str]) -> str | None:
+def _alike(key: str, spellings: list[str]) -> str | None:
     near = [one for one in spellings if abs(len(one) - len(key)) <= _MOST_MORE]
-    return next(iter(get_close_matches(key, near, 1, _LIKELY)), None)
+    near.sort(key=lambda one: one.isupper() != key.isupper())  # of two that differ by case only
+    in_lower_case = [one.lower() for one in near]
+    found = get_close_matches(key.lower(), in_lower_case, 1, _LIKELY)
+    return near[in_lower_case.index(found[0])] if found else None

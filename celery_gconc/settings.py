@@ -85,6 +85,8 @@ class Settings:
     on_redis_error: str = "wait"
     on_lease_lost: str = "continue"
     warnings: tuple[str, ...] = ()
+    #: Keys that this app doesn't read and that are likely meant to be ours, each with what is meant.
+    misspelt: tuple[tuple[str, str], ...] = ()
 
     @property
     def inherited_url(self) -> bool:
@@ -113,11 +115,7 @@ class Settings:
         url, source = _inherited_url(conf) if url is None else (url, PREFIX + "redis_url")
         settings = _checked(values, url, source)
         _need_master_name(settings)
-        doubtful = tuple(
-            f"{key} is no setting of this app, and is not read: is {meant} meant?"
-            for key, meant in likely_meant(conf, SETTINGS)
-        )
-        return replace(settings, warnings=settings.warnings + doubtful)
+        return replace(settings, misspelt=tuple(likely_meant(conf, SETTINGS)))
 
     def check_usable(self) -> None:
         """See that there is a coordination Redis to talk to.
