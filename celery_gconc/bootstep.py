@@ -176,6 +176,8 @@ class GlobalConcurrencyStep(StartStopStep):
         self.link.watch_results({})
         driver_type = consumer.connection.transport.driver_type
         self.intake.attach(consumer.task_consumer, consumer.qos, driver_type)
+        if isinstance(self.starter, ConsumerStarter):
+            self.starter.attach(consumer.connection)
         if driver_type == "amqp":
             task_received.connect(self._on_received, sender=consumer)
         self.ledger.tells_offers = consumer.controller.autoscaler is not None
@@ -245,7 +247,9 @@ class GlobalConcurrencyStep(StartStopStep):
             return HubStarter(self._pump, self._tick)
         if consumer.pool.is_green:
             return GreenStarter(self._pump, self._tick)
-        return ConsumerStarter(self._pump, self._tick, consumer)
+        return ConsumerStarter(
+            self._pump, self._tick, consumer, lambda: bool(self.ledger.waiting_count or self.intake.stopped)
+        )
 
     def _pump(self) -> None:
         self.lookout.came_round()
@@ -423,6 +427,8 @@ def _or_refuse(function: Callable[[], T]) -> T:
 def _install_fork_hooks(link: Link) -> None:
     """Keep the link's lock and sockets out of pool children; one pair of hooks for the process."""
     global _fork_hooks_installed
+    if not hasattr(os, "register_at_fork"):  # Windows, where nothing forks
+        return
     _links.add(link)
     if _fork_hooks_installed:
         return

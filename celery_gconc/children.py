@@ -1,16 +1,20 @@
 """Tells when a pool child is gone, or has written a result that nobody reads, without asking the pool.
 
 A file descriptor of the process (pidfd, Linux 5.3 and later) becomes readable when it exits. Where the system has
-none, or forbids it, the parent looks every :data:`POLL_SECONDS`.
+none (macOS, Windows, gVisor), or forbids it, billiard is asked every :data:`POLL_SECONDS` which children live.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import selectors
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from multiprocessing.connection import wait
+
+from billiard import active_children
+
+from .clock import now
 
 #: How often, in seconds, children are looked at where there are no pidfds. (A child's death must show within 1 s.)
 POLL_SECONDS = 0.25
@@ -40,10 +44,8 @@ class Pipes:
     def written(self) -> list[int]:
         """The jobs whose children have written since, each once."""
         jobs = self._jobs
-        poll = select.poll()
-        for fd in jobs:
-            poll.register(fd, select.POLLIN)
-        return [jobs.pop(fd) for fd, _ in poll.poll(0)]
+        ready: list[int] = wait(list(jobs), 0)  # type: ignore[assignment]
+        return [jobs.pop(fd) for fd in ready]
 
 
 class Children:
@@ -54,6 +56,9 @@ class Children:
         self._on_exit = on_exit
         self._fds: dict[int, int] = {}
         self._polled: set[int] = set()
+        #: Those of them that billiard didn't know at the last look; and when the next is due, by :func:`now`.
+        self._missing: set[int] = set()
+        self._next_poll = 0.0
 
     def __contains__(self, pid: int) -> bool:
         return pid in self._fds or pid in self._polled
@@ -81,8 +86,18 @@ class Children:
         self._on_exit(pid)
 
     def poll(self) -> None:
-        """Look at the children that have no pidfd."""
-        for pid in [pid for pid in self._polled if _is_gone(pid)]:
+        """Look at the children that have no pidfd, if it is time to.
+
+        ``active_children`` reaps those that have exited, and notes their exit codes for billiard's pool, which asks
+        in the same way. One that a pool without an event loop (Windows) is just starting, on a thread of its own, may
+        not be known yet, so that a child is gone only when it is missing twice.
+        """
+        if not self._polled or now() < self._next_poll:
+            return
+        missing = self._polled - {child.pid for child in active_children()}
+        gone, self._missing = missing & self._missing, missing
+        self._next_poll = now() + POLL_SECONDS
+        for pid in gone:
             self._polled.remove(pid)
             self._on_exit(pid)
 
@@ -105,10 +120,3 @@ class Children:
                 self._selector.unregister(fd)
             with suppress(OSError):
                 os.close(fd)
-
-
-def _is_gone(pid: int) -> bool:
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True

@@ -98,7 +98,7 @@ def caller() -> str:
     """Who gives a command: user@host."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # no such user, as in some containers
+    except (KeyError, OSError, ImportError):  # no such user, as in some containers; Windows has no module pwd
         user = "?"
     return f"{user}@{socket.gethostname()}"
 

@@ -114,11 +114,14 @@ class ConsumerStarter:
     """Any other pool without an event loop (some brokers, Windows): the consumer's own thread, when it comes round.
 
     Only that thread may use the broker's connection and, in solo, run tasks. It comes round when a message does, or
-    after the time-out of a read (up to two seconds).
+    after the time-out of a read: Celery's own is two seconds, and a tick's while something waits.
     """
 
-    def __init__(self, pump: Callable[[], None], tick: Callable[[], None], consumer: Any) -> None:
+    def __init__(
+        self, pump: Callable[[], None], tick: Callable[[], None], consumer: Any, something_waits: Callable[[], bool]
+    ) -> None:
         self._pump, self._tick, self._consumer = pump, tick, consumer
+        self._something_waits = something_waits
         #: What was handed over and not called yet: once is enough.
         self._pending: set[Callable[[], None]] = set()
         self._ticks: Any = None
@@ -126,6 +129,17 @@ class ConsumerStarter:
     def start(self) -> None:
         """Begin to tick."""
         self._ticks = self._consumer.timer.call_repeatedly(TICK_SECONDS, lambda: self._hand_over(self._tick))
+
+    def attach(self, connection: Any) -> None:
+        """The broker is connected (again)."""
+        drain_events = connection.drain_events
+
+        def come_round(timeout: float | None = None, **options: Any) -> Any:
+            if timeout is not None and self._something_waits():
+                timeout = min(timeout, TICK_SECONDS)
+            return drain_events(timeout=timeout, **options)
+
+        connection.drain_events = come_round  # celery 5.4-5.7: synloop looks it up at each turn
 
     def wake(self) -> None:
         """There is news."""

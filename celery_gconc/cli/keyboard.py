@@ -6,11 +6,12 @@ import os
 import select
 import signal
 import sys
-import termios
-import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
+from typing import Protocol
 
 #: What a terminal sends for the keys that aren't one character.
 SEQUENCES = {
@@ -20,8 +21,66 @@ SEQUENCES = {
 #: How long, in seconds, the rest of a sequence may take after its first byte.
 SEQUENCE_SECONDS = 0.05
 
+#: What comes from the console of Windows before the code of a key that is no character, and those codes.
+PREFIXES, CODES = ("\0", "\xe0"), {"H": "up", "P": "down", "G": "home", "O": "end"}
 
-class Keyboard:
+#: How often, in seconds, the console of Windows is asked whether a key was pressed.
+CONSOLE_SECONDS = 0.05
+
+
+class Keyboard(Protocol):
+    """Where keys come from."""
+
+    def wake(self) -> None:
+        """Have :meth:`read` return. Any thread may call it."""
+
+    def read(self, seconds: float) -> list[str]:
+        """The keys pressed by now, waiting for at most *seconds* for one, or for :meth:`wake`.
+
+        Raises:
+            EOFError: the terminal is gone.
+        """
+
+
+def keyboard() -> AbstractContextManager[Keyboard]:
+    """Take the keys of the terminal at stdin. Whatever ends the block, the terminal is as before."""
+    try:
+        import termios  # noqa: F401
+    except ImportError:
+        import msvcrt  # Windows
+
+        return nullcontext(ConsoleKeyboard(msvcrt.kbhit, msvcrt.getwch))  # type: ignore[attr-defined]
+    return _terminal()
+
+
+class ConsoleKeyboard:
+    """Reads the keys of a console of Windows, where nothing else can be waited for beside them."""
+
+    def __init__(self, has_key: Callable[[], bool], next_key: Callable[[], str]) -> None:
+        self._has_key, self._next_key = has_key, next_key
+        self._waked = threading.Event()
+
+    def wake(self) -> None:
+        """Have :meth:`read` return. Any thread may call it."""
+        self._waked.set()
+
+    def read(self, seconds: float) -> list[str]:
+        """The keys pressed by now, waiting for at most *seconds* for one, or for :meth:`wake`."""
+        ends = time.monotonic() + seconds
+        while not self._has_key() and time.monotonic() < ends:
+            if self._waked.wait(CONSOLE_SECONDS):
+                break
+        self._waked.clear()
+        keys = []
+        while self._has_key():
+            key = self._next_key()
+            if key == "\x03":  # Ctrl-C, pressed in the middle of a read
+                raise KeyboardInterrupt
+            keys.append(CODES.get(self._next_key(), "") if key in PREFIXES else key)
+        return keys
+
+
+class TerminalKeyboard:
     """Reads keys while it is open, and can be woken by other threads and by a change of the terminal's size."""
 
     def __init__(self, descriptor: int, wakes: int, waked: int) -> None:
@@ -68,17 +127,20 @@ def keys_of(told: bytes) -> Iterator[str]:
 
 
 @contextmanager
-def keyboard() -> Iterator[Keyboard]:
-    """Take the keys of the terminal at stdin. Whatever ends the block, the terminal is as before.
+def _terminal() -> Iterator[Keyboard]:
+    """A terminal of a POSIX system.
 
     Ctrl-C is a KeyboardInterrupt, and SIGTERM an exit by the ordinary way (code 143), so that they restore it, too.
     Ctrl-Z does nothing.
     """
+    import termios
+    import tty
+
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     waked, wakes = os.pipe()
     os.set_blocking(wakes, False)
-    keys = Keyboard(descriptor, wakes, waked)
+    keys = TerminalKeyboard(descriptor, wakes, waked)
 
     def resized(number: int, frame: FrameType | None) -> None:
         keys.wake()
