@@ -37,6 +37,7 @@ class Load:
     workers: int = 1
     first: int = 0
     settings: dict[str, object] = field(default_factory=dict)  # further settings of the app
+    due_in: float | None = None  # so many seconds after the first is sent, all are due (one ETA); None: at once
 
 
 @dataclass
@@ -144,12 +145,15 @@ def killed(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 def send(load: Load, env: dict[str, str]) -> None:
     """Send a load's tasks."""
+    eta = "None" if load.due_in is None else f"datetime.now(timezone.utc) + timedelta(seconds={load.due_in})"
     code = (
         "import sys; from benchmarks.app import app, noop, nap\n"
+        "from datetime import datetime, timedelta, timezone\n"
+        f"eta = {eta}\n"
         f"with app.producer_pool.acquire(block=True) as producer:\n"
         f"    for number in range({load.first}, {load.first + load.count}):\n"
         f"        {load.task}.apply_async(({'number,' if load.task == 'noop' else f'number, {load.seconds}'}), "
-        "producer=producer)\n"
+        "producer=producer, eta=eta)\n"
     )
     subprocess.run([sys.executable, "-c", code], env=env, check=True, cwd=ROOT)
 

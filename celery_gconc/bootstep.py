@@ -48,9 +48,6 @@ logger = get_logger(__name__)
 #: How often, in seconds, parked requests are looked at for revokes and expiry.
 SWEEP_SECONDS = 1.0
 
-#: How long, in seconds, changes of the intake let the task that was just started go first.
-MOMENT = 0.002
-
 #: Exit code of a worker that may not start (EX_CONFIG of sysexits.h).
 EX_CONFIG = 78
 
@@ -99,7 +96,9 @@ class GlobalConcurrencyStep(StartStopStep):
         def slots() -> int:
             return pool_size(pool)
 
-        self.lookout = Lookout(self._on_loop_late, self._on_loop_back)
+        self.lookout = Lookout(
+            self._knock, self._on_loop_late, self._on_loop_back, lambda: slots() - len(self.ledger.running)
+        )
 
         def startable() -> int:
             return 0 if self.lookout.is_late else slots()
@@ -132,7 +131,8 @@ class GlobalConcurrencyStep(StartStopStep):
             runs_unlimited=self._runs_unlimited,
             starts_when_ended=pool_name(pool) in ("prefork", "threads"),
             ends_on_consumer_thread=pool_name(pool) == "prefork" and consumer.hub is not None,
-            later=self._later,
+            later=self.starter.later,
+            keep_turning=self.starter.keep_turning,
         )
         self.resizer = Resizer(consumer, on_resized=self.starter.wake)
         self.link: Link = _or_refuse(
@@ -188,8 +188,7 @@ class GlobalConcurrencyStep(StartStopStep):
             self.link.start()
             if self.settings.on_lease_lost == "terminate":
                 self.terminator.start()
-            if consumer.hub is not None:
-                self.lookout.start()
+            self.lookout.start(has_loop=consumer.hub is not None)
             self.link.tried.wait(FIRST_CONTACT)
             self._rows.refresh()
         if self._refusal is not None:
@@ -263,6 +262,7 @@ class GlobalConcurrencyStep(StartStopStep):
     def _tick(self) -> None:
         if self.lookout.came_round():
             self.gate.pump()
+        self.resizer.go_on()
         if self.consumer.hub is None and self.gate.is_shutting_down:
             self.gate.close(by_consumer=False)  # its own loop comes round after some seconds only
             return
@@ -275,11 +275,8 @@ class GlobalConcurrencyStep(StartStopStep):
             self.observer.look_for_long_waits(waiting)
         self.intake.look_past()
 
-    def _later(self, function: Callable[[], None]) -> None:
-        if self.consumer.hub is not None:
-            self.consumer.hub.call_later(MOMENT, function)
-        else:
-            function()
+    def _knock(self) -> None:
+        self.starter.knock()
 
     def _watch_child(self, pid: int) -> None:
         self.link.watch_child(pid)

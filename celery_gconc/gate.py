@@ -101,6 +101,7 @@ class Gate:
         starts_when_ended: bool,
         ends_on_consumer_thread: bool,
         later: Callable[[Callable[[], None]], None],
+        keep_turning: Callable[[], None],
     ) -> None:
         self.ledger = ledger
         self.pool = pool
@@ -117,6 +118,8 @@ class Gate:
         self._ends_on_consumer_thread = ends_on_consumer_thread
         #: Runs something on the consumer's thread in a moment, when what was started has reached the pool.
         self._later = later
+        #: Has the consumer's thread come round again where it may be about to sleep with requests that are due.
+        self._keep_turning = keep_turning
         self.has_children = isinstance(pool, PreforkPool)
         self.runs_inline = self.has_children or isinstance(pool, SoloPool)
         self._pid = os.getpid()
@@ -151,6 +154,7 @@ class Gate:
                 run.arrived = now()
                 self._ready.append(run)
                 ledger.claims = len(self._ready)
+                self._keep_turning()
                 return
             if ledger.start_uncovered(run):
                 self._dispatch(run)
@@ -160,6 +164,7 @@ class Gate:
             self._dispatch(run)
             return
         self._park(run)
+        self._keep_turning()
         self._tell_watcher()
         if not run.limits or self._runs_unlimited():
             self.pump()

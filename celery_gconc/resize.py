@@ -17,9 +17,6 @@ from celery.worker.state import reserved_requests
 
 from .errors import LimitError
 
-#: How often, in seconds, a pool that could not shrink all the way is looked at again.
-RETRY_SECONDS = 0.2
-
 
 def pool_size(pool: Any) -> int:
     """How many tasks a pool can run at once now. Never kept: autoscale, grow and shrink change it.
@@ -74,7 +71,7 @@ class Resizer:
         return f"pool size was {before}, is {now} now"
 
     def go_on(self) -> None:
-        """Shrink as far as slots are free. Called whenever a task has ended."""
+        """Shrink as far as slots are free. Called whenever a task has ended, and every now and then."""
         if self._wanted is None:
             return
         before = self._size
@@ -87,8 +84,6 @@ class Resizer:
                 self._consumer._update_prefetch_count(self._size - before)
         if self._size <= self._wanted:
             self._wanted = None
-        elif self._consumer.hub is not None:
-            self._consumer.hub.call_later(RETRY_SECONDS, self.go_on)
 
     def _is_one_leaving(self) -> bool:
         """Whether a child was told to go and is still there: billiard 4.2-4.3 would count it twice."""

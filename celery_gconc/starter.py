@@ -1,27 +1,27 @@
-"""Brings news from any thread to the one that may start requests, for each kind of worker; and ticks there.
+"""Brings news from any thread to the one that may start requests, for each kind of worker.
 
-link, pool callbacks -> Starter.wake -> Gate.pump, on the consumer's thread
+link, pool callbacks -> Starter.wake -> Gate.pump;  Lookout -> Starter.knock -> tick;  both on the consumer's thread
+
+None of it is a timer of Celery's: its loop runs ten of those that are due a turn, the oldest first (kombu 5.4-5.7), so
+behind thousands of tasks with one ETA a timer of ours would be late by minutes.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Protocol
 
 from celery.utils.log import get_logger
 
 logger = get_logger(__name__)
 
-#: How often, in seconds, parked requests and stopped queues are looked after.
-TICK_SECONDS = 0.25
-
 
 class Starter(Protocol):
-    """Calls *pump* when there is news, and *tick* every now and then, on the thread that may start requests."""
+    """Calls *pump* when there is news, and *tick* when it is knocked at, on the thread that may start requests."""
 
     def start(self) -> None:
         """The worker is ready to be called."""
@@ -29,12 +29,21 @@ class Starter(Protocol):
     def wake(self) -> None:
         """There is news. Any thread."""
 
+    def knock(self) -> None:
+        """It is time to tick. Any thread."""
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Call this when what was just started has gone to the pool. On the thread that may start requests."""
+
+    def keep_turning(self) -> None:
+        """A request was kept waiting, so nothing else may come round soon. On the thread that may start requests."""
+
     def close(self) -> None:
         """The worker stops."""
 
 
 class HubStarter:
-    """With an event loop: a socket that the loop reads. Any thread may wake it."""
+    """With an event loop: a socket that the loop reads, in each of its turns. Any thread may wake it."""
 
     def __init__(self, pump: Callable[[], None], tick: Callable[[], None]) -> None:
         self._pump, self._tick = pump, tick
@@ -42,17 +51,44 @@ class HubStarter:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._awake = threading.Lock()
+        self._is_news = self._is_tick_due = False
+        #: What is to be called in this turn, and in the next. (In the turn after something was started, the loop hears
+        #: that a child takes it, and gives it to the child after all else: kombu 5.4-5.7, "consolidate".)
+        self._now: list[Callable[[], None]] = []
+        self._next: list[Callable[[], None]] = []
+        self._timer: Any = None
 
     def start(self) -> None:
         """The loop comes with :meth:`register`."""
 
     def register(self, hub: Any) -> None:
-        """Add the socket and the tick to the loop; again after each reconnect, which resets the loop."""
+        """Add the socket to the loop; again after each reconnect, which resets the loop."""
         hub.add_reader(self._reader, self._on_readable)
-        hub.call_repeatedly(TICK_SECONDS, self._tick)
+        self._timer = hub.timer
 
     def wake(self) -> None:
         """There is news: have the loop read it."""
+        self._is_news = True
+        self._turn()
+
+    def knock(self) -> None:
+        """Have the loop tick."""
+        self._is_tick_due = True
+        self._turn()
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Call this in the turn after the next, once."""
+        if call not in self._next and call not in self._now:
+            self._next.append(call)
+            self._turn()
+
+    def keep_turning(self) -> None:
+        """Timers that are due go on at once: the loop would sleep for up to a second after each ten (kombu 5.4-5.7)."""
+        due = self._timer._queue if self._timer is not None else None
+        if due and due[0][0] <= monotonic():
+            self._turn()
+
+    def _turn(self) -> None:
         if self._awake.acquire(blocking=False):
             with suppress(OSError):
                 self._writer.send(b"\0")
@@ -62,7 +98,17 @@ class HubStarter:
             self._reader.recv(64)
         with suppress(RuntimeError):
             self._awake.release()
-        self._pump()
+        calls, self._now, self._next = self._now, self._next, []
+        if self._now:
+            self._turn()
+        for call in calls:
+            call()
+        if self._is_tick_due:
+            self._is_tick_due = False
+            self._tick()
+        if self._is_news:
+            self._is_news = False
+            self._pump()
 
     def close(self) -> None:
         """Close the sockets."""
@@ -79,6 +125,7 @@ class GreenStarter:
     def __init__(self, pump: Callable[[], None], tick: Callable[[], None]) -> None:
         self._pump, self._tick = pump, tick
         self._news = threading.Event()
+        self._is_tick_due = False
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="celery-gconc-starter", daemon=True)
 
@@ -90,16 +137,28 @@ class GreenStarter:
         """There is news."""
         self._news.set()
 
+    def knock(self) -> None:
+        """Have the greenlet tick."""
+        self._is_tick_due = True
+        self._news.set()
+
+    def later(self, call: Callable[[], None]) -> None:
+        """At once: what was started is in the pool."""
+        call()
+
+    def keep_turning(self) -> None:
+        """Nothing: its timers are a thread of their own, that sleeps only until the next is due."""
+
     def _loop(self) -> None:
-        next_tick = 0.0
         while not self._closed:
-            is_news = self._news.wait(max(next_tick - time.monotonic(), 0))
+            self._news.wait()
             self._news.clear()
+            if self._closed:
+                return
             try:
-                if is_news and not self._closed:
-                    self._pump()
-                if time.monotonic() >= next_tick and not self._closed:
-                    next_tick = time.monotonic() + TICK_SECONDS
+                self._pump()
+                if self._is_tick_due:
+                    self._is_tick_due = False
                     self._tick()
             except Exception:
                 logger.exception("celery-gconc: starting a task failed")
@@ -124,11 +183,9 @@ class ConsumerStarter:
         self._something_waits = something_waits
         #: What was handed over and not called yet: once is enough.
         self._pending: set[Callable[[], None]] = set()
-        self._ticks: Any = None
 
     def start(self) -> None:
-        """Begin to tick."""
-        self._ticks = self._consumer.timer.call_repeatedly(TICK_SECONDS, lambda: self._hand_over(self._tick))
+        """The consumer's thread is there already."""
 
     def attach(self, connection: Any) -> None:
         """The broker is connected (again)."""
@@ -145,6 +202,17 @@ class ConsumerStarter:
         """There is news."""
         self._hand_over(self._pump)
 
+    def knock(self) -> None:
+        """Have the consumer's thread tick."""
+        self._hand_over(self._tick)
+
+    def later(self, call: Callable[[], None]) -> None:
+        """At once: what was started is in the pool."""
+        call()
+
+    def keep_turning(self) -> None:
+        """Nothing: its timers are a thread of their own, that sleeps only until the next is due."""
+
     def _hand_over(self, call: Callable[[], None]) -> None:
         if call not in self._pending:
             self._pending.add(call)
@@ -155,6 +223,4 @@ class ConsumerStarter:
         call()
 
     def close(self) -> None:
-        """End the ticks."""
-        if self._ticks is not None:
-            self._ticks.cancel()
+        """Nothing of its own runs."""

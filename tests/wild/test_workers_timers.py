@@ -1,0 +1,54 @@
+"""Tasks with an ETA by the thousand: what is due at one instant keeps neither the worker nor other tasks waiting."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from tests.cluster.kit import Cluster
+from tests.servers import wait_until
+
+
+def told(cluster: Cluster) -> int:
+    """How many starts and ends the tasks have told."""
+    return int(cluster.oracle.client.llen("events"))
+
+
+def due_in(seconds: float) -> datetime:
+    return datetime.now(timezone.utc) + timedelta(seconds=seconds)
+
+
+@pytest.mark.wild("workers", "3,000 tasks with one ETA, under a limit far away")
+def test_thousands_of_tasks_with_one_eta_all_run_without_a_stall(make_cluster: Callable[..., Cluster]):
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 100})
+    (worker,) = cluster.start("a")
+    count = 3000
+    cluster.send("nap", count, 0.0, eta=due_in(8))
+    wait_until(lambda: told(cluster) > 0, 60, "they are due")
+    worker.process.send_signal(signal.SIGSTOP)  # thousands more, or a slow signal handler, hold the loop up as well
+    time.sleep(1.5)
+    worker.process.send_signal(signal.SIGCONT)
+    seen = 0
+    while (before := seen) < 2 * count:  # at no time does none end for long
+        wait_until(lambda before=before: told(cluster) > before, 15, f"more than {before // 2} have run")
+        seen = told(cluster)
+
+
+@pytest.mark.wild("workers", "hundreds of tasks with one ETA wait for a full limit, others behind them")
+def test_tasks_that_are_due_behind_hundreds_that_wait_for_a_full_limit_start_at_once(
+    make_cluster: Callable[..., Cluster],
+):
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 1})
+    cluster.start("a")
+    cluster.send("nap", 1, 60.0)
+    cluster.done(0)
+    wait_until(lambda: cluster.oracle.count("s") == 1, 20, "the limit is full")
+    due = due_in(5)
+    cluster.send("nap", 400, 0.0, first=1, eta=due)
+    cluster.send("late", 20, 0.0, queue="celery", eta=due + timedelta(milliseconds=1))
+    cluster.done(20, name="late", seconds=20)
+    assert cluster.oracle.count("s", "nap") == 1
