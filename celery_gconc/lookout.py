@@ -17,11 +17,9 @@ from collections.abc import Callable
 from celery.utils.log import get_logger
 
 from .clock import now
+from .starter import TICK_SECONDS
 
 logger = get_logger(__name__)
-
-#: How often, in seconds, it knocks: parked requests and stopped queues are looked after then.
-KNOCK_SECONDS = 0.25
 
 #: For how long, in seconds, an event loop may stand still before others take its permits.
 LATE_SECONDS = 1.0
@@ -75,7 +73,7 @@ class Lookout:
     def _watch(self) -> None:
         was_late = is_told = False
         since = 0.0
-        while not self._closed.wait(KNOCK_SECONDS):
+        while not self._closed.wait(TICK_SECONDS):
             try:
                 self._knock()
                 if not self._has_loop:

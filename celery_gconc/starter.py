@@ -19,6 +19,9 @@ from celery.utils.log import get_logger
 
 logger = get_logger(__name__)
 
+#: How often, in seconds, parked requests and stopped queues are looked after.
+TICK_SECONDS = 0.25
+
 
 class Starter(Protocol):
     """Calls *pump* when there is news, and *tick* when it is knocked at, on the thread that may start requests."""
