@@ -399,14 +399,14 @@ def _is_on(settings: Settings, config: Mapping[str, int], consumer: Any) -> bool
     if not settings.enabled:
         consumer.global_concurrency_off = SWITCHED_OFF
         return False
-    if not settings.redis_url and not config:
+    if settings.place is None and not config:
         consumer.global_concurrency_off = f"celery-gconc is off in this worker: it has no limit, and {NO_REDIS}"
         logger.info(
             "celery-gconc: off until this worker is restarted: no limit is configured, and there is no Redis that "
             "could tell of any (global_concurrency_redis_url)"
         )
         return False
-    if not settings.redis_url:
+    if settings.place is None:
         refuse_start(
             f"a limit is configured ({next(iter(config))}), and there is no Redis to keep it: {NO_REDIS}; "
             "or global_concurrency_enabled to False, where no limit need hold (as in tests)"

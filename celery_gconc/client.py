@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
@@ -34,8 +34,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from .nodes import Address, ClusterNodes, ConnectedBeforeError, Finder, Nodes, Sentinels
-from .urls import parse
+from .nodes import Alternatives, ClusterNodes, ConnectedBeforeError, Finder, Nodes, Sentinels
+from .places import Place, Server
 
 #: How long, in seconds, a call waits for a slot that is just being moved, and how long between two tries.
 MOVE_SECONDS, MOVE_PAUSE = 0.5, 0.02
@@ -44,28 +44,25 @@ MOVE_SECONDS, MOVE_PAUSE = 0.5, 0.02
 MOST_MOVES = 3
 
 
-def connect(url: str, key: str, options: Mapping[str, Any], call_timeout: float) -> Client:
-    """A client of the coordination Redis at *url*. Opens no connection.
+def connect(place: Place, key: str, call_timeout: float) -> Client:
+    """A client of the coordination Redis at *place*. Opens no connection.
 
     Args:
-        url: as ``global_concurrency_redis_url`` takes it.
+        place: where it is.
         key: one of our keys; a Cluster has them all where it has this one.
-        options: ``global_concurrency_redis_options``; they win over the defaults, and the URL wins over them.
         call_timeout: how long one call may take, in seconds.
 
     Raises:
         SettingError: an option that the Redis client doesn't know.
     """
-    place = parse(url)
-    given = dict(options)
-    master_name = place.master_name or str(given.pop("master_name", ""))
-    sentinel_options = given.pop("sentinel_kwargs", None) or {}
-    nodes = Nodes(place, given, call_timeout)
-    finder = Finder()
+    nodes = Nodes(place, call_timeout)
+    finder = Finder(place.servers[0])
     if place.kind == "sentinel":
-        finder = Sentinels(place.hosts, master_name, sentinel_options, look_again=call_timeout)
+        finder = Sentinels(place, nodes, look_again=call_timeout)
     elif place.kind == "cluster":
-        finder = ClusterNodes(place.hosts, key_slot(key.encode()), nodes, call_timeout)
+        finder = ClusterNodes(place.servers, key_slot(key.encode()), nodes, call_timeout)
+    elif len(place.servers) > 1:
+        finder = Alternatives(place.servers, nodes, look_again=call_timeout)
     return Client(nodes, finder)
 
 
@@ -77,7 +74,7 @@ class Client:
         self._finder = finder
         self._node: Any = None
         #: Where the next node is, if somebody said so.
-        self._address: Address | None = None
+        self._next: Server | None = None
         self._subscriptions: WeakSet[PubSub] = WeakSet()
 
     def register_script(self, text: str) -> Script:
@@ -122,7 +119,7 @@ class Client:
 
     def close(self) -> None:
         """Close every connection. A later call opens new ones."""
-        node, self._node, self._address = self._node, None, None
+        node, self._node, self._next = self._node, None, None
         if node is not None:
             node.close()
             node.connection_pool.disconnect()
@@ -130,7 +127,6 @@ class Client:
     def forget_in_child(self) -> None:
         """In a forked child: close this side of every connection."""
         self._nodes.forget_in_child()
-        self._finder.forget_in_child()
 
     # -- The node that has our keys ----------------------------------------------------------------------
 
@@ -165,7 +161,7 @@ class Client:
                     if moves > MOST_MOVES:
                         raise
                     host = refusal.host or str(node.connection_pool.connection_kwargs["host"])
-                    self._go_on((host, int(refusal.port)))
+                    self._go_on(self._nodes.found((host, int(refusal.port))))
                 elif isinstance(refusal, (AskError, TryAgainError)) and time.monotonic() < ends:
                     # Our slot is on its way to another node. A script names all our keys, and some of them never exist:
                     # until the move is done neither node runs it (the one that ASK names would say TRYAGAIN).
@@ -173,21 +169,21 @@ class Client:
                 else:
                     raise
 
-    def _go_on(self, address: Address) -> None:
+    def _go_on(self, to: Server) -> None:
         """To the node that has our keys now."""
-        self._leave(address)
+        self._leave(to)
         if any(pubsub.connection is not None for pubsub in self._subscriptions):
-            raise _MovedAwayError(f"our keys have moved to {address[0]}:{address[1]}")
+            raise _MovedAwayError(f"our keys have moved to {to}")
 
     def _current(self) -> Any:
         node = self._node
         if node is None:
-            node = self._node = self._nodes.make(self._address or self._finder.find())
+            node = self._node = self._nodes.make(self._next or self._finder.find())
         return node
 
-    def _leave(self, to: Address | None = None) -> None:
-        """Use this node no more: the next call takes the one at the address *to*, or finds one."""
-        node, self._node, self._address = self._node, None, to
+    def _leave(self, to: Server | None = None) -> None:
+        """Use this node no more: the next call takes the one that is given, or finds one."""
+        node, self._node, self._next = self._node, None, to
         if node is not None:
             if to is None:
                 self._finder.failed()

@@ -40,13 +40,21 @@ KEYSPACE: dict[str, str] = {
 }
 
 
+def namespace(keyprefix: str, prefix: str) -> str:
+    """What tells two namespaces of one Redis apart: the prefix of all that the app has in it, and ours in braces.
+
+    The braces are the Cluster's hash tag, unless the app's prefix has some of its own, which come first.
+    """
+    return f"{keyprefix}{{{prefix}}}"
+
+
 class Keys:
-    """The keys of one namespace: ``{prefix}:v1:<name>``, the braces being the Cluster hash tag."""
+    """The keys of one namespace: ``{prefix}:v1:<name>``, after the prefix of the app's own keys if it has one."""
 
     __slots__ = ("_channels", "prefix")
 
-    def __init__(self, prefix: str, database: int = 0) -> None:
-        self.prefix = f"{{{prefix}}}:{SCHEMA}:"
+    def __init__(self, prefix: str, database: int = 0, keyprefix: str = "") -> None:
+        self.prefix = f"{namespace(keyprefix, prefix)}:{SCHEMA}:"
         # Channels, unlike keys, are shared by all databases of a server.
         self._channels = f"{self.prefix}notices:{database}:" if database else f"{self.prefix}notices:"
 

@@ -209,7 +209,10 @@ class Link:
         else:
             self._open()
         if not self.connected:
-            logger.info("celery-gconc: session %s, coordination Redis %s", self.session, self.settings.safe_url)
+            where, place = self.settings.safe_url, self.settings.place
+            if place is not None and place.keyprefix:
+                where += f", namespace {self.settings.namespace}"
+            logger.info("celery-gconc: session %s, coordination Redis %s", self.session, where)
         self.connected = True
         self._retry_after = FIRST_RETRY
         self.tried.set()
@@ -291,9 +294,9 @@ class Link:
             )
         if opened.strangers:
             logger.warning(
-                "celery-gconc: namespace %r is shared with workers of another app or broker (%s): "
+                "celery-gconc: namespace %s is shared with workers of another app or broker (%s): "
                 "their tasks count under the same limits",
-                self.settings.key_prefix,
+                self.settings.namespace,
                 ", ".join(sorted(opened.strangers)),
             )
 

@@ -7,69 +7,80 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from .errors import SettingError
-from .urls import Place
+from .places import Address, Place, Server
 
 #: How long, in seconds, connecting may take.
 CONNECT_TIMEOUT = 2.0
 
-#: How long, in seconds, connecting to a Sentinel may take, and its answer.
-SENTINEL_TIMEOUT = 1.0
+#: How long, in seconds, connecting to a server that is only asked where our keys are may take, and its answer.
+ASK_TIMEOUT = 1.0
 
 #: How many times longer Sentinels aren't asked again, as one didn't answer.
 LOOK_AGAIN_FACTOR = 9
-
-Address = tuple[str, int]
 
 
 class Nodes:
     """Makes plain clients, and knows those that may have open connections."""
 
-    def __init__(self, place: Place, options: Mapping[str, Any], call_timeout: float) -> None:
+    def __init__(self, place: Place, call_timeout: float) -> None:
         self._place = place
-        self._is_tls = place.kind != "server" and bool(options.get("ssl"))
-        self._options: dict[str, Any] = {
-            "socket_timeout": call_timeout,
-            "socket_connect_timeout": CONNECT_TIMEOUT,
-            # redis-py >= 6 retries silently by default.
-            "retry": Retry(NoBackoff(), 0),
-            **{name: value for name, value in options.items() if place.kind == "server" or name != "ssl"},
-        }
+        self._defaults = {"socket_timeout": call_timeout, "socket_connect_timeout": CONNECT_TIMEOUT}
         self._pools: WeakSet[Any] = WeakSet()
         self._check_options()
 
-    def make(self, address: Address | None) -> Any:
-        """A client of the node at an address (None: of the one server that the URL names)."""
-        if address is None:
-            made = redis.Redis.from_url(self._place.url, **self._options)
-        else:
-            url = self._place.node_url(*address, is_tls=self._is_tls)
-            made = redis.Redis.from_url(url, **self._options, redis_connect_func=ConnectOnce())
+    def make(self, server: Server, **defaults: Any) -> Any:
+        """A client of one server. *defaults* are for what nobody has said."""
+        given = {**self._defaults, **defaults, **server.options}
+        if "path" in given:
+            given.pop("socket_connect_timeout", None)
+        if server.is_found:
+            given["redis_connect_func"] = ConnectOnce(given.get("redis_connect_func"))
+        # One protocol for all servers; and redis-py >= 6 would retry silently by default.
+        given.update(protocol=2, retry=Retry(NoBackoff(), 0))
+        made: Any = redis.Redis(connection_pool=redis.ConnectionPool(server.connection_class, **given))
+        made.auto_close_connection_pool = True
         self._pools.add(made.connection_pool)
         return made
 
+    def found(self, address: Address) -> Server:
+        """The node of ours at an address that somebody has told us."""
+        return self._place.node.at(address)
+
     def forget_in_child(self) -> None:
         """In a forked child: close this side of every connection."""
-        forget_sockets(self._pools)
+        # redis-py 5.0-8.1: there is no public list of a pool's connections.
+        for pool in list(self._pools):
+            known = [*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())]
+            for connection in known:
+                if (sock := getattr(connection, "_sock", None)) is not None:
+                    with suppress(OSError):
+                        os.close(sock.detach())
 
     def _check_options(self) -> None:
         """redis-py itself finds an option that it doesn't know only when it connects."""
-        pool = self.make(self._place.hosts[0] if self._place.hosts else None).connection_pool
-        try:
-            pool.connection_class(**pool.connection_kwargs)
-        except (TypeError, ValueError, RedisError) as exc:
-            raise SettingError(f"global_concurrency_redis_options: the Redis client doesn't take them: {exc}") from None
+        of_node = self._place.servers if self._place.kind == "server" else (self.found(("localhost", 1)),)
+        for server in (*of_node, *self._place.servers):
+            pool = self.make(server).connection_pool
+            try:
+                pool.connection_class(**pool.connection_kwargs)
+            except (TypeError, ValueError, RedisError) as exc:
+                raise SettingError(
+                    f"{self._place.source} or global_concurrency_redis_options: "
+                    f"the Redis client doesn't take its options: {exc}"
+                ) from None
 
 
 class ConnectedBeforeError(RedisConnectionError):
@@ -79,48 +90,41 @@ class ConnectedBeforeError(RedisConnectionError):
 class ConnectOnce:
     """What redis-py calls when a connection was made, for each connection of a pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[Any], None] | None) -> None:
         self._known: WeakSet[Any] = WeakSet()
+        self._begin = begin
 
     def __call__(self, connection: Any) -> None:
         """Begin to talk; but only once."""
         if connection in self._known:
             raise ConnectedBeforeError("the connection was closed")
         self._known.add(connection)
-        connection.on_connect()
-
-
-def forget_sockets(pools: Iterable[Any]) -> None:
-    """In a forked child: close this side of all connections of these pools, without a word to the server."""
-    # redis-py 5.0-8.1: there is no public list of a pool's connections.
-    for pool in list(pools):
-        known = [*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())]
-        for connection in known:
-            if (sock := getattr(connection, "_sock", None)) is not None:
-                with suppress(OSError):
-                    os.close(sock.detach())
+        if self._begin is None:
+            connection.on_connect()
+        else:
+            self._begin(connection)
 
 
 class Finder:
     """Knows where our keys are. This one: on the only server that there is."""
 
-    def find(self) -> Address | None:
-        """The address of the node (None: there is only one).
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def find(self) -> Server:
+        """The node that has our keys.
 
         Raises:
             RedisError: nobody could say.
         """
-        return None
+        return self._server
 
-    def elsewhere(self) -> Address | None:
+    def elsewhere(self) -> Server | None:
         """Where our keys are, if that is no longer where they were found."""
         return None
 
     def failed(self) -> None:
         """What was found last didn't serve: ask somebody else first, next time."""
-
-    def forget_in_child(self) -> None:
-        """In a forked child: close this side of every connection."""
 
 
 class Sentinels(Finder):
@@ -133,31 +137,23 @@ class Sentinels(Finder):
     on taking writes, which will be lost, for some ten seconds after its successor was named (Redis 7.0).
     """
 
-    def __init__(
-        self, hosts: Iterable[Address], master_name: str, options: Mapping[str, Any], look_again: float
-    ) -> None:
-        self._hosts = list(hosts)
-        self._master_name = master_name
+    def __init__(self, place: Place, nodes: Nodes, look_again: float) -> None:
+        self._sentinels = list(place.servers)
+        self._master_name = place.master_name
+        self._nodes = nodes
         self._look_again, self._next_look = look_again, 0.0
         self._failovers = 0
-        self._options: dict[str, Any] = {
-            "socket_timeout": SENTINEL_TIMEOUT,
-            "socket_connect_timeout": SENTINEL_TIMEOUT,
-            "retry": Retry(NoBackoff(), 0),
-            **options,
-        }
-        self._pools: WeakSet[Any] = WeakSet()
 
-    def find(self) -> Address:  # noqa: D102 - as above
+    def find(self) -> Server:  # noqa: D102 - as above
         why, outdated = [], []
-        for host, port in list(self._hosts):
+        for sentinel in list(self._sentinels):
             try:
-                found, failovers = self._ask(host, port)
+                found, failovers = self._ask(sentinel)
             except (RedisError, OSError) as exc:
-                why.append(f"{host}:{port}: {exc}")
+                why.append(f"{sentinel}: {exc}")
             else:
                 if found is None:
-                    why.append(f"{host}:{port}: knows no master {self._master_name!r}")
+                    why.append(f"{sentinel}: knows no master {self._master_name!r}")
                 elif failovers >= self._failovers:
                     return self._believe(found, failovers)
                 else:
@@ -168,12 +164,12 @@ class Sentinels(Finder):
             return self._believe(found, failovers)
         raise RedisConnectionError(f"no Sentinel names a master {self._master_name!r} ({'; '.join(why)})")
 
-    def elsewhere(self) -> Address | None:  # noqa: D102 - as above
+    def elsewhere(self) -> Server | None:  # noqa: D102 - as above
         if not self._next_look or time.monotonic() < self._next_look:
             return None
         self._next_look = time.monotonic() + self._look_again
         try:
-            found, failovers = self._ask(*self._hosts[0])
+            found, failovers = self._ask(self._sentinels[0])
         except (RedisError, OSError):
             self.failed()
             self._next_look += LOOK_AGAIN_FACTOR * self._look_again  # the master may be well all the same
@@ -181,20 +177,16 @@ class Sentinels(Finder):
         return self._believe(found, failovers) if found is not None and failovers > self._failovers else None
 
     def failed(self) -> None:  # noqa: D102 - as above
-        self._hosts = self._hosts[1:] + self._hosts[:1]
+        self._sentinels = self._sentinels[1:] + self._sentinels[:1]
 
-    def forget_in_child(self) -> None:  # noqa: D102 - as above
-        forget_sockets(self._pools)
-
-    def _believe(self, found: Address, failovers: int) -> Address:
+    def _believe(self, found: Address, failovers: int) -> Server:
         self._failovers = failovers
         self._next_look = time.monotonic() + self._look_again
-        return found
+        return self._nodes.found(found)
 
-    def _ask(self, host: str, port: int) -> tuple[Address | None, int]:
+    def _ask(self, server: Server) -> tuple[Address | None, int]:
         """The address of the master that a Sentinel names, and how many failovers it knows of."""
-        made: Any = redis.Redis(host, port, **self._options)
-        self._pools.add(made.connection_pool)
+        made = self._nodes.make(server, socket_timeout=ASK_TIMEOUT, socket_connect_timeout=ASK_TIMEOUT)
         with closing(made) as sentinel:
             # In two words: redis-py parses the answers to commands that it knows, each version in its own way.
             found = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
@@ -206,17 +198,67 @@ class Sentinels(Finder):
         return (_text(found[0]), int(found[1])), failovers
 
 
+class Alternatives(Finder):
+    """The first of several servers that answers and takes writes, and again an earlier one once it does.
+
+    kombu goes on to the next server of a broker's URL when one is lost. All workers of a namespace shall be at one of
+    them, so each prefers the earlier, and looks every *look_again* seconds whether one is there.
+    """
+
+    def __init__(self, servers: Iterable[Server], nodes: Nodes, look_again: float) -> None:
+        self._servers = [replace(server, is_found=True) for server in servers]
+        self._nodes = nodes
+        self._look_again, self._next_look = look_again, 0.0
+        self._at = 0
+
+    def find(self) -> Server:  # noqa: D102 - as above
+        why: list[str] = []
+        for number, server in enumerate(self._servers):
+            if self._serves(server, why):
+                return self._take(number)
+        raise RedisConnectionError(f"none of the alternatives serves ({'; '.join(why)})")
+
+    def elsewhere(self) -> Server | None:  # noqa: D102 - as above
+        if not self._at or time.monotonic() < self._next_look:
+            return None
+        self._next_look = time.monotonic() + self._look_again
+        for number in range(self._at):
+            if self._serves(self._servers[number], []):
+                return self._take(number)
+        return None
+
+    def _take(self, number: int) -> Server:
+        self._at, self._next_look = number, time.monotonic() + self._look_again
+        return self._servers[number]
+
+    def _serves(self, server: Server, why: list[str]) -> bool:
+        made = self._nodes.make(server, socket_timeout=ASK_TIMEOUT, socket_connect_timeout=ASK_TIMEOUT)
+        with closing(made) as node:
+            try:
+                node.execute_command("PING")
+                role = node.execute_command("ROLE")
+            except (NoPermissionError, ResponseError):
+                return True  # it answers, but not everybody may ask it that
+            except (RedisError, OSError) as exc:
+                why.append(f"{server}: {exc}")
+                return False
+        if _text(role[0]) in ("slave", "replica"):
+            why.append(f"{server}: is a replica")
+            return False
+        return True
+
+
 class ClusterNodes(Finder):
     """Asks one node after the other who owns a slot: those of the URL, and those that it has heard of."""
 
-    def __init__(self, hosts: Iterable[Address], slot: int, nodes: Nodes, patience: float) -> None:
-        self._seeds = tuple(hosts)
+    def __init__(self, servers: Iterable[Server], slot: int, nodes: Nodes, patience: float) -> None:
+        self._seeds = tuple(server.address for server in servers)
         self._hosts = list(self._seeds)
         self._slot = slot
         self._nodes = nodes
         self._patience = patience
 
-    def find(self) -> Address:  # noqa: D102 - as above
+    def find(self) -> Server:  # noqa: D102 - as above
         why = []
         ends = time.monotonic() + self._patience
         for host, port in list(self._hosts):
@@ -226,7 +268,7 @@ class ClusterNodes(Finder):
                 why.append(f"{host}:{port}: {exc}")
             else:
                 if owner is not None:
-                    return owner
+                    return self._nodes.found(owner)
                 why.append(f"{host}:{port}: knows no owner of slot {self._slot}")
             self.failed()
             if time.monotonic() >= ends:
@@ -237,7 +279,7 @@ class ClusterNodes(Finder):
         self._hosts = self._hosts[1:] + self._hosts[:1]
 
     def _ask(self, host: str, port: int) -> Address | None:
-        with closing(self._nodes.make((host, port))) as node:
+        with closing(self._nodes.make(self._nodes.found((host, port)))) as node:
             ranges = node.execute_command("CLUSTER", "SLOTS")
         owner, heard = None, []
         for first, last, *servers in ranges:

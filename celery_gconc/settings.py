@@ -14,11 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery import Celery
+from redis.crc import key_slot
 
 from .errors import LimitError, SettingError
+from .inherited import inherited
+from .keys import Keys, namespace
 from .limits import parse_limit, parse_max
 from .lookup import PREFIX, closest, given, likely_meant, own_keys, pending
-from .urls import GROUP_SCHEMES, SECRET, SERVER_SCHEMES, masked, parse, scheme_of, without_secrets
+from .places import Place, read
+from .urls import SECRET, masked, without_secrets
 
 #: The coordination Redis, in whatever namespace: another app's URL is nothing to show either.
 _URL_KEY = re.compile(rf"(?i)(?:^|_){PREFIX}redis_url$")
@@ -70,11 +74,8 @@ class Settings:
     #: False: nothing else of this was read.
     enabled: bool = True
     limits: Mapping[str, int] = field(default_factory=dict)
-    #: Empty where none is set, and neither the broker nor the result backend is a Redis.
-    redis_url: str = field(default="", repr=False)
-    #: The setting that ``redis_url`` was taken from.
-    redis_source: str = PREFIX + "redis_url"
-    redis_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: Where the coordination Redis is; None where none is set, and neither broker nor result backend is a Redis.
+    place: Place | None = field(default=None, repr=False)
     key_prefix: str = "gconc"
     heartbeat_interval: float = 5.0
     heartbeat_timeout: float = 30.0
@@ -89,14 +90,24 @@ class Settings:
     misspelt: tuple[tuple[str, str], ...] = ()
 
     @property
+    def redis_source(self) -> str:
+        """The setting that names the coordination Redis; empty where none does."""
+        return self.place.source if self.place else ""
+
+    @property
     def inherited_url(self) -> bool:
-        """Whether ``redis_url`` was taken from the broker or result backend, not set."""
+        """Whether the coordination Redis is the broker's or the result backend's, not one that is set for us."""
         return self.redis_source != PREFIX + "redis_url"
 
     @property
     def safe_url(self) -> str:
         """The coordination Redis for people to read: no password."""
-        return masked(self.redis_url)
+        return self.place.shown if self.place else "..."
+
+    @property
+    def namespace(self) -> str:
+        """What all keys and channels begin with, but for the schema's number."""
+        return namespace(self.place.keyprefix if self.place else "", self.key_prefix)
 
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
@@ -111,10 +122,14 @@ class Settings:
         values = _given(conf)
         if not _is_enabled(values):
             return cls(enabled=False)
-        url = values.pop("redis_url", None)
-        url, source = _inherited_url(conf) if url is None else (url, PREFIX + "redis_url")
-        settings = _checked(values, url, source)
-        _need_master_name(settings)
+        options = _mapping(values, "redis_options")
+        place = _named_place(values)
+        if place is None:
+            try:
+                place = inherited(app, options)
+            except ValueError as exc:
+                raise SettingError(str(exc)) from None
+        settings = _checked(values, place)
         return replace(settings, misspelt=tuple(likely_meant(conf, SETTINGS)))
 
     def check_usable(self) -> None:
@@ -125,7 +140,7 @@ class Settings:
         """
         if not self.enabled:
             raise SettingError(SWITCHED_OFF)
-        if not self.redis_url:
+        if self.place is None:
             raise SettingError(NO_REDIS)
 
 
@@ -141,9 +156,12 @@ def hide_url(conf: Any) -> None:
     """Have the configuration show no password of ours."""
     own = {key for key, _ in own_keys(conf)}
     for key in list(conf):
-        is_url = key in own or (isinstance(key, str) and _URL_KEY.search(key))
-        if is_url and isinstance(conf[key], str) and "://" in conf[key]:
-            conf[key] = HiddenURL(conf[key])
+        if key in own or (isinstance(key, str) and _URL_KEY.search(key)):
+            value = conf[key]
+            if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+                value = ";".join(value)  # alternatives
+            if isinstance(value, str) and "://" in value:
+                conf[key] = HiddenURL(value)
 
 
 def check_pending(app: Celery) -> None:
@@ -161,7 +179,7 @@ def check_pending(app: Celery) -> None:
         return
     values = _given(pending(app))
     if _is_enabled(values):
-        _checked(values, values.pop("redis_url", None))
+        _checked(values, _named_place(values))
 
 
 def _given(conf: Any) -> dict[str, Any]:
@@ -192,22 +210,6 @@ def _is_enabled(values: Mapping[str, Any]) -> bool:
     if not isinstance(enabled, bool):
         raise _refuse("enabled", enabled)
     return enabled
-
-
-def _inherited_url(conf: Any) -> tuple[str | None, str]:
-    """The URL of the first Redis that Celery itself uses, and the setting that names it; None where it uses none."""
-    for key in ("broker_read_url", "broker_url", "result_backend"):
-        value = getattr(conf, key, None)  # not conf.get(), which doesn't know of CELERY_BROKER_URL and its like
-        if key == "broker_read_url" and value == conf.broker_url:
-            continue  # nobody has set it: it is the broker_url then
-        urls = [value] if isinstance(value, str) else [str(url) for url in value or ()]
-        for url in urls:
-            if scheme_of(url) in GROUP_SCHEMES:
-                return ";".join(urls), key
-            for one in url.split(";"):
-                if scheme_of(one) in SERVER_SCHEMES:
-                    return one, key
-    return None, ""
 
 
 def _value(values: Mapping[str, Any], name: str) -> Any:
@@ -259,35 +261,30 @@ def _limits(values: Mapping[str, Any]) -> dict[str, int]:
     return limits
 
 
-def _url(url: Any) -> str:
-    if not isinstance(url, str):
+def _named_place(values: Mapping[str, Any]) -> Place | None:
+    """Where our own settings say that the coordination Redis is; None if they don't."""
+    url, options = values.get("redis_url"), _mapping(values, "redis_options")
+    if url is None:
+        return None
+    urls = [url] if isinstance(url, str) else url
+    if not isinstance(urls, (list, tuple)) or not urls or not all(isinstance(one, str) for one in urls):
         raise _refuse("redis_url", url)
+    text = ";".join(urls)
     try:
-        place = parse(url)
+        place = read(text, options)
     except ValueError as exc:
-        raise _refuse("redis_url", masked(url), f": {exc}") from None
-    return place.url or url
+        raise _refuse("redis_url", masked(text), f": {exc}") from None
+    if place.kind == "sentinel" and not place.master_name:
+        how = f"{PREFIX}redis_options={{'master_name': ...}}"
+        raise _refuse("redis_url", place.shown, f": a sentinel:// URL needs ?master_name=..., or {how}")
+    return place
 
 
-def _need_master_name(settings: Settings) -> None:
-    if not settings.redis_url:
-        return
-    place = parse(settings.redis_url)
-    if place.kind != "sentinel" or place.master_name or settings.redis_options.get("master_name"):
-        return
-    how = f"{PREFIX}redis_options={{'master_name': ...}}"
-    if settings.inherited_url:
-        raise SettingError(
-            f"{PREFIX}redis_url is not set, and of the broker or result backend {settings.safe_url} only the URL is "
-            f"inherited, never its transport options: set {how} (with 'sentinel_kwargs' too, if the Sentinels need any)"
-        )
-    raise _refuse("redis_url", settings.safe_url, f": a sentinel:// URL needs ?master_name=..., or {how}")
-
-
-def _checked(values: Mapping[str, Any], url: Any, source: str = PREFIX + "redis_url") -> Settings:
+def _checked(values: Mapping[str, Any], place: Place | None) -> Settings:
     prefix = _value(values, "key_prefix")
     if not isinstance(prefix, str) or not re.fullmatch(r"[\w.-]{1,64}", prefix, re.ASCII):
         raise _refuse("key_prefix", prefix)
+    _check_hash_tag(place, prefix)
     interval = _number(values, "heartbeat_interval", 0.1)
     timeout = _number(values, "heartbeat_timeout", 0.0)
     if timeout < 2 * interval:
@@ -310,9 +307,7 @@ def _checked(values: Mapping[str, Any], url: Any, source: str = PREFIX + "redis_
             raise _refuse(name, _value(values, name))
     return Settings(
         limits=_limits(values),
-        redis_url="" if url is None else _url(url),
-        redis_source=source,
-        redis_options=dict(_mapping(values, "redis_options")),
+        place=place,
         key_prefix=prefix,
         heartbeat_interval=interval,
         heartbeat_timeout=timeout,
@@ -324,3 +319,14 @@ def _checked(values: Mapping[str, Any], url: Any, source: str = PREFIX + "redis_
         on_lease_lost=_value(values, "on_lease_lost"),
         warnings=tuple(warnings),
     )
+
+
+def _check_hash_tag(place: Place | None, prefix: str) -> None:
+    """In a Redis Cluster all keys have to be in one slot."""
+    if place is None or place.kind != "cluster":
+        return
+    if len({key_slot(key.encode()) for key in Keys(prefix, keyprefix=place.keyprefix).all()}) > 1:
+        raise SettingError(
+            f"{PREFIX}redis_options={{'global_keyprefix': {place.keyprefix!r}}}: in a Redis Cluster it can't begin "
+            "with '{}', which leaves the keys no hash tag: leave the braces out, or put a name between them"
+        )

@@ -19,6 +19,7 @@ from .client import connect
 from .errors import StoreRefused, StoreUnavailable
 from .keys import Keys
 from .nodes import CONNECT_TIMEOUT
+from .places import Place, read
 from .scripts import lua
 from .settings import Settings
 from .status import (
@@ -39,7 +40,6 @@ from .status import (
     waiting_of,
     with_configured,
 )
-from .urls import parse
 from .wire import Former, Held, Notice, Opened, Record, Refused, Sync, Synced, grants_of, text_of
 
 logger = get_logger(__name__)
@@ -65,15 +65,15 @@ class Store:
 
     def __init__(
         self,
-        url: str,
+        where: Place | str,
         prefix: str,
         options: Mapping[str, Any] | None = None,
         call_timeout: float = CALL_TIMEOUT,
     ) -> None:
-        database = parse(url).database
-        self.keys = Keys(prefix, int((options or {}).get("db") or 0) if database is None else database)
+        place = read(where, options or {}) if isinstance(where, str) else where
+        self.keys = Keys(prefix, place.database, place.keyprefix)
         self._told_of_strangers = False
-        self._client = connect(url, self.keys.key("meta"), options or {}, call_timeout)
+        self._client = connect(place, self.keys.key("meta"), call_timeout)
         self._scripts = {name: self._client.register_script(lua("core", name)) for name in SCRIPTS}
 
     @classmethod
@@ -84,7 +84,8 @@ class Store:
             SettingError: they name none, or the package is switched off.
         """
         settings.check_usable()
-        return cls(settings.redis_url, settings.key_prefix, settings.redis_options, call_timeout)
+        assert settings.place is not None
+        return cls(settings.place, settings.key_prefix, call_timeout=call_timeout)
 
     def open(
         self,

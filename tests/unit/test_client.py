@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 from celery import Celery
+from redis.connection import SSLConnection
 
 from celery_gconc import SettingError
 from celery_gconc.client import connect
+from celery_gconc.places import Place, read
 from celery_gconc.settings import Settings
 from celery_gconc.store import Store
-from celery_gconc.urls import masked, parse
+from celery_gconc.urls import masked
 
 SECRETS = ("hunter2", "hunter3")
 
@@ -18,6 +20,10 @@ def settings(url: str | None, *, broker: str = "amqp://", **options: object) -> 
     app = Celery("proj", broker=broker, set_as_current=False)
     app.conf.update(global_concurrency_redis_url=url, global_concurrency_redis_options=options)
     return Settings.from_app(app)
+
+
+def hosts(place: Place) -> list[str]:
+    return [str(server) for server in place.servers]
 
 
 @pytest.mark.parametrize(
@@ -31,20 +37,23 @@ def settings(url: str | None, *, broker: str = "amqp://", **options: object) -> 
     ],
 )
 def test_sentinels_are_written_as_kombu_does_or_with_commas(url):
-    place = parse(url)
-    assert (place.kind, place.hosts, place.master_name) == ("sentinel", (("a", 1), ("b", 2)), "m")
-    assert place.node_url("::1", 6379) == "redis://[::1]:6379/3"
+    place = read(url, {})
+    assert (place.kind, hosts(place), place.master_name, place.database) == ("sentinel", ["a:1", "b:2"], "m", 3)
+    assert place.node.at(("::1", 6379)).options == {"host": "::1", "port": 6379, "db": 3}
 
 
 def test_password_and_parameters_of_a_group_go_to_each_node():
-    place = parse("sentinel://me:p%40ss@a;sentinel://me:p%40ss@b?master_name=m&socket_timeout=2")
-    assert place.hosts == (("a", 26379), ("b", 26379))
-    assert place.node_url("c", 7, is_tls=True) == "rediss://me:p%40ss@c:7?socket_timeout=2"
+    place = read("sentinel://me:p%40ss@a;sentinel://me:p%40ss@b?master_name=m&socket_timeout=2", {"ssl": True})
+    assert hosts(place) == ["a:26379", "b:26379"]
+    node = place.node.at(("c", 7))
+    assert node.connection_class is SSLConnection
+    assert node.options == {"host": "c", "port": 7, "username": "me", "password": "p@ss", "socket_timeout": 2.0}
+    assert all(not server.options.get("password") for server in place.servers), "that of Redis isn't the Sentinels'"
 
 
 def test_a_cluster_is_named_by_some_of_its_nodes():
-    assert parse("rediscluster://a,b:7001/0").hosts == (("a", 6379), ("b", 7001))
-    assert parse("redisclusters://a").node_url("b", 1) == "rediss://b:1"
+    assert hosts(read("rediscluster://a,b:7001/0", {})) == ["a:6379", "b:7001"]
+    assert read("redisclusters://a", {}).node.connection_class is SSLConnection
 
 
 @pytest.mark.parametrize(
@@ -55,7 +64,10 @@ def test_a_cluster_is_named_by_some_of_its_nodes():
         ("redis://:hunter2@a:port", "host and port can't be read"),
         ("redis://:hunter2/@a", "host and port can't be read"),
         ("redis://:hunter2#@a", "a '#' is written %23"),
-        ("redis://:hunter2@a;redis://:hunter3@b", "one server, please"),
+        ("redis://:hunter2@a;amqp://:hunter3@b", "unknown scheme"),
+        ("redis://:hunter2@a/x", "the database must be a number"),
+        ("rediss://:hunter2@a?ssl_cert_reqs=hunter3", "ssl_cert_reqs must be none, optional, required"),
+        ("redis://:hunter2@a?credential_provider=nowhere.hunters", "credential_provider: No module named 'nowhere'"),
         ("redis://a?socket_timeout=hunter2", "a query parameter has a value that it can't have"),
         ("sentinel://:hunter2", "a port must be a number"),
         ("sentinel://:hunter2@", "no host"),
@@ -88,6 +100,9 @@ def test_a_wrong_url_is_refused_in_one_line_with_the_key_and_the_rule_and_no_pas
         ("redis://hunter2@a/1", "redis://**@a/1"),
         ("rediss://me:hunter2@a:1/1?ssl_cert_reqs=none&db=2", "rediss://me:**@a:1/1?db=2"),
         ("redis://a?password=hunter2", "redis://a"),
+        ("redis://:hunter2@a:1/1;rediss://:hunter3@b", "redis://:**@a:1/1;rediss://:**@b"),
+        ("redis+socket:///tmp/r.sock?virtual_host=3&password=x", "redis+socket:///tmp/r.sock?virtual_host=3"),
+        ("rediss://a?ssl_password=hunter2&ssl_keyfile=k&credential_provider=x.Y", "rediss://a"),
         ("unix://me:hunter2@/tmp/r.sock?db=1", "unix://me:**@/tmp/r.sock?db=1"),
         (
             "sentinel://:hunter2@a:1;sentinel://:hunter2@b/3?master_name=m&password=hunter3",
@@ -102,33 +117,21 @@ def test_a_url_is_shown_without_any_password(url, shown):
     assert masked(url) == shown
 
 
-def test_the_broker_s_sentinels_are_inherited_but_not_its_transport_options():
-    broker = "sentinel://:hunter2@a:1;sentinel://:hunter2@b:2/3"
-    assert parse(settings(None, broker=broker, master_name="m").redis_url).hosts == (("a", 1), ("b", 2))
-    with pytest.raises(SettingError) as refused:
-        settings(None, broker=broker)
-    said = str(refused.value)
-    assert "never its transport options" in said
-    assert "set global_concurrency_redis_options={'master_name': ...}" in said
-    assert "sentinel://:**@a:1,b:2/3" in said
-    assert not any(secret in said for secret in SECRETS)
-
-
 def test_the_master_s_name_may_stand_in_the_url_or_in_the_options():
     assert settings("sentinel://a?master_name=m").safe_url == "sentinel://a:26379?master_name=m"
-    assert settings("sentinel://a", master_name="m").redis_options == {"master_name": "m"}
+    assert settings("sentinel://a", master_name="m").place.master_name == "m"
 
 
-@pytest.mark.parametrize("url", ["redis://a", "sentinel://a?master_name=m", "rediscluster://a"])
+@pytest.mark.parametrize("url", ["redis://a", "sentinel://a?master_name=m", "rediscluster://a", "unix:///tmp/s"])
 def test_an_option_that_the_client_does_not_know_is_refused_before_it_connects(url):
     with pytest.raises(SettingError, match=r"global_concurrency_redis_options: .*nonsense"):
-        connect(url, "{gconc}:x", {"nonsense": 1}, 1.0)
-    connect(url, "{gconc}:x", {"socket_timeout": 1, "health_check_interval": 10}, 1.0)
+        connect(read(url, {"nonsense": 1}), "{gconc}:x", 1.0)
+    connect(read(url, {"socket_timeout": 1, "health_check_interval": 10}), "{gconc}:x", 1.0)
 
 
 def test_options_of_sentinels_and_tls_are_taken_and_nothing_is_connected():
     options = {"master_name": "m", "sentinel_kwargs": {"password": "hunter2"}, "ssl": True, "ssl_cert_reqs": "none"}
-    connect("sentinel://a", "{gconc}:x", options, 1.0).close()
+    connect(read("sentinel://a", options), "{gconc}:x", 1.0).close()
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,8 @@ def test_options_of_sentinels_and_tls_are_taken_and_nothing_is_connected():
         ("redis://h?db=6", {}, "{gconc}:v1:notices:6:"),
         ("redis://h", {"db": 3}, "{gconc}:v1:notices:3:"),
         ("unix:///tmp/s?db=2", {}, "{gconc}:v1:notices:2:"),
+        ("redis+socket:///tmp/s?virtual_host=3", {}, "{gconc}:v1:notices:3:"),
+        ("redis://h/5", {"global_keyprefix": "shop:"}, "shop:{gconc}:v1:notices:5:"),
         ("sentinel://h/4?master_name=m", {}, "{gconc}:v1:notices:4:"),
         ("rediscluster://h", {}, "{gconc}:v1:notices:"),
     ],

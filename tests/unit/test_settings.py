@@ -57,18 +57,18 @@ def test_the_defaults_are_valid():
 
 
 @pytest.mark.parametrize(
-    ("broker", "backend", "url", "source"),
+    ("broker", "backend", "where", "source"),
     [
-        ("redis://a/1", None, "redis://a/1", "broker_url"),
-        ("amqp://a", "rediss://b/2", "rediss://b/2", "result_backend"),
-        ("amqp://a;redis://c", None, "redis://c", "broker_url"),
-        ("redis+socket:///tmp/r.sock", None, "unix:///tmp/r.sock", "broker_url"),
+        ("redis://a/1", None, "a:6379", "broker_url"),
+        ("amqp://a", "redis://b/2", "b:6379", "result_backend"),
+        ("amqp://a;redis://c", None, "c:6379", "broker_url"),
+        ("redis+socket:///tmp/r.sock", None, "/tmp/r.sock", "broker_url"),
     ],
 )
-def test_the_redis_is_the_broker_if_that_is_one_else_the_result_backend(broker, backend, url, source):
+def test_the_redis_is_the_broker_if_that_is_one_else_the_result_backend(broker, backend, where, source):
     made = Celery("proj", broker=broker, backend=backend, set_as_current=False)
     settings = Settings.from_app(made)
-    assert (settings.redis_url, settings.redis_source) == (url, source)
+    assert ([str(server) for server in settings.place.servers], settings.redis_source) == ([where], source)
 
 
 def test_with_no_redis_anywhere_the_message_names_the_setting():
@@ -80,8 +80,9 @@ def test_with_no_redis_anywhere_the_message_names_the_setting():
 def test_a_password_is_never_shown():
     made = app(global_concurrency_redis_url="valkey://user:hunter2@host/1")
     settings = Settings.from_app(made)
-    assert settings.redis_url.startswith("redis://user:hunter2@")
-    assert "hunter2" not in settings.safe_url
+    assert settings.place.node.options["password"] == "hunter2"
+    assert settings.safe_url == "valkey://user:**@host/1"
+    assert "hunter2" not in repr(settings)
 
 
 def test_django_style_settings_with_a_namespace_are_read():
@@ -178,11 +179,11 @@ def test_without_a_namespace_the_spelling_of_celerys_old_settings_is_found_too(k
 def test_what_is_set_on_the_app_itself_wins_over_its_module():
     made = configured("CELERY", CELERY_GLOBAL_CONCURRENCY_REDIS_URL="redis://:secret@old", **TWO)
     GlobalConcurrency(made)
-    assert Settings.from_app(made).redis_url == "redis://:secret@old"
+    assert str(Settings.from_app(made).place.node) == "old:6379"
     made.conf.global_concurrency_redis_url = "redis://new"
     made.conf.update(global_concurrency_limits={"emails": 5})
     settings = Settings.from_app(made)
-    assert (settings.redis_url, settings.limits) == ("redis://new", {"queue:emails": 5})
+    assert (str(settings.place.node), settings.limits) == ("new:6379", {"queue:emails": 5})
 
 
 def test_settings_of_a_module_that_the_environment_names_are_found(tmp_path, monkeypatch):
