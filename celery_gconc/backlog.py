@@ -2,7 +2,8 @@
 
 explain, simulation -> Backlog -> kombu (passive declarations), or scripts over kombu's lists in Redis (lua/broker)
 
-It only looks: nothing is consumed, moved or declared. RabbitMQ tells how many messages a queue holds, not which.
+It only looks, but for ``empty`` and ``remove``: nothing is consumed, moved or declared. RabbitMQ tells how many
+messages a queue holds, not which.
 What is kombu's own here (key names, priorities, the hash of unacknowledged messages) is that of kombu 5.4 to 5.7.
 """
 
@@ -141,6 +142,42 @@ class Backlog:
                 return _RedisSearch(channel, task_id).find(names, counts)
         except (*connection.connection_errors, *connection.channel_errors, KombuError, OSError) as exc:
             raise self._unavailable(exc) from exc
+
+    def empty(self, queue: str) -> int:
+        """Remove all messages of a queue that no worker has taken; return how many: 0 where there is no such queue."""
+        connection = self.connect()
+        try:
+            with connection.channel() as channel:
+                return int(channel.queue_purge(queue) or 0)
+        except connection.channel_errors:
+            return 0
+        except (*connection.connection_errors, KombuError, OSError) as exc:
+            raise self._unavailable(exc) from exc
+
+    def remove(self, queues: Iterable[str], tasks: Iterable[str] = (), but: str = "") -> int:
+        """Remove the messages of these tasks, or of all *but* those whose names begin so; return how many.
+
+        With a Redis broker only: others hold messages that nobody can pick from; it returns 0 there.
+        """
+        connection = self.connect()
+        if connection.transport.driver_type != "redis":
+            return 0
+        names = [dumps(task)[1:-1] for task in tasks]
+        removed = 0
+        try:
+            with connection.channel() as channel:
+                for key in dict.fromkeys(
+                    channel._q_for_pri(queue, step) for queue in queues for step in channel.priority_steps
+                ):
+                    at = 0
+                    while True:
+                        left, gone = run_on_broker(channel, lua("broker/remove"), [key], at, STEP, but, *names)
+                        if not left and not gone:
+                            break
+                        at, removed = at + left, removed + gone
+        except (*connection.connection_errors, *connection.channel_errors, KombuError, OSError) as exc:
+            raise self._unavailable(exc) from exc
+        return removed
 
     def _unavailable(self, exc: Exception) -> BrokerUnavailable:
         url = without_secrets(self.app.conf.broker_url or "")

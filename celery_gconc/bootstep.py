@@ -22,6 +22,7 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 
 from . import telemetry
+from .broker import goes_by, queue_named
 from .clock import now
 from .deadlocks import DeadlockWatch
 from .errors import LimitError, SettingError
@@ -336,7 +337,8 @@ class GlobalConcurrencyStep(StartStopStep):
         names = self._names.get(key)
         if names is None:
             option = TaskOption.parse(task.name, getattr(task, "global_concurrency", None))
-            names = self._names[key] = candidates(task.name, queue, option)
+            consumed = queue_named(self.consumer.task_consumer, queue) if queue is not None else None
+            names = self._names[key] = candidates(task.name, goes_by(consumed) if consumed else queue, option)
         return names, queue
 
 
@@ -380,8 +382,9 @@ def full_name(app: Celery, limit: str) -> str:
     scope, _, rest = limit.partition(":")
     if scope != "queue":
         return limit
-    queue = app.amqp.queues.aliases.get(rest)  # type: ignore[attr-defined]
-    return limit if queue is None else f"queue:{queue.name}"
+    queues: Any = app.amqp.queues
+    queue = queues.aliases.get(rest) or queues.get(rest)
+    return limit if queue is None else f"queue:{goes_by(queue)}"
 
 
 def pool_name(pool: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 from kombu import Queue
+from kombu.common import Broadcast
 
 logger = get_logger(__name__)
 
@@ -21,6 +22,9 @@ Delivery = tuple[str, Any]
 
 #: Key under which a virtual transport's message says which queue it came from (its routing key need not).
 QUEUE_KEY = "gconc_queue"
+
+#: With what the name begins that RabbitMQ gives to a queue without one.
+SERVER_NAMED = "amq.gen-"
 
 #: How many times fewer than a quorum queue's delivery limit a message is put back, before a copy takes its place.
 SPARE_DELIVERIES = 2
@@ -256,6 +260,21 @@ def must_stay_consumed(consumer: Any, name: str) -> bool:
         or "x-expires" in arguments
         or arguments.get("x-single-active-consumer")
     )
+
+
+def goes_by(queue: Queue) -> str:
+    """The name by which limits know a queue: its own, or its alias where each process has a queue of its own.
+
+    (``kombu.common.Broadcast`` makes up another name in each process, and RabbitMQ one for a queue without a name; the
+    alias is what its declaration calls it.)
+    """
+    return name_of(str(queue.name), getattr(queue, "alias", None), isinstance(queue, Broadcast))
+
+
+def name_of(name: str, alias: str | None, is_broadcast: bool) -> str:
+    """The same, of a queue that is known by these facts."""
+    is_made_up = is_broadcast or not name or name.startswith(SERVER_NAMED)
+    return (alias if is_made_up else None) or name
 
 
 def queue_named(consumer: Any, name: str) -> Queue | None:

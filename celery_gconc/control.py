@@ -33,6 +33,9 @@ CONFIRM_SECONDS = 0.5
 #: How long, in seconds, the CLI waits for Redis when it takes a ticket.
 TICKET_TIMEOUT = 2.0
 
+#: How many requests a worker discards for one command: each is acknowledged and announced by its event loop.
+MOST_PURGED = 500
+
 #: The highest ticket, and the longest name of who makes a change, that are taken from a broadcast.
 MOST_TICKET, MOST_BY = 10**13, 200
 
@@ -134,6 +137,21 @@ def pause_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> di
 def resume_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
     """Start tasks of a paused limit again."""
     return _change(state, limit, lambda store, name, by, ticket: store.pause(name, False, by=by, ticket=ticket))
+
+
+@control_command(args=[("limit", limit_argument)], signature="<limit>")
+def purge_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
+    """Discard what waits in this worker for a limit; `celery gconc purge` empties the broker, too."""
+    step = _step(state)
+    if step is None:
+        return {"error": _NOT_INSTALLED}
+    try:
+        name = step.full_name(parse_limit(limit))
+    except LimitError as exc:
+        return {"error": f"{exc}; nothing was discarded"}
+    purged = step.gate.purge(name, MOST_PURGED)
+    more = "; there may be more" if purged == MOST_PURGED else ""
+    return {"ok": f"{name}: {purged} discarded{more}", "purged": purged}
 
 
 @control_command(args=[("size", size_argument)], signature="<pool size>")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .backlog import BrokerUnavailable
 from .bootstep import escaping_tasks
-from .names import covers_nothing
+from .names import covers_nothing, told_queues
 from .operations import Operations
 from .status import LimitStatus, SessionStatus, Status
 from .survey import ANSWER_SECONDS, Answers, Question, ask
@@ -283,7 +283,7 @@ class _Examination:
         """Limits name queues and tasks that there are."""
         if self._imports:
             return
-        queues = {one["name"] for told in self.queues.values() for one in told or ()}
+        queues = {name for names in told_queues(self.queues.values()) for name in names}
         elsewhere = {name for session in self._strangers for name in session.configured}
         for limit in self._in_use:
             is_used = limit.running or limit.waiting or limit.parked or limit.per_minute or limit.limit in elsewhere

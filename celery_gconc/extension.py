@@ -12,6 +12,7 @@ from .flower import install_when_flower_starts
 from .operations import Operations
 from .settings import check_pending, hide_url
 from .shell import refuse_start
+from .status import Purged
 
 
 class GlobalConcurrency(Operations):
@@ -38,6 +39,12 @@ class GlobalConcurrency(Operations):
         app.steps["consumer"].add(GlobalConcurrencyStep)
         _place_state_waiting()
         install_when_flower_starts(app)
+
+    def purge(self, limit: str, timeout: float = 1.0) -> Purged:
+        """Remove what waits for a limit, at the broker and in workers; see :func:`celery_gconc.purge.purge`."""
+        from .purge import purge  # it brings what asks workers, which others don't need
+
+        return purge(self, limit, timeout)
 
 
 def _hide_url(source: Any, **kwargs: Any) -> None:

@@ -29,6 +29,10 @@ from .run import Run
 logger = get_logger(__name__)
 
 
+#: How long, in seconds, a purge waits for another thread that starts requests.
+PURGE_SECONDS = 0.1
+
+
 class Watcher(Protocol):
     """What the gate tells about requests that are not started (the intake)."""
 
@@ -188,6 +192,32 @@ class Gate:
         self._watcher.keep([*waiting, *self._ready])
         self._give_back_overdue(waiting)
         self._tell_watcher()
+
+    def purge(self, limit: str, most: int) -> int:
+        """Discard requests that wait here and that a limit covers, or would if it were set; return how many.
+
+        Each ends as REVOKED, as those do that are revoked one by one. *most* at once, for that takes its time.
+        """
+        if not self._pumping.acquire(timeout=PURGE_SECONDS):
+            return 0  # called from within: a message was read while another was written
+        try:
+            for freed in self.ledger.uncovered():
+                self._unpark(freed)
+                self._ready.append(freed)
+            parked = [run for run in self.ledger.waiting() if limit in run.names][:most]
+            ready = [run for run in self._ready if limit in run.names][: most - len(parked)]
+            for run in ready:
+                self._ready.remove(run)
+            self.ledger.claims = len(self._ready)
+            found = [*(run for run in parked if self.ledger.leave(run)), *ready]
+        finally:
+            self._pumping.release()
+        for run in found:
+            self._unpark(run)
+            run.unhook()
+            run.purge()
+        self._wake()
+        return len(found)
 
     def connection_lost(self) -> None:
         """The broker's connection is gone: what was not started here is dropped, for the broker delivers it again."""

@@ -13,6 +13,7 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
+from .broker import goes_by, name_of
 from .errors import LimitError
 from .limits import TaskOption
 
@@ -25,7 +26,16 @@ def known_queues(app: Celery) -> set[str]:
     own = [getattr(task, "queue", None) for task in app.tasks.values()]
     named = {name for target in (*own, *_routed(app.conf.task_routes)) if (name := _queue_name(target))}
     aliases: Mapping[str, Queue] = app.amqp.queues.aliases  # type: ignore[attr-defined]
-    return {*app.amqp.queues, *(aliases[name].name if name in aliases else name for name in named)}
+    declared: Mapping[str, Queue] = app.amqp.queues
+    known = {goes_by(queue) for queue in declared.values()}
+    return known | {goes_by(aliases[name]) if name in aliases else name for name in named}
+
+
+def told_queues(answers: Iterable[Any]) -> set[tuple[str, str]]:
+    """The queues that workers consume, by their answers to ``active_queues``: each name, and that by which it goes."""
+    told = [one for answer in answers for one in answer or ()]
+    # kombu 5.4-5.7: a Broadcast tells its attribute ``queue``, which no other queue has.
+    return {(one["name"], name_of(one["name"], one.get("alias"), "queue" in one)) for one in told}
 
 
 def covers_nothing(app: Celery, limit: str, queues: Iterable[str] | None = None) -> str | None:

@@ -20,6 +20,7 @@ from celery import Celery
 
 from .backlog import Backlog, BrokerUnavailable
 from .errors import LimitError
+from .names import told_queues
 from .operations import Operations
 from .status import LimitStatus, Sample, SessionStatus
 from .survey import Question, ask
@@ -281,7 +282,11 @@ def _consuming(app: Celery, queue: str, sessions: Sequence[SessionStatus]) -> tu
         (told,) = ask(app, [Question("active_queues", destination=nodes)])
     except BrokerUnavailable as exc:
         return sessions, [f"{exc}; the slots of all workers are counted, also of those that don't consume {queue}"]
-    others = {node for node, queues in told.items() if queue not in {one["name"] for one in queues or ()}}
+    others = {
+        node
+        for node, queues in told.items()
+        if queue not in {name for names in told_queues([queues]) for name in names}
+    }
     silent = [node for node in nodes if node not in told]
     doubts = [f"no answer from {all_of(silent)}: counted as if consuming {queue}"] if silent else []
     return [session for session in sessions if session.node not in others], doubts

@@ -223,6 +223,26 @@ class Status:
         return iter(self.limits)
 
 
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge has removed."""
+
+    limit: str
+    #: Messages that no worker had taken.
+    at_broker: int
+    #: Messages that workers held, by node.
+    in_workers: Mapping[str, int]
+    #: Live workers that gave no answer: what waits there is still there.
+    silent: tuple[str, ...] = ()
+    #: Whether workers had none left at the end.
+    is_complete: bool = True
+
+    @property
+    def total(self) -> int:
+        """How many messages were removed."""
+        return self.at_broker + sum(self.in_workers.values())
+
+
 def as_json(value: Any) -> Any:
     """Any value of this module as JSON has it: dataclasses as objects, tuples as arrays."""
     if is_dataclass(value) and not isinstance(value, type):

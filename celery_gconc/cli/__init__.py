@@ -12,7 +12,7 @@ import click
 from celery.bin.base import handle_preload_options
 from click_didyoumean import DYMGroup  # type: ignore[import-untyped]
 
-from .changes import get, pause, reset, resume, set_
+from .changes import get, pause, purge, reset, resume, set_
 from .diagnosis import doctor, explain, exporter, repair, simulate
 from .state import holders, status, waiting
 from .top import top
@@ -28,7 +28,7 @@ def gconc(ctx: click.Context, **kwargs: Any) -> None:  # celery 5.4-5.6: kwargs 
     """
 
 
-for command in (status, top, holders, waiting, explain, set_, get, reset, pause, resume):
+for command in (status, top, holders, waiting, explain, set_, get, reset, pause, resume, purge):
     gconc.add_command(command)
 for command in (simulate, doctor, repair, exporter):
     gconc.add_command(command)

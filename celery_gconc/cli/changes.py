@@ -11,11 +11,12 @@ from celery import Celery
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.names import covers_nothing
 from celery_gconc.status import Change, LimitStatus
-from celery_gconc.wording import span
+from celery_gconc.survey import ANSWER_SECONDS
+from celery_gconc.wording import all_of, count_of, span
 
-from .arguments import LIMIT, MAX, SPAN
+from .arguments import LIMIT, MAX, SPAN, NumberRange
 from .rows import moment, pause_note
-from .terminal import Command, Terminal, pass_terminal
+from .terminal import EXIT_NO, Command, Terminal, pass_terminal
 
 _for = click.option(
     "--for", "duration", type=SPAN, metavar="SPAN",
@@ -87,6 +88,51 @@ def get(terminal: Terminal, limit: str) -> None:
     click.echo("unlimited" if found.max is None else found.max)
     if found.paused:
         terminal.note(pause_note(found, status.at))
+
+
+@click.command(cls=Command)
+@_limit
+@click.option("--force", "-f", is_flag=True, help="Don't ask first.")
+@click.option(
+    "--timeout",
+    type=NumberRange(min=0.1, max=60.0),
+    default=ANSWER_SECONDS,
+    show_default=True,
+    help="Seconds that workers have for each answer.",
+)
+@pass_terminal
+def purge(terminal: Terminal, limit: str, force: bool, timeout: float) -> None:
+    """Remove what waits for LIMIT, at the broker and in workers, for good. Tasks that run go on.
+
+    Of a queue, all its messages go, but for those that have started. Of any other limit, the messages of tasks that it
+    covers: those that workers hold, and with a Redis broker those in the queues.
+
+    Exit code 1 where some may be left: a worker gave no answer, or more came than were removed.
+    """
+    from celery_gconc.purge import purge as purge_limit
+
+    name = terminal.operations.full_name(limit)
+    if not force:
+        click.echo(
+            f"This removes all messages that wait for {name}, at the broker and in workers. There is no undo.", err=True
+        )
+        click.confirm("Are you sure? (-f skips this question)", abort=True, err=True)
+    purged = purge_limit(terminal.operations, limit, timeout)
+    if terminal.is_json:
+        terminal.json(purged)
+    elif purged.total:
+        nodes = ", ".join(f"{node} {count}" for node, count in sorted(purged.in_workers.items()))
+        count = sum(purged.in_workers.values())
+        where = f"{purged.at_broker} at the broker, {count} in workers" + (f" ({nodes})" if nodes else "")
+        terminal.line(f"{name}: {count_of(purged.total, 'message')} removed: {where}")
+    else:
+        terminal.line(f"{name}: nothing waited")
+    if purged.silent:
+        terminal.warn(f"{all_of(purged.silent)} gave no answer in time: what waits there is still there")
+    if not purged.is_complete:
+        terminal.warn("more came than were removed: give the command again, or pause the limit first")
+    if purged.silent or not purged.is_complete:
+        click.get_current_context().exit(EXIT_NO)
 
 
 def _make(terminal: Terminal, limit: str, make: Callable[[], Change]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 from kombu import Exchange, Queue
+from kombu.common import Broadcast
 
 QUEUES = [
     Queue("celery", Exchange("celery", type="direct"), routing_key="celery"),
@@ -25,6 +26,7 @@ def _quorum(name: str, **arguments: object) -> Queue:
 SPECIAL = {
     "sports": Queue("sports", Exchange("news", type="topic"), routing_key="news.sports"),
     "fan": Queue("fan", Exchange("fan", type="fanout")),
+    "reload": Broadcast("reload"),
     "quorum": _quorum("quorum"),
     "strict": _quorum("strict", **{"x-delivery-limit": 4}),
     "single": Queue(
