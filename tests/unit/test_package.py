@@ -39,7 +39,7 @@ def test_eager_tasks_and_direct_calls_never_touch_redis():
     app.conf.global_concurrency_limits = {"app": 0}
     GlobalConcurrency(app)
 
-    @app.task(global_concurrency=0)
+    @app.task(shared=False, global_concurrency=0)
     def double(number: int) -> int:
         return 2 * number
 
