@@ -25,6 +25,7 @@ from . import telemetry
 from .broker import goes_by, queue_named
 from .clock import now
 from .deadlocks import DeadlockWatch
+from .embedded import end_wait, watch_start
 from .errors import LimitError, SettingError
 from .gate import Gate
 from .intake import Intake
@@ -32,6 +33,7 @@ from .ledger import Ledger
 from .limits import Limits, TaskOption, candidates
 from .link import Link
 from .lookout import Lookout
+from .misfits import misfits
 from .observer import Observer
 from .resize import Resizer, count_only_startable, pool_size
 from .run import Run, note_delivery
@@ -163,6 +165,7 @@ class GlobalConcurrencyStep(StartStopStep):
         self.deadlocks = DeadlockWatch(self.link.call)
         self.terminator = Terminator(self.gate, interval=settings.heartbeat_interval, call_soon=consumer.call_soon)
         self._refusal: str | None = None
+        watch_start(consumer.controller, lambda: self._refusal)
         self._next_sweep = 0.0
         #: How often this worker's session was closed while it lived.
         self.lease_losses = 0
@@ -192,7 +195,10 @@ class GlobalConcurrencyStep(StartStopStep):
             self.lookout.start(has_loop=consumer.hub is not None)
             self.link.tried.wait(FIRST_CONTACT)
             self._rows.refresh()
+            for text in misfits(self.app, self._configured, self.ledger.table):
+                logger.warning("celery-gconc: %s", text)
         if self._refusal is not None:
+            end_wait(consumer.controller)
             raise WorkerShutdown(EX_CONFIG)
         if consumer.hub is None:
             self.starter.wake()
@@ -220,6 +226,8 @@ class GlobalConcurrencyStep(StartStopStep):
         self.lookout.close()
         self.link.stop()
         self.starter.close()
+        if self._refusal is not None:
+            worker_state.should_stop = None  # the next worker in this process has nothing to do with it
 
     def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]
         """What ``inspect stats`` shows. From memory: never a call to Redis."""
@@ -325,6 +333,11 @@ class GlobalConcurrencyStep(StartStopStep):
             self.terminator.lease_lost()
 
     # -- Names and limits --------------------------------------------------------------------------------
+
+    @property
+    def _configured(self) -> set[str]:
+        """The limits that the settings name."""
+        return {self.full_name(limit) for limit in self.settings.limits}
 
     def full_name(self, limit: str) -> str:
         """The limit's name with a queue's alias resolved."""

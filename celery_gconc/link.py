@@ -187,8 +187,8 @@ class Link:
                     break
                 self._pause()
             except SessionRefused as exc:
-                self.tried.set()
                 self._on_refused(str(exc))
+                self.tried.set()
                 break
             except Exception as exc:
                 # Whatever went wrong, the lease must go on being renewed.
@@ -451,9 +451,10 @@ class Link:
     def _lost(self, exc: StoreUnavailable) -> None:
         if self.connected or not self.tried.is_set():
             what = "wait" if self.settings.on_redis_error == "wait" else "run without a permit"
-            logger.error(
-                "celery-gconc: %s (%s); tasks under limits %s until it is back", exc, self.settings.safe_url, what
+            what = (
+                f"tasks under limits {what} until it is back" if self.ledger.table else "no limit is known: none wait"
             )
+            logger.error("celery-gconc: %s (%s); %s", exc, self.settings.safe_url, what)
         self.connected = False
         self._why = str(exc)
         self.tried.set()

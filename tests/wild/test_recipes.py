@@ -1,0 +1,193 @@
+"""Test suites as Celery's users have them, with limits and without; an app that needs no Redis, or is switched off."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.servers import ROOT, RedisServer, redis_server
+
+LIMITED = {"global_concurrency_limits": {"celery": 2}}
+
+#: What a suite that hangs may take, in seconds.
+MOST_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[RedisServer]:
+    """A Redis with messages and results only: who is connected to the other one is there for limits."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def over_redis(broker: RedisServer) -> dict[str, str]:
+    """Settings of an app with that broker. (With ``memory://`` a worker alone takes four seconds to stop.)"""
+    return {"broker_url": broker.url, "result_backend": broker.url}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python with such settings."""
+
+    def call(*arguments: str, conf: dict[str, object], **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment(tmp_path, conf, **env),
+            capture_output=True, text=True, timeout=MOST_SECONDS, check=False,
+        )  # fmt: skip
+
+    return call
+
+
+def environment(folder: Path, conf: dict[str, object], **env: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "TEST_CONF": json.dumps(conf),
+        "TEST_DATABASE": str(folder / "db.sqlite3"),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+        "C_FORCE_ROOT": "1",
+        **env,
+    }
+
+
+def pytest_of(name: str, *more: str) -> list[str]:
+    """A suite run by pytest, as a project of its own."""
+    options = ["-q", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", "-p", "no:celery"]
+    return ["-m", "pytest", *options, "-p", "no:docker_tools", "-p", "celery.contrib.pytest", *more,
+            str(ROOT / "tests" / "wild" / "recipes" / name)]  # fmt: skip
+
+
+def connected_to(url: str) -> int:
+    """How many clients but ourselves."""
+    with redis.Redis.from_url(url) as client:
+        return len(client.client_list()) - 1
+
+
+def received_by(url: str) -> int:
+    """How many connections a server has taken, without this one."""
+    with redis.Redis.from_url(url) as client:
+        return int(client.info("stats")["total_connections_received"]) - 1
+
+
+# -- Celery's own recipes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wild("recipes", "celery_worker and celery_session_worker, memory://, no limit")
+def test_the_fixtures_of_celery_work_without_limits_and_without_redis(run):
+    done = run(*pytest_of("with_fixtures.py"), conf={})
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.wild("recipes", "celery_worker and celery_session_worker, with limits")
+def test_the_fixtures_of_celery_work_with_limits(run, redis_url, over_redis):
+    before = received_by(redis_url)
+    done = run(
+        *pytest_of("with_fixtures.py"), conf={**over_redis, **LIMITED, "global_concurrency_redis_url": redis_url}
+    )
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert received_by(redis_url) > before + 1
+    assert connected_to(redis_url) == 0
+
+
+@pytest.mark.wild("recipes", "celery_worker, memory://, with limits and a Redis for them")
+def test_the_fixtures_of_celery_work_with_limits_over_a_broker_in_memory(run, redis_url):
+    conf = {**LIMITED, "global_concurrency_redis_url": redis_url}
+    done = run(*pytest_of("with_fixtures.py", "-k", "create"), conf=conf)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.wild("recipes", "limits and no Redis", result="an error of the test, at once")
+def test_limits_without_a_redis_are_one_clear_error_of_the_test(run):
+    done = run(*pytest_of("with_fixtures.py"), conf=LIMITED)
+    assert "3 errors" in done.stdout, done.stdout + done.stderr
+    assert "SettingError: a limit is configured (queue:celery), and there is no Redis to keep it" in done.stdout
+    assert "global_concurrency_enabled to False" in done.stdout
+
+
+@pytest.mark.wild("recipes", "celery_worker and celery_session_worker, limits, global_concurrency_enabled = False")
+def test_switched_off_the_fixtures_of_celery_work_and_no_redis_hears_of_it(run, redis_url, over_redis):
+    before = received_by(redis_url)
+    conf = {**over_redis, **LIMITED, "global_concurrency_redis_url": redis_url, "global_concurrency_enabled": False}
+    done = run(*pytest_of("with_fixtures.py"), conf=conf)
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert received_by(redis_url) == before + 1  # our own look at it
+
+
+@pytest.mark.parametrize(
+    ("conf", "limits"),
+    [
+        pytest.param({}, {}, marks=pytest.mark.wild("recipes", "Django's TransactionTestCase, no limit, no Redis")),
+        pytest.param(
+            {}, {"queue:celery": 2}, marks=pytest.mark.wild("recipes", "Django's TransactionTestCase, with limits")
+        ),
+    ],
+)
+def test_a_worker_beside_a_django_test_case_works(run, redis_url, broker, conf, limits):
+    if limits:
+        conf = {
+            "CELERY_BROKER_URL": broker.url,
+            "CELERY_RESULT_BACKEND": broker.url,
+            "CELERY_GLOBAL_CONCURRENCY_REDIS_URL": redis_url,
+            "CELERY_GLOBAL_CONCURRENCY_LIMITS": limits,
+        }
+    done = run(
+        "-m", "django", "test", "tests.wild.recipes.with_django", conf=conf,
+        DJANGO_SETTINGS_MODULE="tests.wild.recipes.django_settings",
+    )  # fmt: skip
+    assert "Ran 2 tests" in done.stderr, done.stderr
+    assert "\nOK\n" in done.stderr, done.stderr
+    assert connected_to(redis_url) == 0
+
+
+@pytest.mark.parametrize(
+    ("pool", "count"),
+    [
+        pytest.param("solo", 10, marks=pytest.mark.wild("recipes", "ten workers in one process, solo")),
+        pytest.param("threads", 10, marks=pytest.mark.wild("recipes", "ten workers in one process, threads")),
+        pytest.param("prefork", 4, marks=pytest.mark.wild("recipes", "four workers in one process, prefork")),
+    ],
+)
+def test_workers_after_each_other_leave_nothing_behind(run, redis_url, over_redis, tmp_path, pool, count):
+    conf = {**over_redis, **LIMITED, "global_concurrency_redis_url": redis_url}
+    out = tmp_path / "found.json"
+    env = {"TEST_POOL": pool, "TEST_COUNT": str(count), "TEST_OUT": str(out)}
+    done = run("-m", "unittest", "tests.wild.recipes.with_unittest", conf=conf, **env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    second, last = found[1], found[-1]
+    assert [one["threads"] for one in found] == [[]] * count
+    assert last["receivers"] == second["receivers"]
+    assert last["flags"] == [None, None]
+    assert last["requests"] == 0
+    if pool != "prefork":  # Celery's own queue for the log of each
+        assert last["files"] <= second["files"]
+    assert connected_to(redis_url) == 0
+
+
+@pytest.mark.wild("recipes", "task_always_eager, with limits")
+def test_eager_tasks_never_touch_redis(run, redis_url):
+    before = received_by(redis_url)
+    conf = {**LIMITED, "broker_url": redis_url, "task_always_eager": True}
+    done = run(
+        "-c", "from tests.wild.recipes.app import add\nassert add.delay(1, 2).get() == add.apply((1, 2)).get() == 3",
+        conf=conf, TEST_OPTION="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert received_by(redis_url) == before + 1  # our own look at it
+
+
+@pytest.mark.wild("recipes", "a Redis that may evict our keys", result="an error of the test, at once")
+def test_a_worker_that_is_refused_by_redis_is_an_error_of_the_test_and_the_next_one_runs(run, over_redis):
+    with redis_server(None, "--maxmemory-policy", "allkeys-lru") as evicting:
+        conf = {**over_redis, "global_concurrency_redis_url": evicting.url}
+        done = run("-m", "unittest", "tests.wild.recipes.refused", conf=conf, TEST_SAID="may evict our keys")
+        assert done.returncode == 0, done.stderr
+        assert connected_to(evicting.url) == 0
