@@ -7,6 +7,7 @@ from .errors import (
     SettingError,
     StoreRefused,
     StoreUnavailable,
+    StoreUnusable,
 )
 from .extension import GlobalConcurrency
 from .operations import Operations
@@ -47,6 +48,7 @@ __all__ = [
     "Status",
     "StoreRefused",
     "StoreUnavailable",
+    "StoreUnusable",
     "TaskPermit",
     "Totals",
     "Value",

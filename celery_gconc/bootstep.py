@@ -54,8 +54,9 @@ SWEEP_SECONDS = 1.0
 #: Exit code of a worker that may not start (EX_CONFIG of sysexits.h).
 EX_CONFIG = 78
 
-#: How long, in seconds, the start waits for the first session, so that a refusal stops it at once.
-FIRST_CONTACT = 2.0
+#: How long, in seconds, the start waits for the first session, so that a refusal stops it at once
+#: (a server that speaks no TLS is silent for two when it is spoken to so).
+FIRST_CONTACT = 4.0
 
 T = TypeVar("T")
 
@@ -239,6 +240,8 @@ class GlobalConcurrencyStep(StartStopStep):
                 "version": __version__,
                 "session": self.link.session,
                 "connected": self.link.connected,
+                "redis_error": self.link.trouble,
+                "redis_error_is_permanent": self.link.is_unusable,
                 "running": counts.running,
                 "parked": counts.parked,
                 "stopped_queues": self.intake.stopped,

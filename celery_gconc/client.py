@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -34,6 +34,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from .failures import NobodySaysError, is_dumb
 from .nodes import Alternatives, ClusterNodes, ConnectedBeforeError, Finder, Nodes, Sentinels
 from .places import Place, Server
 
@@ -75,6 +76,8 @@ class Client:
         self._node: Any = None
         #: Where the next node is, if somebody said so.
         self._next: Server | None = None
+        #: Where the last one was.
+        self._found: Server | None = None
         self._subscriptions: WeakSet[PubSub] = WeakSet()
 
     def register_script(self, text: str) -> Script:
@@ -88,6 +91,37 @@ class Client:
             RedisError, OSError: it was not carried out, or that is not known.
         """
         return self._call(lambda node: node.execute_command(*command))
+
+    @property
+    def user(self) -> str:
+        """The name of the user that the client gives; Redis may call it otherwise."""
+        return self._nodes.user
+
+    def asked(self, exc: BaseException) -> Server | None:
+        """The server that gave no reason for this error, if it came from one."""
+        if isinstance(exc, NobodySaysError):
+            return next((where for where, cause in exc.failures if is_dumb(cause)), None)
+        return self._found
+
+    def try_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands in one round trip, and return each one's answer: redis-py's, or the error that it gave.
+
+        Raises:
+            RedisError, OSError: they were not carried out, or that is not known.
+        """
+
+        def run(node: Any) -> list[Any]:
+            with node.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                answers: list[Any] = pipeline.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, ResponseError) and isinstance(_cluster_error(answer), (MovedError, AskError)):
+                    raise answer
+            return answers
+
+        found: list[Any] = self._call(run)
+        return found
 
     def info(self, *sections: str) -> dict[str, Any]:
         """``INFO`` of the node that has our keys."""
@@ -178,7 +212,8 @@ class Client:
     def _current(self) -> Any:
         node = self._node
         if node is None:
-            node = self._node = self._nodes.make(self._next or self._finder.find())
+            self._found = self._next or self._finder.find()
+            node = self._node = self._nodes.make(self._found)
         return node
 
     def _leave(self, to: Server | None = None) -> None:

@@ -6,12 +6,14 @@ settings, app, Redis, workers -> examine -> findings
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from .backlog import BrokerUnavailable
 from .bootstep import escaping_tasks
+from .errors import StoreUnusable
 from .names import covers_nothing, told_queues
 from .operations import Operations
 from .status import LimitStatus, SessionStatus, Status
@@ -80,6 +82,14 @@ def disagreements(status: Status) -> Iterator[tuple[LimitStatus, str]]:
             yield limit, f"{limit.limit}: configured differently: {text}; {holds}"
 
 
+def trouble_of(node: str, told: Mapping[str, Any]) -> tuple[str, str]:
+    """A sentence on a worker that isn't connected to Redis, by what it tells of itself, and what to do."""
+    why = str(told.get("redis_error") or "its log has the error")
+    if told.get("redis_error_is_permanent"):
+        return f"{node} can't use the coordination Redis until somebody changes something", why
+    return f"{node} can't reach the coordination Redis", f"see to it, and to the network between them: {why}"
+
+
 class _Examination:
     """One look at a namespace: what was read at its beginning, and the checks."""
 
@@ -106,6 +116,7 @@ class _Examination:
             self.health,
             self.versions,
             self.clocks,
+            self.rights,
             self.server_policy,
             self.settings_read,
             self.timeouts,
@@ -158,11 +169,7 @@ class _Examination:
         for node, stats in sorted(self.stats.items()):
             own = stats.get("global_concurrency") or {}
             if own.get("connected") is False:
-                yield Finding(
-                    ERROR,
-                    f"{node} can't reach the coordination Redis",
-                    "see to its network and to global_concurrency_redis_url; its log has the error",
-                )
+                yield Finding(ERROR, *trouble_of(node, own))
             if own.get("lease_losses"):
                 yield Finding(
                     WARNING,
@@ -216,6 +223,16 @@ class _Examination:
         return told
 
     # -- Redis and time-outs -----------------------------------------------------------------------------
+
+    def rights(self) -> Iterator[Finding]:
+        """The user that this app names may do what workers need."""
+        try:
+            unseen = self.operations.check_rights()
+        except StoreUnusable as exc:
+            yield Finding(ERROR, "what this app names as the coordination Redis can't be used by workers", str(exc))
+            return
+        for text in unseen:
+            yield Finding(INFO, text, "allow it to the user of this app where you can; workers go on without it")
 
     def server_policy(self) -> Iterator[Finding]:
         """The server keeps what it is given."""

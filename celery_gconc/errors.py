@@ -21,9 +21,13 @@ class StoreUnavailable(GlobalConcurrencyError):
     """The coordination Redis didn't answer, or answered that it can't; nothing is known to have changed."""
 
 
+class StoreUnusable(StoreUnavailable):
+    """The coordination Redis can't be used until somebody changes something; the message says what, and how."""
+
+
 class StoreRefused(GlobalConcurrencyError):
     """A script was asked for something that can't be; nothing was changed, and Redis serves as before."""
 
 
 class SessionRefused(GlobalConcurrencyError):
-    """The namespace doesn't take this worker (other heartbeat settings, a Redis that may evict our keys)."""
+    """The namespace doesn't take this worker (other heartbeat settings), or its Redis can't be used (a password)."""

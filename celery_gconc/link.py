@@ -25,7 +25,7 @@ from redis.client import PubSub
 
 from .children import PIPES_SECONDS, Children, Pipes
 from .clock import now
-from .errors import SessionRefused, StoreUnavailable
+from .errors import SessionRefused, StoreUnavailable, StoreUnusable
 from .ledger import Ledger
 from .settings import Settings
 from .store import MOST_NOTICES, Store
@@ -37,6 +37,9 @@ logger = get_logger(__name__)
 #: Seconds between tries to reach a Redis that is away: doubled from the first to the last, with jitter; and no more
 #: than half a heartbeat interval, for a Redis that has lost its data waits one for those who lived.
 FIRST_RETRY, LAST_RETRY = 0.1, 2.0
+
+#: How often, in seconds, it is said again that Redis can't be used until somebody changes something.
+REMINDER_SECONDS = 300.0
 
 #: How long, in seconds, after a lease's end a waiting session comes to reclaim it.
 RECLAIM_DELAY = 0.01
@@ -72,6 +75,9 @@ class Link:
         self._ids: list[str] = []
         #: Whether the last word with Redis went well. Written by the link's thread only.
         self.connected = False
+        #: Whether, while it isn't connected, it can't be until somebody changes something.
+        self.is_unusable = False
+        self._next_reminder = 0.0
         self._why = "the coordination Redis has not answered yet"
         #: Set once the first session is open, or Redis was found to be away.
         self.tried = threading.Event()
@@ -115,6 +121,11 @@ class Link:
         return self._ids[0] if self._ids else ""
 
     @property
+    def trouble(self) -> str | None:
+        """Why there is no connection to Redis, and what to do; None where there is one."""
+        return None if self.connected else f"{self._why} ({self.settings.safe_url})"
+
+    @property
     def is_started(self) -> bool:
         """Whether :meth:`start` was called."""
         return self._thread.ident is not None
@@ -134,8 +145,8 @@ class Link:
     def call(self, function: Callable[[Store], T]) -> Future[T]:
         """Run *function* with the store on the link's thread, between syncs."""
         future: Future[T] = Future()
-        if not self.connected:
-            future.set_exception(StoreUnavailable(f"{self._why} ({self.settings.safe_url})"))
+        if (trouble := self.trouble) is not None:
+            future.set_exception(StoreUnavailable(trouble))
             return future
         self._calls.append((function, future))
         self.wake()
@@ -188,7 +199,7 @@ class Link:
                 self._pause()
             except SessionRefused as exc:
                 self._on_refused(str(exc))
-                self.tried.set()
+                self.tried.set()  # whoever waits for it looks whether it was refused
                 break
             except Exception as exc:
                 # Whatever went wrong, the lease must go on being renewed.
@@ -201,19 +212,25 @@ class Link:
         self._end()
 
     def _connect(self) -> None:
-        self._check_server()
-        if self._opened_once:
-            self._resubscribe()
-            self.ledger.untold()
-            self._sync(full=True)
-        else:
-            self._open()
+        try:
+            self._check_server()
+            if self._opened_once:
+                self._resubscribe()
+                self.ledger.untold()
+                self._sync(full=True)
+            else:
+                self._open()
+        except StoreUnusable as exc:
+            if not self.tried.is_set() and self._config and self.settings.on_redis_error == "wait":
+                # The first that is known of it; tasks would wait for what can't be.
+                raise SessionRefused(f"{exc} ({self.settings.safe_url})") from exc
+            raise
         if not self.connected:
             where, place = self.settings.safe_url, self.settings.place
             if place is not None and place.keyprefix:
                 where += f", namespace {self.settings.namespace}"
             logger.info("celery-gconc: session %s, coordination Redis %s", self.session, where)
-        self.connected = True
+        self.connected, self.is_unusable = True, False
         self._retry_after = FIRST_RETRY
         self.tried.set()
         self._on_news()
@@ -221,6 +238,8 @@ class Link:
     def _check_server(self) -> None:
         if self._opened_once:
             return
+        for text in self.store.check_rights():
+            logger.warning("celery-gconc: the coordination Redis %s: %s", self.settings.safe_url, text)
         policy = self.store.server_info("memory").get("maxmemory_policy", "")
         if policy.startswith("allkeys"):
             text = (
@@ -275,12 +294,6 @@ class Link:
         self._sync(full=True)
 
     def _take_up(self, opened: Opened, sent: float) -> None:
-        if not opened.identified and not self._opened_once:
-            logger.warning(
-                "celery-gconc: the user of %s may not run INFO: a restart of Redis is noticed only where it forgot "
-                "what it had answered; allow +info to notice each",
-                self.settings.safe_url,
-            )
         self._syncs = self._confirmed = 0
         self._epoch, self._lease, self._overrides = opened.epoch, opened.lease, opened.overrides
         self._opened_once = True
@@ -449,13 +462,15 @@ class Link:
         return sent + 2 * self.settings.heartbeat_interval
 
     def _lost(self, exc: StoreUnavailable) -> None:
-        if self.connected or not self.tried.is_set():
+        is_unusable = isinstance(exc, StoreUnusable)
+        is_due = is_unusable and (not self.is_unusable or now() >= self._next_reminder)
+        if self.connected or not self.tried.is_set() or is_due:
             what = "wait" if self.settings.on_redis_error == "wait" else "run without a permit"
-            what = (
-                f"tasks under limits {what} until it is back" if self.ledger.table else "no limit is known: none wait"
-            )
+            until = "that is done" if is_unusable else "it is back"
+            what = f"tasks under limits {what} until {until}" if self.ledger.table else "no limit is known: none wait"
             logger.error("celery-gconc: %s (%s); %s", exc, self.settings.safe_url, what)
-        self.connected = False
+            self._next_reminder = now() + REMINDER_SECONDS
+        self.connected, self.is_unusable = False, is_unusable
         self._why = str(exc)
         self.tried.set()
         for _, future in self._calls:

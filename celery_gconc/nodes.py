@@ -20,6 +20,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from .errors import SettingError
+from .failures import NobodySaysError, UnknownMasterError
 from .places import Address, Place, Server
 
 #: How long, in seconds, connecting may take.
@@ -58,6 +59,11 @@ class Nodes:
     def found(self, address: Address) -> Server:
         """The node of ours at an address that somebody has told us."""
         return self._place.node.at(address)
+
+    @property
+    def user(self) -> str:
+        """The name of the user that is given."""
+        return str(self._place.node.options.get("username") or "default")
 
     def forget_in_child(self) -> None:
         """In a forked child: close this side of every connection."""
@@ -145,15 +151,16 @@ class Sentinels(Finder):
         self._failovers = 0
 
     def find(self) -> Server:  # noqa: D102 - as above
-        why, outdated = [], []
+        failures: list[tuple[Server, Exception]] = []
+        outdated = []
         for sentinel in list(self._sentinels):
             try:
                 found, failovers = self._ask(sentinel)
             except (RedisError, OSError) as exc:
-                why.append(f"{sentinel}: {exc}")
+                failures.append((sentinel, exc))
             else:
                 if found is None:
-                    why.append(f"{sentinel}: knows no master {self._master_name!r}")
+                    failures.append((sentinel, UnknownMasterError(f"knows no master {self._master_name!r}")))
                 elif failovers >= self._failovers:
                     return self._believe(found, failovers)
                 else:
@@ -162,7 +169,7 @@ class Sentinels(Finder):
         if outdated:  # so all have forgotten: they were set up anew
             failovers, found = max(outdated)
             return self._believe(found, failovers)
-        raise RedisConnectionError(f"no Sentinel names a master {self._master_name!r} ({'; '.join(why)})")
+        raise NobodySaysError(f"no Sentinel names a master {self._master_name!r}", failures)
 
     def elsewhere(self) -> Server | None:  # noqa: D102 - as above
         if not self._next_look or time.monotonic() < self._next_look:
@@ -212,11 +219,11 @@ class Alternatives(Finder):
         self._at = 0
 
     def find(self) -> Server:  # noqa: D102 - as above
-        why: list[str] = []
+        failures: list[tuple[Server, Exception]] = []
         for number, server in enumerate(self._servers):
-            if self._serves(server, why):
+            if self._serves(server, failures):
                 return self._take(number)
-        raise RedisConnectionError(f"none of the alternatives serves ({'; '.join(why)})")
+        raise NobodySaysError("none of the alternatives serves", failures)
 
     def elsewhere(self) -> Server | None:  # noqa: D102 - as above
         if not self._at or time.monotonic() < self._next_look:
@@ -231,7 +238,7 @@ class Alternatives(Finder):
         self._at, self._next_look = number, time.monotonic() + self._look_again
         return self._servers[number]
 
-    def _serves(self, server: Server, why: list[str]) -> bool:
+    def _serves(self, server: Server, failures: list[tuple[Server, Exception]]) -> bool:
         made = self._nodes.make(server, socket_timeout=ASK_TIMEOUT, socket_connect_timeout=ASK_TIMEOUT)
         with closing(made) as node:
             try:
@@ -240,10 +247,10 @@ class Alternatives(Finder):
             except (NoPermissionError, ResponseError):
                 return True  # it answers, but not everybody may ask it that
             except (RedisError, OSError) as exc:
-                why.append(f"{server}: {exc}")
+                failures.append((server, exc))
                 return False
         if _text(role[0]) in ("slave", "replica"):
-            why.append(f"{server}: is a replica")
+            failures.append((server, RedisError("is a replica")))
             return False
         return True
 
@@ -259,21 +266,22 @@ class ClusterNodes(Finder):
         self._patience = patience
 
     def find(self) -> Server:  # noqa: D102 - as above
-        why = []
+        failures: list[tuple[Server, Exception]] = []
         ends = time.monotonic() + self._patience
         for host, port in list(self._hosts):
             try:
                 owner = self._ask(host, port)
             except (RedisError, OSError) as exc:
-                why.append(f"{host}:{port}: {exc}")
+                failures.append((self._nodes.found((host, port)), exc))
             else:
                 if owner is not None:
                     return self._nodes.found(owner)
-                why.append(f"{host}:{port}: knows no owner of slot {self._slot}")
+                unknown = RedisError(f"knows no owner of slot {self._slot}")
+                failures.append((self._nodes.found((host, port)), unknown))
             self.failed()
             if time.monotonic() >= ends:
                 break
-        raise RedisConnectionError(f"no node says who owns slot {self._slot} ({'; '.join(why)})")
+        raise NobodySaysError(f"no node says who owns slot {self._slot}", failures)
 
     def failed(self) -> None:  # noqa: D102 - as above
         self._hosts = self._hosts[1:] + self._hosts[:1]

@@ -175,6 +175,13 @@ class Operations:
         """What the server tells of itself (INFO), as text; empty where our user may not ask."""
         return self._do(lambda store: store.server_info())
 
+    def check_rights(self) -> tuple[str, ...]:
+        """What can't be seen for the lack of a right that workers need not have, one sentence each.
+
+        Where they need what is missing, :class:`~celery_gconc.errors.StoreUnusable` names all of it.
+        """
+        return self._do(lambda store: store.check_rights())
+
     def close(self) -> None:
         """Close the connections that were opened. The next call opens new ones."""
         store, self._store = self._store, None

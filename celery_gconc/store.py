@@ -13,10 +13,12 @@ from typing import Any
 
 from celery.utils.log import get_logger
 from redis.client import PubSub
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from .causes import Causes
 from .client import connect
-from .errors import StoreRefused, StoreUnavailable
+from .errors import StoreRefused
+from .failures import Names, is_about_rights
 from .keys import Keys
 from .nodes import CONNECT_TIMEOUT
 from .places import Place, read
@@ -74,6 +76,7 @@ class Store:
         self.keys = Keys(prefix, place.database, place.keyprefix)
         self._told_of_strangers = False
         self._client = connect(place, self.keys.key("meta"), call_timeout)
+        self._causes = Causes(self._client, self.keys, Names(place.source))
         self._scripts = {name: self._client.register_script(lua("core", name)) for name in SCRIPTS}
 
     @classmethod
@@ -295,28 +298,39 @@ class Store:
         found = self._run("audit", repair=repair)["findings"] or ()
         return tuple(_AUDIT[item["kind"]].format(item["member"].replace("\x1f", " ")) for item in found)
 
+    def check_rights(self) -> tuple[str, ...]:
+        """Try each right that a worker needs, and return what it will not see for the lack of others, in sentences.
+
+        Raises:
+            StoreUnusable: something is missing; the message names all of it.
+        """
+        with self._translated():
+            return self._causes.check_rights()
+
     def server_info(self, *sections: str) -> Mapping[str, str]:
-        """What the server tells of itself; empty where our user may not ask."""
-        with _translated():
+        """What the server tells of itself; empty where our user may not ask, or INFO was renamed."""
+        with self._translated():
             try:
                 return {str(name): str(value) for name, value in self._client.info(*sections).items()}
-            except NoPermissionError:
+            except ResponseError as exc:
+                if not is_about_rights(exc):
+                    raise
                 return {}
 
     def subscribe(self, session: str) -> PubSub:
         """Listen to the notices of a session; returns once Redis has confirmed."""
-        with _translated():
+        with self._translated():
             return self._client.subscribe(self.keys.channel(session), CONNECT_TIMEOUT)
 
     def ask(self, pubsub: PubSub) -> None:
         """Have Redis answer on the connection for notices (the answer is none itself); doesn't wait for it."""
-        with _translated():
+        with self._translated():
             pubsub.ping()
 
     def notices(self, pubsub: PubSub, session: str) -> list[Notice]:
         """All notices that have arrived for a session; never waits."""
         found = []
-        with _translated():
+        with self._translated():
             for _ in range(MOST_NOTICES):
                 if (message := pubsub.get_message(timeout=0)) is None:
                     break
@@ -341,10 +355,21 @@ class Store:
 
     def _run(self, name: str, **asked: Any) -> dict[str, Any]:
         argument = json.dumps(asked, separators=(",", ":"))
-        with _translated():
+        with self._translated():
             reply = self._scripts[name](keys=self.keys.all(), args=[self.keys.channels(), argument])
         decoded: dict[str, Any] = json.loads(reply)
         return decoded
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as exc:
+            if isinstance(exc, ResponseError) and "celery-gconc: " in str(exc):
+                # By `error` in a script of ours, before it wrote anything.
+                raise StoreRefused(f"the coordination Redis refused: {exc}") from exc
+            raise self._causes.error_of(exc) from exc
+        self._causes.served()
 
 
 #: What is wrong with what ``lua/audit.lua`` finds.
@@ -365,15 +390,3 @@ def _at_least_one(number: float) -> int:
 
 def _table(reply: Any) -> dict[str, int]:
     return {limit: int(value) for limit, value in reply.items()} if reply else {}
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except ResponseError as exc:
-        if "celery-gconc: " in str(exc):  # by `error` in a script of ours, before it wrote anything
-            raise StoreRefused(f"the coordination Redis refused: {exc}") from exc
-        raise StoreUnavailable(f"the coordination Redis doesn't serve: {str(exc).rstrip('.')}") from exc
-    except (RedisError, OSError) as exc:
-        raise StoreUnavailable(f"the coordination Redis doesn't serve: {str(exc).rstrip('.')}") from exc

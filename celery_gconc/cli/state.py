@@ -26,6 +26,26 @@ def status(terminal: Terminal, limit: str | None) -> None:
     _show_limits(terminal, found)
     terminal.line("")
     _show_sessions(terminal, found)
+    settings = terminal.operations.settings
+    late = settings.heartbeat_timeout - 2 * settings.heartbeat_interval
+    if not found.sessions or any(session.lease < late for session in found.sessions):
+        _show_unconnected(terminal)
+
+
+def _show_unconnected(terminal: Terminal) -> None:
+    """The workers that live, and tell that they have no connection to Redis: it may have forgotten them by now."""
+    from celery_gconc.backlog import BrokerUnavailable
+    from celery_gconc.doctor import trouble_of
+    from celery_gconc.survey import Question, ask
+
+    try:
+        (stats,) = ask(terminal.app, [Question("stats")])
+    except BrokerUnavailable:
+        return
+    for node, told in sorted(stats.items()):
+        own = told.get("global_concurrency") or {}
+        if own.get("connected") is False:
+            terminal.line(": ".join(trouble_of(node, own)), "bold red")
 
 
 def _show_limits(terminal: Terminal, found: Status) -> None:

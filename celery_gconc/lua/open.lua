@@ -55,7 +55,10 @@ end
 -- Does a session listen that we don't know? (There is none here yet, and this one subscribes later.)
 local function others_listen()
   local channels = redis.pcall('PUBSUB', 'CHANNELS', CHANNEL .. '*')
-  return channels.err == nil and #channels > 0
+  for _, channel in ipairs(channels) do -- (none in an error)
+    if channel ~= CHANNEL .. 'tried' then return true end -- that one is rights.py's
+  end
+  return false
 end
 
 local function began(some_epoch) return tonumber(string.match(some_epoch, ':(%d+)$')) or 0 end

@@ -63,6 +63,8 @@ class Ill:
     server: tuple[str, ...] = ()
     prepare: Step = bool
     has_password: bool = False
+    #: Whether it lasts until somebody changes something, so that workers say so as soon as they know.
+    lasts: bool = False
     #: Whether workers reach it by TLS.
     has_tls: bool = False
 
@@ -189,25 +191,29 @@ ILLS = {
         breaks=both(commands("CONFIG SET requirepass another"), Patient.dismiss),
         heals=commands(f"CONFIG SET requirepass {SECRET}"),
         has_password=True,
+        lasts=True,
     ),
     "certificate": Ill(
         "It is reached by TLS, and has a certificate now that nobody vouches for",
         "CERTIFICATE_VERIFY_FAILED",
         breaks=both(_show("other"), Patient.dismiss),
         heals=both(_show("server"), Patient.dismiss),
+        lasts=True,
         has_tls=True,
     ),
     "no-scripts": Ill(
         "Its ACL forbids a command that is needed (`NOPERM` for EVALSHA)",
-        "permission",
+        "ACL SETUSER default +evalsha",
         breaks=commands("ACL SETUSER default -evalsha"),
         heals=commands("ACL SETUSER default +evalsha"),
+        lasts=True,
     ),
     "no-channels": Ill(
         "Its ACL forbids the notice channels (`NOPERM` for SUBSCRIBE)",
-        "permission",
+        "ACL SETUSER default &{gconc}:v1:notices:*",
         breaks=commands("ACL SETUSER default resetchannels"),
         heals=commands("ACL SETUSER default allchannels"),
+        lasts=True,
     ),
     "busy": Ill(
         "It is busy with somebody's script that doesn't end (`BUSY`)",

@@ -1,0 +1,499 @@
+"""Connections that can't work until somebody changes something: told apart from those that don't work now."""
+
+from __future__ import annotations
+
+import http.server
+import re
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from celery_gconc import StoreUnavailable, StoreUnusable
+from celery_gconc.failures import Names
+from celery_gconc.keys import Keys
+from celery_gconc.operations import Operations
+from celery_gconc.rights import NEEDED, OPTIONAL
+from celery_gconc.store import Store
+from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
+from tests.failures.certificates import make_certificates
+from tests.failures.kit import complaints, joined, warnings
+from tests.servers import ROOT, RabbitMQServer, RedisServer, free_port, redis_server, wait_until
+
+#: The password that is right, and one that isn't. Neither must ever be seen.
+SECRET, WRONG = "open-sesame", "open-barley"
+
+#: Of a worker that may not start (sysexits.h).
+EX_CONFIG = 78
+
+#: The heartbeat settings of workers here, in seconds.
+QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heartbeat_timeout": 2.0}
+
+REFUSED = "refused at the start, with a line that says what to write"
+
+
+@dataclass
+class Servers:
+    """All that listens, by the words that URLs have for it."""
+
+    folder: Path
+    ports: dict[str, int] = field(default_factory=dict)
+    admins: dict[str, redis.Redis] = field(default_factory=dict)
+
+    def url(self, pattern: str) -> str:
+        """A URL with its ports and files filled in."""
+        return pattern.format(pem=self.folder, nowhere=free_port(), **self.ports)
+
+    def user(self, name: str, *words: str, server: str = "plain") -> None:
+        """Make a user, with the right password, anew."""
+        self.admins[server].execute_command("ACL", "SETUSER", name, "reset", "on", f">{SECRET}", *words)
+
+    def do(self, *command: object, server: str = "plain") -> Any:
+        """A command of the operator."""
+        return self.admins[server].execute_command(*command)
+
+
+class _Web(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+class _Refuses(socketserver.BaseRequestHandler):
+    """Ends each connection as soon as it comes, as a proxy does that can't reach its server."""
+
+
+@pytest.fixture(scope="module")
+def servers(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Redis of several kinds, and what is none."""
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder)
+    made = Servers(folder)
+    files = ("--tls-ca-cert-file", f"{folder}/ca.pem", "--tls-cert-file", f"{folder}/server.pem",
+             "--tls-key-file", f"{folder}/server.key")  # fmt: skip
+    kinds: dict[str, tuple[str, ...]] = {
+        "plain": (),
+        "guarded": (),
+        "renamed": ("--rename-command", "INFO", "", "--rename-command", "PUBSUB", ""),
+        "scriptless": ("--rename-command", "EVAL", "", "--rename-command", "EVALSHA", ""),
+        "cluster": ("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+    }
+    with ExitStack() as stack:
+        for kind, options in kinds.items():
+            server = stack.enter_context(redis_server(None, *options))
+            made.ports[kind] = server.port
+            made.admins[kind] = stack.enter_context(redis.Redis(port=server.port))
+        made.do("CONFIG", "SET", "requirepass", SECRET, server="guarded")
+        for kind, wants in (("tls", "no"), ("mutual", "yes")):
+            made.ports[kind] = free_port()
+            options = ("--tls-port", str(made.ports[kind]), "--tls-auth-clients", wants, *files)
+            stack.enter_context(redis_server(None, *options))
+        for kind, server_of in (("web", http.server.ThreadingHTTPServer), ("closing", socketserver.TCPServer)):
+            handler = _Web if kind == "web" else _Refuses
+            listener = stack.enter_context(server_of(("127.0.0.1", 0), handler))
+            threading.Thread(target=listener.serve_forever, daemon=True).start()
+            stack.callback(listener.shutdown)
+            made.ports[kind] = listener.server_address[1]
+        yield made
+
+
+def app_of(url: str, setting: str, **conf: object) -> Celery:
+    """An app whose coordination Redis is the one of that setting."""
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.update({setting: url, **conf})
+    return app
+
+
+def error_of(app: Celery) -> StoreUnavailable:
+    """What a command at a shell says."""
+    operations = Operations(app, call_timeout=2.0)
+    try:
+        with pytest.raises(StoreUnavailable) as raised:
+            operations.status()
+    finally:
+        operations.close()
+    said = str(raised.value)
+    assert "\n" not in said
+    assert SECRET not in said and WRONG not in said
+    return raised.value
+
+
+def never(case: str, url: str, *says: str) -> Any:
+    """A connection that can never work, and what is said of it. In *says*, {url} and {tls} are settings."""
+    mark = pytest.mark.wild("connections", case, result=REFUSED)
+    return pytest.param(url, says, marks=mark, id=case)
+
+
+NEVER = (
+    never(
+        "a wrong password",
+        f"redis://:{WRONG}@127.0.0.1:{{guarded}}/0",
+        "refuses the user or the password", "write the right ones into {url}",
+    ),
+    never(
+        "a user that there isn't, or is switched off",
+        f"redis://nobody:{SECRET}@127.0.0.1:{{guarded}}/0",
+        "refuses the user or the password", "write the right ones into {url}",
+    ),
+    never(
+        "a password that is missing",
+        "redis://127.0.0.1:{guarded}/0",
+        "wants a password", "write it into {url}: redis://:<password>@<host>",
+    ),
+    never(
+        "TLS, and a server that speaks none",
+        "rediss://127.0.0.1:{plain}/0?ssl_cert_reqs=none",
+        "speaks no TLS", "write redis:// instead of rediss:// into {url}",
+    ),
+    never(
+        "no TLS, and a server that wants it",
+        "redis://127.0.0.1:{tls}/0",
+        "speaks TLS, and was spoken to without", "write rediss:// instead of redis:// into {url}",
+    ),
+    never(
+        "TLS, and a certificate that nobody vouches for",
+        "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=required",
+        "has a certificate that nobody vouches for", "ssl_ca_certs in {tls}",
+    ),
+    never(
+        "TLS, and a certificate for another name",
+        "rediss://localhost:{tls}/0?ssl_cert_reqs=required&ssl_ca_certs={pem}/ca.pem&ssl_check_hostname=true",
+        "has a certificate for another name", "into {url}",
+    ),
+    never(
+        "TLS, and a file of certificates that isn't there",
+        "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=required&ssl_ca_certs={pem}/none.pem",
+        "a file of certificates isn't there", "name in {tls}",
+    ),
+    never(
+        "TLS, and a file of certificates with something else in it",
+        "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=required&ssl_ca_certs=" + __file__,
+        "can't be reached by TLS with these certificates", "name in {tls}",
+    ),
+    never(
+        "a client certificate that is missing",
+        "rediss://127.0.0.1:{mutual}/0?ssl_cert_reqs=required&ssl_ca_certs={pem}/ca.pem",
+        "without the client certificate that it wants", "as ssl_certfile and ssl_keyfile in {tls}",
+    ),
+    never(
+        "a client certificate that the server doesn't trust",
+        "rediss://127.0.0.1:{mutual}/0?ssl_cert_reqs=required&ssl_ca_certs={pem}/ca.pem"
+        "&ssl_certfile={pem}/other.pem&ssl_keyfile={pem}/other.key",
+        "without the client certificate that it wants", "as ssl_certfile and ssl_keyfile in {tls}",
+    ),
+    never(
+        "a web server at that port",
+        "redis://127.0.0.1:{web}/0",
+        "isn't there; something else answers", "correct the host and port in {url}",
+    ),
+    never(
+        "a database number that there isn't",
+        "redis://127.0.0.1:{plain}/99",
+        "has no database of that number", "write another into {url}",
+    ),
+    never(
+        "a database number other than 0 of a Redis Cluster",
+        "redis://127.0.0.1:{cluster}/1",
+        "database 0 only", "write /0 at the end of {url}",
+    ),
+    never(
+        "a Redis that runs no scripts (EVAL renamed or forbidden)",
+        "redis://127.0.0.1:{scriptless}/0",
+        "doesn't know EVALSHA, EVAL", "rename-command", "global_concurrency_redis_url",
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("setting", "tls"),
+    [
+        ("global_concurrency_redis_url", "global_concurrency_redis_options"),
+        ("broker_url", "broker_use_ssl"),
+        ("result_backend", "redis_backend_use_ssl"),
+    ],
+)
+@pytest.mark.parametrize(("url", "says"), NEVER)
+def test_what_can_never_work_is_told_with_the_setting_that_the_user_made(servers, setting, tls, url, says):
+    error = error_of(app_of(servers.url(url), setting))
+    assert isinstance(error, StoreUnusable)
+    for words in says:
+        assert words.format(url=setting, tls=tls) in str(error)
+
+
+@pytest.mark.wild("connections", "a port at which RabbitMQ listens", result=REFUSED)
+def test_a_rabbitmq_is_told_from_a_redis(rabbitmq_process: RabbitMQServer):
+    url = f"redis://127.0.0.1:{rabbitmq_process.port}/0"
+    error = error_of(app_of(url, "global_concurrency_redis_url"))
+    assert isinstance(error, StoreUnusable)
+    assert "isn't there; something else answers (it said 'AMQP" in str(error)
+
+
+@pytest.mark.wild("connections", "a sentinel:// URL that names no Sentinel, a rediscluster:// URL of a single Redis",
+                  result=REFUSED)  # fmt: skip
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sentinel://127.0.0.1:{plain}?master_name=m", "name Sentinels in global_concurrency_redis_url"),
+        ("rediscluster://127.0.0.1:{plain}", "write a redis:// or rediss:// URL into global_concurrency_redis_url"),
+        ("rediscluster://127.0.0.1:{tls}", "write rediss:// instead of redis://"),
+        (f"rediscluster://:{WRONG}@127.0.0.1:{{guarded}}", "write the right ones into global_concurrency_redis_url"),
+    ],
+)
+def test_servers_that_are_found_by_others_are_told_apart_too(servers, url, says):
+    error = error_of(app_of(servers.url(url), "global_concurrency_redis_url"))
+    assert isinstance(error, StoreUnusable)
+    assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://127.0.0.1:{nowhere}/0", "Connection refused"),
+        ("redis://127.0.0.1:{closing}/0", "doesn't serve"),
+        ("rediss://127.0.0.1:{closing}/0?ssl_cert_reqs=none", "doesn't serve"),
+        ("redis+socket://{pem}/none.sock", "isn't there"),
+        ("redis://127.0.0.1:{cluster}/0", "Hash slot not served"),
+        ("redis://no.such.host.invalid/0", "if that lasts, correct the host's name in broker_url"),
+    ],
+)
+@pytest.mark.wild("connections", "a server that is away, or a host or socket that is not there yet",
+                  result="waits for it, and says what to correct if that lasts")  # fmt: skip
+def test_what_only_does_not_work_now_is_waited_for(servers, url, says):
+    error = error_of(app_of(servers.url(url), "broker_url"))
+    assert type(error) is StoreUnavailable
+    assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "heals", "says"),
+    [
+        (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0), "raise its maxmemory"),
+        (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE"), "name its master in global_concurrency_redis_url"),
+        (("CONFIG", "SET", "min-replicas-to-write", 1), ("CONFIG", "SET", "min-replicas-to-write", 0), "its replicas"),
+    ],
+)
+def test_a_server_that_takes_no_writes_is_waited_for_with_what_to_do_if_that_lasts(servers, breaks, heals, says):
+    store = Store(servers.url("redis://127.0.0.1:{plain}/0"), "gconc")
+    try:
+        servers.do(*breaks)
+        with pytest.raises(StoreUnavailable) as raised:
+            store.ticket()
+    finally:
+        servers.do(*heals)
+        store.close()
+    assert type(raised.value) is StoreUnavailable
+    assert says in str(raised.value)
+
+
+# -- Rights --------------------------------------------------------------------------------------------------
+
+ALL = ("+@all", "~*", "&*")
+
+KEYS = Keys("gconc")
+PATTERNS = f"~{KEYS.prefix}* &{KEYS.channels()}*"
+
+
+def missing(servers: Servers, *words: str) -> str:
+    """What is said to be missing to a user with these rights."""
+    servers.user("shop", *words)
+    store = Store(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0"), "gconc")
+    try:
+        with pytest.raises(StoreUnusable) as raised:
+            store.check_rights()
+    finally:
+        store.close()
+    said = str(raised.value)
+    assert SECRET not in said
+    found = re.search(r"run there ACL SETUSER shop (.*), or name another user in global_concurrency_redis_url", said)
+    assert found is not None, said
+    return found[1]
+
+
+@pytest.mark.wild("connections", "an ACL user with `~shop:* &shop:*`, or any other without what is needed",
+                  result=REFUSED)  # fmt: skip
+def test_all_that_a_user_lacks_is_told_in_one_go_as_the_line_to_run(servers):
+    assert missing(servers, "+@all", "~shop:*", "&shop:*") == PATTERNS
+    assert missing(servers, "+@all", "~*", "&shop:*") == f"&{KEYS.channels()}*"
+    assert missing(servers, "+@all", "~shop:*", "&*") == f"~{KEYS.prefix}*"
+    assert missing(servers, "+@all", f"%R~{KEYS.prefix}*", "&*") == f"~{KEYS.prefix}*"
+    assert missing(servers, *ALL, "-zadd", "-subscribe", "-publish") == "+subscribe +publish +zadd"
+    assert missing(servers, *ALL, "-@scripting") == "+evalsha +eval"
+    assert set(missing(servers, "~*", "&*").split()) == {f"+{name}" for name in NEEDED}
+
+
+def test_the_line_that_is_told_suffices(servers):
+    servers.do("ACL", "SETUSER", "shop", *missing(servers, "+@read", "~shop:*", "&shop:*").split())
+    again = Store(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0"), "gconc")
+    words = missing_now(again)
+    if words:  # where no command on keys was allowed, nothing could be told of keys yet
+        servers.do("ACL", "SETUSER", "shop", *words.split())
+    assert len(again.check_rights()) == len(OPTIONAL)
+    again.close()
+
+
+def missing_now(store: Store) -> str:
+    try:
+        store.check_rights()
+    except StoreUnusable as exc:
+        found = re.search(r"SETUSER shop (.*), or name", str(exc))
+        return found[1] if found else ""
+    return ""
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_each_command_that_a_worker_needs_is_tried(servers, name):
+    assert missing(servers, *ALL, f"-{name}") == f"+{name}"
+
+
+def test_what_is_tried_is_what_the_page_of_rights_has():
+    (ours, _) = re.findall(r"^ACL SETUSER .*$", (ROOT / "docs/explanation/security.md").read_text(), re.MULTILINE)
+    assert {*NEEDED, *OPTIONAL} == set(re.findall(r"\+(\S+)", ours))
+
+
+def test_trying_the_rights_changes_nothing_and_is_no_sign_of_life(servers):
+    admin = servers.admins["plain"]
+    admin.flushall()
+    store = Store(servers.url("redis://127.0.0.1:{plain}/0"), "gconc")
+    assert store.check_rights() == ()
+    assert admin.keys("*") == []
+    with admin.pubsub() as listener:
+        listener.subscribe(KEYS.channel("tried"))
+        assert listener.get_message(timeout=5) is not None
+        opened = store.open("a", interval=1.0, timeout=30.0, info={}, config={}, room=0)
+    store.close()
+    assert opened.shut < 5, "nobody lives here whom it would have to wait for"
+
+
+@pytest.mark.wild("connections", "commands on keys renamed away on a managed Redis", result=REFUSED)
+def test_a_command_that_was_renamed_away_is_told_by_its_name(redis_process):
+    with redis_server(None, "--rename-command", "HSCAN", "", "--rename-command", "XADD", "hidden") as server:
+        store = Store(server.url, "gconc")
+        with pytest.raises(StoreUnusable, match="doesn't know HSCAN, XADD:"):
+            store.check_rights()
+        store.close()
+
+
+def test_the_settings_that_are_named_follow_from_where_the_url_comes_from():
+    assert [Names(url).tls for url in ("broker_read_url", "result_backend", "global_concurrency_redis_url")] == [
+        "broker_use_ssl", "redis_backend_use_ssl", "global_concurrency_redis_options",
+    ]  # fmt: skip
+
+
+# -- Workers -------------------------------------------------------------------------------------------------
+
+Clusters = Callable[..., Any]
+
+
+def stopped(cluster: Any) -> str:
+    """The one line of a worker that may not start; it has run nothing, and never said that it was ready."""
+    cluster.send("nap", 1)
+    worker = cluster.spawn("w1")
+    assert worker.process.wait(30) == EX_CONFIG
+    output = worker.output()
+    (line,) = complaints(worker)
+    assert line.startswith("celery-gconc: this worker must not run: the coordination Redis ")
+    assert "ready." not in output
+    assert "Traceback" not in output
+    assert SECRET not in output and WRONG not in output
+    assert cluster.oracle.events() == []
+    return line
+
+
+@pytest.mark.wild("connections", "a worker with limits, and a wrong password, TLS where there is none, or no rights",
+                  result="ends at its start with exit code 78 and one line")  # fmt: skip
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (f"redis://:{WRONG}@127.0.0.1:{{guarded}}/0", "write the right ones into global_concurrency_redis_url"),
+        ("rediss://127.0.0.1:{plain}/0?ssl_cert_reqs=none", "write redis:// instead of rediss://"),
+        (f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0", f"run there ACL SETUSER shop {PATTERNS}"),
+    ],
+)
+def test_a_worker_with_limits_ends_at_its_start_with_one_line(servers, make_cluster, url, says):  # noqa: F811
+    servers.user("shop", "+@all", "~shop:*", "&shop:*")
+    cluster = make_cluster(
+        **QUICK, global_concurrency_redis_url=servers.url(url), global_concurrency_limits={"emails": 1}
+    )
+    assert says in stopped(cluster)
+    status = cluster.celery("gconc", "status")
+    assert status.returncode == 69
+    (line,) = status.stderr.splitlines()
+    assert line.startswith("Error: the coordination Redis ")
+    assert says in line
+    assert SECRET not in line and WRONG not in line
+
+
+@pytest.mark.wild("connections", "rights that are taken away while workers run, and given back",
+                  result="goes on; told in the log, by `inspect stats`, `status` and `doctor`")  # fmt: skip
+def test_a_worker_that_runs_goes_on_and_tells_what_was_taken_from_it(servers, make_cluster):  # noqa: F811
+    servers.admins["plain"].flushall()
+    servers.user("shop", *ALL)
+    url = servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0")
+    cluster = make_cluster(**QUICK, global_concurrency_redis_url=url, global_concurrency_limits={"emails": 1})
+    (worker,) = cluster.start("w1")
+    cluster.send("nap", 1, 0.01)
+    cluster.done(1)
+    servers.do("ACL", "SETUSER", "shop", "-zadd", "-evalsha")
+    wait_until(lambda: complaints(worker), what="the worker notices")
+    cluster.send("nap", 1, 0.01, first=1)
+    cluster.send("late", 1, 0.01, first=2, queue="celery")
+    cluster.done(1, name="late")
+    (line,) = complaints(worker)
+    advice = "run there ACL SETUSER shop +evalsha +zadd, or name another user in global_concurrency_redis_url"
+    assert advice in line
+    assert line.endswith("tasks under limits wait until that is done")
+    app = cluster.app()
+    own = app.control.inspect([worker.node], timeout=5.0).stats()[worker.node]["global_concurrency"]
+    app.close()
+    assert (own["connected"], own["redis_error_is_permanent"]) == (False, True)
+    assert advice in own["redis_error"]
+    cluster.conf["global_concurrency_redis_url"] = servers.url("redis://127.0.0.1:{plain}/0")  # another user's shell
+    for command in ("status", "doctor"):
+        said = wait_until(lambda command=command: told(cluster, command), what=f"{command} shows it")
+        assert advice in said
+        assert SECRET not in said
+    servers.do("ACL", "SETUSER", "shop", "+zadd", "+evalsha")
+    cluster.done(3)
+    wait_until(lambda: joined(worker) == 2, what="the worker is back")
+    assert SECRET not in worker.output()
+
+
+def told(cluster: Any, command: str) -> str:
+    """What a command says of a worker that can't use Redis; nothing while it is still believed to live."""
+    said = " ".join(cluster.celery("gconc", command).stdout.split())  # as wide as one likes
+    return said if "w1@test can't use the coordination Redis" in said else ""
+
+
+@pytest.mark.wild("connections", "a Redis whose `INFO` (and `PUBSUB`) is renamed away")
+def test_a_worker_runs_without_info_and_says_once_what_it_can_not_see(servers, make_cluster):  # noqa: F811
+    url = servers.url("redis://127.0.0.1:{renamed}/0")
+    cluster = make_cluster(**QUICK, global_concurrency_redis_url=url, global_concurrency_limits={"emails": 1})
+    (worker,) = cluster.start("w1")
+    cluster.send("nap", 2, 0.01)
+    cluster.done(2)
+    assert complaints(worker) == []
+    said = [line for line in warnings(worker) if "can't be used" in line]
+    assert len(said) == 2
+    assert "INFO can't be used: a restart of Redis is noticed only where" in said[0]
+    assert "PUBSUB CHANNELS can't be used: a worker that comes first" in said[1]
+    doctor = cluster.celery("gconc", "doctor")
+    assert "INFO can't be used" in doctor.stdout
+    assert "Traceback" not in doctor.stderr
+
+
+@pytest.mark.wild("connections", "a worker without limits, and a wrong password",
+                  result="runs; an error says what to write")  # fmt: skip
+def test_a_worker_without_limits_runs_and_tells(servers, make_cluster):  # noqa: F811
+    url = servers.url(f"redis://:{WRONG}@127.0.0.1:{{guarded}}/0")
+    cluster = make_cluster(**QUICK, global_concurrency_redis_url=url)
+    cluster.module = "tests.wild.no_limits"
+    (worker,) = cluster.start("w1")
+    wait_until(lambda: complaints(worker), what="the worker tells")
+    (line,) = complaints(worker)
+    assert "write the right ones into global_concurrency_redis_url" in line
