@@ -22,7 +22,7 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 
 from . import telemetry
-from .broker import goes_by, queue_named
+from .broker import goes_by, identity_of, queue_named
 from .clock import now
 from .deadlocks import DeadlockWatch
 from .embedded import end_wait, watch_start
@@ -109,13 +109,14 @@ class GlobalConcurrencyStep(StartStopStep):
 
         # One step of Redis' clock moves the lease clock by up to an interval, and nobody tells us.
         self.ledger: Ledger[Run] = Ledger(
-            config, slots=startable, wake=self._wake_link, margin=settings.heartbeat_interval
+            config, slots=startable, wake=self._wake_link, margin=settings.heartbeat_interval, growth=self._growth
         )
         self.intake = Intake(
             table=lambda: self.ledger.table,
             slots=slots,
             free_slots=lambda: self.ledger.free_slots,
             consumer_timeout=settings.consumer_timeout,
+            leaves=self.ledger.leave_queues,
         )
         self.starter: Starter = self._make_starter(consumer)
         tally = Tally()
@@ -168,6 +169,8 @@ class GlobalConcurrencyStep(StartStopStep):
         self._refusal: str | None = None
         watch_start(consumer.controller, lambda: self._refusal)
         self._next_sweep = 0.0
+        #: Which broker messages are taken from: a digest.
+        self._source = ""
         #: How often this worker's session was closed while it lived.
         self.lease_losses = 0
         # celery 4.0-5.7: strategies read on_task_request when they are built (Tasks.start), so it is wrapped here,
@@ -183,6 +186,8 @@ class GlobalConcurrencyStep(StartStopStep):
         self.intake.attach(consumer.task_consumer, consumer.qos, driver_type)
         if isinstance(self.starter, ConsumerStarter):
             self.starter.attach(consumer.connection)
+        self._source = identity_of(consumer.connection)
+        self.ledger.take_queues(self._source, self.intake.taken)
         if driver_type == "amqp":
             task_received.connect(self._on_received, sender=consumer)
         self.ledger.tells_offers = consumer.controller.autoscaler is not None
@@ -212,6 +217,8 @@ class GlobalConcurrencyStep(StartStopStep):
 
     def stop(self, consumer: Any) -> None:
         """The broker's connection ends: it was lost, or the worker shuts down."""
+        self.intake.detach()
+        self.ledger.take_queues(self._source, ())
         if consumer.blueprint.state == RUN:
             self.gate.connection_lost()
             # Celery 5.4-5.7 now tries to connect until it succeeds, and reads no results of a prefork pool meanwhile.
@@ -282,16 +289,24 @@ class GlobalConcurrencyStep(StartStopStep):
             self._next_sweep = now() + SWEEP_SECONDS
             self.gate.sweep()
             self.gate.pump()  # whatever wake-up was lost, nothing waits for longer than this
+            self.ledger.take_queues(self._source, self.intake.taken)
             waiting = self.ledger.waiting()
             self.deadlocks.look(waiting)
             self.observer.look_for_long_waits(waiting)
+        self.intake.take_up_overdue()
         self.intake.look_past()
+        self.ledger.tell_room()
 
     def _knock(self) -> None:
         self.starter.knock()
 
     def _watch_child(self, pid: int) -> None:
         self.link.watch_child(pid)
+
+    def _growth(self) -> int | None:
+        """By how many slots the pool may grow by itself; None where it doesn't."""
+        autoscaler = self.consumer.controller.autoscaler
+        return None if autoscaler is None else max(int(autoscaler.max_concurrency) - pool_size(self.consumer.pool), 0)
 
     def _wake_link(self) -> None:
         self.link.wake()

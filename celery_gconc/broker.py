@@ -7,7 +7,8 @@ What each transport can do differs; the classes here are where that is known, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -82,10 +83,17 @@ class Broker:
     def end_reading(self) -> None:
         """Take in what was under way. On the consumer's thread only, where nothing else reads the connection."""
 
+    def end_read(self) -> None:
+        """Have a read under way end that still reads from cancelled queues, where there may be one."""
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Put messages back where they came from, the first of them to be read first, where the transport can."""
         for _, message in reversed(deliveries):
             message.requeue()
+
+    def may_move(self, name: str, message: Any) -> bool:
+        """Whether a message may go back only for others to take it: to its own place, and with nothing to count it."""
+        return False
 
     def keep(self, messages: Iterable[Any]) -> None:
         """Tell the broker that these are still held, where it would deliver them again otherwise."""
@@ -104,7 +112,7 @@ class AMQPBroker(Broker):
     def consumer_timeout(self, name: str, default: float) -> float | None:
         """The queue's own ``x-consumer-timeout``, else the server's, which a client can't ask for."""
         queue = queue_named(self.consumer, name)
-        own = (queue.queue_arguments or {}).get("x-consumer-timeout") if queue is not None else None
+        own = arguments_of(queue).get("x-consumer-timeout")
         return default if own is None else min(float(own) / 1000, default)
 
     def __init__(self, consumer: Any) -> None:
@@ -155,14 +163,21 @@ class AMQPBroker(Broker):
             else:
                 message.requeue()
 
+    def may_move(self, name: str, message: Any) -> bool:
+        """Not from half the delivery limit of a quorum queue on: the rest is for workers that are lost."""
+        return not self._is_counted_beyond(name, message, lambda limit: limit // 2)
+
     def _is_near_limit(self, name: str, message: Any) -> bool:
+        return self._is_counted_beyond(name, message, lambda limit: max(limit - SPARE_DELIVERIES, 0))
+
+    def _is_counted_beyond(self, name: str, message: Any, most_of: Callable[[int], int]) -> bool:
+        """Whether a message was delivered so often that its queue's delivery limit, if it has one, is so near."""
         count = (message.headers or {}).get("x-delivery-count")
         if count is None:
             return False
-        queue = queue_named(self.consumer, name)
-        arguments = (queue.queue_arguments if queue is not None else None) or {}
+        arguments = arguments_of(queue_named(self.consumer, name))
         limit = int(arguments.get("x-delivery-limit", DELIVERY_LIMIT))
-        return limit >= 0 and int(count) >= max(limit - SPARE_DELIVERIES, 0)
+        return limit >= 0 and int(count) >= most_of(limit)
 
     def _republish(self, name: str, message: Any) -> None:
         headers = {key: value for key, value in message.headers.items() if key != "x-delivery-count"}
@@ -275,6 +290,34 @@ def name_of(name: str, alias: str | None, is_broadcast: bool) -> str:
     """The same, of a queue that is known by these facts."""
     is_made_up = is_broadcast or not name or name.startswith(SERVER_NAMED)
     return (alias if is_made_up else None) or name
+
+
+def has_priorities(consumer: Any, name: str) -> bool:
+    """Whether a queue is declared with priorities (``task_queue_max_priority`` is written into its arguments)."""
+    queue = queue_named(consumer, name)
+    return bool(arguments_of(queue).get("x-max-priority") or getattr(queue, "max_priority", None))
+
+
+def priority_of(message: Any) -> int:
+    """A message's priority; 0 where it has none, or the lowest (Redis: highest), which is what it has by itself."""
+    return int((getattr(message, "properties", None) or {}).get("priority") or 0)
+
+
+def identity_of(connection: Any) -> str:
+    """A digest of the broker that a connection leads to: the same for every worker that takes messages from there.
+
+    Workers may reach a RabbitMQ cluster, or a Redis behind Sentinels, by different hosts.
+    """
+    facts, options = connection.info(), connection.transport_options or {}
+    properties = getattr(connection.connection, "server_properties", None) or {}
+    where = properties.get("cluster_name") or options.get("master_name") or f"{facts['hostname']}:{facts['port']}"
+    told = [facts["transport"], where, facts["virtual_host"] or "/", options.get("global_keyprefix", "")]
+    return hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:16]
+
+
+def arguments_of(queue: Queue | None) -> Mapping[str, Any]:
+    """What a queue is declared with."""
+    return (queue.queue_arguments if queue is not None else None) or {}
 
 
 def queue_named(consumer: Any, name: str) -> Queue | None:

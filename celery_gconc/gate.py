@@ -51,6 +51,21 @@ class Watcher(Protocol):
     def give_back(self, runs: Sequence[Run]) -> None:
         """These go back to the broker, in this order."""
 
+    def may_move(self, run: Run) -> bool:
+        """Whether a request may go back to its queue for other workers to take."""
+
+    def move(self, runs: Sequence[Run]) -> None:
+        """These do, in this order; their queues are left alone."""
+
+    def take_up(self, names: Iterable[str]) -> None:
+        """These queues are left alone no more."""
+
+    def take_surplus(self) -> list[Run]:
+        """Requests that came though their queue is stopped, and may not wait here. Each is told once."""
+
+    def put_back(self, runs: Sequence[Run]) -> None:
+        """These go back, in this order; nothing else changes."""
+
     def end(self, *, reading: bool) -> None:
         """Nothing is taken any more; where *reading*, what is under way comes now."""
 
@@ -156,6 +171,7 @@ class Gate:
         if not limits:
             if (self._ready or ledger.waiting_count) and self.free_slots <= 0:
                 run.arrived = now()
+                run.may_move = self._watcher.may_move(run)
                 self._ready.append(run)
                 ledger.claims = len(self._ready)
                 self._keep_turning()
@@ -167,6 +183,7 @@ class Gate:
         if not self._ready and ledger.take(run):
             self._dispatch(run)
             return
+        run.may_move = self._watcher.may_move(run)
         self._park(run)
         self._keep_turning()
         self._tell_watcher()
@@ -176,6 +193,7 @@ class Gate:
     def pump(self) -> None:
         """Start what can be started now, first come, first served. Harmless when there is nothing."""
         self._start_next()
+        self._move()
         self._tell_watcher(in_a_moment=True)
 
     def sweep(self) -> None:
@@ -436,12 +454,30 @@ class Gate:
         return forgotten
 
     def _give_back(self, runs: Sequence[Run]) -> None:
+        self._let_go(runs)
+        self._watcher.give_back(runs)
+
+    def _let_go(self, runs: Iterable[Run]) -> None:
+        """These leave, unstarted: to Celery, they were never here."""
         for run in runs:
             self._unpark(run)
             run.unhook()
-            state.task_ready(run.request)  # to Celery, it was never here
+            state.task_ready(run.request)
         self._tell_notes()
-        self._watcher.give_back(runs)
+
+    def _move(self) -> None:
+        """Give back what waits here for a slot where Redis has answered that another worker has one."""
+        answer = self.ledger.take_answer()
+        if answer is None or self._is_closed or self.is_shutting_down:
+            return
+        self._watcher.take_up(answer.asked - answer.elsewhere)
+        if not answer.elsewhere or self.free_slots > 0:
+            return
+        runs = self.ledger.take_out(lambda run: run.may_move and run.queue in answer.elsewhere)
+        if runs:
+            self._let_go(runs)
+            self._watcher.move(runs)
+            logger.debug("celery-gconc: gave %d messages back, which other workers have room for", len(runs))
 
     def _give_back_overdue(self, waiting: Iterable[Run]) -> None:
         """Give parked requests back that the broker delivered too long ago, with the others of their queues.
@@ -463,6 +499,10 @@ class Gate:
 
     def _tell_watcher(self, *, in_a_moment: bool = False) -> None:
         self._tell_notes()
+        surplus = [run for run in self._watcher.take_surplus() if self.ledger.leave(run)]
+        if surplus:
+            self._let_go(surplus)
+            self._watcher.put_back(surplus)
         if self._watcher.wants_more:
             if in_a_moment:
                 self._later(self._watcher.resume)

@@ -18,7 +18,16 @@ from celery.utils.log import get_logger
 from kombu import Queue
 from kombu.transport.virtual import Channel as VirtualChannel
 
-from .broker import AMQPBroker, Broker, VirtualBroker, must_stay_consumed, queue_named
+from .broker import (
+    AMQPBroker,
+    Broker,
+    VirtualBroker,
+    has_priorities,
+    must_stay_consumed,
+    priority_of,
+    queue_named,
+)
+from .clock import now
 from .redis_broker import RedisBroker
 from .run import Run
 
@@ -29,6 +38,35 @@ MOST_PREFETCH = 65535
 
 #: How many requests of a queue may wait here at least, however small its limit.
 FOLLOWING = 4
+
+#: How many requests of a queue with priorities may wait here for each slot: a later, more urgent one comes after them.
+URGENT_FOLLOWING = 2
+
+#: How often a message goes back because more came in one go than may wait here.
+MOST_RETURNS = 4
+
+#: How long, in seconds, a queue is left alone for others at most, whatever Redis believes of them.
+LEFT_SECONDS = 10.0
+
+#: Of how many messages it is remembered that they went back.
+MOST_REMEMBERED = 10_000
+
+
+class Memory:
+    """How often each of the latest messages had something done to it."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, int], int] = {}
+
+    def count(self, message_id: tuple[str, int]) -> int:
+        """How often this one had."""
+        return self._counts.get(message_id, 0)
+
+    def add(self, message_id: tuple[str, int]) -> None:
+        """Once more."""
+        self._counts[message_id] = self._counts.pop(message_id, 0) + 1
+        if len(self._counts) > MOST_REMEMBERED:
+            del self._counts[next(iter(self._counts))]
 
 
 class Intake:
@@ -41,6 +79,7 @@ class Intake:
         slots: Callable[[], int],
         free_slots: Callable[[], int],
         consumer_timeout: float,
+        leaves: Callable[[Iterable[str]], None],
     ) -> None:
         self._table = table
         self._slots = slots
@@ -54,8 +93,18 @@ class Intake:
         #: The stopped queues, each with the consumer tag that it had.
         self._stopped: dict[str, tuple[Queue, str]] = {}
         self._wanting: set[str] = set()
+        #: The stopped queues that are left alone for other workers, each with the time until when at most.
+        self._left: dict[str, float] = {}
+        self._leaves = leaves
+        #: How often messages went back for others to take, and because there were too many; the latest of them.
+        self._moved, self._returned = Memory(), Memory()
+        #: Requests that came though their queue is stopped, and may not wait here.
+        self._surplus: list[Run] = []
+        #: Queues whose messages have priorities.
+        self._prioritised: set[str] = set()
         self._staying: dict[str, bool] = {}
         self._is_finding = False
+        self._is_attached = False
         self._is_ended = False
         self._consumer: Any = None
         self._qos: Any = None
@@ -64,11 +113,19 @@ class Intake:
     def attach(self, task_consumer: Any, qos: Any, driver_type: str) -> None:
         """A new connection: everything that is subscribed is consumed again, and nothing is parked."""
         self._consumer, self._qos = task_consumer, qos
-        for state in (self._parked, self._credited, self._stopped, self._wanting, self._staying):
+        for state in (
+            self._parked, self._credited, self._stopped, self._wanting, self._staying, self._left, self._surplus,
+        ):  # fmt: skip
             state.clear()
+        self._leaves(())
         self._is_finding = False
         self._broker = broker_of(task_consumer, driver_type)
+        self._is_attached = True
         self._add_credit(qos)
+
+    def detach(self) -> None:
+        """The connection is over: no message comes until the next one."""
+        self._is_attached = False
 
     def _add_credit(self, qos: Any) -> None:
         # Not by qos.increment_eventually: after a reconnect Celery (5.4-5.7) sets the value anew, and each decrement
@@ -109,8 +166,11 @@ class Intake:
         if name is not None:
             parked = self._parked.setdefault(name, Counter())
             parked[run.task] += 1
-            if parked.total() >= self._bounds(run)[1]:
+            most = self._bounds(run)[1]
+            if parked.total() >= most:
                 self._stop(name)
+            if parked.total() > most and self._has_priorities(run):
+                self._note_surplus(run)
 
     def unparked(self, run: Run) -> None:
         """A request waits no more."""
@@ -123,7 +183,7 @@ class Intake:
         if name is not None:
             parked = self._parked[name]
             parked[run.task] -= 1
-            if name in self._stopped and parked.total() <= self._bounds(run)[0]:
+            if name in self._stopped and name not in self._left and parked.total() <= self._bounds(run)[0]:
                 self._wanting.add(name)
 
     @property
@@ -131,10 +191,11 @@ class Intake:
         """Whether there is something to fetch: call :meth:`resume` when nothing is more urgent."""
         if self._is_ended:
             return False
-        return bool(self._wanting) or (self._is_finding and self._free_slots() > 0)
+        return bool(self._wanting) or (bool(self._is_finding or self._left) and self._free_slots() > 0)
 
     def resume(self) -> None:
         """Consume stopped queues again of which few requests are left here."""
+        self.take_up_overdue()
         while self._wanting:
             name = self._wanting.pop()
             if self._is_stopped(name):
@@ -166,19 +227,89 @@ class Intake:
         Their queues are stopped before, and consumed again when nothing is more urgent, so that the messages come
         back after all of them have gone, and in order.
         """
+        if not self._is_ended and self._broker is not None:
+            for name in {run.queue for run in runs if run.queue is not None and not self._stays(run.queue)}:
+                self._stop(name)
+                self._wanting.add(name)
+        self.put_back(runs)
+
+    def put_back(self, runs: Sequence[Run]) -> None:
+        """Requests that have left the gate go back to their places."""
         deliveries = [(run.queue, run.request.message) for run in runs if run.queue is not None]
         if self._broker is None or not deliveries:
             return
-        if not self._is_ended:
-            for name in {name for name, _ in deliveries if not self._stays(name)}:
-                self._stop(name)
-                self._wanting.add(name)
         try:
             self._broker.give_back(deliveries)
         except Exception:
             logger.warning(
                 "celery-gconc: %d messages could not be given back: the broker will", len(runs), exc_info=True
             )
+
+    # -- What other workers have room for ----------------------------------------------------------------
+
+    @property
+    def taken(self) -> list[str]:
+        """The queues that messages are taken of: all that are subscribed, consumed just now or not."""
+        return sorted(self._consumer._active_tags) if self._is_attached and not self._is_ended else []
+
+    def may_move(self, run: Run) -> bool:
+        """Whether a request may go back for others to take: once, and where its broker has a place for it."""
+        name = run.queue
+        if name is None or self._broker is None or self._stays(name):
+            return False
+        if not self._broker.may_move(name, run.request.message):
+            return False
+        if name in self._left:  # a read was under way
+            self._surplus.append(run)
+        return not self._moved.count(run.message_id)
+
+    def move(self, runs: Sequence[Run]) -> None:
+        """Requests that have left the gate go back to their places; this worker leaves their queues alone.
+
+        Until it has a free slot, or nobody else has one (:meth:`take_up`), and for :data:`LEFT_SECONDS` at most.
+        """
+        for run in runs:
+            self._moved.add(run.message_id)
+        for name in {run.queue for run in runs if run.queue is not None}:
+            self._stop(name)
+            self._wanting.discard(name)
+            if self._is_stopped(name):
+                self._left[name] = now() + LEFT_SECONDS
+        if self._broker is not None:
+            self._broker.end_read()
+        self.put_back(runs)
+        self._leaves(self._left)
+
+    def take_up(self, names: Iterable[str]) -> None:
+        """Consume queues again that were left alone."""
+        found = [name for name in names if self._left.pop(name, None) is not None]
+        for name in found:
+            if not self._is_ended and self._is_stopped(name):
+                self._resume(name)
+        if found:
+            self._leaves(self._left)
+
+    def take_up_overdue(self) -> None:
+        """Take up what was left alone, where a slot is free by now, or it has been long."""
+        if self._left:
+            moment, has_slot = now(), self._free_slots() > 0
+            self.take_up([name for name, until in self._left.items() if has_slot or moment >= until])
+
+    def take_surplus(self) -> list[Run]:
+        """Requests that came though their queue is stopped, and may not wait here. Each is told once."""
+        if not self._surplus:
+            return []
+        surplus, self._surplus = self._surplus, []
+        return surplus
+
+    def _note_surplus(self, run: Run) -> None:
+        """What the broker sent before it heard that the queue is stopped goes back, but not again and again."""
+        broker, name = self._broker, run.queue
+        if broker is None or name is None or self._returned.count(run.message_id) >= MOST_RETURNS:
+            return
+        if broker.may_move(name, run.request.message):
+            self._returned.add(run.message_id)
+            self._surplus.append(run)
 
     def end(self, *, reading: bool) -> None:
         """Consume nothing any more; and, on the consumer's thread (*reading*), receive what was under way."""
@@ -201,13 +332,28 @@ class Intake:
         are fetched in one go, can follow each other here, where a permit passes on without a round trip: at three
         times that number, and :data:`FOLLOWING` more, most do.
         """
-        own = f"queue:{run.queue}"
-        if own in run.limits:
-            at_once = min(self._table().get(own, 0), self._slots())
-            return at_once, 3 * at_once + FOLLOWING
         assert self._broker is not None
-        most = max(self._broker.most_parked, self._slots())
-        return most // 2, most
+        own, slots = f"queue:{run.queue}", self._slots()
+        if own in run.limits:
+            least = min(self._table().get(own, 0), slots)
+            most = 3 * least + FOLLOWING
+        else:
+            most = max(self._broker.most_parked, slots)
+            least = most // 2
+        if self._has_priorities(run):
+            most = min(most, URGENT_FOLLOWING * max(slots, 1))
+            least = min(least, most // 4)
+        return least, most
+
+    def _has_priorities(self, run: Run) -> bool:
+        """Whether a later message of the queue may be more urgent: it is declared so, or a message was."""
+        name = run.queue
+        assert name is not None
+        if name not in self._prioritised:
+            if not priority_of(run.request.message) and not has_priorities(self._consumer, name):
+                return False
+            self._prioritised.add(name)
+        return True
 
     def _stays(self, name: str) -> bool:
         """Whether a queue is never stopped."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from .clock import now
 from .limits import Limits
+from .moves import Answer, Moves
 from .outbox import Outbox
 from .permit import Permit
 from .wire import Ask, Grant, Held, Notice, Sync, Synced
@@ -29,6 +30,9 @@ LAZY_SECONDS = 0.02
 
 #: The same for what matters to others, but less than the start of a task here.
 SOON_SECONDS = 0.001
+
+#: The same for which queues messages are taken of.
+TAKES_SECONDS = 1.0
 
 #: From how many places in its line on a session may tell Redis of further ones lazily.
 MANY_ASKED = 4
@@ -48,6 +52,9 @@ class Holder(Protocol):
     #: When it reached its gate, and when it went to the pool with a permit (0.0: it didn't), by :func:`now`.
     arrived: float
     granted: float
+    #: The queue that its message came from, if that is known, and whether it may go back for others to take.
+    queue: str | None
+    may_move: bool
 
     @property
     def task_id(self) -> str:
@@ -75,7 +82,13 @@ class Ledger(Generic[R]):
     """Permits of one session at a time. Every public method takes the lock, but those named ``..._locked``."""
 
     def __init__(
-        self, table: Mapping[str, int], *, slots: Callable[[], int], wake: Callable[[], None], margin: float = 0.0
+        self,
+        table: Mapping[str, int],
+        *,
+        slots: Callable[[], int],
+        wake: Callable[[], None],
+        margin: float = 0.0,
+        growth: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.lock = threading.RLock()
         #: Limit to the max that holds now; a limit that isn't in it is unlimited.
@@ -102,6 +115,9 @@ class Ledger(Generic[R]):
         self._margin = margin
         self._lines: dict[Limits, _Line[R]] = {}
         self._outbox: Outbox[R] = Outbox()
+        self._moves = Moves()
+        #: By how many slots the pool may still grow by itself; None where it doesn't.
+        self._growth = growth
         self._granted = 0
         #: Limits that others wait for, and how many of our requests stand at the head of the line: for those a
         #: permit may be used again, for it would come back to us.
@@ -111,6 +127,8 @@ class Ledger(Generic[R]):
         self._offered = False
         #: Room that Redis still believes this session to have.
         self._believed_room = 0
+        #: Whether there was room at the last look, though Redis believes that there is none.
+        self._is_room_untold = False
         self._watches_idle = False
         #: When the link, which was woken, comes by itself to tell Redis.
         self._woken_for: float | None = None
@@ -194,6 +212,22 @@ class Ledger(Generic[R]):
             self._wake_locked()
             return True
 
+    def take_out(self, is_wanted: Callable[[R], bool]) -> list[R]:
+        """Take all such requests out of their lines without permits; in order of arrival."""
+        with self.lock:
+            found: list[R] = []
+            for limits, line in list(self._lines.items()):
+                leaving = [request for request in line.waiting if is_wanted(request)]
+                if leaving:
+                    gone = set(leaving)
+                    line.waiting = deque(request for request in line.waiting if request not in gone)
+                    found += leaving
+                    self._ask_locked(limits)
+                    self._forget_locked(limits)
+            self.waiting_count -= len(found)
+            self._wake_locked()
+            return sorted(found, key=lambda request: request.arrived)
+
     def waiting(self) -> list[R]:
         """Every request that waits here, by line."""
         with self.lock:
@@ -267,6 +301,34 @@ class Ledger(Generic[R]):
             if self.due_at is not None:
                 self._wake_locked()
 
+    def take_queues(self, source: str, queues: Sequence[str]) -> None:
+        """Redis is to know which queues messages are taken of, and at which broker (a digest)."""
+        with self.lock:
+            if self._moves.take(source, queues):
+                self._outbox.due(TAKES_SECONDS)
+                self._wake_locked()
+
+    def leave_queues(self, queues: Iterable[str]) -> None:
+        """These queues are left alone from now on, and no others: Redis is asked whether others have room for them."""
+        with self.lock:
+            self._moves.leave(frozenset(queues))
+            self._plan_moves_locked()
+            self._wake_locked()
+
+    def take_answer(self) -> Answer | None:
+        """What Redis has said of queues whose messages find no slot here, or that are left alone. Each answer once."""
+        with self.lock:
+            return self._moves.take_answer()
+
+    def tell_room(self) -> None:
+        """Called every now and then: Redis is to hear of room that it doesn't know of, once it stays for a while."""
+        with self.lock:
+            was_untold = self._is_room_untold
+            self._is_room_untold = self._believed_room <= 0 < self._room_locked()
+            if was_untold and self._is_room_untold:
+                self._outbox.due()
+                self._wake_locked()
+
     def settle(self) -> None:
         """A permit that nobody took is watched from now on: it may be idle for a moment only."""
         if not self._watches_idle and self._lines:
@@ -330,6 +392,9 @@ class Ledger(Generic[R]):
             self._told_before_sync = self._told_version
             news = self._outbox.take()
             self._woken_for = None
+            if self._believed_room > 0:
+                self._moves.caught_up()
+            takes, weak = self._moves.say(self._lines.values())
             return Sync(
                 session=self.session,
                 epoch=epoch,
@@ -343,6 +408,10 @@ class Ledger(Generic[R]):
                 held=self._held_locked() if full else [_statement(r.permit, r) for r in news.unstated if r.permit],
                 interests=sorted(self._interests_locked()),
                 full=full,
+                source=self._moves.source,
+                takes=takes,
+                growth=self._growth(),
+                weak=weak,
             )
 
     def untold(self) -> None:
@@ -350,6 +419,7 @@ class Ledger(Generic[R]):
         with self.lock:
             self._outbox.needs_statement = True
             self._is_trusted = False
+            self._moves.untold()
             self._outbox.due()
 
     def opened(self, session: str, table: Mapping[str, int], version: int, lease_ends: float) -> None:
@@ -364,6 +434,7 @@ class Ledger(Generic[R]):
             self._offered = False
             self._lease_ends, self._reuse_ends = lease_ends, 0.0
             self._outbox.needs_statement = True
+            self._moves.untold()
             self._outbox.due()
             self._set_table_locked(table, version)
             self._believed_room = 0
@@ -397,7 +468,9 @@ class Ledger(Generic[R]):
             self._offered = reply.offer
             if reply.table is not None:
                 self._set_table_locked(reply.table, reply.version)
-            return bool(reply.grants) or reply.table is not None or not was_trusted or is_offer_news
+            is_answer = self._moves.hear(reply.elsewhere)
+            self._plan_moves_locked()
+            return bool(reply.grants) or reply.table is not None or not was_trusted or is_offer_news or is_answer
 
     def notice(self, notice: Notice) -> None:
         """Take in what Redis told unasked."""
@@ -414,6 +487,7 @@ class Ledger(Generic[R]):
             self._offered = self._offered or notice.offer
             if notice.offer and self._room_locked() > 0:
                 self._outbox.due()
+            self._plan_moves_locked()
             if notice.version is not None and notice.version != self.version:
                 self._told_version = notice.version
                 self._outbox.due()
@@ -538,8 +612,20 @@ class Ledger(Generic[R]):
         # Redis has a place for a request of ours: the next slot is kept for it, for the round trip to say so.
         return 1 if self._offered and free > 0 else 0
 
+    def _plan_moves_locked(self) -> None:
+        """Redis has a place for a request of ours, and there is no slot: ask who else has one, if it stays so."""
+        if self._room_locked() > 0:
+            self._moves.caught_up()
+        elif self._offered:
+            self._moves.missed()
+        delay = self._moves.due_in(self._lines.values())
+        if delay is not None:
+            self._outbox.due(delay)
+
     def _look_locked(self) -> None:
         room = self._room_locked()
+        if room > 0:
+            self._moves.caught_up()
         if not self._has_slot_locked():
             self._return_new_locked()
         for limits in [key for key, line in self._lines.items() if line.waiting]:

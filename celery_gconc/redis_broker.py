@@ -56,18 +56,18 @@ class RedisBroker(VirtualBroker):
     def consume(self, queue: Queue, tag: str) -> None:
         """Read from a cancelled queue again, at once: a read under way doesn't cover it, and may last a second."""
         super().consume(queue, tag)
-        self._interrupt_read()
+        self.end_read()
 
     def cancel_all(self) -> None:
         """Read no more from any queue; a message that the read under way brings is received, not requeued behind."""
         super().cancel_all()
         self._callbacks.update(self._receivers)
-        self._interrupt_read()
+        self.end_read()
 
     def end_reading(self) -> None:
         """Take in what the read under way brings."""
         if getattr(self.channel, "_in_poll", None):
-            self._interrupt_read()
+            self.end_read()
             with suppress(Empty, *self.channel.connection_errors):
                 self.channel._brpop_read()
 
@@ -90,6 +90,10 @@ class RedisBroker(VirtualBroker):
         run_on_broker(self.channel, lua("broker/give_back"), keys, *arguments)
         for _, message in deliveries:
             channel.qos._quick_ack(message.delivery_tag)
+
+    def may_move(self, name: str, message: Any) -> bool:
+        """Any may, but what is no list's."""
+        return name not in self.channel._fanout_queues
 
     def keep(self, messages: Iterable[Any]) -> None:
         """Refresh the time at which held messages were delivered, in one call, four times a visibility timeout."""
@@ -168,7 +172,8 @@ class RedisBroker(VirtualBroker):
             connection.send_command("CLIENT", "ID")
             self._connection_id = (connection, int(connection.read_response()))
 
-    def _interrupt_read(self) -> None:
+    def end_read(self) -> None:
+        """End the BRPOP under way, on which queues that were cancelled since may still bring a message."""
         connection = getattr(self.channel, "_in_poll", None)
         if not connection or self._connection_id is None or self._connection_id[0] is not connection:
             return

@@ -55,7 +55,7 @@ class Run:
 
     __slots__ = (
         "arrived", "counted", "ended", "gate", "granted", "job",
-        "limits", "names", "permit", "queue", "request", "waits",
+        "limits", "may_move", "names", "permit", "queue", "request", "waits",
     )  # fmt: skip
 
     def __init__(self, gate: RunOwner, request: Any, names: Limits, limits: Limits, queue: str | None) -> None:
@@ -74,6 +74,8 @@ class Run:
         self.job: Any = None
         #: Whether it was seen to wait for a permit while a slot was free.
         self.waits = False
+        #: Whether its message may go back to its queue for other workers to take.
+        self.may_move = False
 
     @property
     def task_id(self) -> str:
@@ -84,6 +86,11 @@ class Run:
     def task(self) -> str:
         """The registered name of the task."""
         return str(self.request.task.name)
+
+    @property
+    def message_id(self) -> tuple[str, int]:
+        """What tells its message from others, however often it is delivered: a retry has the id of its task."""
+        return self.task_id, int(self.request.request_dict.get("retries") or 0)
 
     @property
     def is_revoked(self) -> bool:

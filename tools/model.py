@@ -112,7 +112,7 @@ def _built(run: Run) -> Iterator[Path]:
         folder = Path(name)
         for part in MODELS.glob(f"{run.model}*.pml"):
             shutil.copy(part, folder)
-        options = ["-DSAFETY", "-DNOCLAIM"] if not run.liveness else ["-DNFAIR=4"]
+        options = ["-DSAFETY", "-DNOCLAIM"] if not run.liveness else ["-DNFAIR=7"]
         _call(["spin", "-a", *run.options, f"{run.model}.pml"], folder)
         # A mutation is found soon, a configuration searched to the end: what counts is the compiler, or what it makes.
         # COLLAPSE stores states in less memory, each of them whole: no hashing away.
@@ -162,6 +162,7 @@ def _words(found: str) -> str:
     for part, words in (
         ("runs[0]", "more than max run"),
         ("hold[", "a permit is used that Redis doesn't count"),
+        ("moved", "a message leaves a worker though nobody has room"),
         ("lossy", "an epoch begun without need"),
         ("roomy[i]", "a grant to a session without room"),
         ("waits[q]", "a free place, and a waiter that nobody serves or asks"),

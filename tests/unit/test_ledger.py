@@ -25,6 +25,8 @@ class Request:
     granted: float = 0.0
     task_id: str = "id"
     task: str = "t"
+    queue: str | None = "emails"
+    may_move: bool = True
 
 
 def granted(grant: int, number: int) -> Grant:
