@@ -35,7 +35,8 @@ from .link import Link
 from .lookout import Lookout
 from .misfits import misfits
 from .observer import Observer
-from .resize import Resizer, count_only_startable, pool_size
+from .pools import CAN_TERMINATE, check_pool, pool_kind, pool_name, pool_size
+from .resize import Resizer, count_only_startable
 from .run import Run, note_delivery
 from .settings import NO_REDIS, SWITCHED_OFF, Settings
 from .shell import refuse_start
@@ -86,10 +87,11 @@ class GlobalConcurrencyStep(StartStopStep):
         self._options: dict[str, TaskOption] = {}
         self._names: dict[tuple[str, str | None], Limits] = {}
         pool = consumer.pool
-        if settings.on_lease_lost == "terminate" and pool_name(pool) not in ("prefork", "gevent"):
+        _or_refuse(lambda: check_pool(pool))
+        if settings.on_lease_lost == "terminate" and pool_kind(pool) not in CAN_TERMINATE:
             refuse_start(
-                "global_concurrency_on_lease_lost='terminate': the "
-                f"{pool_name(pool)} pool can't terminate a task; use 'continue', or the prefork or gevent pool"
+                f"global_concurrency_on_lease_lost='terminate': the {pool_name(pool)} pool can't terminate a task; "
+                "use 'continue', or the prefork, gevent or eventlet pool"
             )
         _warn_of_strategies(self.app)
         for text in settings.warnings:
@@ -134,8 +136,8 @@ class GlobalConcurrencyStep(StartStopStep):
             watch_child=self._watch_child,
             wake=self.starter.wake,
             runs_unlimited=self._runs_unlimited,
-            starts_when_ended=pool_name(pool) in ("prefork", "threads"),
-            ends_on_consumer_thread=pool_name(pool) == "prefork" and consumer.hub is not None,
+            starts_when_ended=pool_kind(pool) in ("prefork", "threads"),
+            ends_on_consumer_thread=pool_kind(pool) == "prefork" and consumer.hub is not None,
             later=self.starter.later,
             keep_turning=self.starter.keep_turning,
         )
@@ -416,16 +418,6 @@ def full_name(app: Celery, limit: str) -> str:
     queues: Any = app.amqp.queues
     queue = queues.aliases.get(rest) or queues.get(rest)
     return limit if queue is None else f"queue:{goes_by(queue)}"
-
-
-def pool_name(pool: Any) -> str:
-    """The name by which ``celery worker -P`` knows a pool. By module: importing gevent's here would load gevent."""
-    names = {"prefork": "prefork", "thread": "threads", "gevent": "gevent", "eventlet": "eventlet", "solo": "solo"}
-    for cls in type(pool).__mro__:
-        package, _, module = cls.__module__.rpartition(".")
-        if package == "celery.concurrency" and module in names:
-            return names[module]
-    return type(pool).__qualname__
 
 
 def _is_on(settings: Settings, config: Mapping[str, int], consumer: Any) -> bool:

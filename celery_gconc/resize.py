@@ -12,21 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.worker.state import reserved_requests
 
 from .errors import LimitError
-
-
-def pool_size(pool: Any) -> int:
-    """How many tasks a pool can run at once now. Never kept: autoscale, grow and shrink change it.
-
-    (celery 5.4-5.6: ``num_processes`` of the green pools is the number of tasks that run; ``limit`` is their size.)
-    """
-    if isinstance(pool, PreforkPool):
-        stopped = getattr(pool, "_pool", None) is None  # celery 5.4-5.7
-        return 0 if stopped else int(pool.num_processes)
-    return int(pool.limit or 0)
+from .pools import pool_name, pool_size
 
 
 class Resizer:
@@ -54,8 +43,9 @@ class Resizer:
                 "this worker's pool size is a range (--autoscale): change it with 'celery control autoscale MAX MIN'"
             )
         if not hasattr(pool, "grow") or not hasattr(pool, "shrink"):
-            kind = type(pool).__module__.rpartition(".")[2]
-            raise LimitError(f"the {kind} pool can't change its size while it runs: restart the worker with -c {size}")
+            raise LimitError(
+                f"the {pool_name(pool)} pool can't change its size while it runs: restart the worker with -c {size}"
+            )
         before = self._size
         self._wanted = size
         if size > before:

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.concurrency.base import BasePool
-from celery.concurrency.thread import ApplyResult as ThreadResult  # type: ignore[attr-defined]
 
 from .clock import now
 from .limits import Limits
@@ -141,8 +140,9 @@ class Run:
 
         (celery 5.4-5.7: ``concurrency.base.apply_target`` calls none where tracing itself raises.)
         """
-        if isinstance(result, ThreadResult):
-            result.f.add_done_callback(lambda _: self.gate.end(self))
+        future = getattr(result, "f", result)  # celery 5.4-5.7: ApplyResult of the threads pool has it there
+        if hasattr(future, "add_done_callback"):
+            future.add_done_callback(lambda _: self.gate.end(self))
         elif hasattr(result, "link"):  # a greenlet
             result.link(lambda _: self.gate.end(self))
         elif result is None and self.gate.runs_inline:

@@ -157,7 +157,7 @@ def test_a_pool_that_cannot_terminate_is_refused_at_the_start(apart, pool):
     (said,) = [line for line in worker.output().splitlines() if "celery-gconc" in line]
     assert said == (
         "Error: celery-gconc: global_concurrency_on_lease_lost='terminate': "
-        f"the {pool} pool can't terminate a task; use 'continue', or the prefork or gevent pool"
+        f"the {pool} pool can't terminate a task; use 'continue', or the prefork, gevent or eventlet pool"
     )
     assert "Traceback" not in worker.output()
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-POOLS = ("prefork", "threads", "gevent", "solo")
+POOLS = ("prefork", "threads", "gevent", "solo", "eventlet")
 BROKERS = ("redis", "rabbitmq")
 
 #: What a request is doing when the feature touches it.
@@ -87,18 +87,21 @@ NO_TERMINATE = {
     "threads": "Celery's threads pool can't terminate a task.",
     "solo": "Celery's solo pool can't terminate a task, and takes no command while one runs.",
 }
-#: thread.TaskPool.on_apply and base.apply_target (solo) drop the timeout arguments; gevent's takes the hard one.
+#: thread.TaskPool.on_apply, eventlet's and base.apply_target (solo) drop the timeout arguments; gevent's takes the hard
+#: one.
 NO_HARD_LIMIT = {
+    "eventlet": "Celery's eventlet pool has no time limits.",
     "threads": "Celery's threads pool has no time limits.",
     "solo": "Celery's solo pool has no time limits.",
 }
 NO_SOFT_LIMIT = {**NO_HARD_LIMIT, "gevent": "Celery's gevent pool has no soft time limit."}
 #: Only prefork's tasks run in processes of their own.
-NO_CHILDREN = dict.fromkeys(("threads", "gevent", "solo"), "Tasks run in the worker's own process.")
+NO_CHILDREN = dict.fromkeys(("threads", "gevent", "solo", "eventlet"), "Tasks run in the worker's own process.")
 #: thread.TaskPool and solo.TaskPool have no grow and no shrink.
 FIXED_SIZE = {
     "threads": "Celery's threads pool can't change its size.",
     "solo": "Celery's solo pool always has one slot.",
 }
+NO_BEAT = dict.fromkeys(("gevent", "eventlet"), "Celery refuses -B with a green pool.")
 #: solo runs the task inside the consumer's loop: it neither receives nor hears anything meanwhile.
 ONE_AT_A_TIME = {"solo": "Celery's solo pool receives nothing while a task runs."}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.lifecycle.bench import PATIENCE
-from tests.lifecycle.matrix import FIXED_SIZE, NO_CHILDREN
+from tests.lifecycle.matrix import FIXED_SIZE, NO_BEAT, NO_CHILDREN
 from tests.servers import wait_until
 
 
@@ -92,7 +92,7 @@ def test_a_child_that_takes_too_much_memory_gives_its_permit_back_and_leaves_its
     assert bench.result(sent[0]) == 1
 
 
-@pytest.mark.feature("-B", "parked", not_on={"gevent": "Celery refuses -B with a green pool."})
+@pytest.mark.feature("-B", "parked", not_on=NO_BEAT)
 def test_what_an_embedded_beat_sends_parks_while_the_limit_is_full_and_then_runs(own_bench):
     bench = own_bench()
     bench.options = ("-B", "-s", str(bench.cluster.directory / "schedule"))

@@ -30,6 +30,7 @@ def test_a_feature_is_tested_on_each_pool_over_redis_and_on_prefork_over_rabbitm
         "prefork-rabbitmq",
         "threads-redis",
         "gevent-redis",
+        "eventlet-redis",
     ]
     said = Feature("anything", "running", broker_matters=True)
     assert said.columns() == list(COLUMNS)
