@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from tests.servers import ROOT, RedisServer, redis_server
+from tests.namespace import begin_namespace
+from tests.servers import ROOT, RedisServer, free_port, redis_server, wait_until
+from tests.wild.shell import Shell
 
 LIMITED = {"global_concurrency_limits": {"celery": 2}}
 
-#: What a suite that hangs may take, in seconds.
-MOST_SECONDS = 90
+APP = "tests.wild.recipes.app"
 
 
 @pytest.fixture(scope="module")
@@ -38,24 +39,9 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs Python with such settings."""
 
     def call(*arguments: str, conf: dict[str, object], **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, env=environment(tmp_path, conf, **env),
-            capture_output=True, text=True, timeout=MOST_SECONDS, check=False,
-        )  # fmt: skip
+        return Shell(tmp_path, APP, conf, env).run(*arguments)
 
     return call
-
-
-def environment(folder: Path, conf: dict[str, object], **env: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "TEST_CONF": json.dumps(conf),
-        "TEST_DATABASE": str(folder / "db.sqlite3"),
-        "PYTHONPATH": str(ROOT),
-        "PYTHONWARNINGS": "ignore",
-        "C_FORCE_ROOT": "1",
-        **env,
-    }
 
 
 def pytest_of(name: str, *more: str) -> list[str]:
@@ -191,3 +177,102 @@ def test_a_worker_that_is_refused_by_redis_is_an_error_of_the_test_and_the_next_
         done = run("-m", "unittest", "tests.wild.recipes.refused", conf=conf, TEST_SAID="may evict our keys")
         assert done.returncode == 0, done.stderr
         assert connected_to(evicting.url) == 0
+
+
+# -- At a shell --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def over_files(tmp_path: Path) -> dict[str, Any]:
+    """Settings of an app with a broker and a result backend in the file system."""
+    folders = {name: str(tmp_path / name) for name in ("in", "done", "control", "results")}
+    for folder in folders.values():
+        Path(folder).mkdir()
+    return {
+        "broker_url": "filesystem://",
+        "broker_transport_options": {
+            "data_folder_in": folders["in"], "data_folder_out": folders["in"], "control_folder": folders["control"],
+        },
+        "result_backend": f"file://{folders['results']}",
+    }  # fmt: skip
+
+
+#: A command to one worker ends with its answer.
+TO_WORKER = ("-d", "w@test", "--timeout", "20")
+
+ADD = "from tests.wild.recipes.app import add\nprint(add.delay(1, 2).get(timeout=30))"
+
+
+@pytest.mark.wild("recipes", "a broker in the file system, no limit, no Redis")
+def test_an_app_without_limits_needs_no_redis(tmp_path, over_files):
+    shell = Shell(tmp_path, APP, over_files)
+    with shell.worker("-c", "2", "-n", "w@test") as worker:
+        assert shell.run("-c", ADD).stdout == "3\n"
+        (line,) = worker.ours
+        assert "INFO" in line
+        assert "off until this worker is restarted: no limit is configured, and there is no Redis" in line
+        told = shell.celery("control", "set_global_concurrency", "emails", "4", *TO_WORKER)
+        assert "global_concurrency_redis_url is not set" in told.stdout + told.stderr
+        told = shell.celery("inspect", "global_concurrency", *TO_WORKER, "--json")
+        ((_, answer),) = json.loads(told.stdout).items()
+        assert answer["error"].startswith("celery-gconc is off in this worker: it has no limit, and global_concurrency")
+        assert '"pool"' in shell.celery("inspect", "stats", *TO_WORKER, "--json").stdout
+    for command in (("status",), ("set", "emails", "3"), ("exporter",)):
+        done = shell.celery("gconc", *command)
+        assert done.returncode == 1
+        assert done.stderr.strip().startswith("Error: global_concurrency_redis_url is not set")
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.wild("recipes", "at a shell, limits and no Redis", result="one line, exit code 1")
+def test_at_a_shell_limits_without_a_redis_are_one_line(tmp_path, over_files):
+    done = Shell(tmp_path, APP, {**over_files, **LIMITED}).celery("worker")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "gconc" in line]
+    assert line.startswith(
+        "Error: celery-gconc: a limit is configured (queue:celery), and there is no Redis to keep it"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.wild("recipes", "at a shell, global_concurrency_enabled = False")
+def test_switched_off_a_worker_has_nothing_of_ours(tmp_path, over_files, redis_url):
+    before = received_by(redis_url)
+    conf = {**over_files, **LIMITED, "global_concurrency_redis_url": redis_url, "global_concurrency_enabled": False}
+    shell = Shell(tmp_path, APP, conf, {"TEST_OPTION": '"db"'})
+    with shell.worker("-P", "solo", "-n", "w@test") as worker:
+        assert shell.run("-c", ADD).stdout == "3\n"
+        assert worker.ours == []
+        told = shell.celery("inspect", "global_concurrency", *TO_WORKER, "--json")
+        assert "celery-gconc is switched off: global_concurrency_enabled is False" in told.stdout
+    done = shell.celery("gconc", "status")
+    assert (done.returncode, done.stderr) == (
+        1, "Error: celery-gconc is switched off: global_concurrency_enabled is False\n"
+    )  # fmt: skip
+    assert received_by(redis_url) == before + 1  # our own look at it
+
+
+@pytest.mark.wild("recipes", "no limit, a Redis that comes later: nothing waits, then limits set at run time hold")
+def test_while_redis_is_away_and_no_limit_is_known_nothing_waits(tmp_path, over_files):
+    port = free_port()
+    shell = Shell(tmp_path, APP, {**over_files, "global_concurrency_redis_url": f"redis://127.0.0.1:{port}/0"})
+    with shell.worker("-c", "2") as worker:
+        assert shell.run("-c", ADD).stdout == "3\n"
+        assert any("no limit is known: none wait" in line for line in worker.ours)
+        with redis_server(port) as server:
+            begin_namespace(server.url)
+            wait_until(lambda: any("session" in line for line in worker.ours), what="the worker has connected")
+            assert shell.celery("gconc", "set", "celery", "0").returncode == 0
+            done = shell.run("-c", ADD.replace(".get(timeout=30)", ".id"))
+            waiting = ("gconc", "waiting", "celery")
+            wait_until(lambda: done.stdout.strip() in shell.celery(*waiting).stdout, what="the task waits for a permit")
+
+
+@pytest.mark.wild("recipes", 'a task option that covers nothing: global_concurrency="db"', result="told at the start")
+def test_a_task_option_that_covers_nothing_is_told_when_the_worker_starts(tmp_path, over_redis):
+    shell = Shell(tmp_path, APP, {**over_redis, "global_concurrency_limits": {"pool:db": 3}}, {"TEST_OPTION": '"db"'})
+    with shell.worker("-P", "solo") as worker:
+        (line,) = [line for line in worker.ours if "covers nothing" in line]
+    assert "WARNING" in line
+    assert "global_concurrency='db' covers nothing: it means queue:db" in line
+    assert line.endswith("is pool:db meant?")
