@@ -59,6 +59,9 @@ EX_CONFIG = 78
 #: (a server that speaks no TLS is silent for two when it is spoken to so).
 FIRST_CONTACT = 4.0
 
+#: The same where no limit is configured: one may have been set at run time, and else nothing is to wait.
+UNLIMITED_CONTACT = 1.0
+
 T = TypeVar("T")
 
 _links: WeakSet[Link] = WeakSet()
@@ -201,7 +204,7 @@ class GlobalConcurrencyStep(StartStopStep):
             if self.settings.on_lease_lost == "terminate":
                 self.terminator.start()
             self.lookout.start(has_loop=consumer.hub is not None)
-            self.link.tried.wait(FIRST_CONTACT)
+            self.link.tried.wait(FIRST_CONTACT if self.ledger.table else UNLIMITED_CONTACT)
             self._rows.refresh()
             for text in misfits(self.app, self._configured, self.ledger.table):
                 logger.warning("celery-gconc: %s", text)

@@ -170,13 +170,31 @@ def test_eager_tasks_never_touch_redis(run, redis_url):
     assert received_by(redis_url) == before + 1  # our own look at it
 
 
-@pytest.mark.wild("recipes", "a Redis that may evict our keys", result="an error of the test, at once")
-def test_a_worker_that_is_refused_by_redis_is_an_error_of_the_test_and_the_next_one_runs(run, over_redis):
-    with redis_server(None, "--maxmemory-policy", "allkeys-lru") as evicting:
-        conf = {**over_redis, "global_concurrency_redis_url": evicting.url}
-        done = run("-m", "unittest", "tests.wild.recipes.refused", conf=conf, TEST_SAID="may evict our keys")
+AT_ONCE = "an error of the test, at once"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        pytest.param(
+            "maxmemory-policy", "allkeys-lru", "may evict our keys",
+            marks=pytest.mark.wild("recipes", "limits, a Redis that may evict our keys", result=AT_ONCE),
+        ),
+        pytest.param(
+            "requirepass", "another", "global_concurrency_redis_url",
+            marks=pytest.mark.wild("recipes", "limits, a Redis with another password", result=AT_ONCE),
+        ),
+    ],
+)  # fmt: skip
+def test_a_worker_that_redis_refuses_is_an_error_of_the_test_and_the_next_one_runs(
+    run, over_redis, setting, value, said
+):
+    with redis_server() as server, redis.Redis.from_url(server.url) as client:
+        client.config_set(setting, value)
+        conf = {**over_redis, **LIMITED, "global_concurrency_redis_url": server.url}
+        done = run("-m", "unittest", "tests.wild.recipes.refused", conf=conf, TEST_SAID=said)
         assert done.returncode == 0, done.stderr
-        assert connected_to(evicting.url) == 0
+        assert len(client.client_list()) == 1
 
 
 # -- At a shell --------------------------------------------------------------------------------------------------------
