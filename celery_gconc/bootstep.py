@@ -26,7 +26,7 @@ from .broker import goes_by, identity_of, queue_named
 from .clock import now
 from .deadlocks import DeadlockWatch
 from .embedded import end_wait, watch_start
-from .errors import LimitError, SettingError
+from .errors import LimitError, SessionRefused, SettingError
 from .gate import Gate
 from .intake import Intake
 from .ledger import Ledger
@@ -204,6 +204,7 @@ class GlobalConcurrencyStep(StartStopStep):
             if self.settings.on_lease_lost == "terminate":
                 self.terminator.start()
             self.lookout.start(has_loop=consumer.hub is not None)
+            self._check_broker()
             self.link.tried.wait(FIRST_CONTACT if self.ledger.table else UNLIMITED_CONTACT)
             self._rows.refresh()
             for text in misfits(self.app, self._configured, self.ledger.table):
@@ -213,6 +214,23 @@ class GlobalConcurrencyStep(StartStopStep):
             raise WorkerShutdown(EX_CONFIG)
         if consumer.hub is None:
             self.starter.wake()
+
+    def _check_broker(self) -> None:
+        """See that we have the rights that we need where the broker is a Redis, which may be another one."""
+        conf: Any = self.app.conf
+        setting = "broker_url" if conf.broker_read_url == conf.broker_url else "broker_read_url"
+        unseen: tuple[str, ...] = ()
+        why = ""
+        try:
+            unseen = self.intake.check_rights(setting)
+        except SessionRefused as exc:
+            why = str(exc)
+        if why and self.link.has_limits:
+            self._on_refused(why)
+        elif why:
+            logger.error("celery-gconc: %s; limits that are set at run time can't be kept", why)
+        for text in unseen:
+            logger.warning("celery-gconc: the broker: %s", text)
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """The event loop starts (again): it reads our news, and looks after parked requests."""

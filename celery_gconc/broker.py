@@ -54,6 +54,16 @@ class Broker:
         self.consumer = consumer
         self.channel: Any = consumer.channel
 
+    def check_rights(self, setting: str) -> tuple[str, ...]:
+        """See that we may do all that we do there, and return what goes less well for lack of a right, in sentences.
+
+        *setting* is the one that names the broker.
+
+        Raises:
+            SessionRefused: something that is needed is missing; the message names all of it.
+        """
+        return ()
+
     def consumer_timeout(self, name: str, default: float) -> float | None:
         """After how many seconds the broker closes the channel because of a message of this queue that it still holds.
 

@@ -48,7 +48,7 @@ class Causes:
         missing = missing_rights(self._client, self._keys)
         if (failure := missing.failure(self._names)) is not None:
             raise _error(failure)
-        return tuple(f"{name.upper().replace('|', ' ')} can't be used: {OPTIONAL[name]}" for name in missing.optional)
+        return missing.unseen(OPTIONAL)
 
     def _explained(self, exc: Exception) -> Failure:
         failure = failure_of(exc, self._names)

@@ -25,6 +25,8 @@ class Names:
 
     #: The one that the URL comes from.
     url: str = "global_concurrency_redis_url"
+    #: Whether it is about the broker itself, not about a coordination Redis that may be another.
+    is_broker: bool = False
 
     @property
     def tls(self) -> str:
@@ -34,6 +36,11 @@ class Names:
         return "redis_backend_use_ssl" if self.url == "result_backend" else "global_concurrency_redis_options"
 
     @property
+    def other(self) -> str:
+        """The one that names another Redis, where this one can't serve."""
+        return self.url if self.is_broker else "global_concurrency_redis_url"
+
+    @property
     def options(self) -> str:
         """The one that has the prefix of all keys (``global_keyprefix``)."""
         if self.url.startswith("broker"):
@@ -41,9 +48,9 @@ class Names:
         is_backend = self.url == "result_backend"
         return "result_backend_transport_options" if is_backend else "global_concurrency_redis_options"
 
-    def fill(self, todo: str) -> str:
+    def fill(self, todo: str, **more: str) -> str:
         """An advice with these settings in it."""
-        return todo.format(url=self.url, tls=self.tls, without_tls=self.without_tls)
+        return todo.format(url=self.url, tls=self.tls, without_tls=self.without_tls, **more)
 
     @property
     def with_tls(self) -> str:
@@ -61,7 +68,7 @@ class Names:
 class Failure:
     """Why a connection doesn't work."""
 
-    #: Completes "the coordination Redis ..."; empty where nothing more is known than what was said.
+    #: Completes a sentence that begins with the subject; empty where nothing more is known than what was said.
     what: str
     #: What somebody has to do; empty where waiting is all.
     todo: str = ""
@@ -69,12 +76,14 @@ class Failure:
     is_permanent: bool = True
     #: What the server or the system said.
     said: str = ""
+    #: Who it is about.
+    subject: str = "the coordination Redis"
 
     def __str__(self) -> str:
         if not self.what:
-            return f"the coordination Redis doesn't serve: {self.said}"
+            return f"{self.subject} doesn't serve: {self.said}"
         said = f" ({self.said})" if self.said else ""
-        return f"the coordination Redis {self.what}{said}" + (f": {self.todo}" if self.todo else "")
+        return f"{self.subject} {self.what}{said}" + (f": {self.todo}" if self.todo else "")
 
 
 class NobodySaysError(RedisConnectionError):
@@ -164,7 +173,7 @@ _SAID: tuple[tuple[str, str, str, bool], ...] = (
         True,
     ),
     (
-        r"DENIED|protected mode",
+        r"(?-i:DENIED)|protected mode",
         "is in protected mode and refuses connections from other machines",
         "set a password there (requirepass), and write it into {url}",
         True,
@@ -192,7 +201,7 @@ _SAID: tuple[tuple[str, str, str, bool], ...] = (
     (
         _NO_RIGHT,
         "doesn't give its user a right that is needed",
-        "give it those of the ACL line in the documentation (Rights in Redis)",
+        "run there ACL SETUSER <user> {command}",
         True,
     ),
     (
@@ -268,8 +277,14 @@ def _of_one(exc: BaseException, said: str, names: Names) -> Failure | None:
         text, table = f"{exc.reason or ''} {getattr(exc, 'verify_message', '')}", _TLS
     for pattern, what, todo, is_permanent in table:
         if re.search(pattern, text, re.IGNORECASE):
-            return Failure(what, names.fill(todo), is_permanent, said)
+            return Failure(what, names.fill(todo, command=_command_in(text)), is_permanent, said)
     return None
+
+
+def _command_in(text: str) -> str:
+    """The command that a user may not run, as an ACL names it, where the server says so."""
+    found = re.search(r"run the '([\w|]+)'", text)
+    return f"+{found[1].lower()}" if found else "with what the ACL line in the documentation has (Rights in Redis)"
 
 
 def _of_a_file(said: str, names: Names) -> Failure:

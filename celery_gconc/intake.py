@@ -127,6 +127,10 @@ class Intake:
         """The connection is over: no message comes until the next one."""
         self._is_attached = False
 
+    def check_rights(self, setting: str) -> tuple[str, ...]:
+        """As :meth:`Broker.check_rights`."""
+        return self._broker.check_rights(setting) if self._broker is not None else ()
+
     def _add_credit(self, qos: Any) -> None:
         # Not by qos.increment_eventually: after a reconnect Celery (5.4-5.7) sets the value anew, and each decrement
         # that belongs to a lost increment would then shrink the prefetch count, down to 1.

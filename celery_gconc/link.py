@@ -121,6 +121,11 @@ class Link:
         return self._ids[0] if self._ids else ""
 
     @property
+    def has_limits(self) -> bool:
+        """Whether this worker is configured with any."""
+        return bool(self._config)
+
+    @property
     def trouble(self) -> str | None:
         """Why there is no connection to Redis, and what to do; None where there is one."""
         return None if self.connected else f"{self._why} ({self.settings.safe_url})"
@@ -221,7 +226,7 @@ class Link:
             else:
                 self._open()
         except StoreUnusable as exc:
-            if not self.tried.is_set() and self._config and self.settings.on_redis_error == "wait":
+            if not self.tried.is_set() and self.has_limits and self.settings.on_redis_error == "wait":
                 # The first that is known of it; tasks would wait for what can't be.
                 raise SessionRefused(f"{exc} ({self.settings.safe_url})") from exc
             raise

@@ -17,6 +17,9 @@ from kombu import Queue
 from kombu.utils.json import dumps, loads
 
 from .broker import QUEUE_KEY, Delivery, VirtualBroker
+from .errors import SessionRefused
+from .failures import Names
+from .rights import OPTIONAL_AT_BROKER, missing_at_broker
 from .scripts import lua, run_on_broker
 
 #: How many messages of a list are looked at in one step, at most.
@@ -39,6 +42,15 @@ class RedisBroker(VirtualBroker):
         self._looked: dict[str, int] = {}
         self._looked_through: dict[str, float] = {}
         self._guard_close()
+
+    def check_rights(self, setting: str) -> tuple[str, ...]:  # noqa: D102 - as above
+        with self.channel.conn_or_acquire() as client:
+            key = (self.channel.global_keyprefix or "") + self.channel.unacked_index_key
+            missing = missing_at_broker(client, key)
+        failure = missing.failure(Names(setting, is_broker=True), "the broker")
+        if failure is not None:
+            raise SessionRefused(str(failure))
+        return missing.unseen(OPTIONAL_AT_BROKER)
 
     def _guard_close(self) -> None:
         # kombu 5.7.0: where the broker dies during a BRPOP, the channel is closed a second time when its transport has

@@ -1,4 +1,6 @@
-"""The rights that a worker needs in the coordination Redis, each tried once, harmlessly: what is missing shows at once.
+"""The rights that a worker needs in Redis, each tried once, harmlessly: what is missing shows at once.
+
+Those of the coordination Redis; and, where the broker is a Redis, what we need of it beside what kombu needs.
 
 What is tried changes nothing, also where it is allowed: it reads a key that is never there, or asks what can't be.
 """
@@ -6,7 +8,7 @@ What is tried changes nothing, also where it is allowed: it reads a key that is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +63,21 @@ OPTIONAL: Mapping[str, str] = {
     "pubsub|channels": "a worker that comes first to an empty Redis can't see whether others live",
 }
 
+#: The commands on kombu's keys that scripts of ours run in a Redis that is the broker, as those above. (RPUSH can't be
+#: tried without pushing something; kombu needs it, too.)
+_AT_BROKER: Mapping[str, tuple[Any, ...]] = {
+    "lrange": (0, 0),
+    "lrem": (0, "x"),
+    "llen": (),
+    "zscore": ("x",),
+    **{name: _KEYED[name] for name in ("hset", "hdel", "hscan", "zadd", "zrem")},
+}
+
+#: As :data:`OPTIONAL`, of the broker.
+OPTIONAL_AT_BROKER: Mapping[str, str] = dict.fromkeys(
+    ("client|id", "client|unblock"), "a queue that is stopped may be read for up to a second longer"
+)
+
 #: All of them, as an ACL names them.
 NEEDED: tuple[str, ...] = ("ping", *_PLAIN, "subscribe", "publish", *_KEYED)
 
@@ -80,7 +97,11 @@ class Missing:
     #: The name of the user.
     user: str = "default"
 
-    def failure(self, names: Names) -> Failure | None:
+    def unseen(self, why: Mapping[str, str]) -> tuple[str, ...]:
+        """What is not seen for the lack of optional ones, in sentences."""
+        return tuple(f"{name.upper().replace('|', ' ')} can't be used: {why[name]}" for name in self.optional)
+
+    def failure(self, names: Names, subject: str = "the coordination Redis") -> Failure | None:
         """What that means; None where nothing that is needed is missing."""
         what, todo = [], []
         if self.patterns or self.commands:
@@ -91,8 +112,8 @@ class Missing:
             todo.append(f"or global_keyprefix in {names.options} has our names begin with what it may use")
         if self.unknown:
             what.append(f"doesn't know {', '.join(name.upper() for name in self.unknown)}")
-            todo.append(f"{ALLOW}, or name another Redis in global_concurrency_redis_url")
-        return Failure("; it ".join(what), "; ".join(todo)) if what else None
+            todo.append(f"{ALLOW}, or name another Redis in {names.other}")
+        return Failure("; it ".join(what), "; ".join(todo), subject=subject) if what else None
 
 
 def missing_rights(client: Client, keys: Keys) -> Missing:
@@ -115,17 +136,50 @@ def missing_rights(client: Client, keys: Keys) -> Missing:
     if isinstance(found["ping"], Exception) and not is_about_rights(found["ping"]):
         raise found["ping"]
     found["subscribe"] = _error(lambda: client.subscribe(channel, CONNECT_TIMEOUT).close())
+    patterns = {"key": f"~{keys.prefix}*", "channel": f"&{keys.channels()}*"}
+    return _missing(found, NEEDED, OPTIONAL, patterns, lambda: client.execute("ACL", "WHOAMI"), client.user)
+
+
+def missing_at_broker(client: Any, key: str) -> Missing:
+    """What is missing on a Redis that is the broker, by one round trip on kombu's client; *key* is one of kombu's.
+
+    Raises:
+        RedisError, OSError: it can't be reached.
+    """
+    tried: dict[str, tuple[Any, ...]] = {
+        "eval": _PLAIN["eval"],
+        "client|id": ("ID",),
+        "client|unblock": ("UNBLOCK", 0),
+        **{name: (key, *arguments) for name, arguments in _AT_BROKER.items()},
+    }
+    with client.pipeline(transaction=False) as pipeline:
+        for name, arguments in tried.items():
+            pipeline.execute_command(name.partition("|")[0].upper(), *arguments)
+        found = dict(zip(tried, pipeline.execute(raise_on_error=False), strict=True))
+    given = client.connection_pool.connection_kwargs.get("username") or "default"
+    needed = [name for name in tried if name not in OPTIONAL_AT_BROKER]
+    whoami = lambda: client.execute_command("ACL", "WHOAMI")  # noqa: E731
+    return _missing(found, needed, OPTIONAL_AT_BROKER, {}, whoami, str(given))
+
+
+def _missing(
+    found: Mapping[str, Any],
+    needed: Sequence[str],
+    optional: Iterable[str],
+    patterns: Mapping[str, str],
+    whoami: Callable[[], Any],
+    given: str,
+) -> Missing:
+    """What the answers to all that was tried mean. *given* is the user's name as we gave it."""
     refused = {name: _what_is_refused(reply) for name, reply in found.items() if isinstance(reply, Exception)}
     unusable = {name for name, what in refused.items() if what in ("command", "unknown")}
-    patterns = (("key", f"~{keys.prefix}*"), ("channel", f"&{keys.channels()}*"))
-    needed = [name for name in NEEDED if name in unusable]
-    is_lacking = any(refused.values())
+    lacking = [name for name in needed if name in unusable]
     return Missing(
-        patterns=tuple(pattern for kind, pattern in patterns if kind in refused.values()),
-        commands=tuple(name for name in needed if refused[name] == "command"),
-        unknown=tuple(name for name in needed if refused[name] == "unknown"),
-        optional=tuple(name for name in OPTIONAL if name in unusable),
-        user=_user(client) if is_lacking else "default",
+        patterns=tuple(pattern for kind, pattern in patterns.items() if kind in refused.values()),
+        commands=tuple(name for name in lacking if refused[name] == "command"),
+        unknown=tuple(name for name in lacking if refused[name] == "unknown"),
+        optional=tuple(name for name in optional if name in unusable),
+        user=_user(whoami, given) if any(refused.values()) else given,
     )
 
 
@@ -148,10 +202,10 @@ def _error(function: Callable[[], object]) -> Exception | None:
     return None
 
 
-def _user(client: Client) -> str:
+def _user(whoami: Callable[[], Any], given: str) -> str:
     """The name of our user, as Redis knows it; where we may not ask, as we gave it."""
     try:
-        found = client.execute("ACL", "WHOAMI")
+        found = whoami()
     except RedisError:
-        return client.user
+        return given
     return found.decode() if isinstance(found, bytes) else str(found)

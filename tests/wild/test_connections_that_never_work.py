@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.server
+import os
 import re
+import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
@@ -12,20 +14,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from celery import Celery
 
-from celery_gconc import StoreUnavailable, StoreUnusable
+from celery_gconc import StoreUnavailable, StoreUnusable, link
 from celery_gconc.failures import Names
 from celery_gconc.keys import Keys
+from celery_gconc.ledger import Ledger
 from celery_gconc.operations import Operations
-from celery_gconc.rights import NEEDED, OPTIONAL
+from celery_gconc.rights import NEEDED, OPTIONAL, Missing, missing_at_broker
+from celery_gconc.settings import Settings
 from celery_gconc.store import Store
+from celery_gconc.tally import Tally
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
+from tests.conftest import _without
 from tests.failures.certificates import make_certificates
 from tests.failures.kit import complaints, joined, warnings
 from tests.servers import ROOT, RabbitMQServer, RedisServer, free_port, redis_server, wait_until
+from tests.topologies import NoValkeyBinary, valkey_binary, valkey_server
 
 #: The password that is right, and one that isn't. Neither must ever be seen.
 SECRET, WRONG = "open-sesame", "open-barley"
@@ -291,6 +299,35 @@ def test_a_server_that_takes_no_writes_is_waited_for_with_what_to_do_if_that_las
     assert says in str(raised.value)
 
 
+@pytest.mark.wild("connections", "a Unix socket that the worker's user may not open", result=REFUSED)
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be somebody else for a moment")
+def test_a_socket_that_may_not_be_opened_is_told(redis_process, tmp_path):
+    path = tmp_path / "redis.sock"
+    with redis_server(None, "--unixsocket", str(path), "--unixsocketperm", "700"):
+        app = app_of(f"redis+socket://{path}", "broker_url")
+        os.seteuid(65534)
+        try:
+            error = error_of(app)
+        finally:
+            os.seteuid(0)
+    assert isinstance(error, StoreUnusable)
+    assert "may not be opened by this process" in str(error)
+
+
+@pytest.mark.wild("connections", "a Redis in protected mode, on another machine", result=REFUSED)
+def test_protected_mode_is_told(redis_process):
+    addresses = [
+        one.address for many in psutil.net_if_addrs().values() for one in many
+        if one.family == socket.AF_INET and not one.address.startswith("127.")
+    ]  # fmt: skip
+    if not addresses:
+        pytest.skip("this machine has no address but the loopback's")
+    with redis_server(None, "--bind", "*", "--protected-mode", "yes") as server:
+        error = error_of(app_of(f"redis://{addresses[0]}:{server.port}/0", "broker_url"))
+    assert isinstance(error, StoreUnusable)
+    assert "set a password there (requirepass), and write it into broker_url" in str(error)
+
+
 # -- Rights --------------------------------------------------------------------------------------------------
 
 ALL = ("+@all", "~*", "&*")
@@ -325,6 +362,28 @@ def test_all_that_a_user_lacks_is_told_in_one_go_as_the_line_to_run(servers):
     assert missing(servers, *ALL, "-zadd", "-subscribe", "-publish") == "+subscribe +publish +zadd"
     assert missing(servers, *ALL, "-@scripting") == "+evalsha +eval"
     assert set(missing(servers, "~*", "&*").split()) == {f"+{name}" for name in NEEDED}
+
+
+def test_the_right_to_select_a_database_is_told_by_its_name(servers):
+    servers.user("shop", *ALL, "-select")
+    error = error_of(app_of(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/3"), "broker_url"))
+    assert isinstance(error, StoreUnusable)
+    assert "run there ACL SETUSER <user> +select" in str(error)
+
+
+def test_valkey_s_refusals_are_understood_as_redis_s():
+    try:
+        valkey_binary()
+    except NoValkeyBinary as exc:
+        _without(str(exc))
+    with valkey_server() as valkey, redis.Redis.from_url(valkey.url.replace("valkey:", "redis:")) as admin:
+        admin.execute_command(
+            "ACL", "SETUSER", "shop", "on", f">{SECRET}", "resetchannels", "+@all", "-zadd", "~shop:*", "&shop:*"
+        )
+        store = Store(valkey.url.replace("://", f"://shop:{SECRET}@"), "gconc")
+        with pytest.raises(StoreUnusable, match=re.escape(f"ACL SETUSER shop {PATTERNS} +zadd, or")):
+            store.check_rights()
+        store.close()
 
 
 def test_the_line_that_is_told_suffices(servers):
@@ -470,6 +529,37 @@ def told(cluster: Any, command: str) -> str:
     return said if "w1@test can't use the coordination Redis" in said else ""
 
 
+def test_what_lasts_is_told_again_now_and_then(servers, caplog, monkeypatch):
+    monkeypatch.setattr(link, "REMINDER_SECONDS", 0.5)
+    servers.user("shop", *ALL)
+    url = servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0")
+    settings = Settings.from_app(app_of(url, "global_concurrency_redis_url", **QUICK))
+    ledger: Ledger[Any] = Ledger({"app": 1}, slots=lambda: 1, wake=lambda: None)
+    ledger.take_queues("some broker", [])
+    made = link.Link(
+        settings, ledger, Tally(), info={"node": "w"}, config={"app": 1},
+        on_news=lambda: None, on_refused=lambda why: None, on_lease_lost=lambda session: None,
+        on_child_exit=lambda pid: None, on_result_written=lambda job: None,
+    )  # fmt: skip
+
+    def told() -> int:
+        return sum("write the right ones into global_concurrency_redis_url" in said for said in caplog.messages)
+
+    made.start()
+    try:
+        wait_until(lambda: made.connected, what="it is connected")
+        assert made.trouble is None
+        servers.do("ACL", "SETUSER", "shop", "resetpass")
+        servers.do("CLIENT", "KILL", "USER", "shop")
+        wait_until(lambda: told() >= 3, what="it is told again and again")
+        assert made.is_unusable
+        servers.user("shop", *ALL)
+        wait_until(lambda: made.connected and not made.is_unusable, what="it is connected again")
+        assert made.trouble is None
+    finally:
+        made.stop()
+
+
 @pytest.mark.wild("connections", "a Redis whose `INFO` (and `PUBSUB`) is renamed away")
 def test_a_worker_runs_without_info_and_says_once_what_it_can_not_see(servers, make_cluster):  # noqa: F811
     url = servers.url("redis://127.0.0.1:{renamed}/0")
@@ -485,6 +575,45 @@ def test_a_worker_runs_without_info_and_says_once_what_it_can_not_see(servers, m
     doctor = cluster.celery("gconc", "doctor")
     assert "INFO can't be used" in doctor.stdout
     assert "Traceback" not in doctor.stderr
+
+
+@pytest.mark.wild("connections", "a Redis broker whose user may not do what is needed there beside kombu's work",
+                  result=REFUSED)  # fmt: skip
+def test_what_is_missing_at_the_broker_is_told_at_the_start_too(servers, make_cluster):  # noqa: F811
+    servers.user("kombu", *ALL, "-eval", "-lrange", "-client|unblock")
+    broker = servers.url(f"redis://kombu:{SECRET}@127.0.0.1:{{plain}}/0")
+    coordination = servers.url("redis://127.0.0.1:{renamed}/0")
+    cluster = make_cluster(
+        broker, **QUICK, global_concurrency_redis_url=coordination, global_concurrency_limits={"emails": 1}
+    )
+    worker = cluster.spawn("w1")
+    assert worker.process.wait(30) == EX_CONFIG
+    (line,) = complaints(worker)
+    assert line == (
+        "celery-gconc: this worker must not run: the broker doesn't give its user 'kombu' every right that is needed: "
+        "run there ACL SETUSER kombu +eval +lrange, or name another user in broker_url"
+    )
+    servers.do("ACL", "SETUSER", "kombu", "+eval", "+lrange")
+    (worker,) = cluster.start("w2")
+    assert [said for said in warnings(worker) if "the broker: CLIENT UNBLOCK can't be used" in said]
+    assert complaints(worker) == []
+
+
+def test_trying_the_rights_at_the_broker_changes_nothing(servers):
+    admin = servers.admins["plain"]
+    admin.flushall()
+    assert missing_at_broker(admin, "unacked_index") == Missing(user="default")
+    assert admin.keys("*") == []
+
+
+def test_what_is_tried_at_the_broker_is_what_the_page_of_rights_has(servers):
+    servers.user("kombu", "~*", "&*")
+    with redis.Redis(port=servers.ports["plain"], username="kombu", password=SECRET) as client:
+        lacking = missing_at_broker(client, "unacked_index")
+    page = (ROOT / "docs/reference/acl.md").read_text().replace("\\|", "|")
+    (table,) = re.findall(r"^## Commands for Redis as the broker$(.*)^Workers need all", page, re.MULTILINE | re.DOTALL)
+    told = set(re.findall(r"`\+([a-z|]+)`", table))
+    assert {*lacking.commands, *lacking.optional} == told - {"rpush"} | {"eval"}, "RPUSH can't be tried; kombu needs it"
 
 
 @pytest.mark.wild("connections", "a worker without limits, and a wrong password",
