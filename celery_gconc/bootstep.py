@@ -253,6 +253,7 @@ class GlobalConcurrencyStep(StartStopStep):
         """The last that Celery calls, warm or cold, after the pool has drained or was killed."""
         self.gate.close()
         self.gate.pool_stopped()
+        self.intake.close()
         self.terminator.close()
         self.lookout.close()
         self.link.stop()
@@ -275,6 +276,7 @@ class GlobalConcurrencyStep(StartStopStep):
                 "running": counts.running,
                 "parked": counts.parked,
                 "stopped_queues": self.intake.stopped,
+                "lost_queues": self.intake.lost_queues,
                 "runs_without_permit": self.gate.unlimited_runs,
                 "lease_losses": self.lease_losses,
                 "terminated": self.terminator.terminated,

@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from amqp import spec
+from amqp.exceptions import ChannelError, ConsumerCancelled
 from celery.utils.log import get_logger
 from kombu import Queue
 from kombu.common import Broadcast
+
+from .keeper import Keeper
 
 logger = get_logger(__name__)
 
@@ -63,6 +67,14 @@ class Broker:
             SessionRefused: something that is needed is missing; the message names all of it.
         """
         return ()
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """How often each queue was found to be gone while it was not consumed."""
+        return {}
+
+    def close(self) -> None:
+        """It is done with: the worker stops, or has another connection."""
 
     def consumer_timeout(self, name: str, default: float) -> float | None:
         """After how many seconds the broker closes the channel because of a message of this queue that it still holds.
@@ -131,6 +143,41 @@ class AMQPBroker(Broker):
         self._queues: dict[str, str] = {}
         #: The tag by which each queue was consumed before.
         self._last_tags: dict[str, str] = {}
+        self._keeper = Keeper(self.channel.connection.client, lambda name: name in consumer._active_tags)
+        self._outlive_lost_queues()
+
+    def _outlive_lost_queues(self) -> None:
+        """Have the worker connect anew where a queue is gone that it consumes again.
+
+        So it does where the broker deletes a queue that is consumed: plain Celery is told of that by a cancel. What
+        comes here, where nobody waits for the consumer's confirmation, is the end of the channel, which would end the
+        worker (py-amqp 5: ``ChannelError``; celery 5.4-5.7 takes none for recoverable).
+        """
+        listener = self.channel._callbacks[spec.Channel.Close]
+
+        def on_close(code: int, text: str, class_id: int, method_id: int) -> None:
+            try:
+                listener(code, text, class_id, method_id)
+            except ChannelError as exc:
+                if not self._last_tags or (class_id, method_id) != spec.Basic.Consume:
+                    raise
+                raise ConsumerCancelled(text, spec.Basic.Consume) from exc
+
+        self.channel._callbacks[spec.Channel.Close] = on_close
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """How often each queue was found to be gone while it was not consumed."""
+        return self._keeper.lost
+
+    def close(self) -> None:
+        """Look after no queue any more."""
+        self._keeper.close()
+
+    def cancel_all(self) -> None:
+        """Read no more from any queue: from here on they are others', as in plain Celery."""
+        self._keeper.end()
+        super().cancel_all()
 
     def queue_of(self, message: Any) -> str | None:
         """The queue that a message was consumed from, by its consumer tag."""
@@ -144,6 +191,8 @@ class AMQPBroker(Broker):
         """Read no more from a queue. The tag's callback stays, for what is under way."""
         self._queues[tag] = name
         self.channel.basic_cancel(tag, nowait=True)
+        if (queue := queue_named(self.consumer, name)) is not None:
+            self._keeper.keep(queue)
 
     def consume(self, queue: Queue, tag: str) -> None:
         """Read from a cancelled queue again, by a new tag.
@@ -151,6 +200,7 @@ class AMQPBroker(Broker):
         (RabbitMQ 3.10: a quorum queue keeps a cancelled consumer while some of its messages are not acknowledged; to
         consume by the same tag again, and acknowledge those, ends the connection with INTERNAL_ERROR.)
         """
+        self._keeper.leave(queue.name)
         outdated = self._last_tags.get(queue.name)
         if outdated is not None:  # what was under way by that one has come long since
             self._queues.pop(outdated, None)

@@ -14,6 +14,7 @@ from typing import Any
 from .backlog import BrokerUnavailable
 from .bootstep import escaping_tasks
 from .errors import StoreUnusable
+from .keeper import LEAST_EXPIRY
 from .names import covers_nothing, told_queues
 from .operations import Operations
 from .status import LimitStatus, SessionStatus, Status
@@ -176,6 +177,14 @@ class _Examination:
                     f"{node} has lost its lease {own['lease_losses']} times since it started: more tasks than the max "
                     "may have run",
                     "raise global_concurrency_heartbeat_timeout above the longest stall that you expect",
+                )
+            for queue, count in sorted((own.get("lost_queues") or {}).items()):
+                times = "once" if count == 1 else f"{count} times"
+                yield Finding(
+                    WARNING,
+                    f"{node} found the queue {queue} gone, {times}, while its limit was full: it was deleted, or "
+                    "expired, and what waited in it is lost",
+                    f"if a policy of RabbitMQ expires it, have it do so after more than {LEAST_EXPIRY:g} s",
                 )
             if own.get("runs_without_permit"):
                 yield Finding(

@@ -109,6 +109,7 @@ class Intake:
         self._consumer: Any = None
         self._qos: Any = None
         self._broker: Broker | None = None
+        self._lost: Counter[str] = Counter()
 
     def attach(self, task_consumer: Any, qos: Any, driver_type: str) -> None:
         """A new connection: everything that is subscribed is consumed again, and nothing is parked."""
@@ -119,6 +120,7 @@ class Intake:
             state.clear()
         self._leaves(())
         self._is_finding = False
+        self._close_broker()
         self._broker = broker_of(task_consumer, driver_type)
         self._is_attached = True
         self._add_credit(qos)
@@ -130,6 +132,21 @@ class Intake:
     def check_rights(self, setting: str) -> tuple[str, ...]:
         """As :meth:`Broker.check_rights`."""
         return self._broker.check_rights(setting) if self._broker is not None else ()
+
+    def _close_broker(self) -> None:
+        if self._broker is not None:
+            self._lost.update(self._broker.lost)
+            self._broker.close()
+            self._broker = None
+
+    @property
+    def lost_queues(self) -> dict[str, int]:
+        """How often each queue was found to be gone while it was not consumed."""
+        return dict(self._lost + Counter(self._broker.lost if self._broker is not None else ()))
+
+    def close(self) -> None:
+        """The worker has stopped."""
+        self._close_broker()
 
     def _add_credit(self, qos: Any) -> None:
         # Not by qos.increment_eventually: after a reconnect Celery (5.4-5.7) sets the value anew, and each decrement

@@ -27,6 +27,8 @@ SPECIAL = {
     "sports": Queue("sports", Exchange("news", type="topic"), routing_key="news.sports"),
     "fan": Queue("fan", Exchange("fan", type="fanout")),
     "reload": Broadcast("reload"),
+    "expiring": Queue("expiring", Exchange("expiring"), routing_key="expiring"),
+    "expiring-quorum": _quorum("expiring-quorum"),
     "quorum": _quorum("quorum"),
     "strict": _quorum("strict", **{"x-delivery-limit": 4}),
     "single": Queue(

@@ -1,0 +1,149 @@
+"""RabbitMQ queues that are deleted, or expire, while workers don't consume them because their limit is full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from kombu import Connection
+
+from tests.cluster.kit import Cluster, Worker
+from tests.cluster.versions import needs_quorum_queues
+from tests.servers import NoRabbitMQBinary, rabbitmq_binary, rabbitmq_server, wait_until
+
+pytestmark = pytest.mark.xdist_group("wild-queues")
+
+#: After how long, in milliseconds, a policy of the server deletes a queue that nobody uses.
+EXPIRES = 5000
+
+DEFINITIONS = {
+    "users": [{"name": "guest", "password": "guest", "tags": "administrator"}],
+    "vhosts": [{"name": "/"}],
+    "permissions": [{"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}],
+    "policies": [
+        {"vhost": "/", "name": "unused", "pattern": "^expiring", "apply-to": "queues", "priority": 0,
+         "definition": {"expires": EXPIRES}},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A RabbitMQ with a policy that deletes queues."""
+    try:
+        rabbitmq_binary()
+    except NoRabbitMQBinary as exc:
+        pytest.skip(str(exc))
+    folder: Path = tmp_path_factory.mktemp("rabbitmq")
+    (folder / "definitions.json").write_text(json.dumps(DEFINITIONS))
+    with rabbitmq_server(folder=folder, load_definitions=folder / "definitions.json") as server:
+        yield server.url
+
+
+def delete(url: str, queue: str, **again: object) -> None:
+    """Delete a queue, as an operator might; and make it anew, with these arguments."""
+    with Connection(url) as connection, connection.channel() as channel:
+        channel.queue_delete(queue)
+        if again:
+            channel.queue_declare(queue, durable=True, auto_delete=False, arguments=again)
+            channel.queue_bind(queue, exchange=queue, routing_key=queue)
+
+
+def exists(url: str, queue: str) -> bool:
+    with Connection(url) as connection:
+        try:
+            with connection.channel() as channel:
+                channel.queue_declare(queue, passive=True)
+        except connection.channel_errors:
+            return False
+    return True
+
+
+def stats(cluster: Cluster) -> dict:
+    app = cluster.app()
+    try:
+        told = app.control.inspect(timeout=2).stats() or {}
+        return next(iter(told.values()), {}).get("global_concurrency", {})
+    finally:
+        app.close()
+
+
+@pytest.fixture
+def stopped(make_cluster: Callable[..., Cluster], broker: str) -> tuple[Cluster, Worker]:
+    """A worker that has stopped consuming ``emails``: one runs, many wait."""
+    cluster = make_cluster(broker, global_concurrency_limits={"emails": 1})
+    for queue in ("emails", "other"):
+        delete(broker, queue)
+    (worker,) = cluster.start("w1", concurrency=4, queues="emails,other")
+    cluster.send("nap", 1, 60)
+    cluster.send("nap", 60, 0, first=1)
+    wait_until(lambda: stats(cluster).get("stopped_queues") == ["emails"], what="the queue is not consumed")
+    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
+    return cluster, worker
+
+
+def go_on(cluster: Cluster, worker: Worker) -> set[int]:
+    """Send to both queues, let all start that wait, and give their numbers once what was sent now has run."""
+    app = cluster.app()
+    for first, queue in ((100, "emails"), (200, "other")):  # by the exchange: so Celery declares no queue
+        for number in range(first, first + 5):
+            app.send_task("tests.cluster.app.nap", (number, 0), exchange=queue, routing_key=queue)
+    app.close()
+    assert cluster.celery("gconc", "set", "emails", "50").returncode == 0
+    sent = {*range(100, 105), *range(200, 205)}
+    wait_until(lambda: sent <= set(cluster.oracle.starts()), 60, "what is sent afterwards runs")
+    assert worker.process.poll() is None, worker.output()
+    assert "Unrecoverable error" not in worker.output()
+    return set(cluster.oracle.starts())
+
+
+@pytest.mark.wild("workers", "RabbitMQ: a policy expires queues that nobody consumes, and their limits are full",
+                  result="they live on, nothing is lost")  # fmt: skip
+@needs_quorum_queues
+def test_a_queue_with_an_expiry_by_policy_outlives_its_full_limit(make_cluster, broker):
+    queues = ("expiring", "expiring-quorum")
+    cluster = make_cluster(broker, global_concurrency_limits=dict.fromkeys(queues, 1))
+    cluster.special = queues
+    cluster.start("w1", concurrency=3, queues=",".join(queues))
+    for first, queue in enumerate(queues):
+        cluster.send("nap", 1, 2.2 * EXPIRES / 1000, queue=queue, first=1000 * first)
+        cluster.send("nap", 60, 0, queue=queue, first=1000 * first + 1)
+    cluster.done(122)
+    assert sorted(cluster.oracle.starts()) == [*range(61), *range(1000, 1061)]
+    assert "was deleted" not in cluster.workers[0].output()
+
+
+@pytest.mark.wild("workers", "RabbitMQ: a queue is deleted while its limit is full",
+                  result="declared anew within seconds; `doctor` names it")  # fmt: skip
+def test_a_queue_that_is_deleted_while_its_limit_is_full_is_declared_anew(stopped, broker):
+    cluster, worker = stopped
+    delete(broker, "emails")
+    wait_until(lambda: exists(broker, "emails"), what="it is there again")
+    wait_until(lambda: stats(cluster).get("lost_queues") == {"emails": 1}, what="the worker tells of it")
+    doctor = cluster.celery("gconc", "doctor", "--timeout", "5").stdout
+    assert "warning: w1@test found the queue emails gone, once" in doctor
+    started = go_on(cluster, worker)
+    assert len(started) > 11, "what it held was not lost"
+    assert "the queue emails was deleted, or has expired" in worker.output()
+
+
+@pytest.mark.wild("workers", "RabbitMQ: a queue is deleted in the moment before it is consumed again",
+                  result="the worker connects anew, as plain Celery does")  # fmt: skip
+def test_a_worker_does_not_end_when_a_queue_is_gone_that_it_consumes_again(stopped, broker):
+    cluster, worker = stopped
+    delete(broker, "emails")
+    assert cluster.app().control.broadcast("set_global_concurrency", {"limit": "emails", "max": 50}) is None
+    wait_until(lambda: exists(broker, "emails"), what="it is there again")
+    go_on(cluster, worker)
+
+
+@pytest.mark.wild("workers", "RabbitMQ: a queue is made anew with other arguments while its limit is full",
+                  result="it is consumed as it is")  # fmt: skip
+def test_a_queue_that_is_made_anew_with_other_arguments_is_consumed_as_it_is(stopped, broker):
+    cluster, worker = stopped
+    delete(broker, "emails", **{"x-max-length": 1000})
+    go_on(cluster, worker)
+    assert "PRECONDITION_FAILED" not in worker.output()
+    delete(broker, "emails")
