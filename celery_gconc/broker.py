@@ -325,8 +325,11 @@ def must_stay_consumed(consumer: Any, name: str) -> bool:
     if name in getattr(consumer.channel, "_fanout_queues", ()):
         return True
     queue = queue_named(consumer, name)
-    if queue is None:
-        return False
+    return queue is not None and suffers_from_cancel(queue)
+
+
+def suffers_from_cancel(queue: Queue) -> bool:
+    """Whether the broker may delete a queue, or hand it to another consumer, while it is not consumed."""
     arguments = queue.queue_arguments or {}
     return bool(
         queue.auto_delete

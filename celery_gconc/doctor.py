@@ -13,6 +13,7 @@ from typing import Any
 
 from .backlog import BrokerUnavailable
 from .bootstep import escaping_tasks
+from .broker import DELIVERY_LIMIT, SPARE_DELIVERIES, goes_by, suffers_from_cancel
 from .errors import StoreUnusable
 from .keeper import LEAST_EXPIRY
 from .names import covers_nothing, told_queues
@@ -121,6 +122,7 @@ class _Examination:
             self.server_policy,
             self.settings_read,
             self.timeouts,
+            self.declarations,
             self.names,
             self.strategies,
             self.records,
@@ -302,6 +304,35 @@ class _Examination:
                     f"({visibility:g} s): with acks_late it is delivered again while it runs",
                     "raise visibility_timeout in broker_transport_options above the longest task",
                 )
+
+    def declarations(self) -> Iterator[Finding]:
+        """Queues with a limit are declared so that waiting there hurts nobody."""
+        if self._driver not in ("amqp", "py-amqp"):
+            return
+        limited = {limit.limit for limit in self._in_use}
+        for queue in self.app.amqp.queues.values():
+            delivery_limit = (queue.queue_arguments or {}).get("x-delivery-limit")
+            if delivery_limit is not None and 0 <= int(delivery_limit) <= SPARE_DELIVERIES:
+                yield Finding(
+                    WARNING,
+                    f"the queue {queue.name} has an x-delivery-limit of {delivery_limit}: a message that goes back "
+                    "while it waits, as at a worker's end, is replaced by a copy at the end of the queue",
+                    f"raise it above {SPARE_DELIVERIES}, better to {DELIVERY_LIMIT}, which is RabbitMQ's own",
+                )
+            name = f"queue:{goes_by(queue)}"
+            if name in limited and suffers_from_cancel(queue) and (others := self._read_beside(queue.name)):
+                yield Finding(
+                    INFO,
+                    f"{name} is never stopped, for its queue is exclusive, auto-delete, expires or has a single active "
+                    "consumer: what waits there may use up the prefetch count of workers that read "
+                    f"{all_of(others)}, too",
+                    "give that queue workers of its own",
+                )
+
+    def _read_beside(self, queue: str) -> list[str]:
+        """The other queues of workers that consume a queue."""
+        told = [{name for name, _ in told_queues([queues])} for queues in self.queues.values()]
+        return sorted({name for names in told if queue in names for name in names - {queue}})
 
     # -- Limits ------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from .broker import (
     AMQPBroker,
     Broker,
     VirtualBroker,
+    goes_by,
     has_priorities,
     must_stay_consumed,
     priority_of,
@@ -230,7 +231,7 @@ class Intake:
             return
         self._is_finding = False
         for name, parked in list(self._parked.items()):
-            if not self._is_stopped(name) or f"queue:{name}" in self._table():
+            if not self._is_stopped(name) or self._own_limit(name) in self._table():
                 continue
             if parked.total() >= 2 * self._broker.most_parked:
                 continue  # so many kinds of tasks wait
@@ -354,7 +355,7 @@ class Intake:
         times that number, and :data:`FOLLOWING` more, most do.
         """
         assert self._broker is not None
-        own, slots = f"queue:{run.queue}", self._slots()
+        own, slots = self._own_limit(run.queue), self._slots()
         if own in run.limits:
             least = min(self._table().get(own, 0), slots)
             most = 3 * least + FOLLOWING
@@ -375,6 +376,11 @@ class Intake:
                 return False
             self._prioritised.add(name)
         return True
+
+    def _own_limit(self, name: str | None) -> str:
+        """The limit of a queue itself."""
+        queue = queue_named(self._consumer, name) if name is not None else None
+        return f"queue:{name if queue is None else goes_by(queue)}"
 
     def _stays(self, name: str) -> bool:
         """Whether a queue is never stopped."""

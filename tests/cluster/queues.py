@@ -27,10 +27,12 @@ SPECIAL = {
     "sports": Queue("sports", Exchange("news", type="topic"), routing_key="news.sports"),
     "fan": Queue("fan", Exchange("fan", type="fanout")),
     "reload": Broadcast("reload"),
+    "mine": Queue("", Exchange("mine", type="fanout"), alias="mine", exclusive=True),
     "expiring": Queue("expiring", Exchange("expiring"), routing_key="expiring"),
     "expiring-quorum": _quorum("expiring-quorum"),
     "quorum": _quorum("quorum"),
     "strict": _quorum("strict", **{"x-delivery-limit": 4}),
+    "tight": _quorum("tight", **{"x-delivery-limit": 2}),
     "single": Queue(
         "single", Exchange("single"), routing_key="single", queue_arguments={"x-single-active-consumer": True}
     ),

@@ -49,6 +49,20 @@ def test_holders_and_purge_know_a_broadcast_queue_by_its_name(make_cluster, rabb
     assert (cluster.oracle.count("s"), cluster.oracle.count("e")) == (1, 0)
 
 
+@pytest.mark.wild("workers", "a limit on a queue that RabbitMQ names (`Queue(\"\", alias=...)`)",
+                  result="one limit for all processes, by its alias")  # fmt: skip
+def test_a_limit_on_a_queue_that_rabbitmq_names_holds_for_all_workers_by_its_alias(make_cluster, rabbitmq_url):
+    cluster = make_cluster(rabbitmq_url, global_concurrency_limits={"mine": 1})
+    cluster.special = ("mine",)
+    cluster.start("w1", "w2", concurrency=2, queues="mine")
+    app = cluster.app()
+    for number in range(5):
+        app.send_task("tests.cluster.app.nap", (number, 0.1), exchange="mine", routing_key="mine")
+    app.close()
+    cluster.done(10)
+    assert cluster.oracle.peak() == 1
+
+
 @pytest.mark.wild("workers", "a limit on a queue of a worker's own (`worker_direct`)", result="it is that worker's")
 def test_a_limit_on_a_workers_direct_queue_holds(make_cluster):
     cluster = make_cluster(worker_direct=True, global_concurrency_limits={"queue:w1@test.dq2": 1})

@@ -102,6 +102,22 @@ def test_purge_over_rabbitmq_removes_what_waits_for_a_limit_of_a_queue_or_a_task
     assert in_workers(cluster) == cluster.waiting_in("emails") == 0
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_purge_reaches_what_waits_in_workers_of_other_pools(make_cluster, pool):
+    cluster = make_cluster(global_concurrency_limits={"emails": 1})
+    cluster.start("w1", pool=pool, concurrency=2)
+    cluster.send("nap", 1, 60)
+    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
+    cluster.send("nap", 100, 0, first=1)
+    wait_until(lambda: in_workers(cluster), what="the worker holds some")
+    purged = purge(cluster, "emails")
+    assert purged["at_broker"] + purged["in_workers"]["w1@test"] == 100
+    wait_until(lambda: cluster.permits() == 1, what="none waits")
+    cluster.send("pooled", 5, 0, queue="celery", first=1000)
+    cluster.done(5)
+    assert cluster.oracle.starts("nap") == [0]
+
+
 def test_purge_asks_first_and_removes_nothing_where_nobody_says_yes(make_cluster):
     cluster = make_cluster(global_concurrency_limits={"emails": 1})
     cluster.send("nap", 3, 0)

@@ -147,3 +147,14 @@ def test_a_queue_that_is_made_anew_with_other_arguments_is_consumed_as_it_is(sto
     go_on(cluster, worker)
     assert "PRECONDITION_FAILED" not in worker.output()
     delete(broker, "emails")
+
+
+@needs_quorum_queues
+def test_the_doctor_names_queues_whose_declaration_makes_waiting_costly(make_cluster, broker):
+    cluster = make_cluster(broker, global_concurrency_limits={"single": 1})
+    cluster.special = ("single", "tight")
+    cluster.start("w1", concurrency=1, queues="single,tight,other")
+    said = " ".join(cluster.celery("gconc", "doctor", "--timeout", "5").stdout.split())
+    assert "warning: the queue tight has an x-delivery-limit of 2: a message that goes back" in said
+    assert "info: queue:single is never stopped" in said
+    assert "workers that read other and tight, too" in said
