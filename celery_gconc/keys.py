@@ -51,10 +51,11 @@ def namespace(keyprefix: str, prefix: str) -> str:
 class Keys:
     """The keys of one namespace: ``{prefix}:v1:<name>``, after the prefix of the app's own keys if it has one."""
 
-    __slots__ = ("_channels", "prefix")
+    __slots__ = ("_channels", "namespace", "prefix")
 
     def __init__(self, prefix: str, database: int = 0, keyprefix: str = "") -> None:
-        self.prefix = f"{namespace(keyprefix, prefix)}:{SCHEMA}:"
+        self.namespace = namespace(keyprefix, prefix)
+        self.prefix = f"{self.namespace}:{SCHEMA}:"
         # Channels, unlike keys, are shared by all databases of a server.
         self._channels = f"{self.prefix}notices:{database}:" if database else f"{self.prefix}notices:"
 

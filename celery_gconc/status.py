@@ -209,6 +209,8 @@ class Status:
     version: int = 0
     #: When, as Unix time by Redis' clock.
     at: float = 0.0
+    #: What its keys and channels begin with, but for the schema's number: ``{gconc}``, or ``shop:{gconc}``.
+    namespace: str = ""
 
     def __getitem__(self, limit: str) -> LimitStatus:
         for found in self.limits:

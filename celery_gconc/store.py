@@ -247,7 +247,11 @@ class Store:
                     limits[name] = with_configured(limits.get(name), name, maximum)
         sessions = tuple(session_status_of(item) for item in reply["sessions"] or ())
         return Status(
-            tuple(limits[name] for name in sorted(limits)), sessions, int(reply["version"]), reply["now"] / 1000
+            tuple(limits[name] for name in sorted(limits)),
+            sessions,
+            int(reply["version"]),
+            reply["now"] / 1000,
+            self.keys.namespace,
         )
 
     def holders(self, limit: str, most: int) -> tuple[Holding, ...]:
