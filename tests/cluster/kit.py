@@ -216,7 +216,7 @@ class Cluster:
         """A client of the same broker, without celery-gconc."""
         app = Celery("client", broker=self.broker, backend=self.redis, set_as_current=False)
         app.conf.task_queues = with_special(self.env["TEST_QUEUES"])
-        for name in ("broker_transport_options", "task_queue_max_priority"):
+        for name in ("broker_transport_options", "broker_use_ssl", "task_queue_max_priority"):
             if name in self.conf:
                 app.conf[name] = self.conf[name]
         return app
