@@ -163,3 +163,28 @@ def test_messages_given_back_by_bent_arguments_are_not_lost(lists: Lists, data: 
     for number in (number for number in payloads if f"tag-{number}" not in unacked):
         place = arguments.index(f"tag-{number}")
         assert str(arguments[place + 1]) in lists.raw.lrange(QUEUE, 0, -1)
+
+
+@FUZZ
+@given(data=st.data())
+def test_messages_removed_by_bent_arguments_are_those_that_name_a_task(lists: Lists, data: Any):
+    lists.lay(data.draw(st.lists(st.sampled_from(STRANGE), max_size=3)))
+    before = lists.raw.lrange(QUEUE, 0, -1)
+    keys = data.draw(st.sampled_from([[QUEUE]] * 5 + [[], [OTHER], [QUEUE, QUEUE]]))
+    arguments: list[Any] = [0, 500, "", "b"]
+    is_bent = data.draw(st.booleans())
+    if is_bent:
+        arguments = bent(arguments, data)
+    reply = lists.call("remove", keys, arguments)
+    removed = Counter(before) - Counter(lists.raw.lrange(QUEUE, 0, -1))
+    assert removed.total() == (0 if reply is None else reply[1])
+    assert all(json.loads(one)["headers"]["task"] for one in removed)
+    if keys == [QUEUE] and not is_bent:
+        assert removed == Counter(message(number, "b") for number in (1, 3, 5))
+
+
+@pytest.mark.parametrize("strange", [one for one in STRANGE if not one.startswith('{"headers"')])
+def test_a_message_whose_headers_name_no_task_is_not_removed(lists: Lists, strange: str):
+    lists.lay([strange])
+    assert lists.call("remove", [QUEUE], [0, 500, "celery."]) == [1, 6]
+    assert lists.raw.lrange(QUEUE, 0, -1) == [strange]

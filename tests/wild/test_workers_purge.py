@@ -7,6 +7,7 @@ import json
 import pytest
 from celery.exceptions import TaskRevokedError
 
+from celery_gconc import GlobalConcurrency
 from tests.cluster.kit import Cluster
 from tests.servers import wait_until
 
@@ -129,6 +130,17 @@ def test_purge_asks_first_and_removes_nothing_where_nobody_says_yes(make_cluster
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.strip() == "queue:emails: 3 messages removed: 3 at the broker, 0 in workers"
     assert cluster.celery("gconc", "purge", "-f", "emails").stdout.strip() == "queue:emails: nothing waited"
+
+
+def test_purge_by_the_python_api_tells_what_was_removed_where(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"emails": 1})
+    cluster.send("nap", 3, 0)
+    app = cluster.app()
+    purged = GlobalConcurrency(app).purge("emails")
+    assert (purged.limit, purged.at_broker, purged.in_workers, purged.total) == ("queue:emails", 3, {}, 3)
+    assert purged.is_complete
+    assert purged.silent == ()
+    app.close()
 
 
 def test_purge_of_app_leaves_celerys_own_tasks(make_cluster):

@@ -15,6 +15,12 @@ local function whole(number) return number and number >= 0 and number < 2 ^ 31 a
 if #KEYS ~= 1 or #ARGV < 3 or not whole(from) or not whole(most) then
   return redis.error_reply('ERR celery-gconc: not the keys and arguments of this script')
 end
+-- Whether the headers of a message name its task.
+local function is_named(message)
+  local read, found = pcall(cjson.decode, message)
+  local headers = read and type(found) == 'table' and found.headers
+  return type(headers) == 'table' and type(headers.task) == 'string'
+end
 local goes = {}
 for i = 4, #ARGV do goes[ARGV[i]] = true end
 local left, removed, bytes, step = 0, 0, 0, 5
@@ -24,7 +30,8 @@ while left + removed < most and bytes < 1048576 do
   for _, message in ipairs(messages) do
     local task = string.match(message, '"task": ?"([^"]*)"')
     bytes = bytes + #message
-    if task and (goes[task] or (but ~= '' and string.sub(task, 1, #but) ~= but)) then
+    local is_asked = task and (goes[task] or (but ~= '' and string.sub(task, 1, #but) ~= but))
+    if is_asked and is_named(message) then
       removed = removed + redis.call('LREM', KEYS[1], 1, message)
     else
       left = left + 1
