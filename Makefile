@@ -18,7 +18,7 @@ help:
 	@echo "make test         all tests, on real Redis and real workers"
 	@echo "make test-quick   those that take no longer than three minutes: for every day"
 	@echo "make check        ruff, mypy --strict, import-linter"
-	@echo "make matrix       the tests on four pairs of Python and Celery, from the oldest to the newest"
+	@echo "make matrix       the tests on pairs of Python and Celery, from the oldest to the newest"
 	@echo "make conformance  Celery's own test suites, with and without celery-gconc; some hours"
 	@echo "make chaos        random faults for ten minutes (MINUTES=...); SEED=... replays a run"
 	@echo "make model        the protocol in the model checker spin, and every bug that it must find"

@@ -10,7 +10,6 @@ import os
 import selectors
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from multiprocessing.connection import wait
 
 from billiard import active_children
 
@@ -43,6 +42,8 @@ class Pipes:
 
     def written(self) -> list[int]:
         """The jobs whose children have written since, each once."""
+        from multiprocessing.connection import wait  # not every Python has it (WebAssembly), nor needs it
+
         jobs = self._jobs
         ready: list[int] = wait(list(jobs), 0)  # type: ignore[assignment]
         return [jobs.pop(fd) for fd in ready]

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
-if hasattr(time, "clock_gettime"):
-    _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
-    def now() -> float:
-        """Seconds on a clock that goes on while the machine sleeps (where there is one), and never steps."""
-        return time.clock_gettime(_CLOCK)
+def _clock() -> Callable[[], float]:
+    """The first that the system has: some names stand for clocks that it then refuses to read.
 
-else:  # Windows, whose monotonic clock goes on while the machine sleeps
-    now = time.monotonic
+    CLOCK_BOOTTIME (Linux), CLOCK_MONOTONIC (macOS) and Python's monotonic clock (Windows) go on while those sleep.
+    """
+    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
+        try:
+            clock = partial(time.clock_gettime, getattr(time, name))
+            clock()
+        except (AttributeError, OSError):
+            continue
+        return clock
+    return time.monotonic
+
+
+_NOW = _clock()
+
+
+def now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps (where there is one), and never steps."""
+    return _NOW()

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from celery.concurrency.base import BasePool
-from celery.concurrency.prefork import TaskPool as PreforkPool
-from celery.concurrency.solo import TaskPool as SoloPool
 from celery.utils.log import get_logger
 from celery.worker import state
 
 from .clock import now
 from .ledger import Ledger
 from .limits import Limits
+from .pools import pool_kind
 from .run import Run
 
 logger = get_logger(__name__)
@@ -139,8 +138,8 @@ class Gate:
         self._later = later
         #: Has the consumer's thread come round again where it may be about to sleep with requests that are due.
         self._keep_turning = keep_turning
-        self.has_children = isinstance(pool, PreforkPool)
-        self.runs_inline = self.has_children or isinstance(pool, SoloPool)
+        self.has_children = pool_kind(pool) == "prefork"
+        self.runs_inline = self.has_children or pool_kind(pool) == "solo"
         self._pid = os.getpid()
         #: Uncovered requests that wait for a slot; in use only while covered ones wait too.
         self._ready: deque[Run] = deque()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from celery.concurrency.base import BasePool
-from celery.concurrency.prefork import TaskPool as PreforkPool
 
 from .errors import SettingError
 
@@ -19,12 +19,9 @@ CAN_TERMINATE = ("prefork", "gevent", "eventlet")
 def pool_kind(pool: Any) -> str:
     """Which of Celery's pools a pool is, or is derived from; empty for one that is made from scratch.
 
-    By module: importing gevent's here would load gevent.
+    By module: importing gevent's here would load gevent, and not every Python has what prefork's needs.
     """
-    for cls in type(pool).__mro__:
-        if kind := _kind_of(cls):
-            return kind
-    return ""
+    return _kind_by_class(type(pool))  # type: ignore[arg-type]
 
 
 def pool_name(pool: Any) -> str:
@@ -37,7 +34,7 @@ def pool_size(pool: Any) -> int:
 
     (celery 5.4-5.6: ``num_processes`` of the green pools is the number of tasks that run; ``limit`` is their size.)
     """
-    if isinstance(pool, PreforkPool):
+    if pool_kind(pool) == "prefork":
         stopped = getattr(pool, "_pool", None) is None  # celery 5.4-5.7
         return 0 if stopped else int(pool.num_processes)
     return int(pool.limit or 0)
@@ -61,6 +58,11 @@ def check_pool(pool: Any) -> None:
             f"the pool {name} doesn't say how many tasks it runs at once (its 'limit' is {pool.limit!r}), so no limit "
             f"can hold; {instead}"
         )
+
+
+@lru_cache
+def _kind_by_class(cls: type) -> str:
+    return next(filter(None, map(_kind_of, cls.__mro__)), "")
 
 
 def _kind_of(cls: type) -> str:

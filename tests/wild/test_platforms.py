@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from celery_gconc.cli.keyboard import ConsoleKeyboard
 from tests.cluster.conftest import oracle_url, rabbitmq_url
 from tests.cluster.kit import Oracle
 from tests.failures.worker_kit import OWN_APP, heard
-from tests.servers import wait_until
+from tests.servers import ROOT, wait_until
 from tests.wild.elsewhere import ElsewhereCluster, python
 
 __all__ = ["oracle_url", "rabbitmq_url"]
@@ -28,6 +30,22 @@ import celery_gconc
 for module in pkgutil.walk_packages(celery_gconc.__path__, "celery_gconc."):
     importlib.import_module(module.name)
     print(module.name)
+"""
+
+#: What CPython's WebAssembly build lacks (tried in Pyodide 314): processes, and a clock that it names all the same.
+WITHOUT_PROCESSES = """
+import sys, time
+sys.modules["_multiprocessing"] = None
+read = time.clock_gettime
+def clock_gettime(clock):
+    if clock == time.CLOCK_BOOTTIME:
+        raise OSError(28, "Invalid argument")
+    return read(clock)
+time.clock_gettime = clock_gettime
+from celery_gconc import GlobalConcurrency
+from celery_gconc.cli import gconc
+from celery_gconc.clock import now
+assert now() <= time.monotonic() <= now()
 """
 
 HELP = """
@@ -74,6 +92,34 @@ def test_every_module_can_be_imported(system: str):
     assert "celery_gconc.cli.keyboard" in done.stdout
     assert "celery_gconc.metrics" in done.stdout
     assert "celery_gconc.flower.page" in done.stdout
+
+
+@pytest.mark.wild("platforms", "WebAssembly (Pyodide): import, where Python has no processes and refuses a clock")
+def test_it_can_be_imported_where_python_has_no_processes():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PROCESSES], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.wild("platforms", "a container whose user has no name")
+def test_a_user_without_a_name_is_a_question_mark():
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+    code = "import os; from celery_gconc.control import caller; os.setuid(54321); print(caller())"
+    env = {"PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("?@")
+
+
+@pytest.mark.wild("platforms", "Windows: a console that isn't UTF-8")
+def test_status_can_be_read_on_a_console_of_windows_that_lacks_a_character(elsewhere):
+    encoding = {"PYTHONIOENCODING": "cp1252"}
+    cluster = elsewhere("Windows", env=encoding, global_concurrency_limits={"queue:emails-日本": 2})
+    said = cluster.celery("gconc", "status")
+    assert said.returncode == 0, said.stderr
+    assert "queue:emails-?? " in said.stdout
 
 
 @pytest.mark.wild("platforms", "Windows: the commands")
