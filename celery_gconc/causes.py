@@ -13,7 +13,7 @@ from .client import Client
 from .clock import now
 from .contact import look
 from .errors import StoreUnavailable, StoreUnusable
-from .failures import Failure, Names, failure_of, is_about_rights, is_dumb
+from .failures import Failure, Names, failure_of, is_about_rights, is_dumb, names_for
 from .keys import Keys
 from .rights import OPTIONAL, missing_rights
 
@@ -59,7 +59,7 @@ class Causes:
             found, said, ends = self._looked
             if said != failure.said or now() > ends:
                 server = self._client.asked(exc)
-                found = look(server, self._names) if server is not None else None
+                found = look(server, names_for(exc, self._names)) if server is not None else None
                 self._looked = found, failure.said, now() + LOOK_SECONDS
             return found or failure
         return failure

@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
@@ -27,10 +27,24 @@ class Names:
     url: str = "global_concurrency_redis_url"
     #: Whether it is about the broker itself, not about a coordination Redis that may be another.
     is_broker: bool = False
+    #: Whether it is about Sentinels, which are talked to with options of their own.
+    is_sentinel: bool = False
+
+    @property
+    def secret(self) -> str:
+        """The one that has the user and the password."""
+        return f"sentinel_kwargs in {self.options}" if self.is_sentinel else self.url
+
+    @property
+    def given_as(self) -> str:
+        """How a password stands there."""
+        return "password=..." if self.is_sentinel else "redis://:<password>@<host>, or redis://<user>:<password>@<host>"
 
     @property
     def tls(self) -> str:
         """The one that says how TLS is spoken."""
+        if self.is_sentinel:
+            return self.secret
         if self.url.startswith("broker"):
             return "broker_use_ssl"
         return "redis_backend_use_ssl" if self.url == "result_backend" else "global_concurrency_redis_options"
@@ -50,16 +64,21 @@ class Names:
 
     def fill(self, todo: str, **more: str) -> str:
         """An advice with these settings in it."""
-        return todo.format(url=self.url, tls=self.tls, without_tls=self.without_tls, **more)
+        known = {name: getattr(self, name) for name in ("url", "secret", "given_as", "tls", "without_tls")}
+        return todo.format(**known, **more)
 
     @property
     def with_tls(self) -> str:
         """How TLS is asked for."""
+        if self.is_sentinel:
+            return f"write ssl=True into {self.tls}"
         return f"write rediss:// instead of redis:// into {self.url}"
 
     @property
     def without_tls(self) -> str:
         """How it is not asked for."""
+        if self.is_sentinel:
+            return f"leave ssl out of {self.tls}"
         is_own = self.tls.startswith("global_concurrency_")
         return f"write redis:// instead of rediss:// into {self.url}" + ("" if is_own else f", and no {self.tls}")
 
@@ -89,10 +108,11 @@ class Failure:
 class NobodySaysError(RedisConnectionError):
     """None of several servers could say where our keys are, or is it: Sentinels, nodes of a Cluster, alternatives."""
 
-    def __init__(self, text: str, failures: Sequence[tuple[Any, Exception]]) -> None:
+    def __init__(self, text: str, failures: Sequence[tuple[Any, Exception]], *, of_sentinels: bool = False) -> None:
         super().__init__(f"{text} ({'; '.join(f'{server}: {shown(exc)}' for server, exc in failures)})")
         #: Each of them, and what it failed with.
         self.failures = tuple(failures)
+        self.of_sentinels = of_sentinels
 
 
 class UnknownMasterError(RedisError):
@@ -101,12 +121,15 @@ class UnknownMasterError(RedisError):
 
 def failure_of(exc: BaseException, names: Names) -> Failure:
     """What an exception of a call, or of connecting, means."""
+    names = names_for(exc, names)
     if isinstance(exc, NobodySaysError):
         return _of_several(exc, names)
-    for link in _chain(exc):
-        if (found := _of_one(link, shown(exc), names)) is not None:
-            return found
-    return Failure("", said=shown(exc), is_permanent=False)
+    return _of_server(exc, names)
+
+
+def names_for(exc: BaseException, names: Names) -> Names:
+    """The settings to name for an error that may have come from Sentinels."""
+    return replace(names, is_sentinel=isinstance(exc, NobodySaysError) and exc.of_sentinels)
 
 
 def is_about_rights(exc: BaseException) -> bool:
@@ -157,13 +180,13 @@ _SAID: tuple[tuple[str, str, str, bool], ...] = (
     (
         r"NOAUTH|Authentication required|already authenticated|unauthenticated multibulk",
         "wants a password",
-        "write it into {url}: redis://:<password>@<host>, or redis://<user>:<password>@<host>",
+        "write it into {secret}: {given_as}",
         True,
     ),
     (
         r"WRONGPASS|invalid username-password|invalid password",
         "refuses the user or the password",
-        "write the right ones into {url}",
+        "write the right ones into {secret}",
         True,
     ),
     (
@@ -181,7 +204,7 @@ _SAID: tuple[tuple[str, str, str, bool], ...] = (
     (
         r"without any password configured",
         "has no password, and was given one",
-        "leave it out of {url}",
+        "leave it out of {secret}",
         True,
     ),
     (
@@ -259,9 +282,16 @@ _TLS: tuple[tuple[str, str, str, bool], ...] = (
 
 
 def _of_several(exc: NobodySaysError, names: Names) -> Failure:
-    found = [failure_of(cause, names) for _, cause in exc.failures]
+    found = [_of_server(cause, names) for _, cause in exc.failures]
     if found and all(one.is_permanent for one in found):
         return Failure(found[0].what, found[0].todo, said=shown(exc))
+    return Failure("", said=shown(exc), is_permanent=False)
+
+
+def _of_server(exc: BaseException, names: Names) -> Failure:
+    for link in _chain(exc):
+        if (found := _of_one(link, shown(exc), names)) is not None:
+            return found
     return Failure("", said=shown(exc), is_permanent=False)
 
 

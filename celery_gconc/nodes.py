@@ -169,7 +169,7 @@ class Sentinels(Finder):
         if outdated:  # so all have forgotten: they were set up anew
             failovers, found = max(outdated)
             return self._believe(found, failovers)
-        raise NobodySaysError(f"no Sentinel names a master {self._master_name!r}", failures)
+        raise NobodySaysError(f"no Sentinel names a master {self._master_name!r}", failures, of_sentinels=True)
 
     def elsewhere(self) -> Server | None:  # noqa: D102 - as above
         if not self._next_look or time.monotonic() < self._next_look:

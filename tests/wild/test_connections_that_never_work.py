@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import socketserver
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -32,7 +33,7 @@ from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixt
 from tests.conftest import _without
 from tests.failures.certificates import make_certificates
 from tests.failures.kit import complaints, joined, warnings
-from tests.servers import ROOT, RabbitMQServer, RedisServer, free_port, redis_server, wait_until
+from tests.servers import ROOT, RabbitMQServer, RedisServer, free_port, redis_binary, redis_server, wait_until
 from tests.topologies import NoValkeyBinary, valkey_binary, valkey_server
 
 #: The password that is right, and one that isn't. Neither must ever be seen.
@@ -43,6 +44,10 @@ EX_CONFIG = 78
 
 #: The heartbeat settings of workers here, in seconds.
 QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heartbeat_timeout": 2.0}
+
+#: What providers take away from a Redis that they manage; and what we would use, if it were there.
+MANAGED = ("INFO", "PUBSUB", "CLIENT", "CONFIG", "ACL", "ROLE", "SCRIPT", "COMMAND", "KEYS", "DEBUG", "SAVE",
+           "REPLICAOF", "FLUSHALL", "SHUTDOWN", "MONITOR")  # fmt: skip
 
 REFUSED = "refused at the start, with a line that says what to write"
 
@@ -88,7 +93,7 @@ def servers(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory
     kinds: dict[str, tuple[str, ...]] = {
         "plain": (),
         "guarded": (),
-        "renamed": ("--rename-command", "INFO", "", "--rename-command", "PUBSUB", ""),
+        "renamed": tuple(word for name in MANAGED for word in ("--rename-command", name, "")),
         "scriptless": ("--rename-command", "EVAL", "", "--rename-command", "EVALSHA", ""),
         "cluster": ("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
     }
@@ -259,6 +264,45 @@ def test_servers_that_are_found_by_others_are_told_apart_too(servers, url, says)
     assert says in str(error)
 
 
+@pytest.mark.wild("connections", "Sentinels with a password or TLS of their own, and a master that they don't know",
+                  result=REFUSED)  # fmt: skip
+@pytest.mark.parametrize(
+    ("setting", "options"),
+    [
+        ("global_concurrency_redis_url", "global_concurrency_redis_options"),
+        ("broker_url", "broker_transport_options"),
+        ("result_backend", "result_backend_transport_options"),
+    ],
+)
+def test_what_sentinels_refuse_is_told_with_the_options_that_are_theirs(servers, tmp_path, setting, options):
+    port, tls_port = free_port(), free_port()
+    pem = servers.folder
+    (tmp_path / "sentinel.conf").write_text(
+        f"port {port}\nbind 127.0.0.1\nrequirepass {SECRET}\n"
+        f"tls-port {tls_port}\ntls-auth-clients no\ntls-ca-cert-file {pem}/ca.pem\n"
+        f"tls-cert-file {pem}/server.pem\ntls-key-file {pem}/server.key\n"
+    )
+    server = subprocess.Popen(
+        [redis_binary(), str(tmp_path / "sentinel.conf"), "--sentinel"], stdout=subprocess.DEVNULL, cwd=tmp_path
+    )
+
+    def said(port: int, **sentinel_kwargs: object) -> str:
+        given = {"master_name": "mine", "sentinel_kwargs": sentinel_kwargs}
+        error = error_of(app_of(f"sentinel://127.0.0.1:{port}", setting, **{options: given}))
+        assert isinstance(error, StoreUnusable)
+        return str(error)
+
+    try:
+        wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), what="the Sentinel takes connections")
+        assert f"write it into sentinel_kwargs in {options}: password=..." in said(port)
+        assert f"write the right ones into sentinel_kwargs in {options}" in said(port, password=WRONG)
+        assert f"write ssl=True into sentinel_kwargs in {options}" in said(tls_port, password=SECRET)
+        assert "know no such master" in said(port, password=SECRET)
+    finally:
+        server.kill()
+        server.wait()
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -305,6 +349,7 @@ def test_a_socket_that_may_not_be_opened_is_told(redis_process, tmp_path):
     path = tmp_path / "redis.sock"
     with redis_server(None, "--unixsocket", str(path), "--unixsocketperm", "700"):
         app = app_of(f"redis+socket://{path}", "broker_url")
+        assert Operations(app).server_time()  # so that all is imported that is
         os.seteuid(65534)
         try:
             error = error_of(app)
@@ -480,12 +525,13 @@ def test_a_worker_with_limits_ends_at_its_start_with_one_line(servers, make_clus
         **QUICK, global_concurrency_redis_url=servers.url(url), global_concurrency_limits={"emails": 1}
     )
     assert says in stopped(cluster)
-    status = cluster.celery("gconc", "status")
-    assert status.returncode == 69
-    (line,) = status.stderr.splitlines()
-    assert line.startswith("Error: the coordination Redis ")
-    assert says in line
-    assert SECRET not in line and WRONG not in line
+    for command in ("status", "doctor"):
+        done = cluster.celery("gconc", command)
+        assert done.returncode == 69
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("Error: the coordination Redis ")
+        assert says in line
+        assert SECRET not in line and WRONG not in line
 
 
 @pytest.mark.wild("connections", "rights that are taken away while workers run, and given back",
@@ -531,6 +577,7 @@ def told(cluster: Any, command: str) -> str:
 
 def test_what_lasts_is_told_again_now_and_then(servers, caplog, monkeypatch):
     monkeypatch.setattr(link, "REMINDER_SECONDS", 0.5)
+    servers.admins["plain"].flushall()
     servers.user("shop", *ALL)
     url = servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0")
     settings = Settings.from_app(app_of(url, "global_concurrency_redis_url", **QUICK))
@@ -560,7 +607,7 @@ def test_what_lasts_is_told_again_now_and_then(servers, caplog, monkeypatch):
         made.stop()
 
 
-@pytest.mark.wild("connections", "a Redis whose `INFO` (and `PUBSUB`) is renamed away")
+@pytest.mark.wild("connections", "a Redis whose `INFO` is renamed away, with all else that providers take away")
 def test_a_worker_runs_without_info_and_says_once_what_it_can_not_see(servers, make_cluster):  # noqa: F811
     url = servers.url("redis://127.0.0.1:{renamed}/0")
     cluster = make_cluster(**QUICK, global_concurrency_redis_url=url, global_concurrency_limits={"emails": 1})
