@@ -112,7 +112,7 @@ class GlobalConcurrencyStep(StartStopStep):
         def startable() -> int:
             return 0 if self.lookout.is_late else slots()
 
-        # One step of Redis' clock moves the lease clock by up to an interval, and nobody tells us.
+        # One step of Redis' clock moves the lease clock by up to the least interval of all, and nobody tells us.
         self.ledger: Ledger[Run] = Ledger(
             config, slots=startable, wake=self._wake_link, margin=settings.heartbeat_interval, growth=self._growth
         )
@@ -161,6 +161,7 @@ class GlobalConcurrencyStep(StartStopStep):
                     "broker": without_secrets(self.app.conf.broker_url or "")[:500],
                 },
                 config=config,
+                queues=lambda: self.app.amqp.queues.consume_from,
                 on_news=self.starter.wake,
                 on_refused=self._on_refused,
                 on_lease_lost=self._on_lease_lost,

@@ -128,8 +128,8 @@ class Client:
         found: dict[str, Any] = self._call(lambda node: node.info(*sections))
         return found
 
-    def subscribe(self, channel: str, timeout: float) -> PubSub:
-        """Listen to a channel; returns once Redis has confirmed, in at most *timeout* seconds after connecting.
+    def subscribe(self, channels: Sequence[str], timeout: float) -> PubSub:
+        """Listen to channels; returns once Redis has confirmed, each in at most *timeout* seconds.
 
         While a subscription lives, the first call after our keys have moved fails, so that the caller subscribes anew,
         where they are now. (Every node of a Cluster hears what is published on any; but notices shall not depend on a
@@ -139,8 +139,8 @@ class Client:
         def listen(node: Any) -> PubSub:
             pubsub: PubSub = node.pubsub()
             try:
-                pubsub.subscribe(channel)
-                if pubsub.get_message(timeout=timeout) is None:
+                pubsub.subscribe(*channels)
+                if any(pubsub.get_message(timeout=timeout) is None for _ in channels):
                     raise RedisTimeoutError("it did not confirm a subscription in time")
             except (RedisError, OSError):
                 pubsub.close()

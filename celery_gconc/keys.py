@@ -13,11 +13,14 @@ SCHEMA = "v1"
 #: Name and content of each key, in the order in which every script gets them as KEYS.
 KEYSPACE: dict[str, str] = {
     "meta": "hash: epoch, run id of its server, when it was born (lease clock, ms), lease clock (ms), time of its last "
-    "step (ms), version of the limit table, the version that overrides go by (known), last ticket and fencing number, "
-    "heartbeat interval and timeout (ms), shut: until when nothing is granted after a loss of data, and ends: when the "
-    "next of what operators set for a time may end (ms)",
+    "step (ms) and of the last that was held back (held), version of the limit table, the version that overrides go by "
+    "(known), last ticket and fencing number, least interval and longest lease of a live session (ms), heard: the "
+    "longest lease of before the epoch (ms), shut: until when nothing is granted after a loss of data (lost: 1 where it "
+    "is known to be one), and ends: when the next of what operators set for a time may end (ms)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
-    "session": "hash: <session>:<field>: info, config, room, granted, sync, seen, offered, parked, takes, growth",
+    "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, seen, "
+    "offered, parked, takes, growth",
+    "heartbeats": "zset by name: interval US <ms> US <session> and timeout US <ms> US <session> of each live session",
     "requests": "hash: <session>:<number> of each holder and waiter, to its record (JSON)",
     "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
     "holders": "zset by name: <limit> US <session>:<number>",
@@ -75,3 +78,7 @@ class Keys:
     def channel(self, session: str) -> str:
         """The pub/sub channel on which a session is told of its grants and recalls."""
         return self.channels() + session
+
+    def lease_channel(self, session: str, timeout: float) -> str:
+        """Nothing is told here: who listens shows a Redis that has lost its data how long its lease is (*timeout*, s)."""
+        return f"{self.channels()}{int(timeout * 1000)}:{session}"

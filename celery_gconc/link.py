@@ -15,7 +15,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -30,13 +30,14 @@ from .ledger import Ledger
 from .settings import Settings
 from .store import MOST_NOTICES, Store
 from .tally import Tally
-from .wire import Former, Opened, Refused, Synced
+from .wire import Former, Opened, Stranger, Synced
 
 logger = get_logger(__name__)
 
 #: Seconds between tries to reach a Redis that is away: doubled from the first to the last, with jitter; and no more
-#: than half a heartbeat interval, for a Redis that has lost its data waits one for those who lived.
-FIRST_RETRY, LAST_RETRY = 0.1, 2.0
+#: than half a heartbeat interval. A Redis that has lost its data waits for a little longer for those who lived, even
+#: where the first to come has a shorter interval than they (``until_back`` in ``lua/open.lua``).
+FIRST_RETRY, LAST_RETRY = 0.1, 1.5
 
 #: How often, in seconds, it is said again that Redis can't be used until somebody changes something.
 REMINDER_SECONDS = 300.0
@@ -50,6 +51,11 @@ STOP_TIMEOUT = 3.0
 T = TypeVar("T")
 
 
+def _named(session: Stranger) -> str:
+    """A session's app, as people know it."""
+    return f"app {session.app or '(without a name)'} at {session.broker or 'no broker'} ({session.node})"
+
+
 class Link:
     """Owned by the consumer step. All methods but :meth:`run` are for other threads; :meth:`run` is the thread."""
 
@@ -61,6 +67,7 @@ class Link:
         *,
         info: Mapping[str, Any],
         config: Mapping[str, int],
+        queues: Callable[[], Collection[str]],
         on_news: Callable[[], None],
         on_refused: Callable[[str], None],
         on_lease_lost: Callable[[str], None],
@@ -81,7 +88,7 @@ class Link:
         self._why = "the coordination Redis has not answered yet"
         #: Set once the first session is open, or Redis was found to be away.
         self.tried = threading.Event()
-        self._info, self._config = info, config
+        self._info, self._config, self._queues = info, config, queues
         self._on_news, self._on_refused = on_news, on_refused
         self._on_lease_lost = on_lease_lost
         self._on_result_written = on_result_written
@@ -90,6 +97,8 @@ class Link:
         self._syncs = self._confirmed = 0
         #: The end of the lease on Redis' lease clock (ms), as last told.
         self._lease = 0
+        #: The longest lease of any session (s), as last told: a Redis that lost its data waits for its end.
+        self._longest = 0.0
         #: What operators have set, as last told: a Redis that lost it gets it back.
         self._overrides: Mapping[str, str] = {}
         self._pubsub: PubSub | None = None
@@ -261,7 +270,9 @@ class Link:
         It listens only from then on: what it could have missed comes with the answer to the sync. (A session that
         listens before it is known to Redis is one that lived before a loss of data, to ``lua/open.lua``.)
         """
-        former = Former(tuple(self._ids), self._epoch, self._lease, max(self.ledger.version, 0), self._overrides)
+        former = Former(
+            tuple(self._ids), self._epoch, self._lease, max(self.ledger.version, 0), self._overrides, self._longest
+        )
         self._ids.append(secrets.token_hex(8))
         held, version = self.ledger.holdings()
         sent = now()
@@ -275,14 +286,8 @@ class Link:
             held=held,
             version=version,
             former=former,
+            queues=list(self._queues()),
         )
-        if isinstance(opened, Refused):
-            raise SessionRefused(
-                f"global_concurrency_heartbeat_interval={self.settings.heartbeat_interval:g} and "
-                f"global_concurrency_heartbeat_timeout={self.settings.heartbeat_timeout:g} differ from those of "
-                f"{opened.node} in the same namespace ({opened.interval:g} and {opened.timeout:g}): "
-                "give all its workers the same"
-            )
         if self._opened_once:
             logger.warning(
                 "celery-gconc: session %s is over: %s; session %s states its %d running tasks",
@@ -301,26 +306,37 @@ class Link:
     def _take_up(self, opened: Opened, sent: float) -> None:
         self._syncs = self._confirmed = 0
         self._epoch, self._lease, self._overrides = opened.epoch, opened.lease, opened.overrides
+        self._longest = opened.longest
         self._opened_once = True
         self._renewed(sent)
         self.ledger.opened(self.session, opened.table, opened.version, self._lease_ends)
-        if opened.shut:
+        if opened.shut and opened.lost:
             logger.warning(
-                "celery-gconc: Redis has lost data, or has just started with none: tasks under limits start in %.1f s, "
-                "when no worker that it doesn't know of can still run any",
+                "celery-gconc: Redis has lost data: tasks under limits start in %.1f s, when no worker that it doesn't "
+                "know of can still run any",
+                opened.shut,
+            )
+        elif opened.shut:
+            logger.info(
+                "celery-gconc: namespace %r is new: tasks under limits start in %.1f s",
+                self.settings.key_prefix,
                 opened.shut,
             )
         if opened.strangers:
-            logger.warning(
-                "celery-gconc: namespace %s is shared with workers of another app or broker (%s): "
-                "their tasks count under the same limits",
-                self.settings.namespace,
-                ", ".join(sorted(opened.strangers)),
-            )
+            logger.warning("celery-gconc: %s", self._of_strangers(opened.strangers))
+
+    def _of_strangers(self, strangers: tuple[Stranger, ...]) -> str:
+        own = Stranger(str(self._info.get("app")), str(self._info.get("node")), str(self._info.get("broker")))
+        others = "; ".join(sorted({_named(stranger) for stranger in strangers}))
+        return (
+            f"namespace {self.settings.namespace} has apps that share no queue, and their tasks count under the same "
+            f"limits: {_named(own)}; {others}. Where that is not meant, give one of them a global_concurrency_key_prefix "
+            "of its own"
+        )
 
     def _resubscribe(self) -> None:
         self._unsubscribe()
-        self._pubsub = self.store.subscribe(self.session)
+        self._pubsub = self.store.subscribe(self.session, self.settings.heartbeat_timeout)
         # redis-py has no public way to the socket of a subscription (tried: 5.0 to 8.1), kombu uses the same one.
         connection: Any = self._pubsub.connection
         self._pubsub_socket = connection._sock
@@ -425,7 +441,7 @@ class Link:
             self.ledger.untold()
             raise
         if reply.status == "ok":
-            self._confirmed, self._lease = sync.number, reply.lease
+            self._confirmed, self._lease, self._longest = sync.number, reply.lease, reply.longest
             if reply.table is not None:
                 self._overrides = reply.overrides
             self._renewed(sent)

@@ -27,6 +27,9 @@ from .urls import SECRET, masked, without_secrets
 #: The coordination Redis, in whatever namespace: another app's URL is nothing to show either.
 _URL_KEY = re.compile(rf"(?i)(?:^|_){PREFIX}redis_url$")
 
+#: The longest lease, in seconds: after a loss of its data Redis waits for the end of the longest.
+MOST_TIMEOUT = 300.0
+
 
 class HiddenURL(UserString):
     """A URL that shows no password in ``inspect conf`` and ``celery report``: they show its repr.
@@ -56,7 +59,11 @@ SETTINGS: dict[str, Setting] = {
         Setting("redis_options", {}, "a mapping of options for the Redis client"),
         Setting("key_prefix", "gconc", "1 to 64 letters, digits, '_', '-' or '.'"),
         Setting("heartbeat_interval", 5.0, "seconds, a number >= 0.1"),
-        Setting("heartbeat_timeout", 30.0, "seconds, a number of at least 2 x global_concurrency_heartbeat_interval"),
+        Setting(
+            "heartbeat_timeout",
+            30.0,
+            "seconds, a number of at most 300, and at least 2 x global_concurrency_heartbeat_interval",
+        ),
         Setting("commit_interval", 0.0, "seconds, a number >= 0 and below global_concurrency_heartbeat_interval"),
         Setting("consumer_timeout", 1800.0, "seconds, a number >= 1"),
         Setting("task_events", True, "True or False"),
@@ -289,6 +296,8 @@ def _checked(values: Mapping[str, Any], place: Place | None) -> Settings:
     timeout = _number(values, "heartbeat_timeout", 0.0)
     if timeout < 2 * interval:
         raise _refuse("heartbeat_timeout", timeout, f" ({interval:g}), that is {2 * interval:g}")
+    if timeout > MOST_TIMEOUT:
+        raise _refuse("heartbeat_timeout", timeout, f" ({interval:g})")
     warnings = []
     if timeout < 3 * interval:
         warnings.append(

@@ -42,12 +42,15 @@ from .status import (
     waiting_of,
     with_configured,
 )
-from .wire import Former, Held, Notice, Opened, Record, Refused, Sync, Synced, grants_of, text_of
+from .wire import Former, Held, Notice, Opened, Record, Stranger, Sync, Synced, grants_of, text_of
 
 logger = get_logger(__name__)
 
 #: How long, in seconds, one call may take; a heartbeat that takes longer is as good as lost.
 CALL_TIMEOUT = 5.0
+
+#: How many of a worker's queues Redis is told of.
+MOST_QUEUES = 100
 
 #: How many notices are read in one go.
 MOST_NOTICES = 1000
@@ -102,7 +105,8 @@ class Store:
         held: Sequence[Held] = (),
         version: int = -1,
         former: Former | None = None,
-    ) -> Opened | Refused:
+        queues: Sequence[str] = (),
+    ) -> Opened:
         """Begin a session; see ``lua/open.lua``. *interval* and *timeout* in seconds."""
         former = former or Former((), "")
         reply = self._run(
@@ -111,28 +115,30 @@ class Store:
             old=list(former.sessions),
             known=former.epoch,
             lease=former.lease,
+            longest=int(former.longest * 1000),
             newest=former.version,
             overrides=dict(former.overrides),
             interval=int(interval * 1000),
             timeout=int(timeout * 1000),
             info=dict(info),
+            queues=[text_of(queue) for queue in sorted(queues)[:MOST_QUEUES]],
             config=dict(config),
             room=room,
             held=[item.wire() for item in held],
             version=version,
         )
-        if reply["status"] == "refused":
-            return Refused(reply["interval"] / 1000, reply["timeout"] / 1000, str(reply.get("node", "?")))
         return Opened(
             epoch=reply["epoch"],
             version=int(reply["version"]),
             table=_table(reply["table"]),
             overrides=dict(reply["overrides"] or ()),
             lease=int(reply["lease"]),
+            longest=reply["longest"] / 1000,
             shut=(reply["shut"] or 0) / 1000,
+            lost=reply["lost"],
             lapsed=reply["lapsed"],
             identified=reply["identified"],
-            strangers=tuple(reply["strangers"] or ()),
+            strangers=tuple(Stranger(**item) for item in reply["strangers"] or ()),
         )
 
     def sync(self, sync: Sync) -> Synced:
@@ -165,6 +171,7 @@ class Store:
             table=_table(reply["table"]) if "table" in reply else None,
             overrides=dict(reply.get("overrides") or ()),
             lease=int(reply["lease"]),
+            longest=reply["longest"] / 1000,
             expires=None if expires is None else expires / 1000,
             elsewhere=frozenset(reply.get("elsewhere") or ()),
         )
@@ -321,10 +328,11 @@ class Store:
                     raise
                 return {}
 
-    def subscribe(self, session: str) -> PubSub:
-        """Listen to the notices of a session; returns once Redis has confirmed."""
+    def subscribe(self, session: str, timeout: float | None = None) -> PubSub:
+        """Listen to the notices of a session, whose lease is *timeout* long; returns once Redis has confirmed."""
+        channels = [] if timeout is None else [self.keys.lease_channel(session, timeout)]
         with self._translated():
-            return self._client.subscribe(self.keys.channel(session), CONNECT_TIMEOUT)
+            return self._client.subscribe([*channels, self.keys.channel(session)], CONNECT_TIMEOUT)
 
     def ask(self, pubsub: PubSub) -> None:
         """Have Redis answer on the connection for notices (the answer is none itself); doesn't wait for it."""
@@ -385,6 +393,7 @@ _AUDIT = {
     "waiter": "a place in line belongs to no request: {}",
     "reserved": "a place is held back for no request: {}",
     "taker": "a queue is taken by a session that is not live: {}",
+    "heartbeat": "the heartbeat settings of no live session: {}",
 }
 
 

@@ -117,6 +117,17 @@ class Former:
     #: The newest version of the limit table that it was told of, and what operators had set by then.
     version: int = 0
     overrides: Mapping[str, str] = field(default_factory=dict)
+    #: The longest lease that any session could have, as it was last told, in seconds.
+    longest: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A session of another app, or at another broker, in the same namespace."""
+
+    app: str
+    node: str
+    broker: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +141,18 @@ class Opened:
     overrides: Mapping[str, str] = field(default_factory=dict)
     #: The end of the lease, in ms on the lease clock.
     lease: int = 0
-    #: For how many seconds nothing is granted yet, as data was lost, or may have been.
+    #: The longest lease that any session may have, in seconds.
+    longest: float = 0.0
+    #: For how many seconds nothing is granted yet, as sessions may live that Redis doesn't know of.
     shut: float = 0.0
+    #: Whether that is because data was lost, and not because the namespace is new.
+    lost: bool = False
     #: Whether the lease of the session that it replaces had run out.
     lapsed: bool = False
     #: Whether scripts can read the server's id, and so see that the server was restarted or replaced.
     identified: bool = True
-    #: Nodes of another app or broker in this namespace.
-    strangers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The namespace has other heartbeat settings than the session that wanted to open."""
-
-    interval: float
-    timeout: float
-    node: str
+    #: One session of each app, or broker, that shares no queue with this one.
+    strangers: tuple[Stranger, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +170,8 @@ class Synced:
     overrides: Mapping[str, str] = field(default_factory=dict)
     #: The end of the lease, in ms on the lease clock.
     lease: int = 0
+    #: The longest lease that any session may have, in seconds.
+    longest: float = 0.0
     #: Seconds until the lease of the next other session ends, or grants go on, if either is to come.
     expires: float | None = None
     #: Of the queues that were said to be weak those that another session takes and has room for.

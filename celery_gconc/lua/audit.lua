@@ -4,7 +4,7 @@
 --         has; whoever waited for them is granted before the reply. What fits together is not touched.
 -- ARGV[2] repair (boolean)
 -- Reply   {status: "ok", findings: [{kind, member}...]} (kinds: "session", "request", "roll", "holder", "waiter",
---         "reserved", "taker")
+--         "reserved", "taker", "heartbeat")
 -- Cost    O(holders + waiters)
 expect({ repair = flag })
 begin()
@@ -69,6 +69,11 @@ look('reserved', RESERVED, function(member)
   return record and record.g == 0 and record.k >= TURNS and covers(record, limit)
 end)
 look('taker', TAKERS, function(member) return lives(string.match(member, US .. '([^' .. US .. ']*)$')) end)
+look('heartbeat', HEARTBEATS, function(member)
+  local kind, ms, sid = string.match(member, '^(%a+' .. US .. ')(%d+)' .. US .. '(.*)$')
+  local field = kind == INTERVAL and ':interval' or ':timeout'
+  return lives(sid) and tonumber(ms) == tonumber(call('HGET', SESSION, sid .. field))
+end)
 local told, fields = {}, call('HKEYS', SESSION)
 for _, field in ipairs(fields) do
   local sid = owner(field)
@@ -78,5 +83,6 @@ for _, field in ipairs(fields) do
     if asked.repair then call('HDEL', SESSION, field) end
   end
 end
+if asked.repair then look_at_heartbeats() end
 finish()
 return cjson.encode({ status = 'ok', findings = findings })

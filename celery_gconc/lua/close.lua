@@ -7,5 +7,6 @@
 expect({ session = session_id })
 begin()
 end_session(me)
+look_at_heartbeats()
 finish()
 return cjson.encode({ status = 'ok' })

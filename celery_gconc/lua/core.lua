@@ -9,13 +9,13 @@
 -- ARGV[2] JSON, what the script is asked to do
 -- Reply   JSON, each script its own
 -- Cost    O(log N) for each place given or freed, N = holders + waiters of all limits; O(1) otherwise
-local META, SESSIONS, SESSION, REQUESTS, ROLL = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local HOLDERS, WAITERS, RESERVED = KEYS[6], KEYS[7], KEYS[8]
-local MAX, CONFIGURED, OVERRIDES = KEYS[9], KEYS[10], KEYS[11]
-local FRESH, CONTENDED, CHANGES, CHANGED = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
-local TOTALS, RECENT, TAKERS = KEYS[16], KEYS[17], KEYS[18]
+local META, SESSIONS, SESSION, HEARTBEATS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local REQUESTS, ROLL, HOLDERS, WAITERS, RESERVED = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local MAX, CONFIGURED, OVERRIDES = KEYS[10], KEYS[11], KEYS[12]
+local FRESH, CONTENDED, CHANGES, CHANGED = KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local TOTALS, RECENT, TAKERS = KEYS[17], KEYS[18], KEYS[19]
 local CHANNEL = ARGV[1]
-if #KEYS ~= 18 or #ARGV ~= 2 or CHANNEL == '' then error('celery-gconc: not the keys and arguments of this script') end
+if #KEYS ~= 19 or #ARGV ~= 2 or CHANNEL == '' then error('celery-gconc: not the keys and arguments of this script') end
 local asked = cjson.decode(ARGV[2])
 local call = redis.call
 
@@ -28,17 +28,31 @@ local LOOKED_AT = 16  -- how many of the sessions that take a queue are looked a
 
 local function int(number) return string.format('%.0f', number) end
 
--- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
+-- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back. One step
+-- is at most the least interval of a live session, for each trusts its lease to its end less an interval of its own.
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local meta = call('HMGET', META, 'clock', 'time', 'interval', 'version', 'epoch', 'shut', 'run', 'born', 'fence', 'ends')
+local meta = call('HMGET', META, 'clock', 'time', 'interval', 'version', 'epoch', 'shut', 'run', 'born', 'fence', 'ends',
+  'longest', 'heard', 'held')
 local clock = tonumber(meta[1]) or now
-clock = clock + math.min(math.max(now - (tonumber(meta[2]) or now), 0), tonumber(meta[3]) or 0)
+local interval = tonumber(meta[3]) or 0
+local step = math.max(now - (tonumber(meta[2]) or now), 0)
+local is_held = step > interval * 1.02 -- the clock goes slower than the time, as nobody has called in between
+clock = clock + math.min(step, interval)
 local version = tonumber(meta[4]) or 0
 local epoch = meta[5] or nil
 local shut = tonumber(meta[6]) -- until then (lease clock, ms) nothing is granted: sessions may live that are not known
-local born = tonumber(meta[8]) -- when the epoch began (lease clock, ms): leases given before end by then + timeout
+local born = tonumber(meta[8]) -- when the epoch began (lease clock, ms): leases given before end by then + heard
 local ends = tonumber(meta[10]) -- when the next of what operators set for a time may end (wall time, ms)
+
+-- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and may
+-- not be known here; heard is of those. Sessions are told, and tell it where this is lost.
+local heard = tonumber(meta[12]) or 0
+local longest_alive = tonumber(meta[11]) or 0
+local function longest()
+  if born and clock < born + heard then return math.max(longest_alive, heard) end
+  return longest_alive
+end
 
 -- The server, by the id of its process; nil where our user may not ask.
 local server = redis.pcall('INFO', 'server')
@@ -575,6 +589,24 @@ local function configure(limit)
   refresh(limit)
 end
 
+-- A session's interval and timeout stand in HEARTBEATS: all intervals in order, then all timeouts.
+local INTERVAL, TIMEOUT = 'interval' .. US, 'timeout' .. US
+local function beat_of(kind, ms, sid) return string.format('%s%010.0f%s%s', kind, ms, US, sid) end
+local function ms_of(beats) return beats[1] and tonumber(string.match(beats[1], US .. '(%d+)' .. US)) end
+local function beat_at(index) return ms_of(call('ZRANGE', HEARTBEATS, index, index)) end
+local function slowest() return beat_at(call('ZCARD', HEARTBEATS) / 2 - 1) or interval end
+
+-- Sessions have begun or ended: the least interval holds back the lease clock. While none lives, that of the last does.
+local function look_at_heartbeats()
+  interval, longest_alive = beat_at(0) or interval, beat_at(-1) or longest_alive
+  call('HSET', META, 'interval', int(interval), 'longest', int(longest_alive))
+end
+
+local FIELDS = {
+  'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'seen', 'offered', 'parked',
+  'growth',
+}
+
 -- A session ends: all that it holds and waits for goes, and its configured values no longer count.
 -- Return how many permits it held.
 local function end_session(sid)
@@ -588,32 +620,32 @@ local function end_session(sid)
   end
   set_takes(sid, '', {})
   local config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}')
-  for _, field in ipairs({ 'info', 'config', 'room', 'granted', 'sync', 'seen', 'offered', 'parked', 'growth' }) do
-    call('HDEL', SESSION, sid .. ':' .. field)
-  end
+  local beats = call('HMGET', SESSION, sid .. ':interval', sid .. ':timeout')
+  if beats[1] then call('ZREM', HEARTBEATS, beat_of(INTERVAL, beats[1], sid), beat_of(TIMEOUT, beats[2], sid)) end
+  for _, field in ipairs(FIELDS) do call('HDEL', SESSION, sid .. ':' .. field) end
   for limit in pairs(config) do configure(limit) end
   return held_
 end
 
-local function shut_until(ends)
+local function shut_until(ends, is_new)
   if ends > (shut or clock) then
     shut = ends
-    call('HSET', META, 'shut', int(shut))
+    call('HSET', META, 'shut', int(shut), 'lost', is_new and '0' or '1')
   end
 end
 
 -- Another life of the data: all of it was lost, or it went back in time (an old snapshot, a replica that lacked the
 -- last writes). What is here may be out of date, so every limit begins anew: it settles when each session that is
 -- known here has stated what it runs, or run out. For sessions that are not known, nothing is granted for a while:
--- whoever lives says something within a heartbeat interval, or, cut off, holds a lease that ends by timeout.
+-- whoever lives says something within the longest interval, or, cut off, holds a lease that ends by the longest.
 -- Counters begin at 0, for those who read them take any step back for that.
-local function begin_epoch(hold)
+local function begin_epoch(hold, is_new)
   call('EXPIRE', TOTALS, 0)
   epoch = (run or '') .. ':' .. int(now * 1000 + time[2] % 1000)
   born = clock
   call('HSET', META, 'epoch', epoch, 'run', run or '', 'born', int(born), 'known', int(version),
     'clock', int(clock), 'time', int(now))
-  shut_until(clock + hold)
+  shut_until(clock + hold, is_new)
   local limits = call('HKEYS', MAX)
   if #limits == 0 then return end
   new_version()
@@ -625,17 +657,20 @@ end
 
 local function begin()
   if not epoch then return end
-  call('HSET', META, 'clock', int(clock), 'time', int(now))
-  if run and run ~= meta[7] then begin_epoch(tonumber(meta[3]) + MARGIN) end
+  if is_held then
+    call('HSET', META, 'clock', int(clock), 'time', int(now), 'held', int(now))
+  else
+    call('HSET', META, 'clock', int(clock), 'time', int(now))
+  end
+  if run and run ~= meta[7] then begin_epoch(slowest() + MARGIN) end
   if shut and clock >= shut then
     shut = nil
-    call('HDEL', META, 'shut')
+    call('HDEL', META, 'shut', 'lost')
     for _, limit in ipairs(call('HKEYS', MAX)) do touch(limit) end
   end
-  local reclaims = 0
-  for _, sid in ipairs(call('ZRANGEBYSCORE', SESSIONS, '-inf', int(clock), 'LIMIT', 0, 64)) do
-    reclaims = reclaims + end_session(sid)
-  end
+  local reclaims, dead = 0, call('ZRANGEBYSCORE', SESSIONS, '-inf', int(clock), 'LIMIT', 0, 64)
+  for _, sid in ipairs(dead) do reclaims = reclaims + end_session(sid) end
+  if #dead > 0 then look_at_heartbeats() end
   if reclaims > 0 then add_to_totals({ reclaims = reclaims }) end
   if ends and now >= ends then end_overrides() end
 end

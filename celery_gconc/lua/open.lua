@@ -3,17 +3,20 @@
 -- Guarantee: its holdings count before anyone is granted another permit; where they exceed a max, that drains.
 --         Where data was lost, or may have been, nothing is granted to anyone until no session that this Redis
 --         doesn't know of can run anything on a lease.
--- ARGV[2] session, interval and timeout (ms), info (node, pid, app, broker...), config (limit -> max), room,
+-- ARGV[2] session, interval and timeout (ms; its own, others may have others), info (node, pid, app, broker...),
+--         queues (that it takes from, the first of them), config (limit -> max), room,
 --         held ([number, [limits], task id, task name, idle, fencing number, ms since]...), version of the limit table that held
 --         goes by (-1: none yet)
 --         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
 --         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
---         last told), newest (the last version of the table it was told), overrides (limit -> JSON, as it was told)
--- Reply   {status: "ok", epoch, version, table, overrides, lease (its end, ms on the lease clock), shut (ms for which
---         nothing is granted yet), lapsed (true: the lease of the replaced session had run out),
---         identified (false: the server's id can't be read), strangers: [node...]};
+--         last told), longest (the longest lease of any session, as last told, ms), newest (the last version of the
+--         table it was told), overrides (limit -> JSON, as it was told)
+-- Reply   {status: "ok", epoch, version, table, overrides, lease (its end, ms on the lease clock), longest, shut (ms for
+--         which nothing is granted yet), lost (true: data was lost, or may have been; false: this Redis is new to all
+--         that came), lapsed (true: the lease of the replaced session had run out),
+--         identified (false: the server's id can't be read),
+--         strangers: [{app, node, broker}...], of other apps or brokers that share no queue with this one};
 --         what it holds has grant number 1
---         {status: "refused", interval, timeout, node}: it is new, and the live sessions have other heartbeat settings
 -- Cost    O(limits configured x sessions)
 local function milliseconds(it) return whole(it, 1, 2 ^ 31) end
 local function facts(it)
@@ -37,28 +40,32 @@ local function set_at_run_time(text) -- an override, as change.lua makes it
 end
 local function set_at_run_times(it) return by_limit(it, set_at_run_time) end
 local function session_ids(it) return every(it, session_id) end
+local function queue_names(it) return every(it, short) and #it <= 1000 end
 expect({
   session = session_id, old = session_ids, known = short, lease = integer, newest = version_number,
-  overrides = set_at_run_times, interval = milliseconds, timeout = milliseconds, info = facts, config = configuration,
-  room = integer, held = holdings, version = integer,
+  overrides = set_at_run_times, interval = milliseconds, timeout = milliseconds, longest = count, info = facts,
+  queues = queue_names, config = configuration, room = integer, held = holdings, version = integer,
 })
 begin()
-local RETRY = 2000 -- in how many ms, at most, a worker tries to reach Redis again (LAST_RETRY in link.py)
 local live = call('ZRANGE', SESSIONS, 0, -1)
-local interval, timeout = unpack(call('HMGET', META, 'interval', 'timeout'))
-if #live > 0 and asked.known == '' and (tonumber(interval) ~= asked.interval or tonumber(timeout) ~= asked.timeout) then
-  finish()
-  local info = cjson.decode(call('HGET', SESSION, live[1] .. ':info') or '{}')
-  return cjson.encode({ status = 'refused', interval = tonumber(interval), timeout = tonumber(timeout), node = info.node })
-end
 
--- Does a session listen that we don't know? (There is none here yet, and this one subscribes later.)
+-- In how many ms a worker that lived, and can reach this Redis, is back: it tries again at least every 1.5 s, or half an
+-- interval of its own (LAST_RETRY in link.py), which needs not be as short as that of this session.
+local function until_back() return math.max(math.min(asked.interval, 2000) + 1000, 1600) end
+
+local MOST_LEASE = 300000 -- ms, as settings.py has it: whoever may listen is not to shut us for longer
+
+-- Does a session listen that we don't know? (There is none here yet, and this one subscribes later.) And with how long a
+-- lease (ms)? Its channels tell, but where we may not ask for them.
 local function others_listen()
   local channels = redis.pcall('PUBSUB', 'CHANNELS', CHANNEL .. '*')
+  local found, lease = false, 0
   for _, channel in ipairs(channels) do -- (none in an error)
-    if channel ~= CHANNEL .. 'tried' then return true end -- that one is rights.py's
+    found = found or channel ~= CHANNEL .. 'tried' -- that one is rights.py's
+    local timeout = string.match(string.sub(channel, #CHANNEL + 1), '^(%d+):')
+    lease = math.max(lease, math.min(tonumber(timeout) or 0, MOST_LEASE))
   end
-  return false
+  return found, lease
 end
 
 local function began(some_epoch) return tonumber(string.match(some_epoch, ':(%d+)$')) or 0 end
@@ -88,41 +95,63 @@ for _, sid in ipairs(asked.old) do
   is_known = is_known or call('ZSCORE', SESSIONS, sid)
 end
 -- A session that isn't known here though its lease has not run out: data was lost, and others may be missing too.
+-- Grants wait until the longest lease has ended that any of those can have, as far as this one, or Redis, has heard.
 local lost = lived and asked.known ~= epoch
 local lapsed = lived and not is_known
+local lease_of_others = math.max(longest(), asked.longest, asked.timeout)
 if not epoch then
   -- An empty Redis may have had data: whoever lived then, and can reach it, is back by then.
-  begin_epoch((lived or others_listen()) and asked.timeout or math.min(asked.interval, RETRY) + 1000)
-  lapsed = false
+  local somebody, lease = others_listen()
+  lapsed, lost = false, lived or somebody
+  lease_of_others = math.max(lease_of_others, lease)
+  begin_epoch(lost and lease_of_others or until_back(), not lost)
 elseif lapsed and lost then
-  local ends = (born or clock) + asked.timeout
-  if began(asked.known) > began(epoch) then
-    begin_epoch(asked.timeout) -- a later epoch is forgotten
-    ends = clock + asked.timeout
-  end
-  lapsed = clock >= ends
-  shut_until(ends)
+  if began(asked.known) > began(epoch) then begin_epoch(lease_of_others) end -- a later epoch is forgotten
+  lapsed = clock >= (born or clock) + asked.timeout
+  shut_until((born or clock) + lease_of_others)
 elseif lapsed and clock < asked.lease then
-  begin_epoch(asked.timeout)
+  begin_epoch(lease_of_others)
   lost, lapsed = true, false
 end
-call('HSET', META, 'interval', int(asked.interval), 'timeout', int(asked.timeout))
-for sid in pairs(replaced) do end_session(sid) end
-if lost and asked.newest > (tonumber(call('HGET', META, 'known')) or 0) then restore() end
-
-local strangers = {}
-for _, sid in ipairs(live) do
-  local info = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}')
-  if not replaced[sid] and (info.app ~= asked.info.app or info.broker ~= asked.info.broker) then
-    table.insert(strangers, info.node)
-  end
+if lost then
+  heard = lease_of_others
+  call('HSET', META, 'heard', int(heard))
 end
+for sid in pairs(replaced) do end_session(sid) end
+call('HSET', SESSION, me .. ':interval', int(asked.interval), me .. ':timeout', int(asked.timeout))
+call('ZADD', HEARTBEATS, 0, beat_of(INTERVAL, asked.interval, me), 0, beat_of(TIMEOUT, asked.timeout, me))
+look_at_heartbeats()
+if lived and lost and asked.newest > (tonumber(call('HGET', META, 'known')) or 0) then restore() end
+
+-- Whose tasks count beside those of this session, though nothing tells that they belong together: those of another app
+-- or broker, none of whose sessions takes from a queue of this one at the same broker. One of each.
+local function others_that_share_no_queue()
+  local mine, groups, found = {}, {}, {}
+  for _, queue in ipairs(asked.queues) do mine[queue] = true end
+  for _, sid in ipairs(live) do
+    local info = not replaced[sid] and cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}')
+    if info and (info.app ~= asked.info.app or info.broker ~= asked.info.broker) then
+      local name = tostring(info.app) .. US .. tostring(info.broker)
+      if groups[name] == nil then groups[name] = info end
+      if groups[name] and info.broker == asked.info.broker then
+        for _, queue in ipairs(cjson.decode(call('HGET', SESSION, sid .. ':queues') or '[]')) do
+          if mine[queue] then groups[name] = false end
+        end
+      end
+    end
+  end
+  for _, info in pairs(groups) do
+    if info and #found < 16 then table.insert(found, { app = info.app, node = info.node, broker = info.broker }) end
+  end
+  return found
+end
+local strangers = others_that_share_no_queue()
 
 local lease = clock + asked.timeout
 call('ZADD', SESSIONS, int(lease), me)
 asked.info.since = now
 call('HSET', SESSION, me .. ':info', cjson.encode(asked.info), me .. ':config', cjson.encode(asked.config),
-  me .. ':granted', 1, me .. ':sync', 0)
+  me .. ':queues', cjson.encode(asked.queues), me .. ':granted', 1, me .. ':sync', 0)
 set_room(me, asked.room)
 for _, item in ipairs(asked.held) do adopt(item, 1) end
 for limit, max in pairs(asked.config) do
@@ -132,9 +161,9 @@ for limit, max in pairs(asked.config) do
     refresh(limit)
   end
 end
-call('HSET', SESSION, me .. ':seen', lost and 0 or math.max(asked.version, 0))
+call('HSET', SESSION, me .. ':seen', lived and lost and 0 or math.max(asked.version, 0))
 finish()
 return cjson.encode({
   status = 'ok', epoch = epoch, version = version, table = limit_table(), overrides = overrides(), lease = lease,
-  shut = shut and shut - clock or cjson.null, lapsed = lapsed, identified = run ~= nil, strangers = strangers,
+  longest = longest(), shut = shut and shut - clock or cjson.null, lost = call('HGET', META, 'lost') == '1', lapsed = lapsed, identified = run ~= nil, strangers = strangers,
 })

@@ -16,7 +16,9 @@
 --         that wait there; number 0: queues that it leaves alone, and would take up where nobody else has room)
 -- Reply   {status: "ok", version, grants: [[grant number, number, fencing number, time of the grant (ms)]...],
 --          recall: {contended limit: streak...}, offer, lease (its end, ms on the lease clock),
---          expires: ms until another session's lease ends, grants go on, or what was set for a time ends, table and overrides: where version differs,
+--          longest (the longest lease of any session that may live, ms),
+--          expires: ms until another session's lease ends, grants go on, what was set for a time ends, or the lease clock
+--          is to go on; table and overrides: where version differs,
 --          elsewhere: of the queues in weak those that another session takes and has room for}
 --         {status: "closed"}: no such session (its lease ran out, or data was lost): open a new one
 --         {status: "stale"}: a later sync came first; nothing was changed
@@ -34,17 +36,17 @@ if not (type(me) == 'string' and whole(asked.sync, 0, 9e15) and whole(asked.conf
 end
 if not epoch then return cjson.encode({ status = 'closed' }) end
 begin()
-local state = call('HMGET', SESSION, me .. ':sync', me .. ':room')
+local state = call('HMGET', SESSION, me .. ':sync', me .. ':room', me .. ':timeout', me .. ':interval')
 if epoch == asked.epoch and state[1] and tonumber(state[1]) < asked.confirmed then
   -- What we answered is forgotten, on the same server: DEBUG RELOAD NOSAVE, or a restart where its id can't be read.
-  begin_epoch(tonumber(meta[3]) + MARGIN)
+  begin_epoch(slowest() + MARGIN)
 end
 local status = (epoch ~= asked.epoch or not state[1]) and 'closed' or asked.sync <= tonumber(state[1]) and 'stale'
 if status then
   finish()
   return cjson.encode({ status = status })
 end
-local lease = clock + tonumber(call('HGET', META, 'timeout'))
+local lease = clock + tonumber(state[3])
 call('ZADD', SESSIONS, int(lease), me)
 call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':seen', asked.version, me .. ':offered', '0')
 if asked.takes then set_takes(me, asked.source, asked.takes) end
@@ -127,12 +129,18 @@ for _, limit in ipairs(asked.interests) do interests[limit] = true end
 local reply = {
   status = 'ok', version = version, grants = grants, recall = recall(interests, me),
   offer = call('HGET', SESSION, me .. ':offered') == '1', lease = lease,
+  longest = longest(),
 }
 local soonest = call('ZRANGE', SESSIONS, 0, 1, 'WITHSCORES')
 for i = #soonest - 1, 1, -2 do
   if soonest[i] ~= me then reply.expires = math.max(tonumber(soonest[i + 1]) - clock, 0) end
 end
 if shut then reply.expires = math.min(reply.expires or math.huge, shut - clock) end
+-- Where nobody calls often enough for the lease clock to go with the time (its least interval is a dead session's, say),
+-- whoever waits does.
+if reply.expires and now - (is_held and now or tonumber(meta[13]) or 0) <= tonumber(state[4]) then
+  reply.expires = math.min(reply.expires, math.ceil(interval * 1.05))
+end
 if ends then reply.expires = math.min(reply.expires or math.huge, math.max(ends - now, 0)) end
 if #elsewhere > 0 then reply.elsewhere = elsewhere end
 if version ~= asked.version then reply.table, reply.overrides = limit_table(), overrides() end

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from celery_gconc.store import Store
-from celery_gconc.wire import Ask, Former, Grant, Held, Notice, Opened, Refused, Sync, Synced
+from celery_gconc.wire import Ask, Former, Grant, Held, Notice, Opened, Sync, Synced
 from tests.servers import wait_until
 
 #: Of every session unless a test says otherwise, in seconds.
@@ -131,6 +131,18 @@ class Namespace:
         """The lease clock, in ms."""
         return int(self.raw.hget(self.keys.key("meta"), "clock"))
 
+    def least_interval(self) -> float:
+        """By how much the lease clock may go on in one step, in seconds."""
+        return int(self.raw.hget(self.keys.key("meta"), "interval")) / 1000
+
+    def heartbeats(self) -> list[tuple[float, float]]:
+        """Interval and timeout (s) of each session that is known by them, in order."""
+        found: dict[bytes, dict[bytes, float]] = {}
+        for member in self.raw.zrange(self.keys.key("heartbeats"), 0, -1):
+            kind, milliseconds, name = member.split(US)
+            found.setdefault(name, {})[kind] = int(milliseconds) / 1000
+        return sorted((each[b"interval"], each[b"timeout"]) for each in found.values())
+
     def left_behind(self) -> dict[str, Any]:
         """Every key of the namespace but bookkeeping, with what is in it."""
         found: dict[str, Any] = {}
@@ -177,14 +189,16 @@ class Session:
         interval: float = INTERVAL,
         timeout: float = TIMEOUT,
         info: Mapping[str, Any] | None = None,
+        queues: Iterable[str] = ("celery",),
     ) -> None:
         self.namespace, self.store, self.name = namespace, namespace.store, name
+        self.interval, self.timeout = interval, timeout
         self.slots = slots
         self.asked: dict[int, Ask] = {}
         self.holding: dict[int, tuple[str, ...]] = {item.number: item.limits for item in held}
         self.granted, self.syncs, self.numbers = 1, 0, max(self.holding, default=0)
         self._pubsub: Any = None
-        self.opened: Opened | Refused = self.store.open(
+        self.opened: Opened = self.store.open(
             name,
             former=former,
             interval=interval,
@@ -194,13 +208,13 @@ class Session:
             room=self.room,
             held=list(held),
             version=version,
+            queues=list(queues),
         )
-        if isinstance(self.opened, Opened):
-            self.epoch, self.version = self.opened.epoch, self.opened.version
-            self.table, self.overrides = dict(self.opened.table), self.opened.overrides
-            self.lease, self.confirmed = self.opened.lease, 0
-            if states:
-                self.sync(held=list(held), full=True)
+        self.epoch, self.version = self.opened.epoch, self.opened.version
+        self.table, self.overrides = dict(self.opened.table), self.opened.overrides
+        self.lease, self.longest, self.confirmed = self.opened.lease, self.opened.longest, 0
+        if states:
+            self.sync(held=list(held), full=True)
 
     @property
     def room(self) -> int:
@@ -245,6 +259,7 @@ class Session:
         if reply.status == "ok":
             self.take(reply.grants)
             self.version, self.lease, self.confirmed = reply.version, reply.lease, sync.number
+            self.longest = reply.longest
             if reply.table is not None:
                 self.table, self.overrides = dict(reply.table), reply.overrides
         return reply
@@ -252,7 +267,7 @@ class Session:
     @property
     def former(self) -> Former:
         """What the session that takes the place of this one says of it."""
-        return Former((self.name,), self.epoch, self.lease, self.version, self.overrides)
+        return Former((self.name,), self.epoch, self.lease, self.version, self.overrides, self.longest)
 
     def ask(self, *limits: str, age: float = 0.0) -> int:
         """Ask for a permit and return the number of the request."""
@@ -287,7 +302,7 @@ class Session:
 
     def listen(self) -> Session:
         """Subscribe to its notices."""
-        self._pubsub = self.store.subscribe(self.name)
+        self._pubsub = self.store.subscribe(self.name, self.timeout)
         return self
 
     def hear(self) -> list[Notice]:

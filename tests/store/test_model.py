@@ -35,6 +35,9 @@ FATES = st.sampled_from(["ok", "ok", "ok", "ok", "request lost", "reply lost", "
 some_limits = st.lists(st.sampled_from(LIMITS), min_size=1, max_size=3, unique=True).map(tuple)
 some_client = st.integers(0, 3)
 
+#: Heartbeat settings that sessions have, one beside the other: interval and timeout.
+some_beats = st.sampled_from([(INTERVAL, TIMEOUT), (INTERVAL, TIMEOUT), (1.0, 4.0), (2.0, 24.0), (20.0, 40.0)])
+
 
 @dataclass
 class Task:
@@ -148,6 +151,7 @@ class Model(RuleBasedStateMachine):
         self.namespace.raw.flushall()
         self.clients: list[Client] = []
         self.opened = 0
+        self.beats: dict[str, tuple[float, float]] = {}
         self.late: list[tuple[Client, Sync]] = []
         self.delivered: dict[str, int] = {}
         self.state = self.namespace.look()
@@ -156,20 +160,28 @@ class Model(RuleBasedStateMachine):
 
     @initialize(
         slots=st.lists(st.integers(1, 3), min_size=2, max_size=3),
+        beats=st.lists(some_beats, min_size=3, max_size=3),
         maxima=st.tuples(*[st.sampled_from([1, 1, 2, None]) for _ in LIMITS]),
     )
-    def begin(self, slots: list[int], maxima: tuple[int | None, ...]) -> None:
+    def begin(
+        self, slots: list[int], beats: list[tuple[float, float]], maxima: tuple[int | None, ...]
+    ) -> None:
         for limit, maximum in zip(LIMITS, maxima, strict=True):
             if maximum is not None:
                 self.namespace.store.set(limit, maximum, by="model")
-        for count in slots:
-            self.clients.append(Client(self._session(slots=count, config={})))
+        for count, (interval, timeout) in zip(slots, beats, strict=False):
+            self.clients.append(Client(self._session(slots=count, config={}, interval=interval, timeout=timeout)))
         self.check()
 
     @precondition(lambda self: len(self.clients) < 4)
-    @rule(slots=st.integers(0, 4), config=st.dictionaries(st.sampled_from(LIMITS), st.integers(0, 3), max_size=2))
-    def open(self, slots: int, config: dict[str, int]) -> None:
-        self.clients.append(Client(self._session(slots=slots, config=config)))
+    @rule(
+        slots=st.integers(0, 4),
+        config=st.dictionaries(st.sampled_from(LIMITS), st.integers(0, 3), max_size=2),
+        beats=some_beats,
+    )
+    def open(self, slots: int, config: dict[str, int], beats: tuple[float, float]) -> None:
+        interval, timeout = beats
+        self.clients.append(Client(self._session(slots=slots, config=config, interval=interval, timeout=timeout)))
         self.check()
 
     @precondition(lambda self: self.clients)
@@ -292,12 +304,13 @@ class Model(RuleBasedStateMachine):
     def step_clock(self, hours: int) -> None:
         before = self.state.leases
         clock = self.namespace.clock() if before else 0
+        step = self.namespace.least_interval() * 1000
         self.namespace.step_wall_clock(hours * 3600)
         self.namespace.store.status()
         self.check()
         if before:
-            assert clock <= self.namespace.clock() <= clock + INTERVAL * 1000
-            assert {name for name, lease in before.items() if lease > clock + INTERVAL * 1000} <= set(self.state.leases)
+            assert clock <= self.namespace.clock() <= clock + step
+            assert {name for name, lease in before.items() if lease > clock + step} <= set(self.state.leases)
 
     # -- What must hold ----------------------------------------------------------------------------------
 
@@ -306,6 +319,7 @@ class Model(RuleBasedStateMachine):
         before, self.state = self.state, self.namespace.look()
         self._check_whole(self.state)
         self._check_flags(self.state)
+        self._check_heartbeats(self.state)
         for limit in LIMITS:
             holders = self.state.holders.get(limit, [])
             granted = set(holders) - set(before.holders.get(limit, [])) - set(adopted)
@@ -340,6 +354,13 @@ class Model(RuleBasedStateMachine):
             flag = state.contended.get(limit)
             assert bool(flag) == bool(waiting), f"{limit} is contended by {flag}, but waited for by {waiting}"
             assert flag in (None, "*") or waiting == {flag}, f"{limit}: {flag} is not all of {waiting}"
+
+    def _check_heartbeats(self, state: State) -> None:
+        """A step of the lease clock is never longer than the interval of anyone who lives; nothing is left of others."""
+        live = [self.beats[name] for name in state.leases]
+        assert self.namespace.heartbeats() == sorted(live)
+        if live:
+            assert self.namespace.least_interval() == min(interval for interval, _ in live)
 
     def _check_max(self, state: State, limit: str, granted: set[Request]) -> None:
         """Never above the limit: what is above it was stated, or there before it was lowered."""
@@ -405,6 +426,8 @@ class Model(RuleBasedStateMachine):
 
     def _session(self, **how: Any) -> Session:
         self.opened += 1
+        how = {"interval": INTERVAL, "timeout": TIMEOUT, **how}
+        self.beats[f"s{self.opened}"] = (how["interval"], how["timeout"])
         session = self.namespace.session(f"s{self.opened}", states=False, **how)
         self.namespace.reopen()
         session.config = how.get("config")  # type: ignore[attr-defined]
@@ -453,6 +476,8 @@ class Model(RuleBasedStateMachine):
         held = client.statement()
         session = self._session(
             slots=old.slots,
+            interval=old.interval,
+            timeout=old.timeout,
             config=old.config,  # type: ignore[attr-defined]
             held=held,
             version=old.version,
@@ -482,7 +507,7 @@ class Model(RuleBasedStateMachine):
             self.check()
         for client in self.clients:
             client.session.slots = max(client.session.slots, 1)
-        rounds = 10 + sum(len(client.asked) + len(client.running) for client in self.clients) * 2
+        rounds = 60 + sum(len(client.asked) + len(client.running) for client in self.clients) * 2
         for _ in range(rounds):
             for client in list(self.clients):
                 self._sync(client, "ok", full=True)
@@ -495,11 +520,14 @@ class Model(RuleBasedStateMachine):
                 break
         left = [(client.session.name, client.asked) for client in self.clients if client.asked or client.running]
         assert not left, f"somebody waits for ever: {left} in {self.state}"
-        for _ in range(int(TIMEOUT / INTERVAL) + 1):
+        for _ in range(100):
+            if len(self.state.leases) == len(self.clients):
+                break
             self.namespace.step_wall_clock(INTERVAL)
             for client in list(self.clients):
                 self._sync(client, "ok", full=True)
             self.namespace.store.status()
+            self.check()
         self.check()
         assert self.state.requests == {}
         for client in self.clients:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from celery_gconc.wire import Held, Opened, Refused
+from celery_gconc.wire import Held, Stranger
 
-from .namespace import INTERVAL, TIMEOUT, Namespace
+from .namespace import Namespace
 
 
 def test_the_first_session_begins_an_epoch_and_later_ones_live_in_it(namespace: Namespace):
@@ -77,35 +77,37 @@ def test_a_session_has_as_much_room_as_it_says(namespace: Namespace):
     assert namespace.room("a") == 0
 
 
-@pytest.mark.parametrize(("interval", "timeout"), [(INTERVAL + 1, TIMEOUT), (INTERVAL, TIMEOUT + 1)])
-def test_other_heartbeat_settings_than_those_of_a_live_session_are_refused_by_name(namespace, interval, timeout):
-    namespace.session("a")
-    refused = namespace.session("b", interval=interval, timeout=timeout).opened
-    assert refused == Refused(INTERVAL, TIMEOUT, "node-a")
-    assert namespace.live() == ["a"]
-
-
-def test_other_heartbeat_settings_are_taken_once_no_session_lives(namespace: Namespace):
-    namespace.session("a")
-    namespace.store.close_session("a")
-    assert isinstance(namespace.session("b", interval=1.0, timeout=4.0).opened, Opened)
-    assert isinstance(namespace.session("c", interval=1.0, timeout=4.0).opened, Opened)
-
-
 @pytest.mark.parametrize("stranger", [{"app": "other"}, {"broker": "redis"}])
-def test_sessions_of_another_app_or_broker_are_told_as_strangers(namespace: Namespace, stranger):
-    namespace.session("a", info=stranger)
-    namespace.session("b")
-    opened = namespace.session("c").opened
-    assert isinstance(opened, Opened)
-    assert opened.strangers == ("node-a",)
+def test_a_session_of_another_app_or_broker_that_shares_no_queue_is_told_as_a_stranger(namespace: Namespace, stranger):
+    namespace.session("a", info=stranger, queues=["bills"])
+    namespace.session("b", queues=["mails"])
+    told = namespace.session("c", queues=["mails", "celery"]).opened.strangers
+    assert told == (Stranger(stranger.get("app", "proj"), "node-a", stranger.get("broker", "amqp")),)
 
 
 def test_sessions_of_the_same_app_and_broker_are_no_strangers(namespace: Namespace):
-    namespace.session("a")
-    opened = namespace.session("b").opened
-    assert isinstance(opened, Opened)
-    assert opened.strangers == ()
+    namespace.session("a", queues=["bills"])
+    assert namespace.session("b", queues=["mails"]).opened.strangers == ()
+
+
+def test_an_app_that_shares_a_queue_is_no_stranger_whichever_of_its_sessions_takes_from_it(namespace: Namespace):
+    namespace.session("a1", info={"app": "other"}, queues=["bills"])
+    namespace.session("a2", info={"app": "other"}, queues=["mails"])
+    namespace.session("a3", info={"app": "other"}, queues=["celery"])
+    assert namespace.session("b", queues=["mails"]).opened.strangers == ()
+
+
+def test_queues_of_one_name_at_two_brokers_are_two_queues(namespace: Namespace):
+    namespace.session("a", info={"app": "other", "broker": "redis"}, queues=["celery"])
+    assert [one.app for one in namespace.session("b", queues=["celery"]).opened.strangers] == ["other"]
+
+
+def test_of_each_app_that_shares_no_queue_one_session_is_told(namespace: Namespace):
+    for number in range(3):
+        namespace.session(f"a{number}", info={"app": "other"}, queues=["bills"])
+        namespace.session(f"b{number}", info={"app": "third"}, queues=["letters"])
+    told = namespace.session("c", queues=["mails"]).opened.strangers
+    assert sorted(one.app for one in told) == ["other", "third"]
 
 
 def test_a_limit_that_a_session_brings_grants_nothing_until_the_others_have_stated_what_they_run(namespace: Namespace):

@@ -23,6 +23,9 @@
 #define HELD (PC(hold[0]) + PC(hold[1]) + PC(hold[2]) + PC(hold[3]))
 #define INTERVAL 1      /* how long nothing is granted: until all who are not cut off have rejoined ... */
 #define TIMEOUT 2       /* ... until every lease of another epoch has ended */
+#ifdef LEASES           /* the workers' timeouts differ: worker 0's is longer */
+#define LONG 3          /* until its leases have ended, too; TIMEOUT: worker 1's only */
+#endif
 #define STAR 9          /* CONTENDED: more than one session waits */
 #ifndef FAULTS
 #define FAULTS 255      /* 255: without bound */
@@ -38,7 +41,7 @@ byte epoch = 0;         /* meta.epoch, in order of their time; 0: no data */
 byte epochs = 0;
 bit same_run = 1;       /* meta.run is the server's run_id */
 bit young = 0;          /* the server has just started */
-bit grown = 0;          /* born + timeout has passed */
+byte grown = 0;         /* born + timeout has passed (LEASES: 1 the short one, 2 the long one) */
 byte shut = 0;
 bit fresh = 0;          /* the limit is in FRESH */
 bit live[NS], seen[NS]; /* in SESSIONS; has stated by a version that is not older than FRESH */
@@ -48,6 +51,42 @@ byte hold[NS], line[NS];/* HOLDERS, WAITERS: sets of numbers */
 byte g[NS * K];         /* grant number of a holder */
 byte flag = 0;          /* CONTENDED: 0, session + 1 or STAR */
 bit lossy = 0;          /* ghost: data was lost since the epoch began */
+#ifdef LEASES
+bit hears = 0;          /* heard: of a long lease that was given before this epoch */
+bit heard[NW];          /* by the worker: longest, as last told, was a long one */
+bit mlong[2 * NW];      /* the same, in its message */
+bit heard_ever[NW];     /* ghost: it was answered while a long lease was live */
+#define LONG_LIVES (live[0] || live[1])
+#ifndef NO_HEARSAY
+#define TELLS_LONG (LONG_LIVES || (hears && grown < 2))
+#else
+#define TELLS_LONG LONG_LIVES
+#endif
+#define BRINGS_LONG(c) (OWNER(ms[c]) == 0 || mlong[c])
+#ifndef NO_CHANNELS
+#define CHANNELS_TELL_LONG sub[0]
+#else
+#define CHANNELS_TELL_LONG 0
+#endif
+#ifndef NO_LONGEST
+#define LONGEST(c) (hears || LONG_LIVES || BRINGS_LONG(c))
+#else
+#define LONGEST(c) (OWNER(ms[c]) == 0)
+#endif
+#define HEARS(what) if :: (what) -> hears = 1 :: else fi
+#define HAS_GROWN (grown == 2 || (grown == 1 && lease == TIMEOUT))
+#else
+#define HEARS(what) skip
+#define HAS_GROWN grown
+#endif
+#if defined(LEASES)
+#define HEARD_BY(w) heard_ever[w]
+#else
+#define HEARD_BY(w) 1
+#endif
+#ifndef LOSSES
+#define LOSSES 1        /* how often data may be lost */
+#endif
 
 #ifdef SNAPSHOT
 bit has_snap = 0, snapped = 0, z_fresh, z_grown;
@@ -69,14 +108,15 @@ byte phase[NW];         /* 0: nothing under way, 1: a sync, 2: an open */
 bit exempt[NW];         /* ghost: what runs has outlived its lease (the documented exception) */
 bit head = 0;           /* the worker whose waiter reached its gate first */
 byte faults = FAULTS, tasks = TASKS;
-bit crashed = 0, lost_data = 0;
+bit crashed = 0;
+byte lost_data = 0;
 
 /* ---- Messages ---- */
 byte mv[2 * NW], ms[2 * NW], mep[2 * NW], msn[2 * NW], mgr[2 * NW], mroom[2 * NW];
 byte mend[2 * NW], mask[2 * NW], mheld[2 * NW];
 bit mcf[2 * NW], mfull[2 * NW], mstart[2 * NW];
 
-hidden byte i, j, k, x, me, st, was;
+hidden byte i, j, k, x, me, st, was, lease;
 #define OK 1
 #define CLOSED 2
 #define STALE 3
@@ -249,13 +289,29 @@ proctype Lease(byte s) {
 }
 
 #define OLD_TRUST(w) (up[w] && joined[w] && trust[w] && known[w] != epoch)
+#define REJOINS(w) (OLD_TRUST(w) && !cut[w])
+#ifdef LEASES           /* what still runs on a lease of before when grants go on has outlived it */
+#define OUTLIVES(w) if :: up[w] && runs[w] && !trust[w] && known[w] != epoch -> exempt[w] = 1 :: else fi
+#else
+#define OUTLIVES(w) skip
+#endif
+inline opens_up() {
+  shut = 0; OUTLIVES(0); OUTLIVES(1);
+  me = NOBODY; finish(); me = 0; young = 0
+}
 proctype Clock() {
   do
-  :: d_step { epoch && same_run && shut == INTERVAL && !(OLD_TRUST(0) && !cut[0]) && !(OLD_TRUST(1) && !cut[1]) ->
-       shut = 0; me = NOBODY; finish(); me = 0; young = 0 }
-  :: d_step { epoch && same_run && shut == TIMEOUT && !OLD_TRUST(0) && !OLD_TRUST(1) -> shut = 0; me = NOBODY; finish(); me = 0; young = 0 }
+  :: d_step { epoch && same_run && shut == INTERVAL && !REJOINS(0) && !REJOINS(1) -> opens_up() }
+#ifdef LEASES
+  :: d_step { epoch && same_run && shut == TIMEOUT && !REJOINS(0) && !OLD_TRUST(1) -> opens_up() }
+  :: d_step { epoch && same_run && shut == LONG && !OLD_TRUST(0) && !OLD_TRUST(1) -> opens_up() }
+  :: d_step { epoch && grown == 0 && !REJOINS(0) && !OLD_TRUST(1) -> grown = 1; young = 0 }
+  :: d_step { epoch && grown == 1 && !OLD_TRUST(0) && !OLD_TRUST(1) -> grown = 2 }
+#else
+  :: d_step { epoch && same_run && shut == TIMEOUT && !OLD_TRUST(0) && !OLD_TRUST(1) -> opens_up() }
 #ifdef LOSS
   :: d_step { epoch && !grown && !OLD_TRUST(0) && !OLD_TRUST(1) -> grown = 1; young = 0 }
+#endif
 #endif
   od
 }
@@ -281,6 +337,9 @@ proctype Trouble() {
          up[w] = 0; runs[w] = 0; unheard[w] = 0; passed[w] = 0; exempt[w] = 0; wait_[w] = 0; trust[w] = 0; sub[w] = 0; joined[w] = 0; known[w] = 0; reopen[w] = 0;
          asked[w] = 0; unasked[w] = 0; spare[w] = 0; new_[w] = 0; ended_[w] = 0; phase[w] = 0; granted[w] = 0; contended[w] = 0;
          needs[w] = 0; due[w] = 0; cf[w] = 0; broom[w] = 0; cut[w] = 0; reuse[w] = 0;
+#ifdef LEASES
+         heard[w] = 0; heard_ever[w] = 0;
+#endif
          no_notices(2 * w); no_notices(2 * w + 1); forget_message(w);
          w = 0
        }
@@ -289,13 +348,26 @@ proctype Trouble() {
   :: d_step { !up[1] && mv[LATE + 1] == 0 && !live[2 + 1 - cur[1]] -> up[1] = 1 }
 #endif
 #ifdef FLUSH
-  :: d_step { !lost_data && epoch -> lost_data = 1; no_data() }
+  :: atomic { lost_data < LOSSES && epoch && !exempt[0] && !exempt[1] ->
+       d_step { lost_data++; no_data() };
+#ifdef CUT              /* a worker that listens may be cut off, and Redis doesn't notice */
+       if :: up[0] && joined[0] && trust[0] && sub[0] -> cut[0] = 1 :: up[1] && joined[1] && trust[1] && sub[1] -> cut[1] = 1 :: true fi
+#endif
+     }
 #endif
 #ifdef RESTART
-  :: d_step { !lost_data && epoch -> lost_data = 1; no_data(); no_connections(); young = 1 }
+  :: atomic { lost_data < LOSSES && epoch && !exempt[0] && !exempt[1] ->
+       d_step { lost_data++; no_data(); no_connections(); young = 1 };
+#ifdef CUT              /* a worker may be cut off whose lease another that lived has heard of */
+       if :: up[0] && joined[0] && trust[0] && up[1] && joined[1] && HEARD_BY(1) -> cut[0] = 1
+          :: up[1] && joined[1] && trust[1] && up[0] && joined[0] -> cut[1] = 1
+          :: true
+       fi
+#endif
+     }
 #endif
 #ifdef REPOINT          /* to an empty server that has been up for long */
-  :: d_step { !lost_data && epoch -> lost_data = 1; no_data(); no_connections(); young = 0 }
+  :: d_step { lost_data < LOSSES && epoch && !exempt[0] && !exempt[1] -> lost_data++; no_data(); no_connections(); young = 0 }
 #endif
 #ifdef SNAPSHOT
   :: d_step { !snapped && epoch ->
@@ -329,6 +401,10 @@ proctype Trouble() {
      }
 #endif
 #ifdef CUT
+#ifdef LEASES           /* leases end, whoever is cut off */
+  :: d_step { cut[0] && trust[0] -> trust[0] = 0 }
+  :: d_step { cut[1] && trust[1] -> trust[1] = 0 }
+#endif
   :: d_step { cut[0] && !trust[0] -> cut[0] = 0 }
   :: d_step { cut[1] && !trust[1] -> cut[1] = 0 }
 #endif

@@ -96,6 +96,14 @@ inline begin() {
 
 #define LIVED(c) (mep[c] != 0)
 #define OTHERS_LISTEN (sub[0] || sub[1])
+inline longest_of(c) {  /* for how long grants wait where sessions may live that are not known */
+#ifdef LEASES
+  if :: LONGEST(c) -> lease = LONG :: else -> lease = TIMEOUT fi
+#else
+  lease = TIMEOUT
+#endif
+}
+
 inline open_(c) {
   begin();
   me = ms[c];
@@ -104,6 +112,7 @@ inline open_(c) {
   if
   :: epoch == 0 ->
      lossy = 1;
+     HEARS(BRINGS_LONG(c) || CHANNELS_TELL_LONG); longest_of(c);
 #ifdef NO_HOLD          /* a newcomer is granted at once where there is no data */
      begin_epoch(0);
 #else
@@ -111,28 +120,33 @@ inline open_(c) {
      begin_epoch(INTERVAL);
 #else
 #ifdef OLD_SERVER       /* no hold for a newcomer where the server has been up for long */
-     begin_epoch(((LIVED(c) || OTHERS_LISTEN) -> TIMEOUT : (young -> INTERVAL : 0)));
+     if :: LIVED(c) || OTHERS_LISTEN -> skip :: else -> lease = (young -> INTERVAL : 0) fi;
+     begin_epoch(lease);
 #else
-     begin_epoch(((LIVED(c) || OTHERS_LISTEN) -> TIMEOUT : INTERVAL));
+     if :: LIVED(c) || OTHERS_LISTEN -> skip :: else -> lease = INTERVAL fi;
+     begin_epoch(lease);
 #endif
 #endif
 #endif
      fresh = 0          /* no limits yet: this session brings them */
   :: epoch != 0 && x && was ->
+     HEARS(BRINGS_LONG(c)); longest_of(c);
 #ifndef NO_LATER_EPOCH
-     if :: mep[c] > epoch -> begin_epoch(TIMEOUT) :: else fi;
+     if :: mep[c] > epoch -> begin_epoch(lease) :: else fi;
 #endif
 #ifndef NO_STALE_SHUT
-     if :: !grown && shut < TIMEOUT -> shut = TIMEOUT :: else fi
+     if :: !HAS_GROWN && shut < lease -> shut = lease :: else fi
 #else
      skip
 #endif
   :: epoch != 0 && x && !was && !passed[OWNER(me)] ->
+     HEARS(BRINGS_LONG(c)); longest_of(c);
 #ifndef NO_STANDING_LEASE
-     begin_epoch(TIMEOUT); was = 1
+     begin_epoch(lease); was = 1
 #else
      skip
 #endif
+  :: epoch != 0 && !x && was -> HEARS(BRINGS_LONG(c))
   :: else
   fi;
   if
@@ -151,7 +165,7 @@ inline open_(c) {
   do :: j < K -> if :: (mheld[c] & BIT(j)) -> g[me * K + j] = 1 :: else fi; j++ :: else -> break od;
 #endif
   seen[me] = (LIVED(c) && !was);
-  was = 0; x = 0;
+  was = 0; x = 0; lease = 0;
   finish();
   st = OK
 }
@@ -242,5 +256,8 @@ inline sync(c) {
 
 inline no_data() {
   epoch = 0; shut = 0; fresh = 0; grown = 0; flag = 0; same_run = 1; lossy = 1;
+#ifdef LEASES
+  hears = 0;
+#endif
   end_session(0); end_session(1); end_session(2); end_session(3)
 }

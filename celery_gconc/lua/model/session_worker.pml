@@ -88,6 +88,9 @@ inline collect(w, beat) {
 inline forget_message(c) {
   mv[c] = 0; ms[c] = 0; mep[c] = 0; msn[c] = 0; mcf[c] = 0; mgr[c] = 0; mroom[c] = 0; mend[c] = 0; mask[c] = 0;
   mheld[c] = 0; mfull[c] = 0; mstart[c] = 0
+#ifdef LEASES
+  ; mlong[c] = 0
+#endif
 }
 
 inline delay(w) {       /* the worker gives up on a message, which arrives all the same */
@@ -121,6 +124,17 @@ inline untold(w) {
   forget_message(w)
 }
 
+inline hears_longest(w) {
+#ifdef LEASES
+  if :: LONG_LIVES || (hears && grown < 2) -> heard_ever[w] = 1 :: else -> heard_ever[w] = 0 fi;
+#ifndef NO_TOLD
+  heard[w] = TELLS_LONG
+#endif
+#else
+  skip
+#endif
+}
+
 inline apply(w) {       /* with the grants above granted, in their order */
   x = ms[w];
   k = granted[w] + 1;
@@ -134,6 +148,7 @@ inline apply(w) {       /* with the grants above granted, in their order */
   contended[w] = CONTENTION(x);
   recall(w);
   trust[w] = 1; reuse[w] = 1; passed[w] = 0; cf[w] = 1;
+  hears_longest(w);
   nrec[x] = 0;
   j = 0;                /* what is no news any more is not told */
   do :: j < K -> if :: ng[x * K + j] <= granted[w] || gr[x] > 4 -> ng[x * K + j] = 0 :: else fi; j++ :: else -> break od;
@@ -159,6 +174,9 @@ inline holdings(w) {    /* link._open */
   spare[w] = 0; new_[w] = 0; asked[w] = 0; unasked[w] = 0; ended_[w] = 0;
   mv[w] = 2; mstart[w] = !joined[w]; ms[w] = 2 * w + 1 - cur[w]; mep[w] = known[w];
   mheld[w] = runs[w];
+#ifdef LEASES
+  mlong[w] = heard[w];
+#endif
   unheard[w] = 1;
   phase[w] = 2; reopen[w] = 0
 }
@@ -166,6 +184,7 @@ inline holdings(w) {    /* link._open */
 inline opened(w) {
   no_notices(2 * w); no_notices(2 * w + 1);
   cur[w] = ms[w] & 1; unheard[w] = 0; joined[w] = 1; known[w] = epoch; trust[w] = 1; passed[w] = 0; cf[w] = 0;
+  hears_longest(w);
   granted[w] = 1; contended[w] = 0; needs[w] = 1; due[w] = 1; sub[w] = 1; broom[w] = 0; cut[w] = 0;
 #ifdef REUSE_AT_ONCE    /* ledger.opened() before the model: a restated permit passes on before it is known to be over the max */
   reuse[w] = 1;
