@@ -21,7 +21,7 @@ from .operations import Operations
 from .status import LimitStatus, SessionStatus, Status
 from .survey import ANSWER_SECONDS, Answers, Question, ask
 from .urls import without_secrets
-from .wording import all_of, since, span
+from .wording import all_of, since, some_of, span
 
 #: By how many seconds clocks may differ.
 MOST_SKEW = 1.0
@@ -84,6 +84,19 @@ def disagreements(status: Status) -> Iterator[tuple[LimitStatus, str]]:
             yield limit, f"{limit.limit}: configured differently: {text}; {holds}"
 
 
+def heartbeats(status: Status) -> str:
+    """A sentence on who has which heartbeat settings, where live workers have different ones, as in a deploy."""
+    told: dict[tuple[float, float], list[str]] = {}
+    for session in status.sessions:
+        told.setdefault((session.interval, session.timeout), []).append(session.node)
+    if len(told) < 2:
+        return ""
+    text = "; ".join(
+        f"{interval:g}/{timeout:g} s on {some_of(sorted(nodes))}" for (interval, timeout), nodes in sorted(told.items())
+    )
+    return f"heartbeat interval and timeout differ: {text}"
+
+
 def trouble_of(node: str, told: Mapping[str, Any]) -> tuple[str, str]:
     """A sentence on a worker that isn't connected to Redis, by what it tells of itself, and what to do."""
     why = str(told.get("redis_error") or "its log has the error")
@@ -128,6 +141,7 @@ class _Examination:
             self.records,
             self.configuration,
             self.values,
+            self.heartbeats,
             self.strangers,
             self.stuck,
         )
@@ -407,13 +421,27 @@ class _Examination:
                     f"configure it so, and celery -A <app> gconc reset {limit.limit}; or set it with --reason",
                 )
 
+    def heartbeats(self) -> Iterator[Finding]:
+        """All workers have the same heartbeat settings, but in a deploy that changes them."""
+        if text := heartbeats(self.status):
+            yield Finding(INFO, text, "finish the deploy; meanwhile each worker's permits come back by its own timeout")
+
     def strangers(self) -> Iterator[Finding]:
-        """All sessions are of one app and one broker."""
+        """Apps that share no queue have a namespace each."""
+        own = {queue for one in self.status.sessions if one not in self._strangers for queue in one.queues}
+        own = own or set(self.app.amqp.queues.consume_from)
+        groups: dict[tuple[str, str], list[SessionStatus]] = {}
         for session in self._strangers:
+            groups.setdefault((session.app, session.broker), []).append(session)
+        for (app, broker), sessions in sorted(groups.items()):
+            if broker == self._broker and any(own.intersection(session.queues) for session in sessions):
+                continue
             yield Finding(
                 WARNING,
-                f"{session.node} is of app {session.app or '?'} with broker {session.broker or '?'}, and shares "
-                "this namespace: its tasks count under the same limits",
+                f"app {app or '(without a name)'} at {broker or 'no broker'} "
+                f"({some_of(sorted(session.node for session in sessions))}) shares this namespace with "
+                f"app {self.app.main or '(without a name)'} at {self._broker}, and no queue: "
+                "their tasks count under the same limits",
                 "give one of them a global_concurrency_key_prefix of its own, unless that is meant",
             )
 

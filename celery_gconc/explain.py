@@ -113,6 +113,8 @@ class _Case:
         self.limits = {limit.limit: limit for limit in evidence.status}
         self.now = evidence.status.at
         self.sessions = {session.session: session for session in evidence.status.sessions}
+        #: The longest lease of any session (s): limits that begin settle by its end.
+        self.longest_lease = max((one.timeout for one in self.sessions.values()), default=0.0)
         #: The session of each node's present process: others of that node belong to former ones.
         self.present = {one.node: one.session for one in sorted(self.sessions.values(), key=lambda one: one.since)}
 
@@ -364,7 +366,7 @@ class _Case:
         full = self._what_is_full(wait)
         if full is None:
             return self._has_place(wait, has_slot=has_slot)
-        why = why_closed(full, self.now, self.operations.settings.heartbeat_timeout)
+        why = why_closed(full, self.now, self.longest_lease)
         name, place = self._place(wait, full)
         if place is not None:
             line = "line" if name == full.limit else f"the line of {name}"
@@ -455,7 +457,7 @@ class _Case:
         if not closed:
             return self._who_reads(message.queue)[0], None
         limit = min(closed, key=lambda limit: limit.limit != f"queue:{message.queue}")
-        why = why_closed(limit, self.now, self.operations.settings.heartbeat_timeout)
+        why = why_closed(limit, self.now, self.longest_lease)
         reads, is_read = self._who_reads(message.queue)
         return why if is_read else f"{why}; and {reads}", limit
 

@@ -15,8 +15,8 @@ KEYSPACE: dict[str, str] = {
     "meta": "hash: epoch, run id of its server, when it was born (lease clock, ms), lease clock (ms), time of its last "
     "step (ms) and of the last that was held back (held), version of the limit table, the version that overrides go by "
     "(known), last ticket and fencing number, least interval and longest lease of a live session (ms), heard: the "
-    "longest lease of before the epoch (ms), shut: until when nothing is granted after a loss of data (lost: 1 where it "
-    "is known to be one), and ends: when the next of what operators set for a time may end (ms)",
+    "longest lease of before the epoch (ms), shut: until when nothing is granted after a loss of data (lost: 1 where "
+    "it is known to be one), and ends: when the next of what operators set for a time may end (ms)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
     "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, seen, "
     "offered, parked, takes, growth",
@@ -80,5 +80,5 @@ class Keys:
         return self.channels() + session
 
     def lease_channel(self, session: str, timeout: float) -> str:
-        """Nothing is told here: who listens shows a Redis that has lost its data how long its lease is (*timeout*, s)."""
+        """Nothing is told here: who listens shows a Redis that has lost its data how long its lease is (in s)."""
         return f"{self.channels()}{int(timeout * 1000)}:{session}"

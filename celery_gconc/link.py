@@ -330,8 +330,8 @@ class Link:
         others = "; ".join(sorted({_named(stranger) for stranger in strangers}))
         return (
             f"namespace {self.settings.namespace} has apps that share no queue, and their tasks count under the same "
-            f"limits: {_named(own)}; {others}. Where that is not meant, give one of them a global_concurrency_key_prefix "
-            "of its own"
+            f"limits: {_named(own)}; {others}. Where that is not meant, give one of them its own "
+            "global_concurrency_key_prefix"
         )
 
     def _resubscribe(self) -> None:

@@ -97,6 +97,11 @@ class SessionStatus:
     broker: str = ""
     #: What it configures: limit to max.
     configured: Mapping[str, int] = field(default_factory=dict)
+    #: Its heartbeat settings, in seconds: between two statements, and the length of its lease.
+    interval: float = 0.0
+    timeout: float = 0.0
+    #: The queues that it took from when it opened, the first hundred of them.
+    queues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +324,9 @@ def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
         app=str(info.get("app", "")),
         broker=str(info.get("broker", "")),
         configured=dict(item["config"] or ()),
+        interval=item["interval"] / 1000,
+        timeout=item["timeout"] / 1000,
+        queues=tuple(item["queues"] or ()),
     )
 
 

@@ -72,6 +72,8 @@ def _show_limits(terminal: Terminal, found: Status) -> None:
 
 
 def _show_sessions(terminal: Terminal, found: Status) -> None:
+    from celery_gconc.doctor import heartbeats
+
     if not found.sessions:
         terminal.line("No worker is alive. Limits are kept, and hold when one starts.")
         return
@@ -93,6 +95,9 @@ def _show_sessions(terminal: Terminal, found: Status) -> None:
         for session in sorted(found.sessions, key=lambda session: session.node)
     ]
     terminal.table(columns, rows)
+    if text := heartbeats(found):
+        terminal.line("")
+        terminal.line(text)
 
 
 def _tasks(function: Callable[..., None]) -> click.Command:

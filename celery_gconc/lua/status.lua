@@ -6,7 +6,7 @@
 --          configured (null), override (null), held, idle, waiting, parked (where it has no place), longest (ms that
 --          any of the first in line has waited; absent where nobody waits), ended (tasks in the last minute),
 --          settling}...],
---          sessions: [{session, lease (ms left), info, config, permits, waiting, room}...]}
+--          sessions: [{session, lease (ms left), interval and timeout (ms), queues, info, config, permits, waiting, room}...]}
 -- Cost    O(limits + sessions + holders + waiters)
 expect({ limit = function(it) return it == cjson.null or limit_name(it) end })
 begin()
@@ -48,6 +48,9 @@ for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
     session = sid, lease = tonumber(call('ZSCORE', SESSIONS, sid)) - clock, permits = permits, waiting = waiting,
     room = room(sid), info = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}'),
     config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}'),
+    queues = cjson.decode(call('HGET', SESSION, sid .. ':queues') or '[]'),
+    interval = tonumber(call('HGET', SESSION, sid .. ':interval')) or 0,
+    timeout = tonumber(call('HGET', SESSION, sid .. ':timeout')) or 0,
   })
 end
 

@@ -1,4 +1,4 @@
-"""Sessions with heartbeat settings of their own in one namespace: the lease clock, and how long a loss holds grants up."""
+"""Sessions with heartbeat settings of their own: the lease clock, and for how long a loss of data shuts Redis."""
 
 from __future__ import annotations
 

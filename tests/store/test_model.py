@@ -163,9 +163,7 @@ class Model(RuleBasedStateMachine):
         beats=st.lists(some_beats, min_size=3, max_size=3),
         maxima=st.tuples(*[st.sampled_from([1, 1, 2, None]) for _ in LIMITS]),
     )
-    def begin(
-        self, slots: list[int], beats: list[tuple[float, float]], maxima: tuple[int | None, ...]
-    ) -> None:
+    def begin(self, slots: list[int], beats: list[tuple[float, float]], maxima: tuple[int | None, ...]) -> None:
         for limit, maximum in zip(LIMITS, maxima, strict=True):
             if maximum is not None:
                 self.namespace.store.set(limit, maximum, by="model")
@@ -356,7 +354,7 @@ class Model(RuleBasedStateMachine):
             assert flag in (None, "*") or waiting == {flag}, f"{limit}: {flag} is not all of {waiting}"
 
     def _check_heartbeats(self, state: State) -> None:
-        """A step of the lease clock is never longer than the interval of anyone who lives; nothing is left of others."""
+        """A step of the lease clock is no longer than the interval of any live session; others have left nothing."""
         live = [self.beats[name] for name in state.leases]
         assert self.namespace.heartbeats() == sorted(live)
         if live:
