@@ -318,8 +318,8 @@ class Link:
             )
         elif opened.shut:
             logger.info(
-                "celery-gconc: namespace %r is new: tasks under limits start in %.1f s",
-                self.settings.key_prefix,
+                "celery-gconc: namespace %s is new: tasks under limits start in %.1f s",
+                self.settings.namespace,
                 opened.shut,
             )
         if opened.strangers:
