@@ -14,6 +14,7 @@ from typing import Any
 from celery import Celery
 from celery.app.defaults import SETTING_KEYS
 from celery.utils.collections import ConfigurationView
+from kombu.utils.functional import maybe_evaluate
 
 PREFIX = "global_concurrency_"
 
@@ -41,7 +42,7 @@ def given(conf: Any, names: Collection[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in names:
         # First what was set on app.conf itself, as the docs have it: a URL that was hidden stands there as well.
-        value = conf.changes.get(PREFIX + name)
+        value = maybe_evaluate(conf.changes.get(PREFIX + name))
         if value is None:
             value = conf.first(PREFIX + name, *(() if conf.prefix else _old(name)))
         if value is not None:

@@ -15,6 +15,12 @@ def celery_config():
     return {"broker_url": "memory://", "result_backend": "cache+memory://", **json.loads(os.environ["TEST_CONF"])}
 
 
+@pytest.fixture(scope="session")
+def use_celery_app_trap():
+    """Whoever takes the current app for the test's fails."""
+    return True
+
+
 @pytest.fixture
 def celery_app(celery_app):
     GlobalConcurrency(celery_app)
