@@ -253,6 +253,7 @@ class GlobalConcurrencyStep(StartStopStep):
     def shutdown(self, consumer: Any) -> None:
         """The last that Celery calls, warm or cold, after the pool has drained or was killed."""
         self.gate.close()
+        self.intake.forget()
         self.gate.pool_stopped()
         self.intake.close()
         self.terminator.close()

@@ -105,6 +105,9 @@ class Broker:
     def end_reading(self) -> None:
         """Take in what was under way. On the consumer's thread only, where nothing else reads the connection."""
 
+    def forget(self) -> None:
+        """The worker has stopped: nothing is delivered any more."""
+
     def end_read(self) -> None:
         """Have a read under way end that still reads from cancelled queues, where there may be one."""
 
@@ -299,6 +302,10 @@ class VirtualBroker(Broker):
         self._cancel(tag)
         if callback is not None:
             self._callbacks[name] = callback
+
+    def forget(self) -> None:
+        """Let go of the callbacks that were kept: kombu up to 5.5 keeps its transports, by timers of a reused loop."""
+        self._callbacks.clear()
 
     def _cancel(self, tag: str) -> None:
         self.channel.basic_cancel(tag)

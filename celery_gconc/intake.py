@@ -342,6 +342,12 @@ class Intake:
                 if reading:
                     self._broker.end_reading()
 
+    def forget(self) -> None:
+        """The worker has stopped: leave nothing with the broker's connection, which its process may keep."""
+        if self._broker is not None:
+            with suppress(Exception):  # it is closed already
+                self._broker.forget()
+
     @property
     def stopped(self) -> list[str]:
         """The queues that are subscribed but not consumed just now."""
