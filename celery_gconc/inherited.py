@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from celery import Celery
 from celery.app.backends import by_url
 from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.exceptions import ImproperlyConfigured
 from kombu import Connection as BrokerConnection
 from kombu.transport.redis import SentinelChannel
 from kombu.transport.redis import Transport as RedisTransport
@@ -157,7 +158,7 @@ def _of_backend(app: Celery, options: Mapping[str, Any]) -> Place | None:
         else:
             one = _server(backend.connparams, options)
             place = Place("server", (one,), one, keyprefix=keyprefix)
-    except (ValueError, TypeError, ImportError, AttributeError) as exc:
+    except (ValueError, TypeError, ImportError, AttributeError, ImproperlyConfigured) as exc:
         raise _refused(source, text, exc) from None
     return _named(place, source, masked(text) if _is_known(text) else maybe_sanitize_url(text))
 

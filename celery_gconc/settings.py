@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery import Celery
+from redis.connection import Connection
 from redis.crc import key_slot
 
 from .errors import LimitError, SettingError
@@ -21,7 +22,7 @@ from .inherited import inherited
 from .keys import Keys, namespace
 from .limits import parse_limit, parse_max
 from .lookup import PREFIX, closest, given, likely_meant, own_keys, pending
-from .places import Place, read
+from .places import Place, read, server
 from .urls import SECRET, masked, without_secrets
 
 #: The coordination Redis, in whatever namespace: another app's URL is nothing to show either.
@@ -132,6 +133,7 @@ class Settings:
         options = _mapping(values, "redis_options")
         place = _named_place(values)
         if place is None:
+            _check_options(options)
             try:
                 place = inherited(app, options)
             except ValueError as exc:
@@ -328,6 +330,14 @@ def _checked(values: Mapping[str, Any], place: Place | None) -> Settings:
         on_lease_lost=_value(values, "on_lease_lost"),
         warnings=tuple(warnings),
     )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Find what is wrong with ours themselves, before they are joined with those of the broker or the backend."""
+    try:
+        server(Connection, options)
+    except ValueError as exc:
+        raise SettingError(f"{PREFIX}redis_options: {exc}") from None
 
 
 def _check_hash_tag(place: Place | None, prefix: str) -> None:

@@ -122,6 +122,87 @@ def test_the_master_s_name_may_stand_in_the_url_or_in_the_options():
     assert settings("sentinel://a", master_name="m").place.master_name == "m"
 
 
+def inherited(broker: str, backend: str | None = None, **conf: object) -> Settings:
+    app = Celery("proj", broker=broker, backend=backend, set_as_current=False)
+    app.conf.update(conf)
+    return Settings.from_app(app)
+
+
+@pytest.mark.parametrize(
+    ("broker", "backend", "why"),
+    [
+        ("redis://:hunter2@a:port", None, "broker_url='redis://...': it can't be read: its host and port"),
+        ("redis://:hunter2/@a", None, "broker_url='redis://...': it can't be read: its host and port"),
+        ("redis://:hunter2@a/x", None, "broker_url='redis://:**@a/x': it can't be read: Database is int"),
+        ("redis://:hunter2@a?nonsense=hunter3", None, "broker_url='redis://:**@a': it can't be read: "),
+        ("sentinel://:hunter2@a", None, "its Sentinels need broker_transport_options={'master_name': ...}"),
+        (
+            "amqp://",
+            "sentinel://:hunter2@a",
+            "its Sentinels need result_backend_transport_options={'master_name': ...}",
+        ),
+        (
+            "amqp://",
+            "rediss://:hunter2@a",
+            "result_backend='rediss://:**@a': it can't be read: A rediss:// URL must have",
+        ),
+        ("amqp://", "redis://:hunter2@a?ssl_cert_reqs=none", "result_backend='redis://:**@a': it can't be read: "),
+    ],
+)
+def test_what_kombu_or_celery_cannot_read_is_refused_in_a_line_that_names_their_setting(broker, backend, why):
+    with pytest.raises(SettingError) as refused:
+        inherited(broker, backend)
+    said = str(refused.value)
+    assert why in said
+    assert not any(secret in said for secret in SECRETS)
+    assert "\n" not in said
+
+
+def test_of_the_broker_is_taken_what_it_connects_with_and_nothing_of_its_own_work():
+    options = {"visibility_timeout": 9, "socket_timeout": 99, "socket_keepalive": True, "retry_on_timeout": True}
+    place = inherited("redis://me:p%40ss@a:1/2", broker_transport_options={**options, "client_name": "me"}).place
+    of_server = {"host": "a", "port": 1, "db": 2, "username": "me", "password": "p@ss"}
+    assert place.node.options == {**of_server, "socket_keepalive": True, "client_name": "me"}
+
+
+def test_our_options_win_over_what_is_inherited():
+    ours = {"password": "hunter3", "socket_timeout": 3.0, "db": 5, "global_keyprefix": "ours:", "ssl_cert_reqs": "none"}
+    theirs = {"broker_transport_options": {"global_keyprefix": "theirs:"}, "global_concurrency_redis_options": ours}
+    settings = inherited("redis://:hunter2@a", **theirs)
+    node = settings.place.node
+    assert [node.options[name] for name in ("password", "socket_timeout", "db")] == ["hunter3", 3.0, 5]
+    assert (node.connection_class, settings.namespace) == (SSLConnection, "ours:{gconc}")
+
+
+def test_sentinels_are_inherited_with_their_options_and_ours_win():
+    theirs = {"master_name": "m", "sentinel_kwargs": {"password": "hunter2"}}
+    broker = "sentinel://:hunter3@a:1;sentinel://:hunter3@b:2/3"
+    place = inherited(broker, broker_transport_options=theirs).place
+    assert (place.kind, hosts(place), place.master_name) == ("sentinel", ["a:1", "b:2"], "m")
+    assert [server.options["password"] for server in place.servers] == ["hunter2", "hunter2"]
+    assert place.node.options["password"] == "hunter3"
+    ours = {"global_concurrency_redis_options": {"master_name": "n", "sentinel_kwargs": {"username": "u"}}}
+    place = inherited(broker, broker_transport_options=theirs, **ours).place
+    assert place.master_name == "n"
+    assert [server.options.get("username") for server in place.servers] == ["u", "u"]
+    assert inherited(broker, **ours).place.master_name == "n"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"connection_pool": 1}, "connection_pool can't be given"),
+        ({"ssl_cert_reqs": "maybe"}, "ssl_cert_reqs must be none, optional, required"),
+        ({"credential_provider": "nowhere.hunters"}, "credential_provider: No module named 'nowhere'"),
+    ],
+)
+def test_an_option_that_cannot_be_taken_is_refused_with_a_line_that_names_it(options, why):
+    with pytest.raises(SettingError, match=f"^global_concurrency_redis_options: {why}"):
+        inherited("redis://a", global_concurrency_redis_options=options)
+    with pytest.raises(SettingError, match=why):
+        settings("redis://a", **options)
+
+
 @pytest.mark.parametrize("url", ["redis://a", "sentinel://a?master_name=m", "rediscluster://a", "unix:///tmp/s"])
 def test_an_option_that_the_client_does_not_know_is_refused_before_it_connects(url):
     with pytest.raises(SettingError, match=r"global_concurrency_redis_options: .*nonsense"):

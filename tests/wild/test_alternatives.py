@@ -1,0 +1,88 @@
+"""A URL with alternatives: all are at the first that serves, leave it when it is lost, and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from celery_gconc.store import Store
+from tests.cluster.kit import Cluster
+from tests.failures.topology_kit import keep
+from tests.servers import wait_until
+from tests.topologies import PLAIN, Node
+
+#: The heartbeat settings of workers here, in seconds.
+QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heartbeat_timeout": 2.0}
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[list[Node]]:
+    """Two servers that know nothing of each other."""
+    nodes = [Node(tmp_path, *PLAIN) for _ in range(2)]
+    try:
+        yield [node.start() for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+def url(nodes: list[Node]) -> str:
+    return ";".join(f"redis://127.0.0.1:{node.port}/0" for node in nodes)
+
+
+def has_keys(node: Node) -> bool:
+    return bool(node.do("EXISTS", "{gconc}:v1:meta"))
+
+
+def at(node: Node) -> set[str]:
+    """The sessions that a server knows."""
+    return set(node.do("ZRANGE", "{gconc}:v1:sessions", 0, -1))
+
+
+def test_the_first_that_answers_serves_and_again_when_it_is_back(pair: list[Node]):
+    first, second = pair
+    store = Store(url(pair), "gconc", call_timeout=0.2)
+    store.ticket()
+    assert (has_keys(first), has_keys(second)) == (True, False)
+    first.kill()
+    keep(store, lambda served: served.ticket())
+    assert has_keys(second)
+    first.start()
+    wait_until(lambda: keep(store, lambda served: served.ticket()) and has_keys(first), what="it is back at the first")
+    store.close()
+
+
+def test_a_replica_among_them_is_left_out(pair: list[Node]):
+    first, second = pair
+    first.do("REPLICAOF", "127.0.0.1", second.port)
+    wait_until(lambda: first.is_in_sync_with(second))
+    store = Store(url(pair), "gconc")
+    assert store.ticket() == 1
+    store.close()
+
+
+@pytest.mark.wild("connections", "a URL with two servers, of which the first is lost and comes back, empty or not")
+@pytest.mark.parametrize(
+    ("lose", "bring_back"), [(Node.kill, Node.start), (Node.freeze, Node.thaw)], ids=["dead", "cut"]
+)
+def test_workers_go_on_at_the_next_server_and_come_back_and_no_limit_is_exceeded(
+    pair: list[Node], make_cluster, lose: Callable[[Node], None], bring_back: Callable[[Node], object]
+):
+    first, _ = pair
+    cluster: Cluster = make_cluster(
+        global_concurrency_redis_url=url(pair), global_concurrency_limits={"emails": 2}, **QUICK
+    )
+    cluster.start("a", "b", pool="threads", concurrency=3, queues="emails")
+    cluster.send("nap", 100, 0.1)
+    cluster.done(10)
+    lost = at(first)
+    lose(first)
+    done = cluster.oracle.count("e")
+    cluster.done(done + 20)
+    bring_back(first)
+    wait_until(lambda: len(at(first) - lost) == 2, 20, "both are back")
+    done = cluster.oracle.count("e")
+    cluster.done(min(done + 20, 100))
+    assert cluster.oracle.peak() == 2
