@@ -77,6 +77,7 @@ class Store:
     ) -> None:
         place = read(where, options or {}) if isinstance(where, str) else where
         self.keys = Keys(prefix, place.database, place.keyprefix)
+        self._is_one_of_several = place.kind == "server" and len(place.servers) > 1
         self._told_of_strangers = False
         self._client = connect(place, self.keys.key("meta"), call_timeout)
         self._causes = Causes(self._client, self.keys, Names(place.source))
@@ -126,6 +127,7 @@ class Store:
             room=room,
             held=[item.wire() for item in held],
             version=version,
+            several=self._is_one_of_several,
         )
         return Opened(
             epoch=reply["epoch"],

@@ -7,6 +7,7 @@
 --         queues (that it takes from, the first of them), config (limit -> max), room,
 --         held ([number, [limits], task id, task name, idle, fencing number, ms since]...), version of the limit table that held
 --         goes by (-1: none yet)
+--         several (this server is one of several that the worker may be at)
 --         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
 --         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
 --         last told), longest (the longest lease of any session, as last told, ms), newest (the last version of the
@@ -45,13 +46,18 @@ expect({
   session = session_id, old = session_ids, known = short, lease = integer, newest = version_number,
   overrides = set_at_run_times, interval = milliseconds, timeout = milliseconds, longest = count, info = facts,
   queues = queue_names, config = configuration, room = integer, held = holdings, version = integer,
+  several = flag,
 })
 begin()
 local live = call('ZRANGE', SESSIONS, 0, -1)
 
 -- In how many ms a worker that lived, and can reach this Redis, is back: it tries again at least every 1.5 s, or half an
 -- interval of its own (LAST_RETRY in link.py), which needs not be as short as that of this session.
-local function until_back() return math.max(math.min(asked.interval, 2000) + 1000, 1600) end
+-- One that is at another server looks whether this one is back with its next heartbeat (Alternatives in nodes.py).
+local function until_back()
+  local retried = math.max(math.min(asked.interval, 2000) + 1000, 1600)
+  return asked.several and math.max(asked.interval + 2000, retried) or retried
+end
 
 local MOST_LEASE = 300000 -- ms, as settings.py has it: whoever may listen is not to shut us for longer
 
@@ -105,6 +111,9 @@ if not epoch then
   lapsed, lost = false, lived or somebody
   lease_of_others = math.max(lease_of_others, lease)
   begin_epoch(lost and lease_of_others or until_back(), not lost)
+elseif asked.several and not lived and now - (tonumber(meta[2]) or now) > 2 * math.max(slowest() or 0, asked.interval) then
+  -- Nobody has said anything here for long: whoever lives is at another server, and back soon.
+  begin_epoch(until_back(), true)
 elseif lapsed and lost then
   if began(asked.known) > began(epoch) then begin_epoch(lease_of_others) end -- a later epoch is forgotten
   lapsed = clock >= (born or clock) + asked.timeout

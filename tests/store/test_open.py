@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from celery_gconc.store import Store
 from celery_gconc.wire import Held, Stranger
 
-from .namespace import Namespace
+from .namespace import INTERVAL, Namespace
 
 
 def test_the_first_session_begins_an_epoch_and_later_ones_live_in_it(namespace: Namespace):
@@ -140,3 +141,21 @@ def test_a_limit_that_the_only_session_brings_grants_at_once(namespace: Namespac
     session = namespace.session("a", config={"app": 1})
     number = session.ask("app")
     assert namespace.holders("app") == [("a", number)]
+
+
+def test_where_the_server_is_one_of_several_and_nobody_was_there_lately_grants_wait_for_those_at_another(
+    namespace: Namespace, redis_url: str
+):
+    namespace.session("a")
+    several = Store(f"{redis_url};redis://127.0.0.1:1/0", "gconc")
+
+    def begin(name: str) -> float:
+        info = {"node": name, "pid": 1, "pool": "solo", "app": "", "broker": ""}
+        return several.open(name, interval=INTERVAL, timeout=15.0, info=info, config={}, room=1).shut
+
+    assert begin("b") == 0
+    namespace.step_wall_clock(4 * INTERVAL)
+    assert namespace.session("c").opened.shut == 0, "there is only this server"
+    namespace.step_wall_clock(4 * INTERVAL)
+    assert begin("d") > INTERVAL
+    several.close()
