@@ -40,7 +40,7 @@ from .resize import Resizer, count_only_startable
 from .run import Run, note_delivery
 from .settings import NO_REDIS, SWITCHED_OFF, Settings
 from .shell import refuse_start
-from .starter import ConsumerStarter, GreenStarter, HubStarter, Starter
+from .starter import TICK_SECONDS, ConsumerStarter, GreenStarter, HubStarter, Starter
 from .stats import StatsRows
 from .tally import Tally
 from .terminator import Terminator
@@ -49,8 +49,8 @@ from .version import __version__
 
 logger = get_logger(__name__)
 
-#: How often, in seconds, parked requests are looked at for revokes and expiry.
-SWEEP_SECONDS = 1.0
+#: How often, in seconds, it is looked whether something could start though nothing has said so.
+PUMP_SECONDS = 1.0
 
 #: Exit code of a worker that may not start (EX_CONFIG of sysexits.h).
 EX_CONFIG = 78
@@ -174,9 +174,9 @@ class GlobalConcurrencyStep(StartStopStep):
         self.terminator = Terminator(self.gate, interval=settings.heartbeat_interval, call_soon=consumer.call_soon)
         self._refusal: str | None = None
         watch_start(consumer.controller, lambda: self._refusal)
-        self._next_sweep = 0.0
         #: Which broker messages are taken from: a digest.
         self._source = ""
+        self._next_pump = 0.0
         #: How often this worker's session was closed while it lived.
         self.lease_losses = 0
         # celery 4.0-5.7: strategies read on_task_request when they are built (Tasks.start), so it is wrapped here,
@@ -312,14 +312,12 @@ class GlobalConcurrencyStep(StartStopStep):
         if self.consumer.hub is None and self.gate.is_shutting_down:
             self.gate.close(by_consumer=False)  # its own loop comes round after some seconds only
             return
-        if now() >= self._next_sweep:
-            self._next_sweep = now() + SWEEP_SECONDS
-            self.gate.sweep()
+        self.deadlocks.look(self.gate.sweep(TICK_SECONDS))
+        if now() >= self._next_pump:
+            self._next_pump = now() + PUMP_SECONDS
             self.gate.pump()  # whatever wake-up was lost, nothing waits for longer than this
             self.ledger.take_queues(self._source, self.intake.taken)
-            waiting = self.ledger.waiting()
-            self.deadlocks.look(waiting)
-            self.observer.look_for_long_waits(waiting)
+            self.observer.look_for_long_waits(self.ledger.queued())
         self.intake.take_up_overdue()
         self.intake.look_past()
         self.ledger.tell_room()

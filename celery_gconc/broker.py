@@ -8,7 +8,7 @@ What each transport can do differs; the classes here are where that is known, an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -120,7 +120,12 @@ class Broker:
         """Whether a message may go back only for others to take it: to its own place, and with nothing to count it."""
         return False
 
-    def keep(self, messages: Iterable[Any]) -> None:
+    @property
+    def keep_seconds(self) -> float | None:
+        """How often :meth:`keep` is to tell of each message; None where the broker needn't hear of it."""
+        return None
+
+    def keep(self, messages: Collection[Any]) -> None:
         """Tell the broker that these are still held, where it would deliver them again otherwise."""
 
     def take_past(self, name: str, tasks: Iterable[str], most: int) -> int:

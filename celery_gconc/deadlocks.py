@@ -24,6 +24,9 @@ logger = get_logger(__name__)
 #: For how long, in seconds, a request has waited before its ancestors are looked for among the holders.
 SUSPECT_SECONDS = 10.0
 
+#: How many requests are suspected at a time.
+MOST_SUSPECTS = 1000
+
 #: How many holders of a limit are looked at: a deadlock needs a parent for each place.
 MOST_HOLDERS = 200
 
@@ -36,21 +39,25 @@ class DeadlockWatch:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._next = 0.0
+        #: Who waits for what its ancestor may hold: by limit and by the ancestor's id; and about how many.
+        self._suspects: dict[str, dict[str, Run]] = {}
+        self._suspected = 0
         #: What was warned of: limit, parent's task, child's task.
         self._told: set[tuple[str, str, str]] = set()
 
-    def look(self, waiting: Iterable[Run]) -> None:
-        """Look at the requests that wait, now and then; costs a call to Redis for each limit that has suspects."""
+    def look(self, runs: Iterable[Run]) -> None:
+        """Look at requests that are held, some at a time; costs a call to Redis for each limit that has suspects."""
         moment = now()
+        for run in runs:
+            if moment - run.arrived >= SUSPECT_SECONDS and self._suspected < MOST_SUSPECTS:
+                for ancestor in _ancestors(run.request):
+                    self._suspected += 1
+                    for limit in run.limits:
+                        self._suspects.setdefault(limit, {})[ancestor] = run
         if moment < self._next:
             return
         self._next = moment + SUSPECT_SECONDS / 2
-        suspects: dict[str, dict[str, Run]] = {}
-        for run in waiting:
-            if moment - run.arrived >= SUSPECT_SECONDS:
-                for ancestor in _ancestors(run.request):
-                    for limit in run.limits:
-                        suspects.setdefault(limit, {})[ancestor] = run
+        suspects, self._suspects, self._suspected = self._suspects, {}, 0
         for limit, children in suspects.items():
             self._look_for(limit, children)
 

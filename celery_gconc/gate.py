@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,9 +23,16 @@ from .clock import now
 from .ledger import Ledger
 from .limits import Limits
 from .pools import pool_kind
+from .rounds import Rounds
 from .run import Run
 
 logger = get_logger(__name__)
+
+#: How many requests change their state in one turn of the event loop at most: some milliseconds' worth.
+MOST_AT_ONCE = 500
+
+#: In how many sweeps each request that is held is looked at, where the broker doesn't want to hear of it more often.
+ROUND_SWEEPS = 120.0
 
 
 #: How long, in seconds, a purge waits for another thread that starts requests.
@@ -44,7 +51,11 @@ class Watcher(Protocol):
     def holds_for(self, name: str | None) -> float | None:
         """For how many seconds at most a message of a queue may be held, if there is a bound."""
 
-    def keep(self, runs: Iterable[Run]) -> None:
+    @property
+    def keep_seconds(self) -> float | None:
+        """How often the broker is to hear that a message is held; None = never."""
+
+    def keep(self, runs: Collection[Run]) -> None:
         """These are held, whether a slot is free or not."""
 
     def give_back(self, runs: Sequence[Run]) -> None:
@@ -143,6 +154,10 @@ class Gate:
         self._pid = os.getpid()
         #: Uncovered requests that wait for a slot; in use only while covered ones wait too.
         self._ready: deque[Run] = deque()
+        #: All that are held here and not started.
+        self._rounds = Rounds()
+        #: Those of them that have waited only while no slot was free.
+        self._unnoted: OrderedDict[Run, Any] = OrderedDict()
         #: What the watcher is still to be told: it talks to the broker, so on the consumer's thread only.
         self._notes: deque[tuple[Callable[[Run], None], Run]] = deque()
         self._pumping = threading.Lock()
@@ -169,8 +184,9 @@ class Gate:
         run.hook()
         if not limits:
             if (self._ready or ledger.waiting_count) and self.free_slots <= 0:
-                run.arrived = now()
+                self._arrive(run)
                 run.may_move = self._watcher.may_move(run)
+                self._rounds.add(run)
                 self._ready.append(run)
                 ledger.claims = len(self._ready)
                 self._keep_turning()
@@ -178,7 +194,7 @@ class Gate:
             if ledger.start_uncovered(run):
                 self._dispatch(run)
                 return
-        run.arrived = now()
+        self._arrive(run)
         if not self._ready and ledger.take(run):
             self._dispatch(run)
             return
@@ -195,20 +211,31 @@ class Gate:
         self._move()
         self._tell_watcher(in_a_moment=True)
 
-    def sweep(self) -> None:
+    def sweep(self, seconds: float) -> list[Run]:
         """Let go of parked requests that were revoked or have expired since; keep the others, or give them back.
 
-        Those that have no slot either are let go at their turn, as in plain Celery.
+        Called every so many seconds. Returns those that were looked at: some in turn, where many are held. Those that
+        have no slot either are let go at their turn, as in plain Celery.
         """
-        waiting = self.ledger.waiting()
         has_slot = self.free_slots > 0
-        for run in waiting:
-            if has_slot and run.waits and run.is_revoked and self.ledger.leave(run):
+        every = self._watcher.keep_seconds
+        looked_at = self._rounds.next(ROUND_SWEEPS if every is None else min(every / 2 / seconds, ROUND_SWEEPS))
+        for run in looked_at:
+            run.limits = self.ledger.covering(run.names)
+        for run in [*self._rounds.ended(), *looked_at] if has_slot else ():
+            if self.ledger.is_waiting(run) and run.is_revoked and self.ledger.leave(run):
                 self._unpark(run)
                 run.unhook()
-        self._watcher.keep([*waiting, *self._ready])
-        self._give_back_overdue(waiting)
+        if every is not None:
+            moment = now()
+            due = [run for run in looked_at if moment - run.kept >= every]
+            for run in due:
+                run.kept = moment
+            if due:
+                self._watcher.keep(due)
+        self._give_back_overdue(looked_at)
         self._tell_watcher()
+        return looked_at
 
     def purge(self, limit: str, most: int) -> int:
         """Discard requests that wait here and that a limit covers, or would if it were set; return how many.
@@ -218,9 +245,7 @@ class Gate:
         if not self._pumping.acquire(timeout=PURGE_SECONDS):
             return 0  # called from within: a message was read while another was written
         try:
-            for freed in self.ledger.uncovered():
-                self._unpark(freed)
-                self._ready.append(freed)
+            self._ready.extend(self.ledger.uncovered())
             parked = [run for run in self.ledger.waiting() if limit in run.names][:most]
             ready = [run for run in self._ready if limit in run.names][: most - len(parked)]
             for run in ready:
@@ -410,23 +435,21 @@ class Gate:
 
     def _start_all(self) -> None:
         ledger = self.ledger
-        for freed in ledger.uncovered():
-            self._unpark(freed)
-            self._ready.append(freed)
+        self._ready.extend(ledger.uncovered())
         while (run := self._next()) is not None:
             self._discard(run) if run.is_revoked else self._dispatch(run)
         ledger.claims = len(self._ready)
         if ledger.waiting_count:
             ledger.look()
             if self.free_slots > 0:
-                for waiting in ledger.waiting():
-                    self._note_wait(waiting)
+                self._note_waits()
 
     def _take_unstarted(self) -> list[Run]:
         """Every request that waits here, for a permit or for a slot, out of its line; in order of arrival."""
-        unstarted = [run for run in self.ledger.waiting() if self.ledger.leave(run)]
-        unstarted += [*self.ledger.uncovered(), *self._ready]
+        unstarted = [*self.ledger.leave_all(), *self.ledger.uncovered(), *self._ready]
         self._ready.clear()
+        self._unnoted.clear()
+        self._rounds.clear()
         self.ledger.claims = 0
         return sorted(unstarted, key=lambda run: run.arrived)
 
@@ -472,24 +495,28 @@ class Gate:
         self._watcher.take_up(answer.asked - answer.elsewhere)
         if not answer.elsewhere or self.free_slots > 0:
             return
-        runs = self.ledger.take_out(lambda run: run.may_move and run.queue in answer.elsewhere)
+        runs = self.ledger.take_out(answer.elsewhere, MOST_AT_ONCE)
         if runs:
             self._let_go(runs)
             self._watcher.move(runs)
             logger.debug("celery-gconc: gave %d messages back, which other workers have room for", len(runs))
 
-    def _give_back_overdue(self, waiting: Iterable[Run]) -> None:
+    def _give_back_overdue(self, looked_at: Iterable[Run]) -> None:
         """Give parked requests back that the broker delivered too long ago, with the others of their queues.
 
         They come again, and find a place behind those that wait in other workers.
         """
         moment, overdue = now(), set()
-        for run in waiting:
-            most = self._watcher.holds_for(run.queue)
-            if most is not None and moment - run.delivered_at >= most:
+        bounds: dict[str | None, float | None] = {}
+        for run in looked_at:
+            if run.queue not in bounds:
+                bounds[run.queue] = self._watcher.holds_for(run.queue)
+            most = bounds[run.queue]
+            if most is not None and moment - run.delivered_at >= most and self.ledger.is_waiting(run):
                 overdue.add(run.queue)
         if overdue:
-            self._give_back([run for run in waiting if run.queue in overdue and self.ledger.leave(run)])
+            runs = [run for run in self.ledger.waiting() if run.queue in overdue and self.ledger.leave(run)]
+            self._give_back(sorted(runs, key=lambda run: run.arrived))
 
     def _tell_notes(self) -> None:
         while self._notes:
@@ -527,22 +554,46 @@ class Gate:
         if not self.ledger.start_uncovered(uncovered):
             self._park(uncovered)
             return self._next()
+        self._unpark(uncovered)
         return uncovered
 
     def _first_uncovered(self) -> Run | None:
-        while self._ready:
+        for _ in range(MOST_AT_ONCE):
+            if not self._ready:
+                return None
             run = self._ready[0]
             run.limits = self.ledger.covering(run.names)
             if not run.limits:
                 return run
             self._ready.popleft()  # a limit began while it waited for its slot
             self._park(run)
+        self._wake()  # more of them may be covered by now
         return None
 
+    def _arrive(self, run: Run) -> None:
+        run.arrived = now()
+        request = run.request
+        # What waited for its ETA or its rate was delivered long ago.
+        run.kept = 0.0 if request.eta or request.task.rate_limit else run.arrived
+
     def _park(self, run: Run) -> None:
+        self._rounds.add(run)
+        self._unnoted[run] = None  # before another thread can start it
         self.ledger.wait(run)
-        if self.free_slots > 0:
+        if self.free_slots > 0 and self._unnoted.pop(run, self) is None:
             self._note_wait(run)
+
+    def _note_waits(self) -> None:
+        """A slot is free, and these wait all the same."""
+        for _ in range(MOST_AT_ONCE):
+            try:
+                run, _none = self._unnoted.popitem(last=False)
+            except KeyError:
+                return
+            run.limits = self.ledger.covering(run.names)
+            if run.limits:  # else it is free by now
+                self._note_wait(run)
+        self._wake()
 
     def _note_wait(self, run: Run) -> None:
         if not run.waits:
@@ -551,16 +602,19 @@ class Gate:
             self._notes.append((self._audience.waiting, run))
 
     def _unpark(self, run: Run) -> None:
+        """It waits no more, for a permit or for a slot."""
+        self._rounds.remove(run)
+        self._unnoted.pop(run, None)
         if run.waits:
             run.waits = False
             self._notes.append((self._watcher.unparked, run))
 
     def _next_unlimited(self) -> Run | None:
         """Redis is away and tasks are to run all the same: the one that waits longest."""
-        waiting = self.ledger.waiting()
-        if not waiting or self.free_slots <= 0:
+        first = [queued.first for queued in self.ledger.queued()]
+        if not first or self.free_slots <= 0:
             return None
-        run = min(waiting, key=lambda run: run.arrived)
+        run = min(first, key=lambda run: run.arrived)
         if not self.ledger.leave(run):
             return None
         self.ledger.start_unlimited(run)

@@ -10,7 +10,7 @@ What the operator subscribed (``task_consumer.queues``, ``inspect active_queues`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -68,6 +68,8 @@ class Memory:
         self._counts[message_id] = self._counts.pop(message_id, 0) + 1
         if len(self._counts) > MOST_REMEMBERED:
             del self._counts[next(iter(self._counts))]
+#: From how many bytes of messages that wait here on, of all queues, no more of a queue wait than could start at once.
+MOST_BYTES = 16 * 1024 * 1024
 
 
 class Intake:
@@ -89,6 +91,10 @@ class Intake:
         self._consumer_timeout = consumer_timeout
         #: How many requests of each queue wait here, by task.
         self._parked: dict[str, Counter[str]] = {}
+        #: How many bytes the messages of all of these have.
+        self._bytes = 0
+        #: Queues that were stopped because of it.
+        self._heavy: set[str] = set()
         #: Requests whose prefetch credit others have for now.
         self._credited: set[Run] = set()
         #: The stopped queues, each with the consumer tag that it had.
@@ -120,6 +126,8 @@ class Intake:
         ):  # fmt: skip
             state.clear()
         self._leaves(())
+        self._heavy.clear()
+        self._bytes = 0
         self._is_finding = False
         self._close_broker()
         self._broker = broker_of(task_consumer, driver_type)
@@ -155,8 +163,8 @@ class Intake:
         send = qos.callback
 
         def send_with_credit(prefetch_count: int) -> Any:
-            most = getattr(qos, "max_prefetch", None) or MOST_PREFETCH  # worker_eta_task_limit
-            more = min(prefetch_count + len(self._credited), most)
+            # Not bounded by worker_eta_task_limit (qos.max_prefetch): that counts tasks that wait for their ETA.
+            more = min(prefetch_count + len(self._credited), MOST_PREFETCH)
             return send(prefetch_count=max(prefetch_count, more) if prefetch_count else 0)
 
         qos.callback = send_with_credit
@@ -188,9 +196,13 @@ class Intake:
         if name is not None:
             parked = self._parked.setdefault(name, Counter())
             parked[run.task] += 1
+            self._bytes += _size(run)
             most = self._bounds(run)[1]
             if parked.total() >= most:
                 self._stop(name)
+            elif self._bytes >= MOST_BYTES and parked.total() >= self._at_once(run):
+                self._stop(name)
+                self._heavy.add(name)
             if parked.total() > most and self._has_priorities(run):
                 self._note_surplus(run)
 
@@ -205,8 +217,15 @@ class Intake:
         if name is not None:
             parked = self._parked[name]
             parked[run.task] -= 1
-            if name in self._stopped and name not in self._left and parked.total() <= self._bounds(run)[0]:
+            self._bytes -= _size(run)
+            if name in self._heavy:
+                if parked.total() < self._at_once(run):
+                    self._want(name)
+            elif name in self._stopped and name not in self._left and parked.total() <= self._bounds(run)[0]:
                 self._wanting.add(name)
+            if self._heavy and self._bytes < MOST_BYTES / 2:
+                for heavy in list(self._heavy):
+                    self._want(heavy)
 
     @property
     def wants_more(self) -> bool:
@@ -238,10 +257,15 @@ class Intake:
             if self._broker.take_past(name, (+parked).keys(), self._slots()):
                 self._is_finding = True
 
-    def keep(self, runs: Iterable[Run]) -> None:
+    @property
+    def keep_seconds(self) -> float | None:
+        """How often the broker is to hear that a message is held; None = never."""
+        return self._broker.keep_seconds if self._broker is not None else None
+
+    def keep(self, runs: Collection[Run]) -> None:
         """These are held and not started: the broker must not deliver them again."""
         if self._broker is not None:
-            self._broker.keep(run.request.message for run in runs)
+            self._broker.keep([run.request.message for run in runs])
 
     def give_back(self, runs: Sequence[Run]) -> None:
         """Requests that have left the gate unstarted, in order of arrival: their messages go back to their queues.
@@ -388,6 +412,16 @@ class Intake:
         queue = queue_named(self._consumer, name) if name is not None else None
         return f"queue:{name if queue is None else goes_by(queue)}"
 
+    def _at_once(self, run: Run) -> int:
+        """How many requests like this one could start at once here, if all of their limits were free."""
+        table = self._table()
+        return max(min([self._slots(), *(table.get(limit, 0) for limit in run.limits)]), 1)
+
+    def _want(self, name: str) -> None:
+        self._heavy.discard(name)
+        if name in self._stopped and name not in self._left:
+            self._wanting.add(name)
+
     def _stays(self, name: str) -> bool:
         """Whether a queue is never stopped."""
         found = self._staying.get(name)
@@ -417,9 +451,15 @@ class Intake:
 
     def _resume(self, name: str) -> None:
         queue, tag = self._stopped.pop(name)
+        self._heavy.discard(name)
         assert self._broker is not None
         self._broker.consume(queue, tag)
         logger.debug("celery-gconc: consuming from %s again", name)
+
+
+def _size(run: Run) -> int:
+    body = run.request.message.body
+    return len(body) if isinstance(body, (bytes, bytearray, memoryview, str)) else 0
 
 
 def broker_of(consumer: Any, driver_type: str) -> Broker:

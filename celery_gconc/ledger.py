@@ -9,13 +9,14 @@ gate takes and returns permits, the link carries the differences away and brings
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from typing import Generic, Protocol, TypeVar
 
 from .clock import now
 from .limits import Limits
+from .lines import Group, Line
 from .moves import Answer, Moves
 from .outbox import Outbox
 from .permit import Permit
@@ -40,11 +41,14 @@ MANY_ASKED = 4
 #: Most places that a session takes in one line.
 MOST_ASKED = 32
 
+#: From how many kinds of requests on those are forgotten of which none waits.
+MOST_GROUPS = 1000
+
 
 class Holder(Protocol):
     """A request as the ledger sees it: it waits for a permit, or runs."""
 
-    #: The names of limits that could cover it, and those that do by the present table.
+    #: The names of limits that could cover it, and those that did when it came here, or was taken out.
     names: Limits
     limits: Limits
     #: Its permit, if it has one. None where it runs uncovered, or unlimited while Redis is away.
@@ -68,14 +72,13 @@ class Holder(Protocol):
 R = TypeVar("R", bound=Holder)
 
 
-@dataclass(slots=True)
-class _Line(Generic[R]):
-    """The requests of this session for one set of limits: those that wait here, and what was asked for them."""
+@dataclass(frozen=True, slots=True)
+class Queued(Generic[R]):
+    """One set of limits for which requests wait here: how many, and the first of them."""
 
     limits: Limits
-    waiting: deque[R] = field(default_factory=deque)
-    asked: deque[int] = field(default_factory=deque)
-    spare: list[Permit] = field(default_factory=list)
+    count: int
+    first: R
 
 
 class Ledger(Generic[R]):
@@ -113,7 +116,10 @@ class Ledger(Generic[R]):
         self._wake = wake
         #: For how many seconds before the lease's end nothing is started any more.
         self._margin = margin
-        self._lines: dict[Limits, _Line[R]] = {}
+        self._lines: dict[Limits, Line[R]] = {}
+        #: What waits in them, by candidate limits; some of these may be empty.
+        self._groups: dict[Limits, Group[R]] = {}
+        self._most_groups = MOST_GROUPS
         self._outbox: Outbox[R] = Outbox()
         self._moves = Moves()
         #: By how many slots the pool may still grow by itself; None where it doesn't.
@@ -123,7 +129,7 @@ class Ledger(Generic[R]):
         #: permit may be used again, for it would come back to us.
         self._contended: dict[str, int] = {}
         self._covering: dict[Limits, Limits] = {}
-        self._uncovered: list[R] = []
+        self._uncovered: list[Iterable[R]] = []
         self._offered = False
         #: Room that Redis still believes this session to have.
         self._believed_room = 0
@@ -149,9 +155,10 @@ class Ledger(Generic[R]):
             self.waiting_count += 1
             request.limits = self.covering(request.names)
             if not request.limits:
-                self._uncovered.append(request)
+                self._uncovered.append((request,))
                 return
-            self._line_locked(request.limits).waiting.append(request)
+            line = self._line_locked(request.limits)
+            line.put(self._group_locked(request.names, line), request)
             if len(self._lines) > 1:
                 self._recall_locked()  # what is idle for other sets of limits may be what this one waits for
             self._ask_locked(request.limits)
@@ -185,16 +192,17 @@ class Ledger(Generic[R]):
         with self.lock:
             if not self.waiting_count or not self._has_slot_locked():
                 return None
-            chosen: tuple[_Line[R], Permit] | None = None
+            chosen: tuple[Line[R], Permit] | None = None
             for line in self._lines.values():
-                if line.waiting and (permit := self._usable_locked(line)) is not None:
-                    arrived = line.waiting[0].arrived
-                    if before is None or arrived < before:
-                        chosen, before = (line, permit), arrived
+                if not line.spare or (first := line.first()) is None:
+                    continue
+                if (before is None or first.arrived < before) and (permit := self._usable_locked(line)) is not None:
+                    chosen, before = (line, permit), first.arrived
             if chosen is None:
                 return None
             line, permit = chosen
-            request = line.waiting.popleft()
+            request = line.pop()
+            request.limits = line.limits
             self.waiting_count -= 1
             self._give_locked(line, permit, request)
             return request
@@ -202,43 +210,60 @@ class Ledger(Generic[R]):
     def leave(self, request: R) -> bool:
         """Take a request out of its line without a permit (revoked, expired). False where it had left before."""
         with self.lock:
-            line = self._lines.get(request.limits)
-            if line is None or request not in line.waiting:
+            group = self._groups.get(request.names)
+            if group is None or group.line is None or request not in group.waiting:
                 return False
-            line.waiting.remove(request)
+            line = group.line
+            line.remove(group, request)
+            request.limits = line.limits
             self.waiting_count -= 1
-            self._ask_locked(request.limits)
-            self._forget_locked(request.limits)
+            self._ask_locked(line.limits)
+            self._forget_locked(line.limits)
             self._wake_locked()
             return True
 
-    def take_out(self, is_wanted: Callable[[R], bool]) -> list[R]:
-        """Take all such requests out of their lines without permits; in order of arrival."""
+    def take_out(self, queues: Container[str], most: int) -> list[R]:
+        """Take requests of these queues that may move out of their lines without permits; in order of arrival."""
         with self.lock:
-            found: list[R] = []
-            for limits, line in list(self._lines.items()):
-                leaving = [request for request in line.waiting if is_wanted(request)]
-                if leaving:
-                    gone = set(leaving)
-                    line.waiting = deque(request for request in line.waiting if request not in gone)
-                    found += leaving
-                    self._ask_locked(limits)
-                    self._forget_locked(limits)
-            self.waiting_count -= len(found)
+            found = sorted(
+                (run for group in self._groups.values() for run in group.movable if run.queue in queues),
+                key=lambda request: request.arrived,
+            )[:most]
+            for request in found:
+                self.leave(request)
+            return found
+
+    def leave_all(self) -> list[R]:
+        """Take every request out of its line, without a permit; in order of arrival."""
+        with self.lock:
+            left = sorted(self.waiting(), key=lambda request: request.arrived)
+            self._clear_lines_locked()
             self._wake_locked()
-            return sorted(found, key=lambda request: request.arrived)
+            return left
+
+    def is_waiting(self, request: R) -> bool:
+        """Whether a request is in its line."""
+        with self.lock:
+            group = self._groups.get(request.names)
+            return group is not None and request in group.waiting
 
     def waiting(self) -> list[R]:
-        """Every request that waits here, by line."""
+        """Every request that waits here, by line. The only one of these methods that costs more with more of them."""
         with self.lock:
-            return [request for line in self._lines.values() for request in line.waiting]
+            return [request for group in self._groups.values() for request in group.waiting]
+
+    def queued(self) -> list[Queued[R]]:
+        """For which sets of limits requests wait here."""
+        with self.lock:
+            firsts = [(line, line.first()) for line in self._lines.values()]
+            return [Queued(line.limits, line.waiting, first) for line, first in firsts if first is not None]
 
     def parked(self) -> dict[str, int]:
         """How many requests wait here that stand in no line in Redis, by limit: others of ours stand before them."""
         with self.lock:
             parked: dict[str, int] = {}
             for limits, line in self._lines.items():
-                more = len(line.waiting) - len(line.spare) - len(line.asked)
+                more = line.waiting - len(line.spare) - len(line.asked)
                 for limit in limits if more > 0 else ():
                     parked[limit] = parked.get(limit, 0) + more
             return parked
@@ -247,7 +272,7 @@ class Ledger(Generic[R]):
         """How many requests wait here that no further slot could start: their limits are full, as far as is known."""
         with self.lock:
             return self.waiting_count - sum(
-                min(self._startable_locked(limits), len(line.waiting)) for limits, line in self._lines.items()
+                min(self._startable_locked(limits), line.waiting) for limits, line in self._lines.items()
             )
 
     def is_stuck(self, limits: Limits) -> bool:
@@ -255,15 +280,16 @@ class Ledger(Generic[R]):
         with self.lock:
             line = self._lines.get(limits)
             if line is not None and line.waiting:
-                return self._startable_locked(limits) <= len(line.waiting)
+                return self._startable_locked(limits) <= line.waiting
             return self._left_locked(limits) <= 0
 
     def uncovered(self) -> list[R]:
-        """Requests that waited here and that no limit covers any more. Each is given once."""
+        """Requests that waited here and that no limit covers any more, in order of arrival. Each is given once."""
         if not self._uncovered:
             return []
         with self.lock:
-            found, self._uncovered = self._uncovered, []
+            groups, self._uncovered = self._uncovered, []
+            found = sorted(chain(*groups), key=lambda request: request.arrived)
             self.waiting_count -= len(found)
             return found
 
@@ -348,9 +374,8 @@ class Ledger(Generic[R]):
         """The worker stops: nothing waits here any more, and permits go back as soon as their tasks end."""
         with self.lock:
             self._is_finishing = True
+            self._clear_lines_locked()
             for limits, line in list(self._lines.items()):
-                self.waiting_count -= len(line.waiting)
-                line.waiting.clear()
                 for permit in line.spare:
                     self._outbox.end(permit.number)
                 line.spare.clear()
@@ -507,27 +532,48 @@ class Ledger(Generic[R]):
 
     # -- With the lock held ------------------------------------------------------------------------------
 
-    def _line_locked(self, limits: Limits) -> _Line[R]:
+    def _line_locked(self, limits: Limits) -> Line[R]:
         line = self._lines.get(limits)
         if line is None:
-            line = self._lines[limits] = _Line(limits)
+            line = self._lines[limits] = Line(limits)
         return line
+
+    def _group_locked(self, names: Limits, line: Line[R]) -> Group[R]:
+        group = self._groups.get(names)
+        if group is None:
+            if len(self._groups) >= self._most_groups:
+                self._groups = {name: one for name, one in self._groups.items() if one.waiting}
+                self._most_groups = max(2 * len(self._groups), MOST_GROUPS)
+            group = self._groups[names] = Group(names)
+        if group.line is not line:
+            line.join(group)  # nothing waits in it, or it had gone there with the table
+        return group
 
     def _forget_locked(self, limits: Limits) -> None:
         line = self._lines[limits]
         if not (line.waiting or line.asked or line.spare):
             del self._lines[limits]
 
+    def _clear_lines_locked(self) -> None:
+        for group in self._groups.values():
+            if group.line is not None:
+                group.line.part(group)
+        self._groups.clear()
+        self.waiting_count = sum(1 for _ in chain(*self._uncovered))
+        for limits in list(self._lines):
+            self._ask_locked(limits)
+            self._forget_locked(limits)
+
     def _is_reusable_locked(self, limits: Limits) -> bool:
         """Whether a permit may pass from one task of this session to the next without Redis."""
         if self._is_finishing or now() >= self._reuse_ends:
             return False
-        waiting = self._lines[limits].waiting if limits in self._lines else ()
-        if len(self._lines) > 1 and self._is_before_locked(limits, waiting[0] if waiting else None):
+        line = self._lines.get(limits)
+        if len(self._lines) > 1 and self._is_before_locked(limits, line.first() if line is not None else None):
             return False
         if not self._contended:
             return True
-        if not waiting:
+        if line is None or not line.waiting:
             return not self.is_contended(limits)
         return all(self._contended.get(limit, 1) > 0 for limit in limits)
 
@@ -537,13 +583,15 @@ class Ledger(Generic[R]):
         Then the permit goes back: Redis knows in whose line each stands, and gives it to the first.
         """
         return any(
-            request is None or line.waiting[0].arrived < request.arrived for line in self._sharing_locked(limits)
+            request is None or first.arrived < request.arrived
+            for line in self._sharing_locked(limits)
+            if (first := line.first()) is not None
         )
 
     def _shares_locked(self, limits: Limits) -> bool:
         return len(self._lines) > 1 and any(self._sharing_locked(limits))
 
-    def _sharing_locked(self, limits: Limits) -> Iterator[_Line[R]]:
+    def _sharing_locked(self, limits: Limits) -> Iterator[Line[R]]:
         """Our other lines in which somebody waits, and that share a limit with this set."""
         for other, line in self._lines.items():
             if line.waiting and other != limits and not set(limits).isdisjoint(other):
@@ -557,7 +605,7 @@ class Ledger(Generic[R]):
     def _has_slot_locked(self) -> bool:
         return self._slots() > len(self.running)
 
-    def _usable_locked(self, line: _Line[R]) -> Permit | None:
+    def _usable_locked(self, line: Line[R]) -> Permit | None:
         if not line.spare or now() >= self._lease_ends - self._margin or self._told_version > self.version:
             return None
         for permit in reversed(line.spare):
@@ -565,7 +613,7 @@ class Ledger(Generic[R]):
                 return permit
         return None
 
-    def _give_locked(self, line: _Line[R], permit: Permit, request: R) -> None:
+    def _give_locked(self, line: Line[R], permit: Permit, request: R) -> None:
         line.spare.remove(permit)
         permit.step += not permit.new
         if not permit.new and (self.is_contended(permit.limits) or self._shares_locked(permit.limits)):
@@ -647,7 +695,7 @@ class Ledger(Generic[R]):
     def _ask_locked(self, limits: Limits) -> None:
         """Ask for as many permits as could be used now; where others wait, for all, so that each has its place."""
         line = self._lines[limits]
-        lacking = len(line.waiting) - len(line.spare)
+        lacking = line.waiting - len(line.spare)
         room = self._room_locked()
         # One even without room: so Redis knows to offer a place as soon as there is one.
         is_contended = self.is_contended(limits)
@@ -658,8 +706,9 @@ class Ledger(Generic[R]):
             delay = LAZY_SECONDS
         else:
             delay = SOON_SECONDS if is_contended or line.asked else 0.0
-        while len(line.asked) < wanted:
-            line.asked.append(self._outbox.ask(limits, line.waiting[len(line.asked)], delay))
+        if len(line.asked) < wanted:
+            for request in islice(line.after(len(line.asked)), wanted - len(line.asked)):
+                line.asked.append(self._outbox.ask(limits, request, delay))
         while len(line.asked) > max(wanted, 0):
             self._outbox.withdraw(line.asked.pop())
 
@@ -689,7 +738,7 @@ class Ledger(Generic[R]):
             else:
                 self._outbox.end(grant.number)  # asked for and withdrawn since
 
-    def _answer_locked(self, line: _Line[R], number: int) -> bool:
+    def _answer_locked(self, line: Line[R], number: int) -> bool:
         """Whether a grant is of use: it answers one of our asks, or one whose withdrawal Redis hasn't heard of."""
         if number in line.asked:
             line.asked.remove(number)
@@ -711,22 +760,22 @@ class Ledger(Generic[R]):
         self._outbox.due()
         for request in self.running:
             request.limits = self.covering(request.names)
-        moved: list[R] = []
-        for limits, line in list(self._lines.items()):
-            leaving = [r for r in line.waiting if self.covering(r.names) != limits]
-            if leaving:
-                line.waiting = deque(r for r in line.waiting if r not in leaving)
-                moved += leaving
-                self._ask_locked(limits)
-                self._forget_locked(limits)
-        for request in moved:
-            request.limits = self.covering(request.names)
-            if request.limits:
-                line = self._line_locked(request.limits)
-                line.waiting = deque(sorted([*line.waiting, request], key=lambda r: r.arrived))
-                self._ask_locked(request.limits)
+        changed: dict[Limits, None] = {}
+        for group in list(self._groups.values()):
+            limits, line = self.covering(group.names), group.line
+            if not group.waiting or line is None or line.limits == limits:
+                continue
+            line.part(group)
+            changed[line.limits] = None
+            if limits:
+                self._line_locked(limits).join(group)
+                changed[limits] = None
             else:
-                self._uncovered.append(request)
+                self._uncovered.append(group.waiting)
+                del self._groups[group.names]
+        for limits in changed:
+            self._ask_locked(limits)
+            self._forget_locked(limits)
 
     def _adopt_locked(self) -> None:
         """Give each running request a permit of just the limits that cover it now."""
@@ -749,9 +798,12 @@ class Ledger(Generic[R]):
         moment = now()
         asks = []
         for limits, line in self._lines.items():
-            for index, number in enumerate(line.asked if line.waiting else ()):
-                # In the moment before a spare permit is used, its request is the last one's too.
-                request = line.waiting[min(index + len(line.spare), len(line.waiting) - 1)]
+            if not line.asked or not line.waiting:
+                continue
+            # In the moment before a spare permit is used, its request is the last one's too.
+            *_, last = islice(line.after(0), len(line.spare) + len(line.asked))
+            requests = chain(line.after(len(line.spare)), repeat(last))
+            for number, request in zip(line.asked, requests, strict=False):
                 asks.append(Ask(number, limits, moment - request.arrived, request.task_id, request.task))
         return asks
 

@@ -45,9 +45,8 @@ class Waiting(Protocol):
 class Line(Protocol):
     """Requests under the same limits, in order, and the numbers of what was asked for them."""
 
-    @property
-    def waiting(self) -> Iterable[Waiting]:
-        """Those that wait."""
+    def after(self, count: int) -> Iterator[Waiting]:
+        """Those that wait behind the first so many, in order."""
 
     @property
     def asked(self) -> Sequence[int]:
@@ -145,7 +144,7 @@ class Moves:
     def _weak(self, lines: Iterable[Line]) -> Iterator[tuple[int, list[str]]]:
         for line in lines:
             if line.asked:
-                first = islice(line.waiting, LOOKED_AT)
+                first = islice(line.after(0), LOOKED_AT)
                 queues = {request.queue for request in first if request.may_move and request.queue is not None}
                 queues.intersection_update(self.takes)
                 if queues:

@@ -14,6 +14,7 @@ from celery.utils.log import get_logger
 
 from . import signals
 from .clock import now
+from .ledger import Queued
 from .limits import Limits
 from .run import Run
 from .tally import Tally
@@ -84,21 +85,14 @@ class Observer:
             if before.get(limit) != table.get(limit):
                 signals.limit_changed.send(sender=limit, max=table.get(limit), was=before.get(limit))
 
-    def look_for_long_waits(self, waiting: Iterable[Run]) -> None:
+    def look_for_long_waits(self, queued: Iterable[Queued[Run]]) -> None:
         """Log one line for each set of limits whose requests have begun to wait for too long; once, until none does."""
         if not self._wait_warning:
             return
         moment = now()
-        longest: dict[Limits, Run] = {}
-        counts: dict[Limits, int] = {}
-        for run in waiting:
-            if run.waits and moment - run.arrived >= self._wait_warning:
-                counts[run.limits] = counts.get(run.limits, 0) + 1
-                first = longest.setdefault(run.limits, run)
-                if run.arrived < first.arrived:
-                    longest[run.limits] = run
-        for limits in longest.keys() - self._warned:
-            run, others = longest[limits], counts[limits] - 1
+        long = {one.limits: one for one in queued if one.first.waits and self._waits_long(one.first, moment)}
+        for limits in long.keys() - self._warned:
+            run, others = long[limits].first, long[limits].count - 1
             logger.warning(
                 "celery-gconc: %s[%s] has waited %.0f s for a permit under %s%s; `celery gconc explain %s` says why",
                 run.task,
@@ -109,7 +103,10 @@ class Observer:
                 run.task_id,
                 extra={"limits": list(limits), "task_id": run.task_id, "task_name": run.task},
             )
-        self._warned = set(longest)
+        self._warned = set(long)
+
+    def _waits_long(self, run: Run, moment: float) -> bool:
+        return moment - run.arrived >= self._wait_warning
 
 
 def _send(signal: Signal, run: Run, limits: Limits, **facts: Any) -> None:

@@ -8,7 +8,7 @@ What is kombu's own here (key names, priorities, the unacknowledged messages' ha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty
 from typing import Any
@@ -35,7 +35,6 @@ class RedisBroker(VirtualBroker):
     def __init__(self, consumer: Any) -> None:
         super().__init__(consumer)
         self._connection_id: tuple[Any, int] | None = None
-        self._kept_at = 0.0
         #: What receives the messages of each queue, whether it is cancelled or not.
         self._receivers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         #: How far each list was looked through, from its consuming end; and since when each queue is, to its end.
@@ -107,16 +106,18 @@ class RedisBroker(VirtualBroker):
         """Any may, but what is no list's."""
         return name not in self.channel._fanout_queues
 
-    def keep(self, messages: Iterable[Any]) -> None:
-        """Refresh the time at which held messages were delivered, in one call, four times a visibility timeout."""
-        moment = time.monotonic()
-        if self._is_closed or moment - self._kept_at < min(self.channel.visibility_timeout / 4, 60.0):
+    @property
+    def keep_seconds(self) -> float:
+        """Four times a visibility timeout, and each minute."""
+        return min(float(self.channel.visibility_timeout) / 4, 60.0)
+
+    def keep(self, messages: Collection[Any]) -> None:
+        """Refresh the time at which these were delivered, in one call."""
+        if self._is_closed:
             return
         scores = {message.delivery_tag: time.time() for message in messages}
-        self._kept_at = moment
-        if scores:
-            with self.channel.conn_or_acquire() as client:
-                client.zadd(self.channel.unacked_index_key, scores, xx=True)
+        with self.channel.conn_or_acquire() as client:
+            client.zadd(self.channel.unacked_index_key, scores, xx=True)
 
     def take_past(self, name: str, tasks: Iterable[str], most: int) -> int:
         """Look at some hundred messages more of a cancelled queue; see ``take_past.lua``."""

@@ -53,7 +53,7 @@ class Run:
     """
 
     __slots__ = (
-        "arrived", "counted", "ended", "gate", "granted", "job",
+        "arrived", "counted", "ended", "gate", "granted", "job", "kept",
         "limits", "may_move", "names", "permit", "queue", "request", "waits",
     )  # fmt: skip
 
@@ -75,6 +75,8 @@ class Run:
         self.waits = False
         #: Whether its message may go back to its queue for other workers to take.
         self.may_move = False
+        #: When the broker was last told that its message is held.
+        self.kept = 0.0
 
     @property
     def task_id(self) -> str:
@@ -104,6 +106,12 @@ class Run:
     def delivered_at(self) -> float:
         """When the broker delivered it, where that was noted; else when it arrived."""
         return float(self.request.__dict__.get("gconc_delivered_at", self.arrived))
+
+    @classmethod
+    def of(cls, request: Any) -> Run | None:
+        """The run whose hooks a request has, if any."""
+        run = getattr(request.__dict__.get("execute_using_pool"), "__self__", None)
+        return run if isinstance(run, cls) else None
 
     def hook(self) -> None:
         """Take the request's callbacks over. They are looked up on the instance when it goes to the pool."""

@@ -188,8 +188,9 @@ def test_a_limit_that_begins_takes_running_and_waiting_tasks_in():
     harness.ledger.start_unlimited(running)
     harness.sync()
     harness.ledger.apply(Synced("ok", version=2, table={"app": 5}), harness.ends, harness.ends)
-    assert waiting.limits == ("app",)
     sent = harness.sync()
+    assert [ask.limits for ask in sent.asks] == [("app",)]
+    assert waiting in harness.ledger.waiting()
     assert [held.limits for held in sent.held] == [("app",)]
     assert running.permit is not None
 

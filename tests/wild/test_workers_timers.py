@@ -52,3 +52,23 @@ def test_tasks_that_are_due_behind_hundreds_that_wait_for_a_full_limit_start_at_
     cluster.send("late", 20, 0.0, queue="celery", eta=due + timedelta(milliseconds=1))
     cluster.done(20, name="late", seconds=20)
     assert cluster.oracle.count("s", "nap") == 1
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+@pytest.mark.wild("workers", "worker_eta_task_limit = 5 and a full limit")
+def test_what_waits_for_a_full_limit_takes_nothing_of_worker_eta_task_limit(
+    make_cluster: Callable[..., Cluster], redis_url: str, request: pytest.FixtureRequest, broker: str
+):
+    url = redis_url if broker == "redis" else request.getfixturevalue("rabbitmq_url")
+    cluster = make_cluster(
+        url,
+        global_concurrency_limits={"queue:emails": 1},
+        worker_eta_task_limit=5,
+        worker_prefetch_multiplier=1,
+    )
+    cluster.start("a", concurrency=2)
+    cluster.send("nap", 20, 60.0)
+    wait_until(lambda: cluster.oracle.count("s") == 1, 20, "the limit is full")
+    cluster.send("late", 20, 0.0, queue="celery", first=100)
+    cluster.done(20, name="late", seconds=20)
+    assert cluster.oracle.count("s", "nap") == 1

@@ -1,0 +1,180 @@
+"""``python -m benchmarks.many``: what a worker pays for each step with 1,000 and with 50,000 requests that wait.
+
+The gate and the ledger themselves, without a broker, a Redis and a pool: so that what is seen is their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from celery.concurrency.base import BasePool
+from celery.worker import state
+
+from celery_gconc.clock import now
+from celery_gconc.gate import Gate
+from celery_gconc.ledger import Ledger
+from celery_gconc.starter import TICK_SECONDS
+from celery_gconc.wire import Grant, Synced
+
+SLOTS = 4
+
+#: How many times the cost at 1,000 a step may have at 50,000, and how long it may last, in seconds.
+MOST_TIMES, MOST_SECONDS = 5.0, 0.005
+
+
+class Broker:
+    """What the gate tells its intake goes nowhere."""
+
+    keep_seconds = 60.0
+    wants_more = False
+
+    def may_move(self, run: Any) -> bool:
+        return True
+
+    def take_surplus(self) -> list[Any]:
+        return []
+
+    def holds_for(self, name: str | None) -> float | None:
+        return 900.0
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: None
+
+
+class Request:
+    """A request as the gate sees it."""
+
+    def __init__(self, number: int, kind: int) -> None:
+        self.id = f"id-{number}"
+        self.task = SimpleNamespace(name=f"task-{kind}", rate_limit=None)
+        self.eta = self.expires = None
+        self.parent_id, self.root_id = None, self.id
+        self.is_revoked = False
+
+    def revoked(self) -> bool:
+        return self.id in state.revoked
+
+
+class Worker:
+    """A gate with its ledger, a session open, and requests of twenty kinds that wait under a limit of two."""
+
+    def __init__(self, waiting: int) -> None:
+        self.version = 1
+        self.table = {"queue:celery": 2}
+        self.ledger: Ledger[Any] = Ledger(self.table, slots=lambda: SLOTS, wake=lambda: None)
+        self.gate = Gate(
+            ledger=self.ledger,
+            pool=BasePool(SLOTS),
+            start=lambda request: None,
+            names_of=lambda request: (("app", "queue:celery", f"task:{request.task.name}"), "celery"),
+            watcher=Broker(),  # type: ignore[arg-type]
+            audience=Broker(),  # type: ignore[arg-type]
+            watch_child=lambda pid: None,
+            wake=lambda: None,
+            runs_unlimited=lambda: False,
+            starts_when_ended=True,
+            ends_on_consumer_thread=True,
+            later=lambda call: call(),
+            keep_turning=lambda: None,
+        )
+        self.ends = now() + 3600
+        self.ledger.opened("s", self.table, 1, self.ends)
+        self.syncs = self.grants = 0
+        self.count = 0
+        self.grants = 1
+        for _ in range(waiting):
+            self.admit()
+            if self.count == SLOTS:
+                self.sync()
+        while self.gate._unnoted:  # as turns of the loop do
+            self.gate.pump()
+
+    def admit(self) -> None:
+        self.count += 1
+        self.gate.admit(Request(self.count, self.count % 20))
+
+    def sync(self, **told: Any) -> None:
+        """One round trip: as many are granted as the limit of two has left."""
+        self.syncs += 1
+        sync = self.ledger.collect("e", self.syncs, confirmed=self.syncs - 1, full=False)
+        left = 2 - len(self.ledger.running)
+        grants = tuple(
+            Grant(self.grants + index + 1, ask.number, fence=1) for index, ask in enumerate(sync.asks[: max(left, 0)])
+        )
+        self.grants += len(grants)
+        self.ledger.apply(Synced("ok", version=self.version, grants=grants, **told), self.ends, self.ends)
+        self.gate.pump()
+
+    def end_one(self) -> None:
+        """A task ends, the next starts with its permit, and one more comes."""
+        run = next(iter(self.ledger.running))
+        self.gate.end(run)
+        self.sync()
+        self.admit()
+
+    def sweep(self) -> None:
+        self.gate.sweep(TICK_SECONDS)
+
+    def revoke_one(self) -> None:
+        run = next(iter(self.gate._rounds._runs))
+        state.requests[run.task_id] = run.request
+        state.revoked.add(run.task_id)
+        self.gate.sweep(TICK_SECONDS)
+        self.admit()
+
+    def change_table(self) -> None:
+        """A limit of the app begins, or ends: all that wait stand in another line."""
+        self.version += 1
+        self.table = {**self.table, "app": 50} if "app" not in self.table else {"queue:celery": 2}
+        self.sync(table=self.table)
+
+    def give_up_lines(self) -> None:
+        self.ledger.parked()
+        self.ledger.queued()
+
+
+STEPS: dict[str, Callable[[Worker], None]] = {
+    "a task ends, the next starts, one more comes": Worker.end_one,
+    "a sweep (four a second)": Worker.sweep,
+    "one is revoked": Worker.revoke_one,
+    "a limit begins or ends for all of them": Worker.change_table,
+    "what a heartbeat tells": Worker.give_up_lines,
+}
+
+
+def cost(worker: Worker, step: Callable[[Worker], None], times: int) -> tuple[float, float]:
+    """Seconds of this thread that a step takes: the median, and the 95th percentile."""
+    spans = []
+    for _ in range(times):
+        began = time.thread_time()
+        step(worker)
+        spans.append(time.thread_time() - began)
+    return statistics.median(spans), statistics.quantiles(spans, n=20)[-1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.many")
+    parser.add_argument("--few", type=int, default=1000)
+    parser.add_argument("--many", type=int, default=50_000)
+    parser.add_argument("--times", type=int, default=200)
+    arguments = parser.parse_args()
+    few, many = Worker(arguments.few), Worker(arguments.many)
+    missed = 0
+    print(f"{'us a step, median (95 %)':46} {arguments.few:>16,} {arguments.many:>16,}")
+    for name, step in STEPS.items():
+        (small, small_most), (large, large_most) = cost(few, step, arguments.times), cost(many, step, arguments.times)
+        is_missed = large > max(MOST_TIMES * small, 2e-5) and large > MOST_SECONDS / 2 or large_most > MOST_SECONDS
+        missed += is_missed
+        figures = [f"{a * 1e6:,.0f} ({b * 1e6:,.0f})" for a, b in ((small, small_most), (large, large_most))]
+        print(f"{'MISS' if is_missed else 'ok':4} {name:42} {figures[0]:>15} {figures[1]:>15}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
