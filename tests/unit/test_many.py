@@ -1,4 +1,4 @@
-"""A worker with thousands of requests that wait does no more for each step than one with hundreds: lines run, counted."""
+"""With thousands of requests that wait, a step costs a worker no more than with hundreds: in lines run, counted."""
 
 from __future__ import annotations
 
