@@ -106,7 +106,11 @@ class GlobalConcurrencyStep(StartStopStep):
             return pool_size(pool)
 
         self.lookout = Lookout(
-            self._knock, self._on_loop_late, self._on_loop_back, lambda: slots() - len(self.ledger.running)
+            self._knock,
+            self._on_loop_late,
+            self._on_loop_back,
+            free_slots=lambda: slots() - len(self.ledger.running),
+            unused_slots=lambda: self.ledger.unused_slots() if self.link.connected else 0,
         )
 
         def startable() -> int:
@@ -167,6 +171,7 @@ class GlobalConcurrencyStep(StartStopStep):
                 on_lease_lost=self._on_lease_lost,
                 on_child_exit=self._on_child_exit,
                 on_result_written=self._on_result_written,
+                stall=self.lookout.stall,
             )
         )
         self._rows = StatsRows(self.link.call)

@@ -21,7 +21,7 @@ from .operations import Operations
 from .status import LimitStatus, SessionStatus, Status
 from .survey import ANSWER_SECONDS, Answers, Question, ask
 from .urls import without_secrets
-from .wording import all_of, since, some_of, span
+from .wording import all_of, since, some_of, span, stall_note
 
 #: By how many seconds clocks may differ.
 MOST_SKEW = 1.0
@@ -143,6 +143,7 @@ class _Examination:
             self.values,
             self.heartbeats,
             self.strangers,
+            self.stalls,
             self.stuck,
         )
 
@@ -458,6 +459,16 @@ class _Examination:
                     ERROR,
                     f"task {task} waits for {name}, which has a place for it, in a worker that has room",
                     "restart that worker; this should never be, so please report it",
+                )
+
+    def stalls(self) -> Iterator[Finding]:
+        """No worker starts nothing while slots of it are free."""
+        for session in self.status.sessions:
+            if (told := stall_note(session, self.status.at)) is not None:
+                yield Finding(
+                    ERROR,
+                    told,
+                    "see its log, and what its main process waits for (py-spy dump); restart it if it does not go on",
                 )
 
     # -- Parts -------------------------------------------------------------------------------------------

@@ -355,6 +355,12 @@ class Ledger(Generic[R]):
                 self._outbox.due()
                 self._wake_locked()
 
+    def unused_slots(self) -> int:
+        """How many slots are free that nothing of what waits here is to have; that should never last."""
+        with self.lock:
+            free = self._slots() - len(self.running)
+            return free if self.waiting_count and free > 0 and self._room_locked() <= 0 else 0
+
     def settle(self) -> None:
         """A permit that nobody took is watched from now on: it may be idle for a moment only."""
         if not self._watches_idle and self._lines:

@@ -30,7 +30,7 @@ from .ledger import Ledger
 from .settings import Settings
 from .store import MOST_NOTICES, Store
 from .tally import Tally
-from .wire import Former, Opened, Stranger, Synced
+from .wire import Former, Opened, Stall, Stranger, Synced
 
 logger = get_logger(__name__)
 
@@ -73,6 +73,7 @@ class Link:
         on_lease_lost: Callable[[str], None],
         on_child_exit: Callable[[int], None],
         on_result_written: Callable[[int], None],
+        stall: Callable[[], Stall | None],
     ) -> None:
         self.settings = settings
         self.ledger = ledger
@@ -92,6 +93,7 @@ class Link:
         self._on_news, self._on_refused = on_news, on_refused
         self._on_lease_lost = on_lease_lost
         self._on_result_written = on_result_written
+        self._stall = stall
         self._epoch = ""
         #: How many syncs were sent in this session, and the number of the last that was answered.
         self._syncs = self._confirmed = 0
@@ -460,7 +462,7 @@ class Link:
 
     def _record(self) -> None:
         """Tell what was counted since the last time, if anything was."""
-        record = self._tally.collect(now(), self.ledger.parked())
+        record = self._tally.collect(now(), self.ledger.parked(), self._stall())
         if record is None:
             return
         arrived = False

@@ -18,14 +18,19 @@ from celery.utils.log import get_logger
 
 from .clock import now
 from .starter import TICK_SECONDS
+from .wire import Stall
 
 logger = get_logger(__name__)
 
 #: For how long, in seconds, an event loop may stand still before others take its permits.
 LATE_SECONDS = 1.0
 
-#: After how many seconds of standing still it is told.
+#: After how many seconds in which nothing is started though slots are free it is told.
 TOLD_SECONDS = 3.0
+
+#: Why that may be.
+STANDS_STILL = "its event loop stands still (a slow signal handler, or a broker that does not answer, can hold it up)"
+PROMISED = "its free slots are promised to tasks that do not start"
 
 
 class Lookout:
@@ -36,17 +41,22 @@ class Lookout:
         knock: Callable[[], None],
         on_late: Callable[[], None],
         on_back: Callable[[], None],
+        *,
         free_slots: Callable[[], int],
+        unused_slots: Callable[[], int],
     ) -> None:
         self._knock, self._on_late, self._on_back = knock, on_late, on_back
-        #: How many slots stand empty meanwhile.
-        self._free_slots = free_slots
+        #: How many slots are free, and how many of them nothing is to have though something waits.
+        self._free_slots, self._unused_slots = free_slots, unused_slots
         #: Whether there is an event loop: without one (solo), the consumer's thread may run tasks itself.
         self._has_loop = False
         #: Whether the event loop stands still.
         self.is_late = False
         #: When it was last seen to run, by :func:`now`.
         self._seen = now()
+        #: Why nothing is started though slots are free, how many, and since when; and whether that was told.
+        self._stall: tuple[str, int, float] | None = None
+        self._is_told = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="celery-gconc-lookout", daemon=True)
 
@@ -61,48 +71,57 @@ class Lookout:
         self._seen = now()
         return was_late
 
-    @property
-    def late_for(self) -> float:
-        """For how many seconds the event loop has stood still; 0.0 where it runs."""
-        return now() - self._seen if self.is_late else 0.0
+    def stall(self) -> Stall | None:
+        """Whether nothing has been started for some time though slots are free. Any thread."""
+        stall = self._stall
+        if stall is None or now() - stall[2] < TOLD_SECONDS:
+            return None
+        why, slots, since = stall
+        return Stall(why, slots, now() - since)
 
     def close(self) -> None:
         """The worker stops."""
         self._closed.set()
 
     def _watch(self) -> None:
-        was_late = is_told = False
-        since = 0.0
+        was_late = False
         while not self._closed.wait(TICK_SECONDS):
             try:
                 self._knock()
-                if not self._has_loop:
-                    continue
                 seen = self._seen
-                self.is_late = now() - seen > LATE_SECONDS
+                self.is_late = self._has_loop and now() - seen > LATE_SECONDS
                 if self.is_late:
-                    since = seen
                     self._on_late()
-                    if not is_told and now() - since >= TOLD_SECONDS and self._free_slots() > 0:
-                        is_told = True
-                        self._warn(now() - since)
                 elif was_late:
                     self._on_back()
-                    if is_told:
-                        is_told = False
-                        logger.warning(
-                            "celery-gconc: the event loop goes on after %.0f s: tasks under limits start here again",
-                            self._seen - since,
-                        )
+                self._look_for_stall(seen)
             except Exception:
                 logger.exception("celery-gconc: looking after the event loop failed")
             was_late = self.is_late
 
-    def _warn(self, seconds: float) -> None:
-        logger.warning(
-            "celery-gconc: the event loop has stood still for %.0f s: this worker has no room for tasks under limits, "
-            "though %d of its slots are free; other workers run them (a slow signal handler, or a broker that does "
-            "not answer, can hold it up)",
-            seconds,
-            self._free_slots(),
-        )
+    def _look_for_stall(self, seen: float) -> None:
+        before = self._stall
+        if self.is_late:
+            why, slots, since = STANDS_STILL, self._free_slots(), seen
+        else:
+            why, slots, since = PROMISED, self._unused_slots(), now()
+        if slots > 0:
+            self._stall = (why, slots, before[2] if before is not None and before[0] == why else since)
+        else:
+            self._stall = None
+        if before is not None and self._is_told and (self._stall is None or self._stall[0] != before[0]):
+            self._is_told = False
+            logger.warning(
+                "celery-gconc: tasks under limits start here again: none has for %.0f s, because %s",
+                now() - before[2],
+                before[0].partition(" (")[0],
+            )
+        if not self._is_told and (stall := self.stall()) is not None:
+            self._is_told = True
+            logger.warning(
+                "celery-gconc: this worker has had no room for tasks under limits for %.0f s, though %d of its slots "
+                "are free, because %s; other workers may run them",
+                stall.seconds,
+                stall.slots,
+                stall.why,
+            )

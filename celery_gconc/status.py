@@ -102,6 +102,10 @@ class SessionStatus:
     timeout: float = 0.0
     #: The queues that it took from when it opened, the first hundred of them.
     queues: tuple[str, ...] = ()
+    #: How many of its slots are free though it gives itself no room; why; and since when, as Unix time by Redis' clock.
+    stalled_slots: int = 0
+    stalled_why: str = ""
+    stalled_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +311,7 @@ def with_configured(known: LimitStatus | None, limit: str, maximum: int) -> Limi
 def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
     """A session, as a script replies it."""
     info = item["info"]
+    stall = item.get("stall") or {}
     return SessionStatus(
         session=item["session"],
         node=str(info.get("node", "?")),
@@ -327,6 +332,9 @@ def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
         interval=item["interval"] / 1000,
         timeout=item["timeout"] / 1000,
         queues=tuple(item["queues"] or ()),
+        stalled_slots=int(stall.get("slots", 0)),
+        stalled_why=str(stall.get("why", "")),
+        stalled_since=_seconds(stall.get("since")),
     )
 
 

@@ -296,6 +296,7 @@ class Store:
                 "without_redis": record.without_redis,
             },
             parked=dict(record.parked),
+            stall=record.stall.wire() if record.stall is not None else None,
         )
 
     def history(self, limit: str, seconds: float) -> tuple[Sample, ...]:

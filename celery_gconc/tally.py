@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .limits import Limits
-from .wire import BUCKETS, Lately, LimitCounts, Record
+from .wire import BUCKETS, Lately, LimitCounts, Record, Stall
 
 #: How many ended tasks of a limit are told one by one with a heartbeat; of more, a random choice.
 MOST_SAMPLES = 64
@@ -61,6 +61,7 @@ class Tally:
         self._limits: dict[str, _Counts] = {}
         self._counts: Counter[str] = Counter()
         self._parked_told: Mapping[str, int] = {}
+        self._is_stall_told = False
 
     def granted(self, limits: Limits, waited: float) -> None:
         """A task got its permit, after so many seconds."""
@@ -84,14 +85,15 @@ class Tally:
             finally:
                 self._folding.release()
 
-    def collect(self, moment: float, parked: Mapping[str, int]) -> Record | None:
+    def collect(self, moment: float, parked: Mapping[str, int], stall: Stall | None = None) -> Record | None:
         """What there is to tell, or None. Until :meth:`told` it is kept, and told again with what comes after."""
         self._folding.acquire()
         self._fold()
-        if not self._limits and not self._counts and parked == self._parked_told:
+        is_as_told = parked == self._parked_told and stall is None and not self._is_stall_told
+        if not self._limits and not self._counts and is_as_told:
             self._folding.release()
             return None
-        self._parked_told = dict(parked)
+        self._parked_told, self._is_stall_told = dict(parked), stall is not None
         return Record(
             limits={
                 limit: LimitCounts(of.grants, tuple(of.wait), of.waited, tuple(of.hold), of.held)
@@ -106,6 +108,7 @@ class Tally:
             redis_errors=self._counts["redis_errors"],
             without_redis=self._counts["without_redis"],
             parked=self._parked_told,
+            stall=stall,
         )
 
     def told(self, arrived: bool) -> None:
@@ -113,7 +116,7 @@ class Tally:
         if arrived:
             self._limits, self._counts = {}, Counter()
         else:
-            self._parked_told = {}
+            self._parked_told, self._is_stall_told = {}, True
         self._folding.release()
 
     def _fold(self) -> None:

@@ -237,6 +237,21 @@ class Lately:
 
 
 @dataclass(frozen=True, slots=True)
+class Stall:
+    """A worker gives itself no room, though slots of it are free."""
+
+    #: What keeps it from starting tasks, as a sentence goes on after "because".
+    why: str
+    slots: int
+    #: For how many seconds it has been so.
+    seconds: float
+
+    def wire(self) -> dict[str, Any]:
+        """As the scripts take it."""
+        return {"why": text_of(self.why), "slots": self.slots, "span": _milliseconds(self.seconds)}
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What a session counted since it last told; see ``lua/record.lua``."""
 
@@ -247,6 +262,8 @@ class Record:
     without_redis: int
     #: How many requests the worker holds behind those in line.
     parked: Mapping[str, int]
+    #: Whether it starts nothing though it could.
+    stall: Stall | None = None
 
 
 def _milliseconds(seconds: float) -> int:

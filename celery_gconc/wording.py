@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from .status import LimitStatus
+from .status import LimitStatus, SessionStatus
 
 
 def span(seconds: float) -> str:
@@ -21,6 +21,17 @@ def span(seconds: float) -> str:
 def since(moment: float | None, now: float) -> float:
     """How many seconds ago a moment was; 0 where it is not known, or later than *now*."""
     return max(now - (moment or now), 0.0)
+
+
+def stall_note(session: SessionStatus, now: float) -> str | None:
+    """A sentence on a worker that starts nothing under limits though slots of it are free; None where it isn't so."""
+    if session.stalled_since is None:
+        return None
+    slots = "1 of its slots is" if session.stalled_slots == 1 else f"{session.stalled_slots} of its slots are"
+    return (
+        f"{session.node} has started no task under limits for {span(since(session.stalled_since, now))}, "
+        f"though {slots} free: {session.stalled_why}"
+    )
 
 
 def unix_time(text: str) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from celery_gconc.status import Holding, LimitStatus, Status, Waiting
-from celery_gconc.wording import since, span
+from celery_gconc.wording import since, span, stall_note
 
 from .arguments import LIMIT
 from .rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, limit_row, notes_of
@@ -98,6 +98,10 @@ def _show_sessions(terminal: Terminal, found: Status) -> None:
     if text := heartbeats(found):
         terminal.line("")
         terminal.line(text)
+    for session in found.sessions:
+        if (told := stall_note(session, found.at)) is not None:
+            terminal.line("")
+            terminal.line(told)
 
 
 def _tasks(function: Callable[..., None]) -> click.Command:

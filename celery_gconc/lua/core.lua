@@ -604,7 +604,7 @@ end
 
 local FIELDS = {
   'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'seen', 'offered', 'parked',
-  'growth',
+  'stall', 'growth',
 }
 
 -- A session ends: all that it holds and waits for goes, and its configured values no longer count.

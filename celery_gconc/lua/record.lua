@@ -5,6 +5,7 @@
 --         limits: limit -> {grants, wait [count in each range of seconds...], waited (ms, in all), hold [...], held (ms)},
 --         counts: {lease_losses, redis_errors, without_redis},
 --         parked: limit -> how many requests the worker holds behind those in line,
+--         stall: {why (text), slots, span (ms)}: it starts nothing though so many slots are free, for so long; or null,
 --         recent: limit -> {ended (how many tasks), samples [[ms since its end, ms waited, ms held]...]}
 -- Reply   {status: "ok"}
 -- Cost    O(limits x ranges)
@@ -24,9 +25,12 @@ end
 local function counters(it)
   return type(it) == 'table' and count(it.lease_losses) and count(it.redis_errors) and count(it.without_redis)
 end
+local function stall(it)
+  return it == cjson.null or (type(it) == 'table' and short(it.why) and count(it.slots) and count(it.span))
+end
 expect({
   session = session_id, limits = function(it) return by_limit(it, of_limit) end, counts = counters,
-  parked = function(it) return by_limit(it, count) end, recent = function(it) return by_limit(it, lately) end,
+  parked = function(it) return by_limit(it, count) end, stall = stall, recent = function(it) return by_limit(it, lately) end,
 })
 begin()
 local function add(to, more)
@@ -79,6 +83,12 @@ if call('ZSCORE', SESSIONS, me) then
     call('HSET', SESSION, me .. ':parked', cjson.encode(asked.parked))
   else
     call('HDEL', SESSION, me .. ':parked')
+  end
+  if asked.stall ~= cjson.null then
+    local told = { why = asked.stall.why, slots = asked.stall.slots, since = now - asked.stall.span }
+    call('HSET', SESSION, me .. ':stall', cjson.encode(told))
+  else
+    call('HDEL', SESSION, me .. ':stall')
   end
 end
 finish()

@@ -6,7 +6,8 @@
 --          configured (null), override (null), held, idle, waiting, parked (where it has no place), longest (ms that
 --          any of the first in line has waited; absent where nobody waits), ended (tasks in the last minute),
 --          settling}...],
---          sessions: [{session, lease (ms left), interval and timeout (ms), queues, info, config, permits, waiting, room}...]}
+--          sessions: [{session, lease (ms left), interval and timeout (ms), queues, info, config, permits, waiting, room,
+--          stall: {why, slots, since (ms)} where it starts nothing though slots are free}...]}
 -- Cost    O(limits + sessions + holders + waiters)
 expect({ limit = function(it) return it == cjson.null or limit_name(it) end })
 begin()
@@ -51,6 +52,7 @@ for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
     queues = cjson.decode(call('HGET', SESSION, sid .. ':queues') or '[]'),
     interval = tonumber(call('HGET', SESSION, sid .. ':interval')) or 0,
     timeout = tonumber(call('HGET', SESSION, sid .. ':timeout')) or 0,
+    stall = cjson.decode(call('HGET', SESSION, sid .. ':stall') or 'null'),
   })
 end
 

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from tests.cluster.kit import Cluster
+from tests.failures.report import HEARTBEAT
+from tests.failures.worker_kit import OWN_APP
 from tests.servers import wait_until
 
 
@@ -72,3 +74,31 @@ def test_what_waits_for_a_full_limit_takes_nothing_of_worker_eta_task_limit(
     cluster.send("late", 20, 0.0, queue="celery", first=100)
     cluster.done(20, name="late", seconds=20)
     assert cluster.oracle.count("s", "nap") == 1
+
+
+@pytest.mark.wild(
+    "workers",
+    "a signal handler holds the event loop up for seconds, slots are free",
+    result="told in the log, in status and by doctor",
+)
+def test_a_worker_that_has_free_slots_and_no_room_is_told_of_in_its_log_in_status_and_by_doctor(
+    make_cluster: Callable[..., Cluster],
+):
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 2}, **HEARTBEAT)
+    cluster.module = OWN_APP
+    (worker,) = cluster.start("a")
+    cluster.send("blocking", 1, 15.0)
+    wait_until(lambda: "has had no room for tasks under limits" in worker.output(), 14, "the log says so")
+    assert "4 of its slots are free, because its event loop stands still" in worker.output()
+    told = "a@test has started no task under limits for"
+
+    def says(command: str) -> bool:
+        return told in cluster.celery("gconc", command).stdout
+
+    wait_until(lambda: says("status"), 10, "status says so")
+    assert says("doctor")
+    wait_until(lambda: "tasks under limits start here again" in worker.output(), 30, "the log says that it is over")
+    cluster.send("nap", 1, 0.0, first=10)
+    cluster.done(1, name="nap")
+    wait_until(lambda: not says("status"), 10, "status says no more of it")
+    assert not says("doctor")
