@@ -317,7 +317,7 @@ class GlobalConcurrencyStep(StartStopStep):
         if self.consumer.hub is None and self.gate.is_shutting_down:
             self.gate.close(by_consumer=False)  # its own loop comes round after some seconds only
             return
-        self.deadlocks.look(self.gate.sweep(TICK_SECONDS))
+        self.deadlocks.look(self.gate.sweep(TICK_SECONDS), self.ledger.covering)
         if now() >= self._next_pump:
             self._next_pump = now() + PUMP_SECONDS
             self.gate.pump()  # whatever wake-up was lost, nothing waits for longer than this

@@ -15,6 +15,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from .clock import now
+from .limits import Limits
 from .run import Run
 from .status import Holding
 from .store import Store
@@ -45,14 +46,14 @@ class DeadlockWatch:
         #: What was warned of: limit, parent's task, child's task.
         self._told: set[tuple[str, str, str]] = set()
 
-    def look(self, runs: Iterable[Run]) -> None:
+    def look(self, runs: Iterable[Run], covering: Callable[[Limits], Limits]) -> None:
         """Look at requests that are held, some at a time; costs a call to Redis for each limit that has suspects."""
         moment = now()
         for run in runs:
             if moment - run.arrived >= SUSPECT_SECONDS and self._suspected < MOST_SUSPECTS:
                 for ancestor in _ancestors(run.request):
                     self._suspected += 1
-                    for limit in run.limits:
+                    for limit in covering(run.names):
                         self._suspects.setdefault(limit, {})[ancestor] = run
         if moment < self._next:
             return

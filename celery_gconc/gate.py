@@ -220,8 +220,6 @@ class Gate:
         has_slot = self.free_slots > 0
         every = self._watcher.keep_seconds
         looked_at = self._rounds.next(ROUND_SWEEPS if every is None else min(every / 2 / seconds, ROUND_SWEEPS))
-        for run in looked_at:
-            run.limits = self.ledger.covering(run.names)
         for run in [*self._rounds.ended(), *looked_at] if has_slot else ():
             if self.ledger.is_waiting(run) and run.is_revoked and self.ledger.leave(run):
                 self._unpark(run)
@@ -342,7 +340,7 @@ class Gate:
     def running_with_permits(self) -> list[Run]:
         """The tasks that run under limits."""
         with self.ledger.lock:
-            return [run for run in self.ledger.running if run.permit is not None]
+            return list(self.ledger.covered)
 
     def running_on_lease(self, *, ends_within: float | None = None) -> list[Run]:
         """The tasks that were started with a permit; none where the lease ends no sooner than in so many seconds."""

@@ -9,7 +9,7 @@ gate takes and returns permits, the link carries the differences away and brings
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from typing import Generic, Protocol, TypeVar
@@ -106,6 +106,10 @@ class Ledger(Generic[R]):
         self._told_before_sync = -1
         #: Requests handed to the pool and not ended, covered or not. In order of their start.
         self.running: dict[R, None] = {}
+        #: Those of them that have a permit: no more than there are slots, but where a limit begins.
+        self.covered: dict[R, None] = {}
+        #: Those that may need one of just the limits that cover them now.
+        self._unadopted: dict[R, None] = {}
         #: How many requests wait here, covered, or uncovered since the last look.
         self.waiting_count = 0
         #: How many free slots are promised to requests that no limit covers. The gate writes it.
@@ -129,7 +133,7 @@ class Ledger(Generic[R]):
         #: permit may be used again, for it would come back to us.
         self._contended: dict[str, int] = {}
         self._covering: dict[Limits, Limits] = {}
-        self._uncovered: list[Iterable[R]] = []
+        self._uncovered: list[Collection[R]] = []
         self._offered = False
         #: Room that Redis still believes this session to have.
         self._believed_room = 0
@@ -289,9 +293,8 @@ class Ledger(Generic[R]):
             return []
         with self.lock:
             groups, self._uncovered = self._uncovered, []
-            found = sorted(chain(*groups), key=lambda request: request.arrived)
-            self.waiting_count -= len(found)
-            return found
+            self.waiting_count -= sum(map(len, groups))
+        return sorted(chain(*groups), key=lambda request: request.arrived)
 
     def start_uncovered(self, request: R) -> bool:
         """A request that needs no permit goes to the pool. False where a limit covers it by now."""
@@ -305,12 +308,15 @@ class Ledger(Generic[R]):
     def start_unlimited(self, request: R) -> None:
         """A request goes to the pool without a permit, covered or not."""
         with self.lock:
-            self.running[request] = None
+            self.running[request] = self._unadopted[request] = None
 
     def ended(self, request: R) -> None:
         """A request has ended, or was never run: its permit is free. Call :meth:`settle` when the next had its turn."""
         with self.lock:
             self.running.pop(request, None)
+            self.covered.pop(request, None)
+            if self._unadopted:
+                self._unadopted.pop(request, None)
             permit, request.permit = request.permit, None
             if permit is None:
                 return
@@ -565,7 +571,7 @@ class Ledger(Generic[R]):
             if group.line is not None:
                 group.line.part(group)
         self._groups.clear()
-        self.waiting_count = sum(1 for _ in chain(*self._uncovered))
+        self.waiting_count = sum(map(len, self._uncovered))
         for limits in list(self._lines):
             self._ask_locked(limits)
             self._forget_locked(limits)
@@ -632,7 +638,7 @@ class Ledger(Generic[R]):
                 self._outbox.withdraw(line.asked.popleft(), delay=LAZY_SECONDS)
         permit.new = False
         request.permit = permit
-        self.running[request] = None
+        self.running[request] = self.covered[request] = None
         self._ask_locked(permit.limits)
 
     def _recall_locked(self) -> None:
@@ -653,7 +659,7 @@ class Ledger(Generic[R]):
     def _interests_locked(self) -> set[str]:
         interests = set(self._contended)
         interests.update(*self._lines)
-        for request in self.running:
+        for request in self.covered:
             if request.permit is not None:
                 interests.update(request.permit.limits)
         return interests
@@ -689,7 +695,7 @@ class Ledger(Generic[R]):
 
     def _left_locked(self, limits: Limits) -> int:
         """How many more could run here under these limits, if nothing else ran under them anywhere."""
-        running = [run.permit.limits for run in self.running if run.permit is not None]
+        running = [run.permit.limits for run in self.covered if run.permit is not None]
         return min(self.table.get(limit, 0) - sum(limit in held for held in running) for limit in limits)
 
     def _startable_locked(self, limits: Limits) -> int:
@@ -765,7 +771,10 @@ class Ledger(Generic[R]):
         self._covering = {}
         self._outbox.due()
         for request in self.running:
-            request.limits = self.covering(request.names)
+            limits = self.covering(request.names)
+            if limits != request.limits:
+                request.limits = limits
+                self._unadopted[request] = None
         changed: dict[Limits, None] = {}
         for group in list(self._groups.values()):
             limits, line = self.covering(group.names), group.line
@@ -785,18 +794,20 @@ class Ledger(Generic[R]):
 
     def _adopt_locked(self) -> None:
         """Give each running request a permit of just the limits that cover it now."""
-        for request in self.running:
+        unadopted, self._unadopted = self._unadopted, {}
+        for request in unadopted:
             permit = request.permit
             if not request.limits or (permit is not None and permit.limits == request.limits):
                 continue  # covered by none (any more: then what it holds ends with it), or by just these
             if permit is None:
                 request.permit = Permit(self._outbox.new_number(), request.limits)
+                self.covered[request] = None
             else:
                 permit.limits = request.limits
             self._outbox.state(request)
 
     def _held_locked(self) -> list[Held]:
-        held = [_statement(r.permit, r) for r in self.running if r.permit is not None]
+        held = [_statement(r.permit, r) for r in self.covered if r.permit is not None]
         held += [_statement(p) for line in self._lines.values() for p in line.spare]
         return held
 
