@@ -49,6 +49,9 @@ MOST_RETURNS = 4
 #: How long, in seconds, a queue is left alone for others at most, whatever Redis believes of them.
 LEFT_SECONDS = 10.0
 
+#: From how many bytes of messages that wait here on, of all queues, no more of a queue wait than could start at once.
+MOST_BYTES = 16 * 1024 * 1024
+
 #: Of how many messages it is remembered that they went back.
 MOST_REMEMBERED = 10_000
 
@@ -68,8 +71,6 @@ class Memory:
         self._counts[message_id] = self._counts.pop(message_id, 0) + 1
         if len(self._counts) > MOST_REMEMBERED:
             del self._counts[next(iter(self._counts))]
-#: From how many bytes of messages that wait here on, of all queues, no more of a queue wait than could start at once.
-MOST_BYTES = 16 * 1024 * 1024
 
 
 class Intake:
