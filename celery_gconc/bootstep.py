@@ -109,7 +109,7 @@ class GlobalConcurrencyStep(StartStopStep):
             self._knock,
             self._on_loop_late,
             self._on_loop_back,
-            free_slots=lambda: slots() - len(self.ledger.running),
+            free_slots=lambda: 0 if self.gate.is_closed else slots() - len(self.ledger.running),
             unused_slots=lambda: self.ledger.unused_slots() if self.link.connected else 0,
         )
 
@@ -209,12 +209,12 @@ class GlobalConcurrencyStep(StartStopStep):
             self.link.start()
             if self.settings.on_lease_lost == "terminate":
                 self.terminator.start()
-            self.lookout.start(has_loop=consumer.hub is not None)
             self._check_broker()
             self.link.tried.wait(FIRST_CONTACT if self.ledger.table else UNLIMITED_CONTACT)
             self._rows.refresh()
             for text in misfits(self.app, self._configured, self.ledger.table):
                 logger.warning("celery-gconc: %s", text)
+            self.lookout.start(has_loop=consumer.hub is not None)
         if self._refusal is not None:
             end_wait(consumer.controller)
             raise WorkerShutdown(EX_CONFIG)

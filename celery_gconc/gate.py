@@ -294,6 +294,11 @@ class Gate:
     # -- Any thread --------------------------------------------------------------------------------------
 
     @property
+    def is_closed(self) -> bool:
+        """Whether nothing is started any more."""
+        return self._is_closed
+
+    @property
     def is_shutting_down(self) -> bool:
         """Whether Celery has been told to stop, and will as soon as its loop comes round (celery 5.4-5.7)."""
         return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))

@@ -63,6 +63,7 @@ class Lookout:
     def start(self, *, has_loop: bool) -> None:
         """Begin to knock; where there is an event loop, look out for its answers too."""
         self._has_loop = has_loop
+        self._seen = now()
         self._thread.start()
 
     def came_round(self) -> bool:
