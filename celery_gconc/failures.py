@@ -202,12 +202,6 @@ _SAID: tuple[tuple[str, str, str, bool], ...] = (
         True,
     ),
     (
-        r"without any password configured",
-        "has no password, and was given one",
-        "leave it out of {secret}",
-        True,
-    ),
-    (
         r"SELECT is not allowed in cluster",
         "is a Redis Cluster, which has database 0 only",
         "write /0 at the end of {url}",

@@ -6,6 +6,7 @@ This is the only module that makes redis-py clients.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
@@ -15,8 +16,8 @@ from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from .errors import SettingError
@@ -47,8 +48,8 @@ class Nodes:
         given = {**self._defaults, **defaults, **server.options}
         if "path" in given:
             given.pop("socket_connect_timeout", None)
-        if server.is_found:
-            given["redis_connect_func"] = ConnectOnce(given.get("redis_connect_func"))
+        begin = given.get("redis_connect_func") or greet
+        given["redis_connect_func"] = ConnectOnce(begin) if server.is_found else begin
         # One protocol for all servers; and redis-py >= 6 would retry silently by default.
         given.update(protocol=2, retry=Retry(NoBackoff(), 0))
         made: Any = redis.Redis(connection_pool=redis.ConnectionPool(server.connection_class, **given))
@@ -93,10 +94,28 @@ class ConnectedBeforeError(RedisConnectionError):
     """A connection was closed by the other side, and would be connected again to the same address."""
 
 
+def greet(connection: Any) -> None:
+    """Begin to talk over a new connection. A password that the server doesn't want is left out.
+
+    (By RESP3 a server that has none takes any; kombu speaks that with redis-py 8.)
+    """
+    try:
+        connection.on_connect()
+    except AuthenticationError as exc:
+        if not re.search("without any password configured|no password is set", str(exc)):
+            raise
+        given = connection.username, connection.password, connection.credential_provider
+        connection.username = connection.password = connection.credential_provider = None
+        try:
+            connection.on_connect()
+        finally:  # it may want one when it is connected again
+            connection.username, connection.password, connection.credential_provider = given
+
+
 class ConnectOnce:
     """What redis-py calls when a connection was made, for each connection of a pool."""
 
-    def __init__(self, begin: Callable[[Any], None] | None) -> None:
+    def __init__(self, begin: Callable[[Any], None]) -> None:
         self._known: WeakSet[Any] = WeakSet()
         self._begin = begin
 
@@ -105,10 +124,7 @@ class ConnectOnce:
         if connection in self._known:
             raise ConnectedBeforeError("the connection was closed")
         self._known.add(connection)
-        if self._begin is None:
-            connection.on_connect()
-        else:
-            self._begin(connection)
+        self._begin(connection)
 
 
 class Finder:

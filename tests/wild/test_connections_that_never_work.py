@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import re
@@ -237,6 +238,19 @@ def test_what_can_never_work_is_told_with_the_setting_that_the_user_made(servers
     assert isinstance(error, StoreUnusable)
     for words in says:
         assert words.format(url=setting, tls=tls) in str(error)
+
+
+@pytest.mark.wild("connections", "a password for a Redis that has none")
+def test_a_password_that_nobody_wants_is_left_out_until_somebody_does(redis_process):
+    with redis_server() as server, redis.Redis(port=server.port) as admin:
+        store = Store(f"redis://:{SECRET}@127.0.0.1:{server.port}/0", "gconc")
+        before = store.ticket()
+        admin.execute_command("CONFIG", "SET", "requirepass", SECRET)
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        with contextlib.suppress(StoreUnavailable):  # where the lost connection is noticed
+            store.ticket()
+        assert store.ticket() > before
+        store.close()
 
 
 @pytest.mark.wild("connections", "a port at which RabbitMQ listens", result=REFUSED)
