@@ -386,7 +386,11 @@ def identity_of(connection: Any) -> str:
     facts, options = connection.info(), connection.transport_options or {}
     properties = getattr(connection.connection, "server_properties", None) or {}
     where = properties.get("cluster_name") or options.get("master_name") or f"{facts['hostname']}:{facts['port']}"
-    told = [facts["transport"], where, facts["virtual_host"] or "/", options.get("global_keyprefix", "")]
+    part = str(facts["virtual_host"] or "").strip("/")
+    kind = connection.transport.driver_type  # not the scheme: amqp and pyamqp, redis and rediss are the same
+    if kind == "redis":
+        part = part or "0"
+    told = [kind, where, part, options.get("global_keyprefix", "")]
     return hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:16]
 
 

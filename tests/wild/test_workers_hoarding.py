@@ -9,7 +9,7 @@ import pytest
 from kombu import Connection, Consumer
 from kombu.message import Message
 
-from celery_gconc.broker import AMQPBroker
+from celery_gconc.broker import AMQPBroker, identity_of
 from tests.cluster.kit import Cluster, Worker
 from tests.cluster.queues import SPECIAL
 from tests.cluster.versions import needs_quorum_queues
@@ -95,13 +95,17 @@ def test_what_waits_in_a_full_worker_starts_in_idle_ones(make_cluster, where):
 
 
 @pytest.mark.wild("workers", "a worker hangs in tasks under the limit, which has room for more")
-@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
-def test_what_a_hung_worker_has_read_beyond_its_slots_starts_in_another(make_cluster, broker):
+@pytest.mark.parametrize(
+    ("broker", "pool"),
+    [("redis", "prefork"), ("redis", "gevent"), ("rabbitmq", "threads"), ("rabbitmq", "gevent")],
+    indirect=["broker"],
+)
+def test_what_a_hung_worker_has_read_beyond_its_slots_starts_in_another(make_cluster, broker, pool):
     cluster = make_cluster(broker, global_concurrency_limits={"emails": 4}, worker_prefetch_multiplier=2)
     cluster.send("nap", 6, FOR_EVER)
-    (a,) = cluster.start("a", concurrency=2, queues="emails")
+    (a,) = cluster.start("a", pool=pool, concurrency=2, queues="emails")
     wait_until(lambda: waiting_at(cluster, a) >= 2, what="two run at a, others wait there")
-    (b,) = cluster.start("b", concurrency=2, queues="emails")
+    (b,) = cluster.start("b", pool=pool, concurrency=2, queues="emails")
     wait_until(lambda: cluster.oracle.count("s") == 4, seconds=20, what="two more have started")
     assert starts_by(cluster, a, "nap") == {0, 1}
     assert starts_by(cluster, b, "nap") == {2, 3}, "in their order"
@@ -145,6 +149,19 @@ def test_where_all_are_full_a_message_stays_where_it_is_and_gets_the_next_slot(m
     assert starts_by(cluster, a, "nap") == {7}
     assert a.output().count("cluster.app.nap[") == 2, "received and succeeded: it never left"
     assert "cluster.app.nap[" not in b.output()
+
+
+def test_a_broker_has_one_identity_by_whatever_url_it_is_reached(rabbitmq_process, redis_process):
+    def identity(url: str, **options: object) -> str:
+        with Connection(url, transport_options=options) as connection:
+            connection.ensure_connection(max_retries=1)
+            return identity_of(connection)
+
+    rabbitmq, redis = rabbitmq_process.url.partition("://")[2], redis_process.url.removesuffix("/0").partition("://")[2]
+    assert identity(f"amqp://{rabbitmq}") == identity(f"pyamqp://{rabbitmq}".rstrip("/") + "/%2F")
+    assert identity(f"redis://{redis}") == identity(f"redis://{redis}/0")
+    others = [identity(f"redis://{redis}/1"), identity(f"redis://{redis}", global_keyprefix="prod:")]
+    assert len({identity(f"amqp://{rabbitmq}"), identity(f"redis://{redis}"), *others}) == 4
 
 
 @needs_quorum_queues
