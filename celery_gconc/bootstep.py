@@ -285,6 +285,8 @@ class GlobalConcurrencyStep(StartStopStep):
                 "stopped_queues": self.intake.stopped,
                 "lost_queues": self.intake.lost_queues,
                 "runs_without_permit": self.gate.unlimited_runs,
+                "heartbeat_interval": self.settings.heartbeat_interval,
+                "heartbeat_timeout": self.settings.heartbeat_timeout,
                 "lease_losses": self.lease_losses,
                 "terminated": self.terminator.terminated,
             },

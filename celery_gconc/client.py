@@ -128,7 +128,7 @@ class Client:
         found: dict[str, Any] = self._call(lambda node: node.info(*sections))
         return found
 
-    def subscribe(self, channels: Sequence[str], timeout: float) -> PubSub:
+    def subscribe(self, *channels: str, timeout: float) -> PubSub:
         """Listen to channels; returns once Redis has confirmed, each in at most *timeout* seconds.
 
         While a subscription lives, the first call after our keys have moved fails, so that the caller subscribes anew,

@@ -437,12 +437,12 @@ class _Examination:
         for (app, broker), sessions in sorted(groups.items()):
             if broker == self._broker and any(own.intersection(session.queues) for session in sessions):
                 continue
+            nodes = sorted(session.node for session in sessions)
             yield Finding(
                 WARNING,
-                f"app {app or '(without a name)'} at {broker or 'no broker'} "
-                f"({some_of(sorted(session.node for session in sessions))}) shares this namespace with "
-                f"app {self.app.main or '(without a name)'} at {self._broker}, and no queue: "
-                "their tasks count under the same limits",
+                f"{some_of(nodes)} {'is' if len(nodes) == 1 else 'are'} of app {app or '(without a name)'} with broker "
+                f"{broker or '?'}, and shares this namespace, but no queue, with app "
+                f"{self.app.main or '(without a name)'}: its tasks count under the same limits",
                 "give one of them a global_concurrency_key_prefix of its own, unless that is meant",
             )
 

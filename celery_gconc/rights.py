@@ -135,7 +135,7 @@ def missing_rights(client: Client, keys: Keys) -> Missing:
     found = dict(zip(tried, replies, strict=True))
     if isinstance(found["ping"], Exception) and not is_about_rights(found["ping"]):
         raise found["ping"]
-    found["subscribe"] = _error(lambda: client.subscribe([channel], CONNECT_TIMEOUT).close())
+    found["subscribe"] = _error(lambda: client.subscribe(channel, timeout=CONNECT_TIMEOUT).close())
     patterns = {"key": f"~{keys.prefix}*", "channel": f"&{keys.channels()}*"}
     return _missing(found, NEEDED, OPTIONAL, patterns, lambda: client.execute("ACL", "WHOAMI"), client.user)
 

@@ -335,7 +335,7 @@ class Store:
         """Listen to the notices of a session, whose lease is *timeout* long; returns once Redis has confirmed."""
         channels = [] if timeout is None else [self.keys.lease_channel(session, timeout)]
         with self._translated():
-            return self._client.subscribe([*channels, self.keys.channel(session)], CONNECT_TIMEOUT)
+            return self._client.subscribe(*channels, self.keys.channel(session), timeout=CONNECT_TIMEOUT)
 
     def ask(self, pubsub: PubSub) -> None:
         """Have Redis answer on the connection for notices (the answer is none itself); doesn't wait for it."""

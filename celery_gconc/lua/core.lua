@@ -590,7 +590,7 @@ local function configure(limit)
 end
 
 -- A session's interval and timeout stand in HEARTBEATS: all intervals in order, then all timeouts.
-local INTERVAL, TIMEOUT = 'interval' .. US, 'timeout' .. US
+local INTERVAL, TIMEOUT = 'interval\31', 'timeout\31'
 local function beat_of(kind, ms, sid) return string.format('%s%010.0f%s%s', kind, ms, US, sid) end
 local function ms_of(beats) return beats[1] and tonumber(string.match(beats[1], US .. '(%d+)' .. US)) end
 local function beat_at(index) return ms_of(call('ZRANGE', HEARTBEATS, index, index)) end
@@ -601,11 +601,6 @@ local function look_at_heartbeats()
   interval, longest_alive = beat_at(0) or interval, beat_at(-1) or longest_alive
   call('HSET', META, 'interval', int(interval), 'longest', int(longest_alive))
 end
-
-local FIELDS = {
-  'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'seen', 'offered', 'parked',
-  'stall', 'growth',
-}
 
 -- A session ends: all that it holds and waits for goes, and its configured values no longer count.
 -- Return how many permits it held.
@@ -622,7 +617,12 @@ local function end_session(sid)
   local config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}')
   local beats = call('HMGET', SESSION, sid .. ':interval', sid .. ':timeout')
   if beats[1] then call('ZREM', HEARTBEATS, beat_of(INTERVAL, beats[1], sid), beat_of(TIMEOUT, beats[2], sid)) end
-  for _, field in ipairs(FIELDS) do call('HDEL', SESSION, sid .. ':' .. field) end
+  for _, field in ipairs({
+    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'seen', 'offered', 'parked', 'stall',
+    'growth',
+  }) do
+    call('HDEL', SESSION, sid .. ':' .. field)
+  end
   for limit in pairs(config) do configure(limit) end
   return held_
 end

@@ -148,8 +148,8 @@ def test_two_apps_in_one_namespace_that_share_no_queue_are_told_in_one_line(make
         assert "first@test" in line
         assert "global_concurrency_key_prefix" in line
     told = cluster.celery("gconc", "doctor").stdout
-    assert "app cluster at " in told
-    assert "shares this namespace with app other at " in told
+    assert "first@test is of app cluster with broker redis://" in told
+    assert "shares this namespace, but no queue, with app other" in told
 
 
 def test_two_apps_that_share_a_queue_are_one_system_and_told_nothing(make_cluster: MakeCluster):
