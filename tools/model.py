@@ -167,6 +167,8 @@ def _words(found: str) -> str:
         ("roomy[i]", "a grant to a session without room"),
         ("waits[q]", "a free place, and a waiter that nobody serves or asks"),
         ("settled", "a task that isn't counted starts under an open limit"),
+        ("trust[", "Redis ends a lease that its worker trusts"),
+        ("last[", "a lease ends late, though somebody waits"),
         ("task[", "a limit opens while a task that isn't counted runs"),
     ):
         if part in what:
