@@ -24,7 +24,8 @@ def rabbitmq_url(rabbitmq_url: str) -> str:
     """The URL of a RabbitMQ without the special queues either."""
     with Connection(rabbitmq_url) as connection, connection.channel() as channel:
         for queue in SPECIAL.values():
-            channel.queue_delete(queue.name)
+            if queue.name:
+                channel.queue_delete(queue.name)
     return rabbitmq_url
 
 
