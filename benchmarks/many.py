@@ -128,6 +128,13 @@ class Worker:
         self.gate.sweep(TICK_SECONDS)
         self.admit()
 
+    def go_back(self) -> None:
+        """Some go back to their queue, and as many come."""
+        runs = self.ledger.take_out({"celery"}, 20)
+        self.gate._let_go(runs)
+        for _ in runs:
+            self.admit()
+
     def change_table(self) -> None:
         """A limit of the app begins, or ends: all that wait stand in another line."""
         self.version += 1
@@ -143,6 +150,7 @@ STEPS: dict[str, Callable[[Worker], None]] = {
     "a task ends, the next starts, one more comes": Worker.end_one,
     "a sweep (four a second)": Worker.sweep,
     "one is revoked": Worker.revoke_one,
+    "20 go back to their queue, 20 come": Worker.go_back,
     "a limit begins or ends for all of them": Worker.change_table,
     "what a heartbeat tells": Worker.give_up_lines,
 }

@@ -158,6 +158,8 @@ class Gate:
         self._rounds = Rounds()
         #: Those of them that have waited only while no slot was free.
         self._unnoted: OrderedDict[Run, Any] = OrderedDict()
+        #: The queues of which all that may goes back, in some turns.
+        self._moving: frozenset[str] = frozenset()
         #: What the watcher is still to be told: it talks to the broker, so on the consumer's thread only.
         self._notes: deque[tuple[Callable[[Run], None], Run]] = deque()
         self._pumping = threading.Lock()
@@ -246,8 +248,8 @@ class Gate:
             self._ready.extend(self.ledger.uncovered())
             parked = [run for run in self.ledger.waiting() if limit in run.names][:most]
             ready = [run for run in self._ready if limit in run.names][: most - len(parked)]
-            for run in ready:
-                self._ready.remove(run)
+            gone = set(ready)
+            self._ready = deque(run for run in self._ready if run not in gone)
             self.ledger.claims = len(self._ready)
             found = [*(run for run in parked if self.ledger.leave(run)), *ready]
         finally:
@@ -264,6 +266,7 @@ class Gate:
         for run in self._take_unstarted():
             run.unhook()
         self._notes.clear()
+        self._moving = frozenset()
         for run in self._take_forgotten():
             self.end(run)
 
@@ -493,12 +496,19 @@ class Gate:
     def _move(self) -> None:
         """Give back what waits here for a slot where Redis has answered that another worker has one."""
         answer = self.ledger.take_answer()
-        if answer is None or self._is_closed or self.is_shutting_down:
+        if self._is_closed or self.is_shutting_down:
             return
-        self._watcher.take_up(answer.asked - answer.elsewhere)
-        if not answer.elsewhere or self.free_slots > 0:
+        if answer is not None:
+            self._moving = answer.elsewhere
+            self._watcher.take_up(answer.asked - answer.elsewhere)
+        if not self._moving or self.free_slots > 0:
+            self._moving = frozenset()
             return
-        runs = self.ledger.take_out(answer.elsewhere, MOST_AT_ONCE)
+        runs = self.ledger.take_out(self._moving, MOST_AT_ONCE)
+        if len(runs) < MOST_AT_ONCE:
+            self._moving = frozenset()
+        else:
+            self._wake()  # those before them go in the next turn
         if runs:
             self._let_go(runs)
             self._watcher.move(runs)

@@ -53,7 +53,7 @@ LEFT_SECONDS = 10.0
 MOST_BYTES = 16 * 1024 * 1024
 
 #: Of how many messages it is remembered that they went back.
-MOST_REMEMBERED = 10_000
+MOST_REMEMBERED = 50_000
 
 
 class Memory:
@@ -136,8 +136,10 @@ class Intake:
         self._add_credit(qos)
 
     def detach(self) -> None:
-        """The connection is over: no message comes until the next one."""
-        self._is_attached = False
+        """The connection is over: no message comes until the next one, and nothing is asked of this one."""
+        self._is_attached = self._is_finding = False
+        for state in (self._wanting, self._left, self._surplus):
+            state.clear()
 
     def check_rights(self, setting: str) -> tuple[str, ...]:
         """As :meth:`Broker.check_rights`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import merge
 from itertools import chain, islice, repeat
 from typing import Generic, Protocol, TypeVar
 
@@ -227,12 +228,16 @@ class Ledger(Generic[R]):
             return True
 
     def take_out(self, queues: Container[str], most: int) -> list[R]:
-        """Take requests of these queues that may move out of their lines without permits; in order of arrival."""
+        """Take requests of these queues that may move out of their lines without permits; in order of arrival.
+
+        Where there are more, the last of them: so those of the next call go back to their places before these.
+        """
         with self.lock:
-            found = sorted(
-                (run for group in self._groups.values() for run in group.movable if run.queue in queues),
-                key=lambda request: request.arrived,
-            )[:most]
+            # Those of one group have one queue: no other shares its candidates.
+            movable = [group.movable for group in self._groups.values() if group.movable]
+            ours = [reversed(runs) for runs in movable if next(reversed(runs)).queue in queues]
+            last = merge(*ours, key=lambda request: request.arrived, reverse=True)
+            found = list(islice(last, most))[::-1]
             for request in found:
                 self.leave(request)
             return found

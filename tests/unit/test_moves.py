@@ -162,11 +162,25 @@ def test_a_session_with_a_slot_again_says_nothing(clock: Clock):
 
 def test_those_that_go_leave_the_others_in_their_order(clock: Clock):
     harness = Harness(slots=0, lease=1000.0)
-    requests = [harness.wait() for _ in range(4)]
-    requests[1].queue = requests[2].queue = "news"
+    news = ("app", "queue:news", "task:t")
+    harness.ledger._set_table_locked({"app": 1}, 1)
+    requests = [Request(), Request(news, queue="news"), Request(news, queue="news"), Request()]
+    for request in requests:
+        harness.ledger.wait(request)
     assert harness.ledger.take_out({"news"}, 10) == requests[1:3]
     assert harness.ledger.waiting() == [requests[0], requests[3]]
     assert harness.ledger.waiting_count == 2
+
+
+def test_of_many_the_last_go_first_for_the_next_go_back_to_their_places_before_them(clock: Clock):
+    harness = Harness(slots=0, lease=1000.0)
+    requests = []
+    for number in range(6):
+        requests.append(Request(("app", "queue:emails", f"task:{number % 2}")))
+        harness.ledger.wait(requests[-1])
+    requests[5].arrived = requests[4].arrived + 1
+    assert harness.ledger.take_out({"emails"}, 4) == requests[2:]
+    assert harness.ledger.take_out({"emails"}, 4) == requests[:2]
 
 
 def test_room_that_redis_does_not_know_of_is_told_once_it_stays(clock: Clock):
