@@ -25,6 +25,9 @@ logger = get_logger(__name__)
 #: For how long, in seconds, a request has waited before its ancestors are looked for among the holders.
 SUSPECT_SECONDS = 10.0
 
+#: How often, in seconds, some of the requests are looked at.
+LOOK_SECONDS = 1.0
+
 #: How many requests are suspected at a time.
 MOST_SUSPECTS = 1000
 
@@ -39,7 +42,7 @@ class DeadlockWatch:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._next = 0.0
+        self._next = self._next_look = 0.0
         #: Who waits for what its ancestor may hold: by limit and by the ancestor's id; and about how many.
         self._suspects: dict[str, dict[str, Run]] = {}
         self._suspected = 0
@@ -49,6 +52,9 @@ class DeadlockWatch:
     def look(self, runs: Iterable[Run], covering: Callable[[Limits], Limits]) -> None:
         """Look at requests that are held, some at a time; costs a call to Redis for each limit that has suspects."""
         moment = now()
+        if moment < self._next_look:
+            return
+        self._next_look = moment + LOOK_SECONDS
         for run in runs:
             if moment - run.arrived >= SUSPECT_SECONDS and self._suspected < MOST_SUSPECTS:
                 for ancestor in _ancestors(run.request):
