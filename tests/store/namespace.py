@@ -22,6 +22,16 @@ INTERVAL, TIMEOUT = 5.0, 15.0
 #: Between the parts of a member of the sorted sets.
 US = b"\x1f"
 
+#: Stands before a script: its time is the one in the namespace, in us, which goes on by one ms with each script.
+CLOCK = """
+local real, redis = redis, setmetatable({}, { __index = redis })
+function redis.call(command, ...)
+  if command ~= 'TIME' then return real.call(command, ...) end
+  local us = real.call('HINCRBY', KEYS[1], 'wall', 1000)
+  return { math.floor(us / 1e6), us % 1e6 }
+end
+"""
+
 #: Keys that may stay when nothing is held, waited for or set.
 BOOKKEEPING = {"meta", "changes", "changed", "totals", "recent"}
 
@@ -47,8 +57,8 @@ class State:
 class Namespace:
     """One namespace: a store, sessions made by name, and the raw state."""
 
-    def __init__(self, url: str, prefix: str = "gconc") -> None:
-        self.store = Store(url, prefix)
+    def __init__(self, url: str, prefix: str = "gconc", **how: Any) -> None:
+        self.store = Store(url, prefix, **how)
         self.raw: redis.Redis = redis.Redis.from_url(url)
         self.keys = self.store.keys
         self._sessions: list[Session] = []
@@ -166,6 +176,30 @@ class Namespace:
             self.step_wall_clock(step)
             self.store.status()
             seconds -= step
+
+
+class TimedNamespace(Namespace):
+    """One whose Redis has no time but the test's: the same calls give the same, however long they take.
+
+    Its calls wait for Redis for as long as a loaded machine may need. Everything else on that Redis is deleted.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, options={"socket_connect_timeout": 60.0}, call_timeout=60.0)
+        for name, script in self.store._scripts.items():
+            self.store._scripts[name] = self.store._client.register_script(CLOCK + script.text)
+        self.raw.flushall()
+        self._stepped = 0.0
+        self.step_wall_clock(1e9)
+
+    def time(self) -> float:
+        """The time that workers have, in seconds: no step counts. A look takes a millisecond, so nothing is at once."""
+        return int(self.raw.hincrby(self.keys.key("meta"), "wall", 1000)) / 1e6 - self._stepped
+
+    def step_wall_clock(self, seconds: float) -> None:
+        """Have the wall clock go on by *seconds* (back, where negative)."""
+        self.raw.hincrby(self.keys.key("meta"), "wall", int(seconds * 1e6))
+        self._stepped += seconds
 
 
 class Session:

@@ -10,7 +10,6 @@ nobody overtaken, nothing left over. At the end: everybody who still waits is se
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from celery_gconc.wire import Ask, Grant, Held, Sync, Synced
 
-from .namespace import INTERVAL, TIMEOUT, Namespace, Request, Session, State
+from .namespace import INTERVAL, TIMEOUT, Request, Session, State, TimedNamespace
 
 LIMITS = ("pool:a", "pool:b", "pool:c")
 
@@ -95,8 +94,9 @@ class Client:
 
     def collect(self, *, full: bool) -> Sync:
         full = full or self.needs_statement
+        moment = self.session.namespace.time()
         asks = [
-            Ask(number, task.limits, time.monotonic() - task.arrived)
+            Ask(number, task.limits, moment - task.arrived)
             for number, task in sorted(self.asked.items(), key=lambda item: item[1].arrived)
             if full or number in self.unasked
         ]
@@ -147,8 +147,7 @@ class Model(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.namespace = Namespace(self.url)
-        self.namespace.raw.flushall()
+        self.namespace = TimedNamespace(self.url)
         self.clients: list[Client] = []
         self.opened = 0
         self.beats: dict[str, tuple[float, float]] = {}
@@ -193,7 +192,7 @@ class Model(RuleBasedStateMachine):
     def submit(self, which: int, names: list[tuple[str, ...]], age: int, fate: str, full: bool) -> None:
         client = self._client(which)
         for some in names:
-            client.submit(Task(some, arrived=time.monotonic() - age))
+            client.submit(Task(some, arrived=self.namespace.time() - age))
         self._sync(client, fate, full=full)
 
     @precondition(lambda self: any(client.running for client in self.clients))
@@ -206,7 +205,7 @@ class Model(RuleBasedStateMachine):
             if client.running:
                 client.end(list(client.running)[index % len(client.running)])
         if again:
-            client.submit(Task(again, arrived=time.monotonic()))
+            client.submit(Task(again, arrived=self.namespace.time()))
         self._sync(client, fate, full=False)
 
     @precondition(lambda self: self.clients)
@@ -218,7 +217,7 @@ class Model(RuleBasedStateMachine):
             self._sync(client, "ok", full=False)
             if client.running:
                 client.end(next(iter(client.running)))
-            client.submit(Task(names, arrived=time.monotonic()))
+            client.submit(Task(names, arrived=self.namespace.time()))
             self._sync(client, "ok", full=False)
 
     @precondition(lambda self: any(client.asked for client in self.clients))
