@@ -143,6 +143,11 @@ def wait_until(
     return found
 
 
+def patience(seconds: float) -> float:
+    """The bound for what takes *seconds* at most on a machine that has nothing else to do; more, the more it has."""
+    return seconds * (1 + os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def free_port() -> int:
     """A port that nobody listens on just now.
 

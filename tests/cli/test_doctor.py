@@ -6,12 +6,14 @@ import json
 import signal
 import time
 
+import psutil
 import pytest
 import redis
 
 from celery_gconc import doctor
 from celery_gconc.doctor import Finding
 from tests.cli.case import LONG, QUICK, Case, MakeCluster, case_of, nothing
+from tests.failures.worker_kit import stopped
 from tests.servers import redis_server, wait_until
 
 LIMITS = {"queue:emails": 2}
@@ -268,22 +270,24 @@ def test_repair_leaves_a_healthy_cluster_as_it_is_and_says_nothing(make_cluster:
         global_concurrency_heartbeat_timeout=90.0,
     )
     with case_of(cluster) as case, redis.Redis.from_url(cluster.redis) as client:
-        cluster.start("w1", concurrency=2)
+        (worker,) = cluster.start("w1", concurrency=2)
         cluster.send("nap", 8, LONG)
         wait_until(
             lambda: cluster.oracle.count("s") and case.operations.waiting("emails"), what="one runs, others wait"
         )
-        time.sleep(0.5)  # asks that are in no hurry come after a moment
 
         def dump() -> dict[str, object]:
             names = ("requests", "roll", "holders", "waiters", "reserved", "max", "configured", "overrides", "session")
             return {name: client.dump(f"{{gconc}}:v1:{name}") for name in names}
 
-        before = dump()
-        done = cluster.celery("gconc", "repair")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert dump() == before
-        assert json.loads(cluster.celery("gconc", "repair", "--json").stdout) == {"repaired": []}
+        with stopped(cluster, worker):  # what it says otherwise comes when it comes
+            wait_until(lambda: psutil.Process(worker.process.pid).status() == "stopped", what="the worker stands still")
+            client.ping()  # what it said last has been heard
+            before = dump()
+            done = cluster.celery("gconc", "repair")
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+            assert dump() == before
+            assert json.loads(cluster.celery("gconc", "repair", "--json").stdout) == {"repaired": []}
 
 
 def test_at_a_shell_findings_are_shown_and_the_exit_code_says_so(make_cluster: MakeCluster):

@@ -205,7 +205,7 @@ class Cluster:
         self.ready(*started)
         return started
 
-    def celery(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def celery(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run the celery command, as a person at a shell would."""
         return subprocess.run(
             [sys.executable, "-m", "celery", "-A", self.module, *arguments],

@@ -9,7 +9,7 @@ import pytest
 from tests.failures.ills import ILLS
 from tests.failures.kit import complaints, ended, joined, started, time_of
 from tests.failures.report import HEARTBEAT
-from tests.servers import wait_until
+from tests.servers import patience, wait_until
 
 INTERVAL, TIMEOUT = (float(str(value)) for value in HEARTBEAT.values())
 
@@ -37,7 +37,7 @@ def test_tries_to_reach_redis_come_at_gaps_that_grow_to_a_bound_and_vary(apart, 
     wait_until(lambda: len(patient.proxy.attempts) >= known + 8, what="it has been tried again eight times")
     gaps = [b - a for a, b in itertools.pairwise(patient.proxy.attempts[known : known + 8])]
     took(max(gaps))
-    assert max(gaps) <= LONGEST + 0.5, "the bound, and some time to be scheduled"
+    assert max(gaps) <= LONGEST + patience(0.5), "the bound, and some time to be scheduled"
     assert max(gaps) > 5 * min(gaps), "they grow"
     shares = [gap / min(0.1 * 2**number, LONGEST) for number, gap in enumerate(gaps, 1)]
     assert max(shares) - min(shares) > 0.02, "they vary"
@@ -65,10 +65,10 @@ def test_a_dead_connection_for_notices_is_found_and_made_anew(apart, make_patien
     known, began = len(patient.proxy.attempts), cluster.oracle.now()
     assert patient.proxy.strand(b"SUBSCRIBE") == 1
     wait_until(lambda: ended(cluster, 1), what="the one that waits runs, at a heartbeat")
-    assert time_of(cluster, "s", 1) - time_of(cluster, "e", 0) <= INTERVAL + 1
+    assert time_of(cluster, "s", 1) - time_of(cluster, "e", 0) <= patience(INTERVAL + 1)
     wait_until(lambda: len(patient.proxy.attempts) > known, what="a new connection for notices is made")
     took(cluster.oracle.now() - began)
-    assert cluster.oracle.now() - began <= 3 * INTERVAL + 1
+    assert cluster.oracle.now() - began <= patience(3 * INTERVAL + 1)
     wait_until(lambda: patient.proxy.strand(b"SUBSCRIBE") == 2, what="it listens")
     assert cluster.oracle.peak("pooled") == 1
     wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
@@ -98,7 +98,7 @@ def test_a_slow_redis_that_answers_in_time_delays_limited_tasks_only(apart, make
     waits = [b.time - a.time for a, b in itertools.pairwise(events) if (a.kind, b.kind) == ("e", "s")]
     took(max(waits))
     # Five calls; and each of the two workers may just be telling what it counted, with a heartbeat.
-    assert max(waits) <= 1.4
+    assert max(waits) <= patience(1.4)
     assert cluster.oracle.peak("pooled") == 1
     assert [complaints(worker) for worker in workers] == [[], []]
     patient.proxy.heal()
@@ -124,7 +124,7 @@ def test_scripts_that_redis_forgets_are_given_to_it_again(apart, coordination, t
         began, known = cluster.oracle.now(), cluster.oracle.count("s")
         wait_until(lambda known=known: cluster.oracle.count("s") > known, what="the next starts")
         took(cluster.oracle.now() - began)
-        assert cluster.oracle.now() - began <= INTERVAL
+        assert cluster.oracle.now() - began <= patience(INTERVAL)
     cluster.done(20)
     assert cluster.oracle.peak("pooled") == 1
     assert [complaints(worker) for worker in workers] == [[], []]

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.kit import Worker
 from tests.failures.kit import Coordination
 from tests.failures.worker_kit import OWN_APP, gone, heard, no_leak, sessions, stats
-from tests.servers import wait_until
+from tests.servers import patience, wait_until
 
 #: How often the pool grows and shrinks, by how many, and how many tasks there are each time.
 ROUNDS, CHILDREN, TASKS = 2, 4, 120
@@ -56,7 +56,7 @@ def test_no_process_that_a_task_starts_has_a_connection_of_the_link(apart, coord
         cluster.send("fork", 1, kind, 1.5, first=number)
     started = wait_until(lambda: len(p := set(below(worker)) - pooled) == len(kinds) and p, what="processes")
     # (from the fork to the hook, or to the exec, it has them for an instant)
-    wait_until(lambda: connections(started, coordination) == {}, seconds=1.0, what="it has none of the connections")
+    wait_until(lambda: connections(started, coordination) == {}, seconds=patience(1.0), what="it has no connection")
     heard(cluster, "e", *range(len(kinds)))
     cluster.send("nap", 6, 0.01, first=10)
     heard(cluster, "e", *range(10, 16))
@@ -87,7 +87,7 @@ def test_a_pool_that_grows_under_load_neither_deadlocks_nor_shares_connections(a
             wait_until(lambda worker=worker: len(below(worker)) >= 2 + CHILDREN, what="the pool grows")
             wait_until(
                 lambda worker=worker: connections(below(worker), coordination) == {},
-                seconds=2.0,
+                seconds=patience(2.0),
                 what="no child has connections of the link",
             )
         cluster.done((turn + 1) * TASKS, seconds=30)

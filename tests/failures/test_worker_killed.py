@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.failures.worker_kit import INTERVAL, OWN_APP, TIMEOUT, heard, no_leak, received, runs, sessions
-from tests.servers import wait_until
+from tests.servers import patience, wait_until
 
 
 @pytest.mark.failure(
@@ -40,7 +40,7 @@ def test_a_killed_workers_permits_are_others_when_its_lease_ends(apart, took):
     victim.kill()
     recovered = heard(cluster, "s", 20, 21) - killed
     took(recovered)
-    assert recovered <= TIMEOUT + INTERVAL
+    assert recovered <= patience(TIMEOUT + INTERVAL)
     heard(cluster, "e", 20, 21, 22, 23)
     no_leak(cluster)
     assert cluster.oracle.peak(lost=lost) == 2
@@ -71,10 +71,10 @@ def test_the_children_of_a_killed_parent_die_at_once_but_not_what_their_tasks_ha
     os.kill(victim.process.pid, signal.SIGKILL)
     killed = time.monotonic()
     try:
-        wait_until(lambda: not any(map(runs, children)), seconds=1, what="the children are gone")
+        wait_until(lambda: not any(map(runs, children)), seconds=patience(1), what="the children are gone")
         assert runs(started), "the listed exception"
         cluster.send("nap", 1, 0.1, first=10)
-        wait_until(lambda: cluster.permits() == 0, seconds=TIMEOUT + INTERVAL, what="the dead worker's permit is back")
+        wait_until(lambda: cluster.permits() == 0, seconds=patience(TIMEOUT + INTERVAL), what="the permit is back")
         took(time.monotonic() - killed)
     finally:
         started.kill()
@@ -105,7 +105,7 @@ def test_a_killed_childs_permit_is_free_within_a_second(apart, took, waits_on):
     os.kill(victim, signal.SIGKILL)
     recovered = heard(cluster, "s", 10) - killed
     took(recovered)
-    assert recovered <= 1.0
+    assert recovered <= patience(1.0)
     heard(cluster, "e", 10, 11)
     assert cluster.oracle.peak(lost=frozenset([victim])) == 2
     wait_until(lambda: cluster.permits() == 1, what="only the long one that was let live holds a permit")
@@ -145,7 +145,7 @@ def test_killed_connections_of_the_link_cost_a_moment_and_no_session(apart, coor
             assert killed >= 1
             worst = max(worst, following[0] - moment)
     took(worst)
-    assert worst <= 1.0
+    assert worst <= patience(1.0)
     cluster.done(80)
     no_leak(cluster)
     assert cluster.oracle.peak() == 3

@@ -15,7 +15,7 @@ from celery_gconc.errors import StoreUnavailable
 from celery_gconc.store import Store
 from tests.cluster.kit import Cluster, Oracle
 from tests.failures.report import HEARTBEAT
-from tests.servers import wait_until
+from tests.servers import patience, wait_until
 from tests.topologies import Node
 
 INTERVAL, LEASE = (float(str(value)) for value in HEARTBEAT.values())
@@ -103,7 +103,7 @@ def under_load(
     cluster.done(tasks)
     pause = cluster.pause_since(served)
     took(pause)
-    assert pause <= within
+    assert pause <= patience(within)
     assert cluster.oracle.peak("nap") == LIMIT
     assert sorted(cluster.oracle.starts()) == list(range(tasks))
     wait_until(lambda: cluster.permits() == 0, what="no permit is left")
