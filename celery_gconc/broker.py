@@ -8,6 +8,7 @@ What each transport can do differs; the classes here are where that is known, an
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,7 +19,7 @@ from celery.utils.log import get_logger
 from kombu import Queue
 from kombu.common import Broadcast
 
-from .keeper import Keeper
+from .keeper import Keeper, another_connection
 
 logger = get_logger(__name__)
 
@@ -38,7 +39,12 @@ SPARE_DELIVERIES = 2
 DELIVERY_LIMIT = 20
 
 #: Properties that a copy has from its original; body, headers, content type and priority are given by name.
-COPIED_PROPERTIES = ("correlation_id", "reply_to", "delivery_mode", "expiration", "message_id", "timestamp", "type")
+COPIED_PROPERTIES = (
+    "correlation_id", "reply_to", "delivery_mode", "expiration", "message_id", "timestamp", "type", "app_id",
+)  # fmt: skip
+
+#: How long, in seconds, the broker has for each answer while a copy is published: the event loop waits for it.
+COPY_SECONDS = 3.0
 
 
 class Broker:
@@ -225,11 +231,14 @@ class AMQPBroker(Broker):
         counts from none; it stands at the end of the queue. Should the worker die between the copy's confirmation and
         the acknowledgement, both are delivered.
         """
+        near = []
         for name, message in deliveries:
             if self._is_near_limit(name, message):
-                self._republish(name, message)
+                near.append((name, message))
             else:
                 message.requeue()
+        if near:
+            self._republish(near)
 
     def may_move(self, name: str, message: Any) -> bool:
         """Not from half the delivery limit of a quorum queue on: the rest is for workers that are lost."""
@@ -247,36 +256,45 @@ class AMQPBroker(Broker):
         limit = int(arguments.get("x-delivery-limit", DELIVERY_LIMIT))
         return limit >= 0 and int(count) >= most_of(limit)
 
-    def _republish(self, name: str, message: Any) -> None:
-        headers = {key: value for key, value in message.headers.items() if key != "x-delivery-count"}
-        copied = (
-            "correlation_id",
-            "reply_to",
-            "delivery_mode",
-            "expiration",
-            "message_id",
-            "timestamp",
-            "type",
-            "app_id",
-        )
-        properties = {key: message.properties[key] for key in copied if key in message.properties}
-        # A connection of its own, for the consumer's may be read by another greenlet at this moment.
-        with self.channel.connection.client.clone() as connection, connection.channel() as channel:
-            channel.confirm_select()
-            copy = channel.prepare_message(
-                message.body,
-                priority=message.properties.get("priority"),
-                content_type=message.content_type,
-                content_encoding=message.content_encoding,
-                headers=headers,
-                properties=properties,
-            )
-            # The default exchange leads to this queue alone: no other binding gets a copy.
-            channel.basic_publish_confirm(copy, exchange="", routing_key=name)
-        message.ack()
-        logger.info(
-            "celery-gconc: a message of %s came near its delivery limit by waiting: a copy takes its place", name
-        )
+    def _republish(self, deliveries: Iterable[Delivery]) -> None:
+        """Put copies to the ends of the queues; where one can't be published, the messages themselves go back."""
+        left = deque(deliveries)
+        try:
+            # A connection of its own, for the consumer's may be read by another greenlet at this moment.
+            with (
+                another_connection(self.channel.connection.client, COPY_SECONDS) as connection,
+                connection.channel() as channel,
+            ):
+                channel.confirm_select()
+                while left:
+                    name, message = left[0]
+                    # The default exchange leads to this queue alone: no other binding gets a copy.
+                    channel.basic_publish_confirm(_copy(channel, message), exchange="", routing_key=name)
+                    left.popleft()
+                    message.ack()
+                    logger.info(
+                        "celery-gconc: a message of %s came near its delivery limit by waiting: a copy takes its place",
+                        name,
+                    )
+        except Exception as exc:  # noqa: BLE001 - whatever a connection raises
+            logger.warning(
+                "celery-gconc: %d messages go back though they are near their delivery limits, for their copies could "
+                "not be published: %s: %s", len(left), type(exc).__name__, exc,
+            )  # fmt: skip
+            for _, message in left:
+                message.requeue()
+
+
+def _copy(channel: Any, message: Any) -> Any:
+    """A message to be published: what another is, but for how often that was delivered."""
+    return channel.prepare_message(
+        message.body,
+        priority=message.properties.get("priority"),
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        headers={key: value for key, value in message.headers.items() if key != "x-delivery-count"},
+        properties={key: message.properties[key] for key in COPIED_PROPERTIES if key in message.properties},
+    )
 
 
 class VirtualBroker(Broker):

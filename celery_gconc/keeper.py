@@ -127,9 +127,7 @@ class Keeper:
 
     def _connected(self) -> Any:
         if self._connection is None:
-            connection = self._client.clone(heartbeat=0)
-            bounds = {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
-            connection.transport_options = {**connection.transport_options, **bounds}
+            connection = another_connection(self._client, ANSWER_SECONDS)
             connection.connect()
             self._connection = connection
         return self._connection
@@ -139,3 +137,11 @@ class Keeper:
         if connection is not None:
             with suppress(Exception):
                 connection.release()
+
+
+def another_connection(client: Any, seconds: float) -> Any:
+    """One more connection to a RabbitMQ, not connected yet, that waits so long for each answer at most."""
+    connection = client.clone(heartbeat=0)
+    bounds = {"read_timeout": seconds, "write_timeout": seconds}
+    connection.transport_options = {**connection.transport_options, **bounds}
+    return connection

@@ -13,7 +13,7 @@ from celery_gconc.broker import AMQPBroker, identity_of
 from tests.cluster.kit import Cluster, Worker
 from tests.cluster.queues import SPECIAL
 from tests.cluster.versions import needs_quorum_queues
-from tests.servers import wait_until
+from tests.servers import free_port, wait_until
 
 #: Seconds: longer than any test.
 FOR_EVER = 600
@@ -180,6 +180,40 @@ def test_a_message_of_a_quorum_queue_may_go_back_up_to_half_of_its_delivery_limi
                 may_move.append(broker.may_move("strict", received[-1]))
                 received[-1].requeue() if len(received) < 4 else received[-1].ack()
     assert may_move == [True, True, False, False]
+
+
+@needs_quorum_queues
+@pytest.mark.parametrize("can_publish", [True, False])
+def test_messages_near_their_delivery_limit_go_back_as_copies_or_themselves_and_none_is_kept(
+    rabbitmq_process, can_publish
+):
+    queue = SPECIAL["strict"]
+    with Connection(rabbitmq_process.url) as connection, connection.channel() as channel:
+        queue(channel).declare()
+        queue(channel).purge()
+        for number in range(3):
+            headers = {"number": number, "app": "mine"}
+            connection.Producer().publish({}, routing_key=queue.routing_key, exchange=queue.exchange, headers=headers)
+        received: list[Message] = []
+
+        def receive() -> list[int]:
+            received.clear()
+            while len(received) < 3:
+                connection.drain_events(timeout=20)
+            return [message.headers.get("x-delivery-count", 0) for message in received]
+
+        with Consumer(channel, [queue(channel)], on_message=received.append, accept=["json"]) as consumer:
+            broker, port = AMQPBroker(consumer), connection.port
+            for count in range(2):  # of four; from two before on a copy is made
+                assert receive() == [count] * 3
+                broker.give_back([("strict", message) for message in received])
+            assert receive() == [2] * 3
+            connection.port = port if can_publish else free_port()  # one more connection can't be made
+            broker.give_back([("strict", message) for message in received])
+            assert receive() == ([0] * 3 if can_publish else [3] * 3)
+            assert sorted(message.headers["number"] for message in received) == [0, 1, 2]
+            for message in received:
+                message.ack()
 
 
 @pytest.mark.wild("workers", "an urgent message comes while 200 others wait for a limit, in a queue with priorities")
