@@ -1,0 +1,3 @@
+from .celery import app, billing
+
+__all__ = ["app", "billing"]
