@@ -70,7 +70,9 @@ def market(redis_url: str, tmp_path: Path) -> Iterator[Market]:
         oracle.client.flushdb()
         made = Market(server, port, oracle, tmp_path)
         for user, password in (("shop", "p@ss/word"), ("billing", "secret")):
-            rights = ["on", f">{password}", f"~{user}:*", f"&{user}:*", "+@all", "-@dangerous"]
+            # Celery's own PSUBSCRIBE needs its patterns by the letter (Redis 7.0); all the rest has the prefix.
+            patterns = [f"&{user}:/0.celery.pidbox", f"&{user}:/0.celeryev/worker.*"]
+            rights = ["on", f">{password}", f"~{user}:*", f"&{user}:*", *patterns, "+@all", "-@dangerous"]
             made.admin.execute_command("ACL", "SETUSER", user, "reset", *rights)
         yield made
         made.admin.close()
