@@ -1,7 +1,7 @@
 """What Celery apps in the wild look like: each connection, platform, pool, test recipe and deploy, run for real.
 
-Every test has a ``wild`` marker, its area and the case in few words: docs/explanation/compatibility.md has them in a
-table (``python -m tests.compatibility``).
+A ``wild`` marker has a test's area and its case in few words: docs/explanation/compatibility.md has them in a table
+(``python -m tests.compatibility``). Tests without one show a detail of another's case.
 """
 
 from __future__ import annotations
