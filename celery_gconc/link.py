@@ -85,6 +85,7 @@ class Link:
         self.connected = False
         #: Whether, while it isn't connected, it can't be until somebody changes something.
         self.is_unusable = False
+        #: From when on that is to be said again, by :func:`now`: once, though tries may fail otherwise in between.
         self._next_reminder = 0.0
         self._why = "the coordination Redis has not answered yet"
         #: Set once the first session is open, or Redis was found to be away.
@@ -247,6 +248,7 @@ class Link:
                 where += f", namespace {self.settings.namespace}"
             logger.info("celery-gconc: session %s, coordination Redis %s", self.session, where)
         self.connected, self.is_unusable = True, False
+        self._next_reminder = 0.0
         self._retry_after = FIRST_RETRY
         self.tried.set()
         self._on_news()
@@ -486,13 +488,14 @@ class Link:
 
     def _lost(self, exc: StoreUnavailable) -> None:
         is_unusable = isinstance(exc, StoreUnusable)
-        is_due = is_unusable and (not self.is_unusable or now() >= self._next_reminder)
+        is_due = is_unusable and now() >= self._next_reminder
         if self.connected or not self.tried.is_set() or is_due:
             what = "wait" if self.settings.on_redis_error == "wait" else "run without a permit"
             until = "that is done" if is_unusable else "it is back"
             what = f"tasks under limits {what} until {until}" if self.ledger.table else "no limit is known: none wait"
             logger.error("celery-gconc: %s (%s); %s", exc, self.settings.safe_url, what)
-            self._next_reminder = now() + REMINDER_SECONDS
+            if is_unusable:
+                self._next_reminder = now() + REMINDER_SECONDS
         self.connected, self.is_unusable = False, is_unusable
         self._why = str(exc)
         self.tried.set()

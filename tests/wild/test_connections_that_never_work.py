@@ -34,6 +34,7 @@ from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixt
 from tests.conftest import _without
 from tests.failures.certificates import make_certificates
 from tests.failures.kit import complaints, joined, warnings
+from tests.proxy import proxy
 from tests.servers import ROOT, RabbitMQServer, RedisServer, free_port, redis_binary, redis_server, wait_until
 from tests.topologies import NoValkeyBinary, valkey_binary, valkey_server
 
@@ -589,36 +590,64 @@ def told(cluster: Any, command: str) -> str:
     return said if "w1@test can't use the coordination Redis" in said else ""
 
 
+def link_of(url: str) -> link.Link:
+    settings = Settings.from_app(app_of(url, "global_concurrency_redis_url", **QUICK))
+    ledger: Ledger[Any] = Ledger({"app": 1}, slots=lambda: 1, wake=lambda: None)
+    ledger.take_queues("some broker", [])
+    return link.Link(
+        settings, ledger, Tally(), info={"node": "w"}, config={"app": 1}, queues=list,
+        on_news=lambda: None, on_refused=lambda why: None, on_lease_lost=lambda session: None,
+        on_child_exit=lambda pid: None, on_result_written=lambda job: None, stall=lambda: None,
+    )  # fmt: skip
+
+
+def times_told(caplog: pytest.LogCaptureFixture) -> int:
+    return sum("write the right ones into global_concurrency_redis_url" in said for said in caplog.messages)
+
+
 def test_what_lasts_is_told_again_now_and_then(servers, caplog, monkeypatch):
     monkeypatch.setattr(link, "REMINDER_SECONDS", 0.5)
     servers.admins["plain"].flushall()
     servers.user("shop", *ALL)
-    url = servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0")
-    settings = Settings.from_app(app_of(url, "global_concurrency_redis_url", **QUICK))
-    ledger: Ledger[Any] = Ledger({"app": 1}, slots=lambda: 1, wake=lambda: None)
-    ledger.take_queues("some broker", [])
-    made = link.Link(
-        settings, ledger, Tally(), info={"node": "w"}, config={"app": 1},
-        on_news=lambda: None, on_refused=lambda why: None, on_lease_lost=lambda session: None,
-        on_child_exit=lambda pid: None, on_result_written=lambda job: None,
-    )  # fmt: skip
-
-    def told() -> int:
-        return sum("write the right ones into global_concurrency_redis_url" in said for said in caplog.messages)
-
+    made = link_of(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0"))
     made.start()
     try:
         wait_until(lambda: made.connected, what="it is connected")
         assert made.trouble is None
         servers.do("ACL", "SETUSER", "shop", "resetpass")
         servers.do("CLIENT", "KILL", "USER", "shop")
-        wait_until(lambda: told() >= 3, what="it is told again and again")
+        wait_until(lambda: times_told(caplog) >= 3, what="it is told again and again")
         assert made.is_unusable
         servers.user("shop", *ALL)
         wait_until(lambda: made.connected and not made.is_unusable, what="it is connected again")
         assert made.trouble is None
     finally:
         made.stop()
+
+
+def test_what_lasts_is_told_once_though_redis_does_not_answer_now_and_then(servers, caplog):
+    servers.admins["plain"].flushall()
+    servers.user("shop", *ALL)
+    with proxy(int(servers.url("{plain}"))) as front:
+        made = link_of(f"redis://shop:{SECRET}@127.0.0.1:{front.port}/0")
+        made.start()
+        try:
+            wait_until(lambda: made.connected, what="it is connected")
+            for _ in range(2):
+                caplog.clear()
+                servers.do("ACL", "SETUSER", "shop", "resetpass")
+                servers.do("CLIENT", "KILL", "USER", "shop")
+                for _ in range(3):
+                    wait_until(lambda: made.is_unusable, what="its password is wrong")
+                    front.silence()
+                    wait_until(lambda: not made.is_unusable, what="it has no answer")
+                    front.heal()
+                wait_until(lambda: made.is_unusable, what="its password is wrong, still")
+                assert times_told(caplog) == 1
+                servers.user("shop", *ALL)
+                wait_until(lambda: made.connected, what="it is connected again")
+        finally:
+            made.stop()
 
 
 @pytest.mark.wild("connections", "a Redis whose `INFO` is renamed away, with all else that providers take away")
