@@ -56,7 +56,7 @@ def store_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Has the store's tests use their store with the rights of a user; they look at the keys as they always do."""
 
     def use(url: str) -> None:
-        monkeypatch.setattr(kit, "Store", lambda _, prefix: Store(url, prefix))
+        monkeypatch.setattr(kit, "Store", lambda _, prefix, **how: Store(url, prefix, **how))
 
     return use
 
