@@ -155,7 +155,7 @@ def test_the_pool_is_resized_to_an_absolute_number_and_its_prefetch_follows(make
         return next(iter(app.control.inspect().stats().values()))
 
     assert stats()["prefetch_count"] == 8
-    cluster.send("nap", 3, 5, queue="other")
+    cluster.send("nap", 3, 12, queue="other")  # longer than a command at a shell takes on a busy machine
     wait_until(lambda: running(cluster) == 3, what="three of four children are busy")
     result = cluster.celery("control", "set_local_concurrency", "2", "--json")
     assert "pool size was 4, is 3 now, 1 pending as tasks end" in result.stdout

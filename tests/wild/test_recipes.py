@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.namespace import begin_namespace
+from tests.namespace import begin_namespace, empty_namespace
 from tests.servers import ROOT, RedisServer, free_port, redis_server, wait_until
 from tests.wild.shell import Shell
 
@@ -26,6 +26,20 @@ def broker() -> Iterator[RedisServer]:
     """A Redis with messages and results only: who is connected to the other one is there for limits."""
     with redis_server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def limits_redis() -> Iterator[RedisServer]:
+    """A Redis with limits only, and of these tests only: who is connected to it, is through them."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(limits_redis: RedisServer) -> str:
+    """Its URL; its namespace has lived before."""
+    empty_namespace(limits_redis.url)
+    return limits_redis.url
 
 
 @pytest.fixture
