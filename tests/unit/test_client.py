@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from celery import Celery
+from kombu.transport.redis import Channel as RedisChannel
 from redis.connection import SSLConnection
 
 from celery_gconc import SettingError
@@ -162,7 +163,9 @@ def test_of_the_broker_is_taken_what_it_connects_with_and_nothing_of_its_own_wor
     options = {"visibility_timeout": 9, "socket_timeout": 99, "socket_keepalive": True, "retry_on_timeout": True}
     place = inherited("redis://me:p%40ss@a:1/2", broker_transport_options={**options, "client_name": "me"}).place
     of_server = {"host": "a", "port": 1, "db": 2, "username": "me", "password": "p@ss"}
-    assert place.node.options == {**of_server, "socket_keepalive": True, "client_name": "me"}
+    # kombu up to 5.5 has no client_name: what it doesn't connect with, we don't either.
+    name = {"client_name": "me"} if "client_name" in RedisChannel.from_transport_options else {}
+    assert place.node.options == {**of_server, "socket_keepalive": True, **name}
 
 
 def test_our_options_win_over_what_is_inherited():
