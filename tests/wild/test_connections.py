@@ -14,9 +14,9 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_gconc import GlobalConcurrency
 from tests.failures.certificates import make_certificates
 from tests.servers import RedisServer, free_port, redis_server
+from tests.wild.reach import works
 
 #: Everything that has a meaning in a URL, and some of what isn't ASCII.
 ODD = "p@ss:w/o?r#d%25;&=+ ü漢"
@@ -75,17 +75,6 @@ def app_of(broker: str = "memory://", backend: str | None = None, **conf: Any) -
     made = Celery("wild", broker=broker, backend=backend, set_as_current=False)
     made.conf.update(conf)
     return made
-
-
-def works(app: Celery) -> None:
-    """A limit that is set is there: so what is written and what is read are the same."""
-    gconc = GlobalConcurrency(app)
-    try:
-        gconc.set("emails", 7)
-        assert gconc.get("emails") == 7
-        gconc.reset("emails")
-    finally:
-        gconc.close()
 
 
 def case(name: str, *values: Any) -> Any:

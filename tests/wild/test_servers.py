@@ -12,12 +12,12 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_gconc import GlobalConcurrency
 from celery_gconc.store import Store
 from tests.cluster.kit import Cluster
 from tests.failures.certificates import make_certificates
 from tests.servers import free_port, redis_binary
 from tests.topologies import MASTER, PLAIN, Node, redis_cluster, valkey_binary
+from tests.wild.reach import works
 
 #: Far longer than a test lasts: what isn't told by a notice would not be heard of in time.
 SLOW = {"global_concurrency_heartbeat_interval": 60, "global_concurrency_heartbeat_timeout": 180}
@@ -110,17 +110,6 @@ def test_workers_run_over_a_sentinel_with_tls_that_is_the_broker(over, secure: S
 def test_workers_hear_notices_whatever_the_options_of_redis_py(make_cluster):
     options = {"decode_responses": True, "protocol": 3, "encoding": "latin-1", "max_connections": 1}
     runs(make_cluster(global_concurrency_limits={"emails": 1}, global_concurrency_redis_options=options, **SLOW))
-
-
-def works(app: Celery) -> None:
-    """A limit that is set is there."""
-    gconc = GlobalConcurrency(app)
-    try:
-        gconc.set("emails", 7)
-        assert gconc.get("emails") == 7
-        gconc.reset("emails")
-    finally:
-        gconc.close()
 
 
 @pytest.mark.wild("connections", "Sentinel with TLS and a user of its own, as the result backend")
