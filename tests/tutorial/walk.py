@@ -44,7 +44,8 @@ AS_IT_STANDS = re.compile(r"\b(?:was|is|to|max|most|allows|configured:) $")
 FREE = {
     r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b": r"[0-9a-f-]{36}",
     r"\b[0-9a-f]{16}\b": r"[0-9a-f]{16}",
-    r"\b\d\d:\d\d:\d\d UTC\b": r"\d\d:\d\d:\d\d \S+",
+    # With its date, where that isn't today's in the shell's time zone.
+    r"\b\d\d:\d\d:\d\d UTC\b": r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d \S+",
     r"\b(?:you|ops)@(?:vm|host)\b": rf"\S+@{re.escape(socket.gethostname())}",
     r"\b(?:vm|host)\b": re.escape(socket.gethostname()),
     # Which of the two workers has a place is nobody's promise.

@@ -147,6 +147,7 @@ def test_where_all_are_full_a_message_stays_where_it_is_and_gets_the_next_slot(m
     control.revoke("before", terminate=True)
     cluster.done(1, name="nap")
     assert starts_by(cluster, a, "nap") == {7}
+    wait_until(lambda: "nap[" in a.output() and "] succeeded" in a.output(), what="its log tells of the end")
     assert a.output().count("cluster.app.nap[") == 2, "received and succeeded: it never left"
     assert "cluster.app.nap[" not in b.output()
 
