@@ -17,10 +17,10 @@ from celery.concurrency.base import BasePool
 from celery.worker import state
 
 from celery_gconc.clock import now
-from celery_gconc.gate import Gate
-from celery_gconc.ledger import Ledger
-from celery_gconc.starter import TICK_SECONDS
-from celery_gconc.wire import Grant, Synced
+from celery_gconc.protocol.messages import Grant, Synced
+from celery_gconc.worker.gate import Gate
+from celery_gconc.worker.ledger.ledger import Ledger
+from celery_gconc.worker.starter import TICK_SECONDS
 
 SLOTS = 4
 

@@ -1,6 +1,6 @@
 """Global concurrency limits for Celery: at most N tasks at once, over all workers, changed while they run."""
 
-from .errors import (
+from celery_gconc.errors import (
     GlobalConcurrencyError,
     LimitError,
     SessionRefused,
@@ -9,10 +9,10 @@ from .errors import (
     StoreUnavailable,
     StoreUnusable,
 )
-from .extension import GlobalConcurrency
-from .operations import Operations
-from .permit import TaskPermit, current_permit
-from .status import (
+from celery_gconc.extension import GlobalConcurrency
+from celery_gconc.operations.operations import Operations
+from celery_gconc.permit import TaskPermit, current_permit
+from celery_gconc.protocol.status import (
     Change,
     Found,
     Histogram,
@@ -27,7 +27,7 @@ from .status import (
     Value,
     Waiting,
 )
-from .version import __version__ as __version__
+from celery_gconc.version import __version__ as __version__
 
 __all__ = [
     "Change",

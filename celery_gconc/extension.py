@@ -6,13 +6,16 @@ from typing import Any
 
 from celery import Celery, states
 
-from .bootstep import GlobalConcurrencyStep
-from .errors import SettingError
-from .flower import install_when_flower_starts
-from .operations import Operations
-from .settings import check_pending, hide_url
-from .shell import refuse_start
-from .status import Purged
+from celery_gconc.errors import SettingError
+from celery_gconc.flower import install_when_flower_starts
+from celery_gconc.operations.operations import Operations
+from celery_gconc.protocol.status import Purged
+from celery_gconc.settings import check_pending, hide_url
+from celery_gconc.shell import refuse_start
+from celery_gconc.worker import control  # noqa: F401 - its commands: the shell that gives them checks them, too
+
+#: The consumer step, which Celery imports where it makes a worker, and nowhere else (5.4-5.7: ``Blueprint.load_step``).
+STEP = "celery_gconc.worker.step:GlobalConcurrencyStep"
 
 
 class GlobalConcurrency(Operations):
@@ -20,7 +23,7 @@ class GlobalConcurrency(Operations):
 
     ``GlobalConcurrency(app)`` makes every worker of *app* keep to the limits in ``app.conf`` and in its tasks'
     ``global_concurrency=`` options, over all workers that share the coordination Redis. It may be called more than
-    once; it opens no connection. Its methods, those of :class:`~celery_gconc.operations.Operations`, read and change
+    once; it opens no connection. Its methods, those of :class:`~celery_gconc.Operations`, read and change
     limits from any process, with no worker alive.
 
     Raises:
@@ -36,13 +39,13 @@ class GlobalConcurrency(Operations):
             check_pending(app)
         except SettingError as exc:
             refuse_start(exc)
-        app.steps["consumer"].add(GlobalConcurrencyStep)
+        app.steps["consumer"].add(STEP)
         _place_state_waiting()
         install_when_flower_starts(app)
 
     def purge(self, limit: str, timeout: float = 1.0) -> Purged:
-        """Remove what waits for a limit, at the broker and in workers; see :func:`celery_gconc.purge.purge`."""
-        from .purge import purge  # it brings what asks workers, which others don't need
+        """Remove what waits for a limit, at the broker and in workers."""
+        from celery_gconc.operations.purge import purge  # it brings what asks workers, which others don't need
 
         return purge(self, limit, timeout)
 

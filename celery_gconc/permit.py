@@ -1,4 +1,4 @@
-"""A permit, as the worker that holds it keeps it, and what its task can learn of it: :func:`current_permit`."""
+"""What a running task can learn of its permit: :func:`current_permit`."""
 
 from __future__ import annotations
 
@@ -7,51 +7,9 @@ from typing import Any
 
 from celery._state import get_current_worker_task
 
-from .limits import Limits
-
 #: Where a permit travels to the task: a key of its request's ``delivery_info``. The worker makes that mapping anew for
 #: each delivery, so no sender can forge it; and it is none of the headers that a retry copies (celery 5.4-5.7).
 PERMIT_KEY = "global_concurrency"
-
-#: How many tasks may use one grant, one after another: each has a fencing number of its own, so many above the grant's.
-STEPS = 1 << 16
-
-
-@dataclass(slots=True, eq=False)
-class Permit:
-    """The right of one task to run under all of ``limits``; named by session and ``number``."""
-
-    number: int
-    limits: Limits
-    #: Granted and not used yet: it may be used even where others wait, for that is what it was granted for.
-    new: bool = False
-    #: Since when it has no task, by :func:`~celery_gconc.clock.now`.
-    idle_since: float = 0.0
-    #: The fencing number of its grant, 0 if there was none: it covers a task that ran before its limit began.
-    fence: int = 0
-    #: How many tasks have used it before.
-    step: int = 0
-    #: When it was granted, by Redis' clock: Unix time in seconds.
-    granted_at: float = 0.0
-
-    @property
-    def fencing_number(self) -> int:
-        """A number above that of every permit that was granted before this one, by Redis or in this session."""
-        return self.fence * STEPS + self.step
-
-    def told(self, session: str) -> dict[str, Any]:
-        """As it travels to the task, which gets it as a :class:`TaskPermit`."""
-        return {
-            "limits": list(self.limits),
-            "number": self.fencing_number,
-            "session": session,
-            "granted_at": self.granted_at,
-        }
-
-    @property
-    def may_pass_on(self) -> bool:
-        """Whether it has a fencing number for one more task."""
-        return self.fence > 0 and self.step + 1 < STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +24,7 @@ class TaskPermit:
     """
 
     #: The limits that it covers.
-    limits: Limits
+    limits: tuple[str, ...]
     number: int
     #: The session (one worker's life) that was granted it.
     session: str

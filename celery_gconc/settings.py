@@ -17,13 +17,13 @@ from celery import Celery
 from redis.connection import Connection
 from redis.crc import key_slot
 
-from .errors import LimitError, SettingError
-from .inherited import inherited
-from .keys import Keys, namespace
-from .limits import parse_limit, parse_max
-from .lookup import PREFIX, closest, given, likely_meant, own_keys, pending
-from .places import Place, read, server
-from .urls import SECRET, masked, without_secrets
+from celery_gconc.connection.inherited import inherited
+from celery_gconc.connection.location import Place, namespace, read, server
+from celery_gconc.connection.urls import SECRET, masked, without_secrets
+from celery_gconc.errors import LimitError, SettingError
+from celery_gconc.limits.name import parse_limit
+from celery_gconc.limits.rules import parse_max
+from celery_gconc.lookup import PREFIX, closest, given, likely_meant, own_keys, pending
 
 #: The coordination Redis, in whatever namespace: another app's URL is nothing to show either.
 _URL_KEY = re.compile(rf"(?i)(?:^|_){PREFIX}redis_url$")
@@ -344,7 +344,8 @@ def _check_hash_tag(place: Place | None, prefix: str) -> None:
     """In a Redis Cluster all keys have to be in one slot."""
     if place is None or place.kind != "cluster":
         return
-    if len({key_slot(key.encode()) for key in Keys(prefix, keyprefix=place.keyprefix).all()}) > 1:
+    ours = namespace(place.keyprefix, prefix)
+    if key_slot(f"{ours}:a".encode()) != key_slot(f"{ours}:b".encode()):
         raise SettingError(
             f"{PREFIX}redis_options={{'global_keyprefix': {place.keyprefix!r}}}: in a Redis Cluster it can't begin "
             "with '{}', which leaves the keys no hash tag: leave the braces out, or put a name between them"

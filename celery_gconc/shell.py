@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from .errors import GlobalConcurrencyError, SettingError
+from celery_gconc.errors import GlobalConcurrencyError, SettingError
 
 
 def refuse_start(why: GlobalConcurrencyError | str) -> NoReturn:

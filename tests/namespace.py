@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from celery_gconc.store import Store
+from celery_gconc.protocol.store import Store
 from tests.servers import wait_until
 
 

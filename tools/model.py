@@ -1,4 +1,4 @@
-"""Check the protocol's model (celery_gconc/lua/model) with spin: exhaustively, and with each guard taken out.
+"""Check the protocol's model (model) with spin: exhaustively, and with each guard taken out.
 
     python tools/model.py                  every configuration and every mutation, as `make model` does
     python tools/model.py --only session   those whose names contain the word
@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-MODELS = Path(__file__).resolve().parent.parent / "celery_gconc" / "lua" / "model"
+MODELS = Path(__file__).resolve().parent.parent / "model"
 
 #: MB that one run of the checker may use; two run at a time.
 MEMORY = 1900

@@ -12,10 +12,10 @@ import click
 from celery.bin.base import handle_preload_options
 from click_didyoumean import DYMGroup  # type: ignore[import-untyped]
 
-from .changes import get, pause, purge, reset, resume, set_
-from .diagnosis import doctor, explain, exporter, repair, simulate
-from .state import holders, status, waiting
-from .top import top
+from celery_gconc.cli.changes import get, pause, purge, reset, resume, set_
+from celery_gconc.cli.diagnosis import doctor, explain, exporter, repair, simulate
+from celery_gconc.cli.state import holders, status, waiting
+from celery_gconc.cli.top import top
 
 
 @click.group(cls=DYMGroup)

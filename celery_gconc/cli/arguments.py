@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from celery_gconc.control import limit_argument, max_argument
-from celery_gconc.limits import shown
-from celery_gconc.operations import MOST_DURATION
+from celery_gconc.limits.name import shown
+from celery_gconc.operations.arguments import limit_argument, max_argument
+from celery_gconc.operations.operations import MOST_DURATION
 
 #: The units of a span of time, in seconds, the largest first.
 UNITS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}

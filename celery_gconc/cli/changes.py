@@ -8,15 +8,14 @@ from contextlib import suppress
 import click
 from celery import Celery
 
+from celery_gconc.cli.arguments import LIMIT, MAX, SPAN, NumberRange
+from celery_gconc.cli.rows import moment, pause_note
+from celery_gconc.cli.terminal import EXIT_NO, Command, Terminal, pass_terminal
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.names import covers_nothing
-from celery_gconc.status import Change, LimitStatus
-from celery_gconc.survey import ANSWER_SECONDS
-from celery_gconc.wording import all_of, count_of, span
-
-from .arguments import LIMIT, MAX, SPAN, NumberRange
-from .rows import moment, pause_note
-from .terminal import EXIT_NO, Command, Terminal, pass_terminal
+from celery_gconc.operations.declared import covers_nothing
+from celery_gconc.operations.survey import ANSWER_SECONDS
+from celery_gconc.operations.wording import all_of, count_of, span
+from celery_gconc.protocol.status import Change, LimitStatus
 
 _for = click.option(
     "--for", "duration", type=SPAN, metavar="SPAN",
@@ -109,7 +108,7 @@ def purge(terminal: Terminal, limit: str, force: bool, timeout: float) -> None:
 
     Exit code 1 where some may be left: a worker gave no answer, or more came than were removed.
     """
-    from celery_gconc.purge import purge as purge_limit
+    from celery_gconc.operations.purge import purge as purge_limit
 
     name = terminal.operations.full_name(limit)
     if not force:

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from celery_gconc.cli.arguments import LIMIT, MAX, NumberRange
+from celery_gconc.cli.terminal import EXIT_NO, Command, Terminal, pass_terminal
 from celery_gconc.errors import GlobalConcurrencyError
-from celery_gconc.operations import Operations
-from celery_gconc.status import as_json
-from celery_gconc.survey import ANSWER_SECONDS
-from celery_gconc.wording import span
-
-from .arguments import LIMIT, MAX, NumberRange
-from .terminal import EXIT_NO, Command, Terminal, pass_terminal
+from celery_gconc.operations.operations import Operations
+from celery_gconc.operations.survey import ANSWER_SECONDS
+from celery_gconc.operations.wording import span
+from celery_gconc.protocol.status import as_json
 
 if TYPE_CHECKING:
-    from celery_gconc.simulation import Forecast, Record
+    from celery_gconc.diagnosis.simulation import Forecast, Record
 
 #: How long, in seconds, one call to Redis may take in a scrape (connecting may take two): Prometheus waits for 10 s.
 SCRAPE_TIMEOUT = 1.0
@@ -59,7 +58,7 @@ def explain(terminal: Terminal, task_id: str, queues: tuple[str, ...], timeout: 
 
     Asks the broker, all workers, Redis and the result backend. Exit code 1 where nobody knows the task.
     """
-    from celery_gconc.explain import explain as explain_task
+    from celery_gconc.diagnosis.explain import explain as explain_task
 
     found = explain_task(terminal.operations, task_id, queues=queues, timeout=timeout)
     if terminal.is_json:
@@ -81,7 +80,7 @@ def doctor(terminal: Terminal, timeout: float) -> None:
 
     Exit code 1 where an error or a warning was found, 0 otherwise. Nothing is changed.
     """
-    from celery_gconc.doctor import examine
+    from celery_gconc.diagnosis.doctor import examine
 
     findings = examine(terminal.operations, timeout)
     if terminal.is_json:
@@ -144,7 +143,7 @@ def simulate(terminal: Terminal, limit: str, maxima: tuple[int | str, ...], minu
 
     Fewer than 20 recorded tasks are too few: exit code 1.
     """
-    from celery_gconc.simulation import forecast, record
+    from celery_gconc.diagnosis.simulation import forecast, record
 
     known = record(terminal.operations, limit, minutes * 60)
     tried = [known.max, *(None if value == "unlimited" else int(value) for value in maxima)]
@@ -229,7 +228,7 @@ def exporter(terminal: Terminal, host: str, port: int) -> None:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError:
         raise ExporterError("the exporter needs prometheus_client: pip install 'celery-gconc[prometheus]'") from None
-    from celery_gconc.metrics import Collector
+    from celery_gconc.metrics.prometheus import Collector
 
     terminal.operations.settings.check_usable()  # what is wrong is told here, not by a metric
     registry = CollectorRegistry()

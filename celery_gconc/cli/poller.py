@@ -12,8 +12,8 @@ from queue import Empty, SimpleQueue
 from celery import Celery
 
 from celery_gconc.errors import GlobalConcurrencyError
-from celery_gconc.operations import Operations
-from celery_gconc.status import Status
+from celery_gconc.operations.operations import Operations
+from celery_gconc.protocol.status import Status
 
 #: How long, in seconds, Redis has for an answer before the view says that it is away.
 CALL_SECONDS = 2.0

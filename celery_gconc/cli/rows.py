@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from celery_gconc.status import LimitStatus
-from celery_gconc.wording import since, span
-
-from .terminal import Column
+from celery_gconc.cli.terminal import Column
+from celery_gconc.operations.wording import since, span
+from celery_gconc.protocol.status import LimitStatus
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from celery_gconc.status import Holding, LimitStatus, Status, Waiting
-from celery_gconc.wording import since, span, stall_note
-
-from .arguments import LIMIT
-from .rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, limit_row, notes_of
-from .terminal import Column, Command, Terminal, pass_terminal
+from celery_gconc.cli.arguments import LIMIT
+from celery_gconc.cli.rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, limit_row, notes_of
+from celery_gconc.cli.terminal import Column, Command, Terminal, pass_terminal
+from celery_gconc.operations.wording import since, span, stall_note
+from celery_gconc.protocol.status import Holding, LimitStatus, Status, Waiting
 
 
 @click.command(cls=Command)
@@ -34,9 +33,9 @@ def status(terminal: Terminal, limit: str | None) -> None:
 
 def _show_unconnected(terminal: Terminal) -> None:
     """The workers that live, and tell that they have no connection to Redis: it may have forgotten them by now."""
-    from celery_gconc.backlog import BrokerUnavailable
-    from celery_gconc.doctor import trouble_of
-    from celery_gconc.survey import Question, ask
+    from celery_gconc.brokers.backlog import BrokerUnavailable
+    from celery_gconc.diagnosis.doctor import trouble_of
+    from celery_gconc.operations.survey import Question, ask
 
     try:
         (stats,) = ask(terminal.app, [Question("stats")])
@@ -49,7 +48,7 @@ def _show_unconnected(terminal: Terminal) -> None:
 
 
 def _show_limits(terminal: Terminal, found: Status) -> None:
-    from celery_gconc.doctor import disagreements
+    from celery_gconc.diagnosis.doctor import disagreements
 
     if not found.limits:
         terminal.line(
@@ -72,7 +71,7 @@ def _show_limits(terminal: Terminal, found: Status) -> None:
 
 
 def _show_sessions(terminal: Terminal, found: Status) -> None:
-    from celery_gconc.doctor import heartbeats
+    from celery_gconc.diagnosis.doctor import heartbeats
 
     if not found.sessions:
         terminal.line("No worker is alive. Limits are kept, and hold when one starts.")

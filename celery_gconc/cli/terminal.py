@@ -19,8 +19,8 @@ from celery.exceptions import CeleryCommandException
 from celery.platforms import EX_FAILURE, EX_UNAVAILABLE
 
 from celery_gconc.errors import GlobalConcurrencyError, StoreUnavailable
-from celery_gconc.operations import Operations
-from celery_gconc.status import as_json
+from celery_gconc.operations.operations import Operations
+from celery_gconc.protocol.status import as_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -13,21 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from celery_gconc.cli.arguments import NumberRange
+from celery_gconc.cli.poller import Action, Poller, Told
+from celery_gconc.cli.rows import (
+    BAR,
+    BAR_COLUMNS,
+    LEAST_FOR_BARS,
+    LIMIT_COLUMNS,
+    fitting,
+    limit_row,
+    notes_of,
+    shortened,
+)
+from celery_gconc.cli.terminal import Command, Terminal, pass_terminal, printable
 from celery_gconc.errors import GlobalConcurrencyError, StoreUnavailable
-from celery_gconc.operations import Operations
-from celery_gconc.status import LimitStatus, Status, as_json
-from celery_gconc.wording import count_of, span
-
-from .arguments import NumberRange
-from .poller import Action, Poller, Told
-from .rows import BAR, BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, fitting, limit_row, notes_of, shortened
-from .terminal import Command, Terminal, pass_terminal, printable
+from celery_gconc.operations.operations import Operations
+from celery_gconc.operations.wording import count_of, span
+from celery_gconc.protocol.status import LimitStatus, Status, as_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-    from .keyboard import Keyboard
+    from celery_gconc.cli.keyboard import Keyboard
 
 #: The lines that are left to everything but the rows, so that these stay where they are while notes and messages come
 #: and go: title, headings, a blank, three for notes, one for the message, keys, and one for trouble.
@@ -92,7 +100,7 @@ def _need_a_terminal(terminal: Terminal) -> None:
 def _watch(terminal: Terminal, interval: float) -> None:
     from rich.live import Live
 
-    from .keyboard import keyboard
+    from celery_gconc.cli.keyboard import keyboard
 
     settings = terminal.operations.settings
     settings.check_usable()

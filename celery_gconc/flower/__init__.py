@@ -53,7 +53,7 @@ def install(app: Celery) -> None:
     if _is_switched_off(app):
         logger.info("%s: no limits are shown", SWITCHED_OFF)
         return
-    from .desk import Desk
+    from celery_gconc.flower.desk import Desk
 
     missing: dict[str, Exception] = {}
 
@@ -90,7 +90,7 @@ def _flower_has_read_its_options(app: Celery) -> None:
 def _add_metrics(app: Celery) -> None:
     from prometheus_client import REGISTRY
 
-    from .scrape import Scrape
+    from celery_gconc.flower.scrape import Scrape
 
     REGISTRY.register(Scrape(app))
 
@@ -98,7 +98,7 @@ def _add_metrics(app: Celery) -> None:
 def _add_api(desk: Any) -> None:
     from flower import urls
 
-    from .api import route
+    from celery_gconc.flower.api import route
 
     urls.handlers.insert(len(urls.handlers) - 1, route(desk))  # before the one that says 404 to everything
 
@@ -106,7 +106,7 @@ def _add_api(desk: Any) -> None:
 def _add_page(desk: Any, *, has_api: bool) -> None:
     from flower import urls
 
-    from .page import check_templates, routes
+    from celery_gconc.flower.page import check_templates, routes
 
     check_templates(urls.settings["template_path"])
     at = len(urls.handlers) - 1  # before the one that says 404 to everything
@@ -116,7 +116,7 @@ def _add_page(desk: Any, *, has_api: bool) -> None:
 def _add_link() -> None:
     from flower import urls
 
-    from .page import LinkedTemplates
+    from celery_gconc.flower.page import LinkedTemplates
 
     urls.settings.setdefault("template_loader", LinkedTemplates(urls.settings["template_path"]))
 

@@ -15,12 +15,18 @@ from tornado import web
 from tornado.routing import URLSpec
 
 from celery_gconc.errors import GlobalConcurrencyError, LimitError
-from celery_gconc.limits import shown
-from celery_gconc.operations import Operations
-from celery_gconc.status import Change, as_json
-
-from .desk import Desk
-from .visitor import READ_ONLY, answer_with_error, answer_with_snapshot, is_read_only, refuse_other_sites, user_of
+from celery_gconc.flower.desk import Desk
+from celery_gconc.flower.visitor import (
+    READ_ONLY,
+    answer_with_error,
+    answer_with_snapshot,
+    is_read_only,
+    refuse_other_sites,
+    user_of,
+)
+from celery_gconc.limits.name import shown
+from celery_gconc.operations.operations import Operations
+from celery_gconc.protocol.status import Change, as_json
 
 #: What may be done with a limit, and what each takes.
 ACTIONS: Mapping[str, tuple[Callable[..., Change], frozenset[str]]] = {

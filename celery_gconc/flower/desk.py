@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from celery import Celery
 
 from celery_gconc.clock import now
-from celery_gconc.operations import Operations
-from celery_gconc.status import Change, as_json
+from celery_gconc.operations.operations import Operations
+from celery_gconc.protocol.status import Change, as_json
 
 #: How long one call to Redis may take, in seconds (connecting may take two).
 CALL_TIMEOUT = 1.0

@@ -11,10 +11,9 @@ from tornado import web
 from tornado.routing import URLSpec
 from tornado.template import Loader, Template
 
+from celery_gconc.flower.desk import Desk
+from celery_gconc.flower.visitor import answer_with_snapshot, options_of, refusal
 from celery_gconc.version import __version__
-
-from .desk import Desk
-from .visitor import answer_with_snapshot, options_of, refusal
 
 #: What the page is made of; its template extends Flower's ``base.html``.
 FOLDER = Path(__file__).parent / "assets"

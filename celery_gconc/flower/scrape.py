@@ -12,8 +12,8 @@ from celery import Celery
 from prometheus_client import Metric
 from prometheus_client.registry import Collector as AnyCollector
 
-from celery_gconc.metrics import Collector, down
-from celery_gconc.operations import Operations
+from celery_gconc.metrics.prometheus import Collector, down
+from celery_gconc.operations.operations import Operations
 
 #: How long Flower's loop may wait, in seconds; and how long one call to Redis may take (connecting may take two).
 PATIENCE, CALL_TIMEOUT = 0.3, 0.3

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 from tornado.web import HTTPError, RequestHandler
 
 from celery_gconc.errors import GlobalConcurrencyError, LimitError
-
-from .desk import Desk
+from celery_gconc.flower.desk import Desk
 
 READ_ONLY = "Flower is in read-only mode (--read-only)."
 NO_LOGIN = (

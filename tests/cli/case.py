@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from celery import Celery
 
-from celery_gconc.explain import Explanation, explain
-from celery_gconc.operations import Operations
+from celery_gconc.diagnosis.explain import Explanation, explain
+from celery_gconc.operations.operations import Operations
 from tests.cluster.kit import Cluster
 from tests.namespace import change_is_known
 from tests.servers import wait_until

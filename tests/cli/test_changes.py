@@ -10,7 +10,7 @@ from celery import Celery
 from kombu import Queue
 
 from celery_gconc import Operations
-from celery_gconc.status import as_json
+from celery_gconc.protocol.status import as_json
 from tests.cli.conftest import Gconc, said
 from tests.cluster.kit import Cluster
 from tests.servers import redis_server, wait_until

@@ -10,8 +10,8 @@ import psutil
 import pytest
 import redis
 
-from celery_gconc import doctor
-from celery_gconc.doctor import Finding
+from celery_gconc.diagnosis import doctor
+from celery_gconc.diagnosis.doctor import Finding
 from tests.cli.case import LONG, QUICK, Case, MakeCluster, case_of, nothing
 from tests.failures.worker_kit import stopped
 from tests.servers import redis_server, wait_until

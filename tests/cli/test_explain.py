@@ -10,9 +10,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from celery_gconc.backlog import Message, Search
-from celery_gconc.evidence import Evidence, Result, Told
-from celery_gconc.explain import judge
+from celery_gconc.brokers.backlog import Message, Search
+from celery_gconc.diagnosis.evidence import Evidence, Result, Told
+from celery_gconc.diagnosis.explain import judge
 from tests.cli.case import LONG, QUICK, MakeCluster, case_of
 from tests.servers import redis_server, wait_until
 

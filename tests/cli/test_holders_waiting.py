@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from celery_gconc import Operations
-from celery_gconc.status import as_json
+from celery_gconc.protocol.status import as_json
 from tests.cli.conftest import Gconc
 from tests.cluster.kit import Cluster
 from tests.servers import wait_until

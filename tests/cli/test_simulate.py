@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from celery_gconc.simulation import LEAST_SAMPLES, TooFewSamples, forecast, record
+from celery_gconc.diagnosis.simulation import LEAST_SAMPLES, TooFewSamples, forecast, record
 from tests.cli.case import QUICK, Case, MakeCluster, case_of
 from tests.servers import redis_server, wait_until
 

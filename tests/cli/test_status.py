@@ -16,7 +16,7 @@ from celery import Celery
 
 from celery_gconc import Operations
 from celery_gconc.cli import gconc as command
-from celery_gconc.status import as_json
+from celery_gconc.protocol.status import as_json
 from tests.cli.conftest import Gconc, said
 from tests.cluster.kit import Cluster
 from tests.servers import ROOT, free_port, redis_server, wait_until
@@ -265,8 +265,9 @@ def test_what_the_locale_has_no_character_for_is_a_question_mark_on_a_terminal(r
 
 def test_every_celery_command_imports_it_so_it_loads_nothing_that_only_some_of_its_commands_need():
     heavy = (
-        "rich", "tornado", "prometheus_client", "flower", "celery_gconc.explain", "celery_gconc.doctor",
-        "celery_gconc.simulation", "celery_gconc.metrics", "celery_gconc.cli.keyboard",
+        "rich", "tornado", "prometheus_client", "flower",
+        "celery_gconc.diagnosis.explain", "celery_gconc.diagnosis.doctor",
+        "celery_gconc.diagnosis.simulation", "celery_gconc.metrics.prometheus", "celery_gconc.cli.keyboard",
     )  # fmt: skip
     code = f"import sys, celery_gconc.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

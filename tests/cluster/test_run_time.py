@@ -20,7 +20,7 @@ def test_a_raised_limit_starts_waiting_tasks_within_a_second(make_cluster):
     cluster.start("w1", "w2", concurrency=8)  # slots for all of them, whoever takes how many
     cluster.send("nap", 8, 8)
     wait_until(lambda: running(cluster) == 2, what="two run")
-    from celery_gconc.store import Store
+    from celery_gconc.protocol.store import Store
 
     store = Store(cluster.broker, "gconc")
     asked = cluster.oracle.now()
@@ -130,7 +130,7 @@ def test_with_no_redis_a_command_says_so_in_one_line(make_cluster):
 def test_a_command_that_is_handled_late_does_not_undo_a_newer_value(make_cluster):
     import signal
 
-    from celery_gconc.store import Store
+    from celery_gconc.protocol.store import Store
 
     cluster = make_cluster(**CONF)
     (worker,) = cluster.start("w1")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from celery_gconc.wire import BUCKETS, Ask, Lately, LimitCounts, Record
+from celery_gconc.protocol.messages import BUCKETS, Ask, Lately, LimitCounts, Record
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
 from tests.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.store import namespace as kit

@@ -12,7 +12,7 @@ from celery import Celery
 from celery.bin.base import CLIContext
 from celery.worker.control import Panel
 
-from celery_gconc import control
+from celery_gconc.worker import control
 from tests.servers import ROOT
 from tests.unit.test_docs import PAGES
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.store import Store
+from celery_gconc.protocol.store import Store
 from tests.failures.topology_kit import INTERVAL, LIMIT, keep, over, under_load
 from tests.servers import patience, wait_until
 from tests.topologies import RedisCluster, redis_cluster

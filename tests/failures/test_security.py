@@ -15,8 +15,8 @@ from kombu import Connection
 
 from celery_gconc import GlobalConcurrency
 from celery_gconc.errors import GlobalConcurrencyError, LimitError
-from celery_gconc.keys import KEYSPACE
-from celery_gconc.limits import parse_limit
+from celery_gconc.limits.name import parse_limit
+from celery_gconc.protocol.keys import KEYSPACE
 from tests.cluster.kit import Cluster
 from tests.servers import wait_until
 from tests.store.namespace import Namespace

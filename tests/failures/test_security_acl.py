@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.store import Store
-from celery_gconc.tally import Tally
+from celery_gconc.protocol.store import Store
+from celery_gconc.worker.session.counts import Tally
 from tests.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.store import namespace as kit
 from tests.store.test_model import Model

@@ -13,8 +13,8 @@ from celery.worker.control import conf as inspect_conf
 
 from celery_gconc import GlobalConcurrency
 from celery_gconc.errors import GlobalConcurrencyError, SettingError
+from celery_gconc.protocol.store import Store
 from celery_gconc.settings import Settings
-from celery_gconc.store import Store
 from tests.cluster.kit import Cluster
 from tests.servers import redis_server, wait_until
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_gconc.store import Store
+from celery_gconc.protocol.store import Store
 from tests.conftest import _without
 from tests.failures.topology_kit import INTERVAL, LEASE, LIMIT, keep, over, under_load
 from tests.servers import wait_until

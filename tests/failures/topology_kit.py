@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.store import Store
+from celery_gconc.protocol.store import Store
 from tests.cluster.kit import Cluster, Oracle
 from tests.failures.report import HEARTBEAT
 from tests.servers import patience, wait_until

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 from celery import Celery
 
-from celery_gconc.operations import Operations
+from celery_gconc.operations.operations import Operations
 from tests.cluster.kit import Cluster, cluster
 from tests.conftest import _without
 from tests.flower.kit import VERSIONS, Bench, Browser, Flower, NoBrowser, NoFlower, browser, flower, flower_folder

@@ -21,8 +21,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from celery_gconc.operations import Operations
-from celery_gconc.status import LimitStatus
+from celery_gconc.operations.operations import Operations
+from celery_gconc.protocol.status import LimitStatus
 from tests.cluster.kit import Cluster
 from tests.servers import ROOT, STOP_TIMEOUT, free_port, wait_until
 

@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from celery_gconc.operations import Operations
+from celery_gconc.operations.operations import Operations
 from tests.cluster.kit import Cluster, cluster
 from tests.flower.kit import Browser, browser, flower
 from tests.namespace import empty_namespace

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from celery_gconc import Operations
-from celery_gconc.metrics import METRICS
+from celery_gconc.metrics.prometheus import METRICS
 from tests.cluster.kit import Cluster
 from tests.monitoring.kit import EXAMPLE, Prometheus, exporter, prometheus, promtool, read
 from tests.servers import ROOT, RedisServer, wait_until

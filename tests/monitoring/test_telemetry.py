@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from celery_gconc.telemetry import INSTRUMENTS
-from celery_gconc.wire import BUCKETS
+from celery_gconc.metrics.opentelemetry import INSTRUMENTS
+from celery_gconc.protocol.messages import BUCKETS
 from tests.cluster.kit import Cluster
 from tests.servers import ROOT, wait_until
 
@@ -94,7 +94,8 @@ TRACES = "from opentelemetry import trace; from opentelemetry.sdk.trace import T
 def test_signals_are_connected_only_where_somebody_is_told(before: str, connected: bool) -> None:
     code = (
         f"{before}"
-        "from celery_gconc import signals, telemetry\n"
+        "from celery_gconc import signals\n"
+        "from celery_gconc.metrics import opentelemetry as telemetry\n"
         "telemetry.install()\n"
         f"assert any(getattr(signals, name).receivers for name in signals.__all__) is {connected}\n"
     )

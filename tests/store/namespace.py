@@ -12,8 +12,8 @@ from typing import Any
 
 import redis
 
-from celery_gconc.store import Store
-from celery_gconc.wire import Ask, Former, Grant, Held, Notice, Opened, Sync, Synced
+from celery_gconc.protocol.messages import Ask, Former, Grant, Held, Notice, Opened, Sync, Synced
+from celery_gconc.protocol.store import Store
 from tests.servers import wait_until
 
 #: Of every session unless a test says otherwise, in seconds.

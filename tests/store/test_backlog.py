@@ -10,8 +10,8 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_gconc import backlog
-from celery_gconc.backlog import Backlog, BrokerUnavailable
+from celery_gconc.brokers import backlog
+from celery_gconc.brokers.backlog import Backlog, BrokerUnavailable
 from tests.store.test_fuzz_broker import JUNK, STRANGE, Lists
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from celery_gconc.status import Value
-from celery_gconc.wire import Held
+from celery_gconc.protocol.messages import Held
+from celery_gconc.protocol.status import Value
 
 from .namespace import Namespace
 

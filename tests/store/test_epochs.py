@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_gconc.status import Totals
-from celery_gconc.tally import Tally
-from celery_gconc.wire import Held
+from celery_gconc.protocol.messages import Held
+from celery_gconc.protocol.status import Totals
+from celery_gconc.worker.session.counts import Tally
 
 from .namespace import INTERVAL, TIMEOUT, Namespace, Session
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from celery_gconc.status import Value
+from celery_gconc.protocol.status import Value
 from tests.servers import wait_until
 
 from .namespace import Namespace

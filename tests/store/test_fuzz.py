@@ -19,7 +19,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_gconc.wire import Ask, Former, Held
+from celery_gconc.protocol.messages import Ask, Former, Held
 
 from .namespace import Namespace, Session, State
 

@@ -85,7 +85,7 @@ class Lists:
 
     def call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Call a script; None where it gave an error, which must have come before its first write."""
-        script = resources.files("celery_gconc").joinpath(f"lua/broker/{name}.lua").read_text()
+        script = resources.files("celery_gconc.brokers").joinpath(f"lua/{name}.lua").read_text()
         before = self.dump()
         try:
             return self.raw.eval(script, len(keys), *keys, *arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_gconc.wire import Former
+from celery_gconc.protocol.messages import Former
 
 from .namespace import INTERVAL, TIMEOUT, Namespace, Session
 

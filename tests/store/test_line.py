@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_gconc.wire import Ask, Held
+from celery_gconc.protocol.messages import Ask, Held
 
 from .namespace import Namespace, Session
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from celery_gconc.wire import Ask, Grant, Held, Sync, Synced
+from celery_gconc.protocol.messages import Ask, Grant, Held, Sync, Synced
 
 from .namespace import INTERVAL, TIMEOUT, Request, Session, State, TimedNamespace
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from celery_gconc.store import Store
-from celery_gconc.wire import Held, Stranger
+from celery_gconc.protocol.messages import Held, Stranger
+from celery_gconc.protocol.store import Store
 
 from .namespace import INTERVAL, Namespace
 

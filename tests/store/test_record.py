@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from celery_gconc.tally import MOST_SAMPLES, Tally
-from celery_gconc.wire import BUCKETS
+from celery_gconc.protocol.messages import BUCKETS
+from celery_gconc.worker.session.counts import MOST_SAMPLES, Tally
 
 from .namespace import Namespace
 

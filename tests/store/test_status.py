@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from celery_gconc.status import LimitStatus
-from celery_gconc.wire import Held
+from celery_gconc.protocol.messages import Held
+from celery_gconc.protocol.status import LimitStatus
 
 from .namespace import INTERVAL, TIMEOUT, Namespace
 

@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.store import Store
-from celery_gconc.wire import Ask, Grant, Held
+from celery_gconc.protocol.messages import Ask, Grant, Held
+from celery_gconc.protocol.store import Store
 from tests.servers import redis_server
 
 from .namespace import INTERVAL, TIMEOUT, Namespace

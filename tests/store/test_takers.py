@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_gconc.wire import Synced
+from celery_gconc.protocol.messages import Synced
 
 from .namespace import TIMEOUT, Namespace, Session
 

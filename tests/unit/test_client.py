@@ -8,11 +8,11 @@ from kombu.transport.redis import Channel as RedisChannel
 from redis.connection import SSLConnection
 
 from celery_gconc import SettingError
-from celery_gconc.client import connect
-from celery_gconc.places import Place, read
+from celery_gconc.connection.client import connect
+from celery_gconc.connection.location import Place, read
+from celery_gconc.connection.urls import masked
+from celery_gconc.protocol.store import Store
 from celery_gconc.settings import Settings
-from celery_gconc.store import Store
-from celery_gconc.urls import masked
 
 SECRETS = ("hunter2", "hunter3")
 

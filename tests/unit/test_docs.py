@@ -13,9 +13,11 @@ import pytest
 from celery.worker.control import Panel
 
 import celery_gconc
-from celery_gconc import control, signals, status
-from celery_gconc.keys import KEYSPACE, Keys
+from celery_gconc import signals
+from celery_gconc.protocol import status
+from celery_gconc.protocol.keys import KEYSPACE, Keys
 from celery_gconc.settings import PREFIX, SETTINGS
+from celery_gconc.worker import control
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -115,7 +117,7 @@ def test_every_gconc_command_has_a_section_and_each_of_its_options_is_named_ther
 
 
 def test_every_metric_has_a_line() -> None:
-    from celery_gconc.metrics import METRICS
+    from celery_gconc.metrics.prometheus import METRICS
 
     assert [name for name in METRICS if not rows("metrics.md").get(name)] == []
 
@@ -176,15 +178,16 @@ def test_the_page_of_rights_names_the_commands_of_the_acl_lines_and_those_that_s
     assert permits - {"select"} == set(re.findall(r"\+(\S+)", ours))
     assert broker <= set(re.findall(r"\+(\S+)", both))
     called = {
-        part: {
+        room: {
             word.lower()
-            for path in (ROOT / "celery_gconc" / "lua").glob(part)
+            for path in (ROOT / "celery_gconc" / room / "lua").rglob("*.lua")
             for word in re.findall(r"call\('([A-Z]+)'", path.read_text(encoding="utf-8"))
         }
-        for part in ("*.lua", "broker/*.lua")
+        for room in ("protocol", "brokers")
     }
-    assert called["*.lua"] <= {word.partition("|")[0] for word in permits}
-    assert called["broker/*.lua"] <= {word.partition("|")[0] for word in broker}
+    assert all(called.values())
+    assert called["protocol"] <= {word.partition("|")[0] for word in permits}
+    assert called["brokers"] <= {word.partition("|")[0] for word in broker}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

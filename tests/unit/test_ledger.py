@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from celery_gconc.clock import now
-from celery_gconc.ledger import Ledger
-from celery_gconc.permit import STEPS, Permit
-from celery_gconc.wire import Grant, Notice, Synced
+from celery_gconc.protocol.messages import Grant, Notice, Synced
+from celery_gconc.worker.ledger.ledger import Ledger
+from celery_gconc.worker.ledger.permit import STEPS, Permit
 
 EMAILS = ("queue:emails",)
 

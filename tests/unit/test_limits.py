@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from celery_gconc.errors import LimitError
-from celery_gconc.limits import TaskOption, candidates, parse_limit, parse_max
+from celery_gconc.limits.claims import TaskOption, candidates
+from celery_gconc.limits.name import parse_limit
+from celery_gconc.limits.rules import parse_max
 
 
 @pytest.mark.parametrize(

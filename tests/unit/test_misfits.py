@@ -6,7 +6,7 @@ import pytest
 from celery import Celery
 from kombu import Queue
 
-from celery_gconc.misfits import misfits
+from celery_gconc.operations.misfits import misfits
 
 
 def nothing() -> None: ...

@@ -9,10 +9,10 @@ from itertools import islice
 
 import pytest
 
-from celery_gconc import ledger as ledger_module
-from celery_gconc import moves as moves_module
-from celery_gconc import outbox as outbox_module
-from celery_gconc.moves import Answer, Moves
+from celery_gconc.worker.ledger import ledger as ledger_module
+from celery_gconc.worker.ledger import moves as moves_module
+from celery_gconc.worker.ledger import outbox as outbox_module
+from celery_gconc.worker.ledger.moves import Answer, Moves
 
 from .test_ledger import Harness, Request
 

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from celery_gconc.simulation import Arrival, Record, arrivals_of, forecast
-from celery_gconc.status import Sample
+from celery_gconc.diagnosis.simulation import Arrival, Record, arrivals_of, forecast
+from celery_gconc.protocol.status import Sample
 
 
 def a_record(arrivals: list[tuple[float, float]], seconds: float, **facts: object) -> Record:

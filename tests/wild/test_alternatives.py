@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_gconc.store import Store
+from celery_gconc.protocol.store import Store
 from tests.cluster.kit import Cluster
 from tests.failures.topology_kit import keep
 from tests.servers import wait_until

@@ -21,15 +21,16 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_gconc import StoreUnavailable, StoreUnusable, link
-from celery_gconc.failures import Names
-from celery_gconc.keys import Keys
-from celery_gconc.ledger import Ledger
-from celery_gconc.operations import Operations
-from celery_gconc.rights import NEEDED, OPTIONAL, Missing, missing_at_broker
+from celery_gconc import StoreUnavailable, StoreUnusable
+from celery_gconc.connection.failures import Names
+from celery_gconc.operations.operations import Operations
+from celery_gconc.protocol.keys import Keys
+from celery_gconc.protocol.rights import NEEDED, OPTIONAL, Missing, missing_at_broker
+from celery_gconc.protocol.store import Store
 from celery_gconc.settings import Settings
-from celery_gconc.store import Store
-from celery_gconc.tally import Tally
+from celery_gconc.worker.ledger.ledger import Ledger
+from celery_gconc.worker.session import link
+from celery_gconc.worker.session.counts import Tally
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
 from tests.conftest import _without
 from tests.failures.certificates import make_certificates

@@ -12,7 +12,7 @@ from celery import Celery
 from redis.crc import key_slot
 
 from celery_gconc import GlobalConcurrency, SettingError
-from celery_gconc.keys import Keys
+from celery_gconc.protocol.keys import Keys
 from celery_gconc.settings import Settings
 from tests.servers import ROOT, RedisServer, redis_server
 

@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_gconc.store import Store
+from celery_gconc.protocol.store import Store
 from tests.cluster.kit import Cluster
 from tests.failures.certificates import make_certificates
 from tests.servers import free_port, redis_binary

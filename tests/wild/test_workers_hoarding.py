@@ -9,7 +9,8 @@ import pytest
 from kombu import Connection, Consumer
 from kombu.message import Message
 
-from celery_gconc.broker import AMQPBroker, identity_of
+from celery_gconc.brokers.amqp import AMQPBroker
+from celery_gconc.brokers.queues import identity_of
 from tests.cluster.kit import Cluster, Worker
 from tests.cluster.queues import SPECIAL
 from tests.cluster.versions import needs_quorum_queues

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from celery_gconc.broker import identity_of
+from celery_gconc.brokers.queues import identity_of
 from tests.servers import wait_until
 from tests.store.namespace import Namespace
 

@@ -1,0 +1,1 @@
+"""The message broker under a worker, and seen from outside."""

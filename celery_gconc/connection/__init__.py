@@ -1,0 +1,1 @@
+"""How the coordination Redis is reached. Knows no limit."""

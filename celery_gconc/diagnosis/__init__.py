@@ -1,0 +1,1 @@
+"""Why a task waits, what is wrong, what would be."""

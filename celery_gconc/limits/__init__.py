@@ -1,0 +1,1 @@
+"""What a limit is: values. Nothing here talks to anything."""

@@ -1,0 +1,1 @@
+"""The limits as metrics: Prometheus and OpenTelemetry."""

@@ -1,0 +1,171 @@
+"""The limits of a namespace as Prometheus metrics: one collector tells of the whole cluster.
+
+scrape (exporter, Flower) -> Collector -> Operations (status, totals) -> Redis
+
+Redis keeps the counters, so it makes no difference which process is scraped, nor how many are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from math import isinf
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector as AnyCollector
+
+from celery_gconc.errors import GlobalConcurrencyError
+from celery_gconc.operations.operations import Operations
+from celery_gconc.protocol.status import Histogram, LimitStatus, Totals
+
+#: How many limits are told of at most, so that the number of series stays bounded: each has about 45.
+MOST_LIMITS = 500
+
+GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a metric is: its type, its help text, and its labels."""
+
+    type: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_LIMIT = ("limit",)
+
+#: Every metric, by the name under which it is exposed.
+METRICS: Mapping[str, Description] = {
+    "celery_gconc_up": Description(GAUGE, "1 while the coordination Redis answers, 0 while it does not."),
+    "celery_gconc_sessions": Description(GAUGE, "Workers whose lease holds."),
+    "celery_gconc_limits": Description(GAUGE, "Limits that there are now, whether they are told of or not."),
+    "celery_gconc_limit_max": Description(
+        GAUGE, "Tasks that may run at once under the limit; no series while it is unlimited. A pause leaves it.", _LIMIT
+    ),
+    "celery_gconc_limit_paused": Description(GAUGE, "1 while the limit is paused, 0 otherwise.", _LIMIT),
+    "celery_gconc_limit_paused_timestamp_seconds": Description(
+        GAUGE, "Since when the limit is paused (Unix time); no series while it is not.", _LIMIT
+    ),
+    "celery_gconc_limit_overridden": Description(
+        GAUGE, "1 while a max set at run time holds instead of the configured one, 0 otherwise.", _LIMIT
+    ),
+    "celery_gconc_limit_overridden_timestamp_seconds": Description(
+        GAUGE,
+        "When the max that holds was set at run time (Unix time); no series where the configured one holds.",
+        _LIMIT,
+    ),
+    "celery_gconc_permits": Description(GAUGE, "Tasks that run under the limit now.", _LIMIT),
+    "celery_gconc_waiters": Description(
+        GAUGE, "Tasks that workers hold and that wait for the limit: in its line, or behind those.", _LIMIT
+    ),
+    "celery_gconc_longest_wait_seconds": Description(
+        GAUGE, "For how long the first in line has waited; 0 where nobody waits.", _LIMIT
+    ),
+    "celery_gconc_grants_total": Description(COUNTER, "Tasks that got a permit under the limit.", _LIMIT),
+    "celery_gconc_wait_seconds": Description(
+        HISTOGRAM, "How long tasks waited in their worker until they got their permit.", _LIMIT
+    ),
+    "celery_gconc_hold_seconds": Description(HISTOGRAM, "How long tasks held their permit.", _LIMIT),
+    "celery_gconc_reclaims_total": Description(COUNTER, "Permits taken back from workers whose lease ran out."),
+    "celery_gconc_lease_losses_total": Description(COUNTER, "Times that a worker lost its lease while it lived."),
+    "celery_gconc_redis_errors_total": Description(COUNTER, "Times that a worker failed to reach Redis."),
+    "celery_gconc_runs_without_permit_total": Description(
+        COUNTER, "Tasks started without a permit while Redis was away (global_concurrency_on_redis_error = 'run')."
+    ),
+}
+
+
+class Collector(AnyCollector):
+    """What a ``prometheus_client`` registry collects: each collection reads Redis.
+
+    Never raises where Redis can't be reached or a setting is wrong: then ``celery_gconc_up`` is 0, and is all there
+    is. Takes as long as two calls of its *operations* may. May be used by several threads.
+    """
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: so that the registry doesn't collect when this is registered."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as they are now."""
+        try:
+            status, totals = self._operations.status(), self._operations.totals()
+        except GlobalConcurrencyError:
+            yield down()
+            return
+        chosen = sorted(status.limits, key=lambda limit: (limit.max is None, limit.limit))[:MOST_LIMITS]
+        yield _gauge("celery_gconc_up", 1)
+        yield _gauge("celery_gconc_sessions", len(status.sessions))
+        yield _gauge("celery_gconc_limits", len(status.limits))
+        yield from _of_now(chosen)
+        yield from _since_the_beginning(totals, {limit.limit for limit in chosen})
+
+
+def down() -> Metric:
+    """That the coordination Redis doesn't answer."""
+    return _gauge("celery_gconc_up", 0)
+
+
+def _of_now(limits: Sequence[LimitStatus]) -> Iterator[Metric]:
+    """The gauges of each limit."""
+    values: Mapping[str, Callable[[LimitStatus], float | None]] = {
+        "celery_gconc_limit_max": lambda limit: limit.max,
+        "celery_gconc_limit_paused": lambda limit: limit.paused,
+        "celery_gconc_limit_paused_timestamp_seconds": lambda limit: limit.paused_at if limit.paused else None,
+        "celery_gconc_limit_overridden": lambda limit: limit.overridden,
+        "celery_gconc_limit_overridden_timestamp_seconds": lambda limit: limit.set_at if limit.overridden else None,
+        "celery_gconc_permits": lambda limit: limit.running,
+        "celery_gconc_waiters": waiters,
+        "celery_gconc_longest_wait_seconds": lambda limit: limit.longest_wait or 0.0,
+    }
+    for name, value_of in values.items():
+        family = GaugeMetricFamily(name, METRICS[name].help, labels=_LIMIT)
+        for limit in limits:
+            if (value := value_of(limit)) is not None:
+                family.add_metric([limit.limit], value)
+        yield family
+
+
+def waiters(limit: LimitStatus) -> int:
+    """How many tasks wait for a limit, in its line or behind it."""
+    return limit.waiting + limit.parked
+
+
+def _since_the_beginning(totals: Totals, chosen: Set[str]) -> Iterator[Metric]:
+    """Counters and histograms, of the *chosen* limits and, where there is room, of those that are no more."""
+    grants = CounterMetricFamily("celery_gconc_grants", METRICS["celery_gconc_grants_total"].help, labels=_LIMIT)
+    waits, holds = _histogram("celery_gconc_wait_seconds"), _histogram("celery_gconc_hold_seconds")
+    for limit in sorted(totals.limits, key=lambda limit: limit.limit not in chosen)[:MOST_LIMITS]:
+        grants.add_metric([limit.limit], limit.grants)
+        for family, histogram in ((waits, limit.wait), (holds, limit.hold)):
+            family.add_metric([limit.limit], _buckets(histogram), histogram.sum)
+    yield from (grants, waits, holds)
+    for name, value in (
+        ("celery_gconc_reclaims", totals.reclaims),
+        ("celery_gconc_lease_losses", totals.lease_losses),
+        ("celery_gconc_redis_errors", totals.redis_errors),
+        ("celery_gconc_runs_without_permit", totals.without_redis),
+    ):
+        yield CounterMetricFamily(name, METRICS[f"{name}_total"].help, value=value)
+
+
+def _gauge(name: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, METRICS[name].help, value=value)
+
+
+def _histogram(name: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, METRICS[name].help, labels=_LIMIT)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Cumulative, as Prometheus has them: how many values were at most so large."""
+    total, cumulative = 0, []
+    for bound, count in histogram.buckets:
+        total += count
+        cumulative.append(("+Inf" if isinf(bound) else str(bound), float(total)))
+    return cumulative

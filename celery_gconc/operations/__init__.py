@@ -1,0 +1,1 @@
+"""What any process may ask and change, with no worker alive."""

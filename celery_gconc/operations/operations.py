@@ -1,0 +1,205 @@
+"""What any process may ask of a namespace and change in it, with no worker alive: the ground of API, CLI and Flower.
+
+caller -> Operations -> Store -> Redis
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import TypeVar
+
+from celery import Celery
+
+from celery_gconc.errors import LimitError
+from celery_gconc.limits.name import parse_limit, shown
+from celery_gconc.limits.rules import parse_max
+from celery_gconc.operations.arguments import caller
+from celery_gconc.operations.declared import configured_limits, full_name
+from celery_gconc.protocol.status import Change, Found, Holding, Sample, Status, Totals, Waiting
+from celery_gconc.protocol.store import CALL_TIMEOUT, Store
+from celery_gconc.settings import Settings
+
+#: The longest that a value which is set for a time may hold, in seconds: ten years.
+MOST_DURATION = 10 * 366 * 86400.0
+
+T = TypeVar("T")
+
+
+class Operations:
+    """The limits of an app's namespace, from any process.
+
+    The methods connect when called, take at most *call_timeout* seconds each, and raise
+    :class:`~celery_gconc.errors.StoreUnavailable` where Redis can't be reached. A limit is named as at the shell:
+    ``"emails"`` (a queue), ``"task:proj.tasks.sync"``, ``"pool:db"``, ``"app"``; a name or a value that can't be
+    understood raises :class:`~celery_gconc.errors.LimitError`. Changes are made in the name of *by*: ``user@host``
+    where it isn't given. The object may be used by several threads.
+    """
+
+    def __init__(self, app: Celery, *, call_timeout: float = CALL_TIMEOUT) -> None:
+        self.app = app
+        self._call_timeout = call_timeout
+        self._store: Store | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The app's settings, checked. Loads its configuration."""
+        return Settings.from_app(self.app)
+
+    def full_name(self, limit: str) -> str:
+        """The full name of the limit that is meant: a bare name is a queue, a queue's alias is resolved."""
+        return full_name(self.app, parse_limit(limit))
+
+    def configured(self) -> dict[str, int]:
+        """The limits that this app configures, in its settings and tasks."""
+        return configured_limits(self.app, self.settings)
+
+    # -- Changes -----------------------------------------------------------------------------------------
+
+    def set(
+        self,
+        limit: str,
+        max: int | str | None,
+        *,
+        reason: str | None = None,
+        duration: float | timedelta | None = None,
+        by: str | None = None,
+    ) -> Change:
+        """Set the max of a limit at run time, for the whole cluster; ``None`` or ``"unlimited"`` lifts it.
+
+        It holds until it is set again or reset, through restarts and deploys; with a *duration* (seconds) it ends by
+        itself, within a heartbeat interval of that time by Redis' clock. Raising it starts waiting tasks at once.
+        Lowering it never ends a task: those above the new max run to their end.
+        """
+        name, value, seconds = self.full_name(limit), parse_max(max), _seconds(duration)
+        return self._do(
+            lambda store: store.set(
+                name, value, by=by or caller(), reason=reason, duration=seconds, config=self.configured()
+            )
+        )
+
+    def reset(self, limit: str, *, by: str | None = None) -> Change:
+        """Forget what was set at run time: the configured value holds again. A pause stays."""
+        name = self.full_name(limit)
+        return self._do(lambda store: store.reset(name, by=by or caller(), config=self.configured()))
+
+    def pause(
+        self,
+        limit: str,
+        *,
+        reason: str | None = None,
+        duration: float | timedelta | None = None,
+        by: str | None = None,
+    ) -> Change:
+        """Start no more tasks of a limit; those that run go on. Its value stays for :meth:`resume`.
+
+        With a *duration* (seconds) the pause ends by itself.
+        """
+        name, seconds = self.full_name(limit), _seconds(duration)
+        return self._do(
+            lambda store: store.pause(
+                name, True, by=by or caller(), reason=reason, duration=seconds, config=self.configured()
+            )
+        )
+
+    def resume(self, limit: str, *, by: str | None = None) -> Change:
+        """End a pause."""
+        name = self.full_name(limit)
+        return self._do(lambda store: store.pause(name, False, by=by or caller(), config=self.configured()))
+
+    # -- What holds --------------------------------------------------------------------------------------
+
+    def get(self, limit: str) -> int | None:
+        """The max of a limit that holds now; None if it is unlimited.
+
+        A pause is not part of it: see :meth:`status`. While no worker is alive, the caller's own configuration counts.
+        """
+        name = self.full_name(limit)
+        status = self.status(name)
+        return status[name].max if name in status else None
+
+    def status(self, limit: str | None = None) -> Status:
+        """All limits and live workers at one instant, or one limit's."""
+        name = None if limit is None else self.full_name(limit)
+        return self._do(lambda store: store.status(name, self.configured()))
+
+    def holders(self, limit: str, most: int = 1000) -> tuple[Holding, ...]:
+        """The tasks that hold a permit under a limit, those that have held it for longest first, *most* at most.
+
+        As their workers last told: a permit that passed from one task to the next within a worker is shown with the
+        earlier one for up to a heartbeat interval.
+        """
+        name = self.full_name(limit)
+        return self._do(lambda store: store.holders(name, most))
+
+    def waiting(self, limit: str, most: int = 1000) -> tuple[Waiting, ...]:
+        """The tasks that stand in a limit's line, in order, *most* at most.
+
+        A task with several limits stands in one line at a time. Those that a worker holds behind a full line of its own
+        (``LimitStatus.parked``), and messages still in the broker, stand in none yet.
+        """
+        name = self.full_name(limit)
+        return self._do(lambda store: store.waiting(name, most))
+
+    def find(self, task_id: str) -> tuple[Found, ...]:
+        """Where Redis knows a task: it waits for a permit or holds one. Twice where its message was delivered twice."""
+        return self._do(lambda store: store.find(task_id))
+
+    def history(self, limit: str, seconds: float = 600.0) -> tuple[Sample, ...]:
+        """Tasks that have ended under a limit in the last *seconds*: a sample of them.
+
+        In order of their ends, as workers told with their heartbeats; each with a weight, where there were too many.
+        About the last 5,000 heartbeats in which tasks ended are kept, and none 15 minutes after the last.
+        """
+        name = self.full_name(limit)
+        return self._do(lambda store: store.history(name, seconds))
+
+    def totals(self) -> Totals:
+        """Counters and histograms of the namespace, over all its workers."""
+        return self._do(lambda store: store.totals())
+
+    # -- The server --------------------------------------------------------------------------------------
+
+    def audit(self, repair: bool = False) -> tuple[str, ...]:
+        """What in Redis doesn't fit together, one sentence each; with *repair* it is removed, and waiters go on.
+
+        None of it can come about by this package's own scripts: somebody else has written to the keys.
+        """
+        return self._do(lambda store: store.audit(repair=repair))
+
+    def server_time(self) -> float:
+        """The time by Redis' clock: Unix time in seconds."""
+        return self.status("app").at
+
+    def server_info(self) -> Mapping[str, str]:
+        """What the server tells of itself (INFO), as text; empty where our user may not ask."""
+        return self._do(lambda store: store.server_info())
+
+    def check_rights(self) -> tuple[str, ...]:
+        """What can't be seen for the lack of a right that workers need not have, one sentence each.
+
+        Where they need what is missing, :class:`~celery_gconc.errors.StoreUnusable` names all of it.
+        """
+        return self._do(lambda store: store.check_rights())
+
+    def close(self) -> None:
+        """Close the connections that were opened. The next call opens new ones."""
+        store, self._store = self._store, None
+        if store is not None:
+            with suppress(Exception):
+                store.close()
+
+    def _do(self, function: Callable[[Store], T]) -> T:
+        if self._store is None:
+            self._store = Store.from_settings(self.settings, self._call_timeout)
+        return function(self._store)
+
+
+def _seconds(duration: float | timedelta | None) -> float | None:
+    if duration is None:
+        return None
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MOST_DURATION:
+        raise LimitError(f"a duration is a number of seconds above 0 (ten years at most); got {shown(duration)}")
+    return float(seconds)

@@ -1,0 +1,1 @@
+"""What a session and Redis say to each other; one codec, and the Lua."""

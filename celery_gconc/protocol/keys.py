@@ -1,0 +1,78 @@
+"""Every key and channel that celery-gconc uses in Redis, made here and nowhere else.
+
+The number of keys is fixed, whatever the number of limits: a limit is a *member* of sorted sets that are
+ordered by name (score 0), so a limit with no holder, no waiter and no override leaves nothing behind, and all
+keys can be declared to Redis (one hash slot, no key made inside a script).
+"""
+
+from __future__ import annotations
+
+from celery_gconc.connection.location import namespace
+
+#: A changed meaning of any key takes a new number, so that old and new workers never share a key.
+SCHEMA = "v1"
+
+#: Name and content of each key, in the order in which every script gets them as KEYS.
+KEYSPACE: dict[str, str] = {
+    "meta": "hash: epoch, run id of its server, when it was born (lease clock, ms), lease clock (ms), time of its last "
+    "step (ms) and of the last that was held back (held), version of the limit table, the version that overrides go by "
+    "(known), last ticket and fencing number, least interval and longest lease of a live session (ms), heard: the "
+    "longest lease of before the epoch (ms), shut: until when nothing is granted after a loss of data (lost: 1 where "
+    "it is known to be one), and ends: when the next of what operators set for a time may end (ms)",
+    "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
+    "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, seen, "
+    "offered, parked, takes, growth",
+    "heartbeats": "zset by name: interval US <ms> US <session> and timeout US <ms> US <session> of each live session",
+    "requests": "hash: <session>:<number> of each holder and waiter, to its record (JSON)",
+    "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
+    "holders": "zset by name: <limit> US <session>:<number>",
+    "waiters": "zset by name: <limit> US <arrival, us on the lease clock> US <session>:<number>",
+    "reserved": "zset by name, as waiters: places held back for a waiter that missed its turn too often",
+    "max": "hash: limit to the max that holds now (0 while paused); unlimited ones are absent",
+    "configured": "hash: limit to the smallest value that a live session is configured with",
+    "overrides": "hash: limit to what an operator set at run time (JSON: max, by, at, reason, ends, and the same of a "
+    "pause)",
+    "fresh": "hash: limit to the table version with which it began; no grants until every session has stated "
+    "what it runs",
+    "contended": "hash: limit to the one session that waits for it, or * for several",
+    "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now, epoch), kept for an hour",
+    "changed": "zset: the fields of changes, by wall time (ms), to drop them after that hour",
+    "totals": "hash: limit to its counters and histograms (JSON), and under an empty name those of the namespace; "
+    "deleted 30 days after the last change",
+    "recent": "stream: one entry for each heartbeat in which tasks had ended: a sample of them by limit (JSON); "
+    "deleted 15 minutes after the last",
+    "takers": "zset by name: <digest of the broker> US <queue> US <session> for each queue that a session takes",
+}
+
+
+class Keys:
+    """The keys of one namespace: ``{prefix}:v1:<name>``, after the prefix of the app's own keys if it has one."""
+
+    __slots__ = ("_channels", "namespace", "prefix")
+
+    def __init__(self, prefix: str, database: int = 0, keyprefix: str = "") -> None:
+        self.namespace = namespace(keyprefix, prefix)
+        self.prefix = f"{self.namespace}:{SCHEMA}:"
+        # Channels, unlike keys, are shared by all databases of a server.
+        self._channels = f"{self.prefix}notices:{database}:" if database else f"{self.prefix}notices:"
+
+    def all(self) -> list[str]:
+        """Every key, in the order of :data:`KEYSPACE`."""
+        return [self.prefix + name for name in KEYSPACE]
+
+    def key(self, name: str) -> str:
+        """The key of one entry of :data:`KEYSPACE`."""
+        assert name in KEYSPACE, name
+        return self.prefix + name
+
+    def channels(self) -> str:
+        """What every notice channel begins with; scripts append the session id."""
+        return self._channels
+
+    def channel(self, session: str) -> str:
+        """The pub/sub channel on which a session is told of its grants and recalls."""
+        return self.channels() + session
+
+    def lease_channel(self, session: str, timeout: float) -> str:
+        """Nothing is told here: who listens shows a Redis that has lost its data how long its lease is (in s)."""
+        return f"{self.channels()}{int(timeout * 1000)}:{session}"

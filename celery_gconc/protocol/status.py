@@ -1,0 +1,406 @@
+"""What people ask of a namespace: limits, live sessions and holders at one instant, and what a change did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from celery_gconc.limits.claims import Limits
+from celery_gconc.protocol.messages import BUCKETS
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What holds for a limit: its max (None: unlimited), whether it is paused, and where the max comes from."""
+
+    max: int | None
+    paused: bool
+    origin: str  #: ``override``, ``configured`` or ``none``
+
+    def __str__(self) -> str:
+        text = "unlimited" if self.max is None else str(self.max)
+        if self.origin == "configured":
+            text += " (configured)"
+        return f"{text}, paused" if self.paused else text
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change of a limit did. ``applied`` is false where a later change had come first."""
+
+    limit: str
+    was: Value
+    now: Value
+    applied: bool = True
+
+    def __str__(self) -> str:
+        if not self.applied:
+            return f"{self.limit}: {self.now}; a later change came first, so nothing was changed"
+        return f"{self.limit}: was {self.was}, is {self.now}"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStatus:
+    """One limit at one instant. ``max`` is None where unlimited; times are Unix times in seconds."""
+
+    limit: str
+    max: int | None
+    paused: bool
+    running: int
+    waiting: int
+    idle: int = 0
+    configured: int | None = None
+    overridden: bool = False
+    set_by: str | None = None
+    set_at: float | None = None
+    reason: str | None = None
+    #: When the value that was set ends by itself.
+    set_until: float | None = None
+    paused_by: str | None = None
+    paused_at: float | None = None
+    paused_reason: str | None = None
+    paused_until: float | None = None
+    #: The limit has just begun and waits until every session has stated what it runs under it.
+    settling: bool = False
+    #: How many more tasks workers hold behind those in line, as they told with their last heartbeats.
+    parked: int = 0
+    #: The longest that one of the first in line has waited, in seconds; None where nobody does.
+    longest_wait: float | None = None
+    #: How many tasks have ended under it in the last minute, as workers told with their heartbeats.
+    per_minute: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """One live session at one instant. ``lease`` is in seconds."""
+
+    session: str
+    node: str
+    pid: int
+    pool: str
+    lease: float
+    permits: int
+    waiting: int
+    room: int
+    #: When it opened, as Unix time by Redis' clock.
+    since: float = 0.0
+    #: The versions of celery-gconc, Celery and Python that its worker runs.
+    version: str = ""
+    celery: str = ""
+    python: str = ""
+    #: How far the worker's wall clock was ahead of Redis' when it opened, in seconds (less than a round trip is noise).
+    skew: float = 0.0
+    #: The name of its app, and its broker (without a password).
+    app: str = ""
+    broker: str = ""
+    #: What it configures: limit to max.
+    configured: Mapping[str, int] = field(default_factory=dict)
+    #: Its heartbeat settings, in seconds: between two statements, and the length of its lease.
+    interval: float = 0.0
+    timeout: float = 0.0
+    #: The queues that it took from when it opened, the first hundred of them.
+    queues: tuple[str, ...] = ()
+    #: How many of its slots are free though it gives itself no room; why; and since when, as Unix time by Redis' clock.
+    stalled_slots: int = 0
+    stalled_why: str = ""
+    stalled_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A task that holds a permit, as its session has last told."""
+
+    session: str
+    node: str
+    task_id: str
+    task: str
+    #: Since when, as Unix time by Redis' clock: the grant, or when the permit passed on to this task.
+    since: float
+    #: All limits that its permit covers.
+    limits: Limits = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A task that stands in a limit's line."""
+
+    session: str
+    node: str
+    task_id: str
+    task: str
+    #: Its place in the line: 1 is next.
+    place: int
+    #: For how many seconds it has waited for its permit.
+    waited: float
+    #: All limits that its permit has to cover.
+    limits: Limits = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where Redis knows a task: it waits for a permit, or holds one."""
+
+    task_id: str
+    task: str
+    session: str
+    node: str
+    limits: Limits
+    is_waiting: bool
+    #: For how many seconds it has waited, or held its permit.
+    seconds: float
+    #: The limit in whose line it stands, and its place there; None for a holder.
+    line: str | None
+    place: int | None
+    #: How many tasks its session could start this instant.
+    room: int
+    #: Those of its limits that have no place for it.
+    full: Limits = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A task that ended under a limit: when (Unix time), how long it waited for its permit and held it, in seconds."""
+
+    ended: float
+    waited: float
+    held: float
+    #: How many tasks it stands for.
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often values fell into each range: (upper bound in seconds, count in that range alone)."""
+
+    buckets: tuple[tuple[float, int], ...] = ()
+    #: The sum of all values, in seconds.
+    sum: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return sum(count for _, count in self.buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitTotals:
+    """What happened under a limit since it was first used: tasks started, their waits and holds."""
+
+    limit: str
+    grants: int = 0
+    wait: Histogram = Histogram()
+    hold: Histogram = Histogram()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What happened in a namespace over all its workers. Counters: they begin anew where Redis loses its data."""
+
+    limits: tuple[LimitTotals, ...] = ()
+    #: Permits taken back from sessions whose lease ran out.
+    reclaims: int = 0
+    #: Sessions that were closed while their worker lived.
+    lease_losses: int = 0
+    #: How often workers failed to reach Redis.
+    redis_errors: int = 0
+    #: Tasks started without a permit while Redis was away.
+    without_redis: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All limits and sessions of a namespace at one instant; ``status["queue:emails"]`` is one limit's."""
+
+    limits: tuple[LimitStatus, ...] = ()
+    sessions: tuple[SessionStatus, ...] = ()
+    version: int = 0
+    #: When, as Unix time by Redis' clock.
+    at: float = 0.0
+    #: What its keys and channels begin with, but for the schema's number: ``{gconc}``, or ``shop:{gconc}``.
+    namespace: str = ""
+
+    def __getitem__(self, limit: str) -> LimitStatus:
+        for found in self.limits:
+            if found.limit == limit:
+                return found
+        raise KeyError(limit)
+
+    def __contains__(self, limit: object) -> bool:
+        return any(found.limit == limit for found in self.limits)
+
+    def __iter__(self) -> Iterator[LimitStatus]:
+        return iter(self.limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge has removed."""
+
+    limit: str
+    #: Messages that no worker had taken.
+    at_broker: int
+    #: Messages that workers held, by node.
+    in_workers: Mapping[str, int]
+    #: Live workers that gave no answer: what waits there is still there.
+    silent: tuple[str, ...] = ()
+    #: Whether workers had none left at the end.
+    is_complete: bool = True
+
+    @property
+    def total(self) -> int:
+        """How many messages were removed."""
+        return self.at_broker + sum(self.in_workers.values())
+
+
+def as_json(value: Any) -> Any:
+    """Any value of this module as JSON has it: dataclasses as objects, tuples as arrays."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {of.name: as_json(getattr(value, of.name)) for of in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [as_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value
+
+
+def _max(value: Any) -> int | None:
+    return None if value is None or value < 0 else int(value)
+
+
+def value_of(reply: Mapping[str, Any]) -> Value:
+    """A value, as a script replies it."""
+    return Value(_max(reply["max"]), bool(reply["paused"]), str(reply["from"]))
+
+
+def limit_status_of(item: Mapping[str, Any]) -> LimitStatus:
+    """A limit, as a script replies it."""
+    override = item["override"] or {}
+    return LimitStatus(
+        limit=item["limit"],
+        max=_max(item["max"]),
+        paused=item["paused"],
+        running=item["held"] - item["idle"],
+        waiting=item["waiting"],
+        idle=item["idle"],
+        configured=item["configured"],
+        overridden="max" in override,
+        set_by=override.get("by"),
+        set_at=_seconds(override.get("at")),
+        reason=override.get("reason"),
+        set_until=_seconds(override.get("ends")),
+        paused_by=override.get("paused_by"),
+        paused_at=_seconds(override.get("paused_at")),
+        paused_reason=override.get("paused_reason"),
+        paused_until=_seconds(override.get("paused_ends")),
+        settling=item["settling"],
+        parked=item["parked"],
+        longest_wait=_seconds(item.get("longest")),
+        per_minute=item["ended"],
+    )
+
+
+def with_configured(known: LimitStatus | None, limit: str, maximum: int) -> LimitStatus:
+    """A limit that the caller configures, where no live session does."""
+    if known is None:
+        return LimitStatus(limit, maximum, paused=False, running=0, waiting=0, configured=maximum)
+    return replace(known, configured=maximum, max=known.max if known.overridden else maximum)
+
+
+def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
+    """A session, as a script replies it."""
+    info = item["info"]
+    stall = item.get("stall") or {}
+    return SessionStatus(
+        session=item["session"],
+        node=str(info.get("node", "?")),
+        pid=int(info.get("pid", 0)),
+        pool=str(info.get("pool", "?")),
+        lease=item["lease"] / 1000,
+        permits=item["permits"],
+        waiting=item["waiting"],
+        room=item["room"],
+        since=info.get("since", 0) / 1000,
+        version=str(info.get("version", "")),
+        celery=str(info.get("celery", "")),
+        python=str(info.get("python", "")),
+        skew=(info.get("clock", info.get("since", 0)) - info.get("since", 0)) / 1000,
+        app=str(info.get("app", "")),
+        broker=str(info.get("broker", "")),
+        configured=dict(item["config"] or ()),
+        interval=item["interval"] / 1000,
+        timeout=item["timeout"] / 1000,
+        queues=tuple(item["queues"] or ()),
+        stalled_slots=int(stall.get("slots", 0)),
+        stalled_why=str(stall.get("why", "")),
+        stalled_since=_seconds(stall.get("since")),
+    )
+
+
+def holding_of(item: Mapping[str, Any]) -> Holding:
+    """A holder, as a script replies it."""
+    return Holding(item["session"], item["node"], item["id"], item["task"], item["since"] / 1000, tuple(item["limits"]))
+
+
+def waiting_of(item: Mapping[str, Any]) -> Waiting:
+    """A waiter, as a script replies it."""
+    return Waiting(
+        item["session"],
+        item["node"],
+        item["id"],
+        item["task"],
+        item["place"],
+        item["waited"] / 1000,
+        tuple(item["limits"]),
+    )
+
+
+def found_of(item: Mapping[str, Any]) -> Found:
+    """A request that was looked for, as a script replies it."""
+    return Found(
+        task_id=item["id"],
+        task=item["task"],
+        session=item["session"],
+        node=item["node"],
+        limits=tuple(item["limits"]),
+        is_waiting=item["waits"],
+        seconds=item["span"] / 1000,
+        line=item.get("line"),
+        place=item.get("place"),
+        room=item["room"],
+        full=tuple(item["full"] or ()),
+    )
+
+
+def samples_of(parts: Iterable[Mapping[str, Any]]) -> tuple[Sample, ...]:
+    """What has ended lately, as a script replies it: in order of the ends."""
+    found = [
+        Sample(part["at"] / 1000 - ago / 1000, waited / 1000, held / 1000, part["ended"] / len(part["samples"]))
+        for part in parts
+        for ago, waited, held in part["samples"] or ()
+    ]
+    return tuple(sorted(found, key=lambda sample: sample.ended))
+
+
+def totals_of(reply: Mapping[str, str]) -> Totals:
+    """Totals, as a script replies them."""
+    of_all = json.loads(reply.get("", "{}"))
+    limits = []
+    for limit in sorted(name for name in reply if name):
+        told = json.loads(reply[limit])
+        wait, hold = _histogram(told["wait"], told["waited"]), _histogram(told["hold"], told["held"])
+        limits.append(LimitTotals(limit, int(told["grants"]), wait, hold))
+    counters = {
+        name: int(of_all.get(name, 0)) for name in ("reclaims", "lease_losses", "redis_errors", "without_redis")
+    }
+    return Totals(tuple(limits), **counters)
+
+
+def _histogram(counts: Sequence[int] | Mapping[str, int], milliseconds: float) -> Histogram:
+    counted = [int(count) for count in counts] if isinstance(counts, list) else [0] * len(BUCKETS)
+    return Histogram(tuple(zip(BUCKETS, counted, strict=False)), milliseconds / 1000)
+
+
+def _seconds(milliseconds: Any) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

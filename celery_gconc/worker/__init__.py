@@ -1,0 +1,1 @@
+"""One worker. Only the extension reaches in here from outside."""

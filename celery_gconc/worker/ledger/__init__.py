@@ -1,0 +1,1 @@
+"""The permits of one session, in memory."""

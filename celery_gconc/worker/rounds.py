@@ -1,0 +1,120 @@
+"""Looks after the requests that a worker holds and has not started, a few at a time however many there are.
+
+    Gate (added, removed) -> Rounds -> Gate.sweep (who has expired or been revoked, whose turn it is to be looked at)
+
+What has an end of its own, or is revoked by id, is found at once; all else (revokes by a stamped header, messages that
+the broker must hear of again) comes round in turn.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+from celery.worker import state
+
+from celery_gconc.worker.run import Run
+
+#: How many requests are looked at in one go at least.
+LEAST_LOOKED = 128
+
+
+class Rounds:
+    """One gate's. :meth:`add` and :meth:`remove` are for any thread, the others for the consumer's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: Whose turn it is next comes first.
+        self._runs: OrderedDict[Run, None] = OrderedDict()
+        #: Who expires within the second that ends then (Unix time), and those seconds as a heap.
+        self._expiring: dict[int, set[Run]] = {}
+        self._seconds: list[int] = []
+        #: The newest entry of Celery's set of revoked ids that was looked at.
+        self._newest: Any = None
+        #: Revoked before they came to the gate.
+        self._late: list[Run] = []
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def add(self, run: Run) -> None:
+        """A request is held."""
+        request = run.request
+        with self._lock:
+            self._runs[run] = None
+            if request.expires is not None:
+                self._expire(run, _second(request.expires))
+        if request.id in state.revoked:  # while it waited for its ETA, or its rate
+            self._late.append(run)
+
+    def remove(self, run: Run) -> None:
+        """It is held no more, or starts."""
+        with self._lock:
+            self._runs.pop(run, None)
+            if (expires := run.request.expires) is not None:
+                runs = self._expiring.get(_second(expires))
+                if runs is not None:
+                    runs.discard(run)
+
+    def clear(self) -> None:
+        """Nothing is held any more."""
+        with self._lock:
+            self._runs.clear()
+            self._expiring.clear()
+            self._seconds.clear()
+        self._late.clear()
+
+    def ended(self) -> list[Run]:
+        """Who has expired, or been revoked by its id, since the last call."""
+        found, self._late = self._late, []
+        moment = time.time()
+        with self._lock:
+            while self._seconds and self._seconds[0] <= moment:
+                found += self._expiring.pop(heapq.heappop(self._seconds), ())
+        for task_id in self._newly_revoked():
+            request = state.requests.get(task_id)
+            run = Run.of(request) if request is not None else None
+            if run is not None:
+                found.append(run)
+        return found
+
+    def next(self, rounds: float) -> list[Run]:
+        """Whose turn it is, where all are to have one within so many calls."""
+        with self._lock:
+            count = min(max(int(len(self._runs) / max(rounds, 1.0)) + 1, LEAST_LOOKED), len(self._runs))
+            turn = []
+            for _ in range(count):
+                run = next(iter(self._runs))
+                self._runs.move_to_end(run)
+                turn.append(run)
+            return turn
+
+    def _expire(self, run: Run, second: int) -> None:
+        runs = self._expiring.get(second)
+        if runs is None:
+            runs = self._expiring[second] = set()
+            heapq.heappush(self._seconds, second)
+        runs.add(run)
+
+    def _newly_revoked(self) -> list[str]:
+        # celery 5.4-5.7: LimitedSet says nothing of its order but by sorting all; its newest entry is its dict's last.
+        revoked: Any = state.revoked
+        found: list[str] = []
+        newest = None
+        try:
+            for entry in reversed(revoked._data.values()):
+                if entry is self._newest:
+                    break
+                newest = newest or entry
+                found.append(entry[-1])
+        except RuntimeError:  # changed by another thread meanwhile: next time
+            return []
+        self._newest = newest or self._newest
+        return found
+
+
+def _second(expires: Any) -> int:
+    return int(expires.timestamp()) + 1

@@ -1,0 +1,1 @@
+"""One session with Redis: its thread, its calls, its notices."""

@@ -1,0 +1,482 @@
+"""The consumer step: builds a worker's gate, intake, ledger and link, and ties them to Celery's life cycle.
+
+Consumer.on_task_request -> Gate;  Link -> Starter -> Gate.pump, on the consumer's thread
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+import celery
+from celery import Celery
+from celery.bootsteps import RUN, StartStopStep  # type: ignore[attr-defined]
+from celery.exceptions import WorkerShutdown
+from celery.signals import task_received
+from celery.utils.log import get_logger
+from celery.worker import state as worker_state
+
+from celery_gconc.brokers.queues import goes_by, identity_of, queue_named
+from celery_gconc.clock import now
+from celery_gconc.connection.urls import without_secrets
+from celery_gconc.errors import LimitError, SessionRefused, SettingError
+from celery_gconc.limits.claims import Limits, TaskOption, candidates
+from celery_gconc.metrics import opentelemetry as telemetry
+from celery_gconc.operations.declared import configured_limits, escaping_tasks, full_name
+from celery_gconc.operations.misfits import misfits
+from celery_gconc.settings import NO_REDIS, SWITCHED_OFF, Settings
+from celery_gconc.shell import refuse_start
+from celery_gconc.version import __version__
+from celery_gconc.worker.embedded import end_wait, watch_start
+from celery_gconc.worker.events import Observer
+from celery_gconc.worker.gate import Gate
+from celery_gconc.worker.intake import Intake
+from celery_gconc.worker.ledger.ledger import Ledger
+from celery_gconc.worker.pool import CAN_TERMINATE, check_pool, pool_kind, pool_name, pool_size
+from celery_gconc.worker.resize import Resizer, count_only_startable
+from celery_gconc.worker.run import Run, note_delivery
+from celery_gconc.worker.session.counts import Tally
+from celery_gconc.worker.session.link import Link
+from celery_gconc.worker.starter import TICK_SECONDS, ConsumerStarter, GreenStarter, HubStarter, Starter
+from celery_gconc.worker.stats import StatsRows
+from celery_gconc.worker.watch.deadlocks import DeadlockWatch
+from celery_gconc.worker.watch.lost_leases import Terminator
+from celery_gconc.worker.watch.stalls import Lookout
+
+logger = get_logger(__name__)
+
+#: How often, in seconds, it is looked whether something could start though nothing has said so.
+PUMP_SECONDS = 1.0
+
+#: Exit code of a worker that may not start (EX_CONFIG of sysexits.h).
+EX_CONFIG = 78
+
+#: How long, in seconds, the start waits for the first session, so that a refusal stops it at once
+#: (a server that speaks no TLS is silent for two when it is spoken to so).
+FIRST_CONTACT = 4.0
+
+#: The same where no limit is configured: one may have been set at run time, and else nothing is to wait.
+UNLIMITED_CONTACT = 1.0
+
+T = TypeVar("T")
+
+_links: WeakSet[Link] = WeakSet()
+_fork_hooks_installed = False
+
+
+class GlobalConcurrencyStep(StartStopStep):
+    """One for each worker, made when the consumer is built; survives broker reconnects."""
+
+    label = "Global concurrency"
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self.app: Celery = consumer.app
+        self.consumer = consumer
+        settings = self.settings = _or_refuse(lambda: Settings.from_app(self.app))
+        config = _or_refuse(lambda: configured_limits(self.app, settings)) if settings.enabled else {}
+        self.enabled = _is_on(settings, config, consumer)
+        if self.enabled:
+            self._build(settings, config)
+
+    def _build(self, settings: Settings, config: Mapping[str, int]) -> None:
+        consumer = self.consumer
+        consumer.global_concurrency = self
+        self._options: dict[str, TaskOption] = {}
+        self._names: dict[tuple[str, str | None], Limits] = {}
+        pool = consumer.pool
+        _or_refuse(lambda: check_pool(pool))
+        if settings.on_lease_lost == "terminate" and pool_kind(pool) not in CAN_TERMINATE:
+            refuse_start(
+                f"global_concurrency_on_lease_lost='terminate': the {pool_name(pool)} pool can't terminate a task; "
+                "use 'continue', or the prefork, gevent or eventlet pool"
+            )
+        _warn_of_strategies(self.app)
+        for text in settings.warnings:
+            logger.warning("celery-gconc: %s", text)
+        for key, meant in settings.misspelt:
+            logger.warning("celery-gconc: this app reads no setting %s: is %s meant?", key, meant)
+
+        def slots() -> int:
+            return pool_size(pool)
+
+        self.lookout = Lookout(
+            self._knock,
+            self._on_loop_late,
+            self._on_loop_back,
+            free_slots=lambda: 0 if self.gate.is_closed else slots() - len(self.ledger.running),
+            unused_slots=lambda: self.ledger.unused_slots() if self.link.connected else 0,
+        )
+
+        def startable() -> int:
+            return 0 if self.lookout.is_late else slots()
+
+        # One step of Redis' clock moves the lease clock by up to the least interval of all, and nobody tells us.
+        self.ledger: Ledger[Run] = Ledger(
+            config, slots=startable, wake=self._wake_link, margin=settings.heartbeat_interval, growth=self._growth
+        )
+        self.intake = Intake(
+            table=lambda: self.ledger.table,
+            slots=slots,
+            free_slots=lambda: self.ledger.free_slots,
+            consumer_timeout=settings.consumer_timeout,
+            leaves=self.ledger.leave_queues,
+        )
+        self.starter: Starter = self._make_starter(consumer)
+        tally = Tally()
+        self.observer = Observer(
+            tally, send_event=self._send_event if settings.task_events else _nothing, wait_warning=settings.wait_warning
+        )
+        telemetry.install()
+        self.gate = Gate(
+            ledger=self.ledger,
+            pool=pool,
+            start=consumer.on_task_request,
+            names_of=self._names_of,
+            watcher=self.intake,
+            audience=self.observer,
+            watch_child=self._watch_child,
+            wake=self.starter.wake,
+            runs_unlimited=self._runs_unlimited,
+            starts_when_ended=pool_kind(pool) in ("prefork", "threads"),
+            ends_on_consumer_thread=pool_kind(pool) == "prefork" and consumer.hub is not None,
+            later=self.starter.later,
+            keep_turning=self.starter.keep_turning,
+        )
+        self.resizer = Resizer(consumer, on_resized=self.starter.wake)
+        self.link: Link = _or_refuse(
+            lambda: Link(
+                settings,
+                self.ledger,
+                tally,
+                info={
+                    "node": consumer.hostname,
+                    "pid": os.getpid(),
+                    "pool": pool_name(pool),
+                    "version": __version__,
+                    "celery": celery.__version__,
+                    "python": platform.python_version(),
+                    "app": self.app.main or "",
+                    "broker": without_secrets(self.app.conf.broker_url or "")[:500],
+                },
+                config=config,
+                queues=lambda: self.app.amqp.queues.consume_from,
+                on_news=self.starter.wake,
+                on_refused=self._on_refused,
+                on_lease_lost=self._on_lease_lost,
+                on_child_exit=self._on_child_exit,
+                on_result_written=self._on_result_written,
+                stall=self.lookout.stall,
+            )
+        )
+        self._rows = StatsRows(self.link.call)
+        self.deadlocks = DeadlockWatch(self.link.call)
+        self.terminator = Terminator(self.gate, interval=settings.heartbeat_interval, call_soon=consumer.call_soon)
+        self._refusal: str | None = None
+        watch_start(consumer.controller, lambda: self._refusal)
+        #: Which broker messages are taken from: a digest.
+        self._source = ""
+        self._next_pump = 0.0
+        #: How often this worker's session was closed while it lived.
+        self.lease_losses = 0
+        # celery 4.0-5.7: strategies read on_task_request when they are built (Tasks.start), so it is wrapped here,
+        # before the first start; plain, rate-limited and ETA requests all pass through it.
+        consumer.on_task_request = self.gate.admit
+
+    # -- Celery's life cycle -----------------------------------------------------------------------------
+
+    def start(self, consumer: Any) -> None:
+        """The broker is connected (again)."""
+        self.link.watch_results({})
+        driver_type = consumer.connection.transport.driver_type
+        self.intake.attach(consumer.task_consumer, consumer.qos, driver_type)
+        if isinstance(self.starter, ConsumerStarter):
+            self.starter.attach(consumer.connection)
+        self._source = identity_of(consumer.connection)
+        self.ledger.take_queues(self._source, self.intake.taken)
+        if driver_type == "amqp":
+            task_received.connect(self._on_received, sender=consumer)
+        self.ledger.tells_offers = consumer.controller.autoscaler is not None
+        count_only_startable(consumer, self.ledger.stuck, self.gate.would_be_stuck)
+        if not self.link.is_started:
+            _install_fork_hooks(self.link)
+            self.starter.start()
+            self.link.start()
+            if self.settings.on_lease_lost == "terminate":
+                self.terminator.start()
+            self._check_broker()
+            self.link.tried.wait(FIRST_CONTACT if self.ledger.table else UNLIMITED_CONTACT)
+            self._rows.refresh()
+            for text in misfits(self.app, self._configured, self.ledger.table):
+                logger.warning("celery-gconc: %s", text)
+            self.lookout.start(has_loop=consumer.hub is not None)
+        if self._refusal is not None:
+            end_wait(consumer.controller)
+            raise WorkerShutdown(EX_CONFIG)
+        if consumer.hub is None:
+            self.starter.wake()
+
+    def _check_broker(self) -> None:
+        """See that we have the rights that we need where the broker is a Redis, which may be another one."""
+        conf: Any = self.app.conf
+        setting = "broker_url" if conf.broker_read_url == conf.broker_url else "broker_read_url"
+        unseen: tuple[str, ...] = ()
+        why = ""
+        try:
+            unseen = self.intake.check_rights(setting)
+        except SessionRefused as exc:
+            why = str(exc)
+        if why and self.link.has_limits:
+            self._on_refused(why)
+        elif why:
+            logger.error("celery-gconc: %s; limits that are set at run time can't be kept", why)
+        for text in unseen:
+            logger.warning("celery-gconc: the broker: %s", text)
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        """The event loop starts (again): it reads our news, and looks after parked requests."""
+        if isinstance(self.starter, HubStarter):
+            self.lookout.came_round()
+            self.starter.register(hub)
+
+    def stop(self, consumer: Any) -> None:
+        """The broker's connection ends: it was lost, or the worker shuts down."""
+        self.intake.detach()
+        self.ledger.take_queues(self._source, ())
+        if consumer.blueprint.state == RUN:
+            self.gate.connection_lost()
+            # Celery 5.4-5.7 now tries to connect until it succeeds, and reads no results of a prefork pool meanwhile.
+            self.link.watch_results(self.gate.busy_pipes())
+        else:
+            self.gate.close()
+
+    def shutdown(self, consumer: Any) -> None:
+        """The last that Celery calls, warm or cold, after the pool has drained or was killed."""
+        self.gate.close()
+        self.intake.forget()
+        self.gate.pool_stopped()
+        self.intake.close()
+        self.terminator.close()
+        self.lookout.close()
+        self.link.stop()
+        self.starter.close()
+        if self._refusal is not None:
+            worker_state.should_stop = None  # the next worker in this process has nothing to do with it
+
+    def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]
+        """What ``inspect stats`` shows. From memory: never a call to Redis."""
+        counts = self.gate.counts
+        return {
+            **self._rows.rows(),
+            "global_concurrency": {
+                "time": time.time(),
+                "version": __version__,
+                "session": self.link.session,
+                "connected": self.link.connected,
+                "redis_error": self.link.trouble,
+                "redis_error_is_permanent": self.link.is_unusable,
+                "running": counts.running,
+                "parked": counts.parked,
+                "stopped_queues": self.intake.stopped,
+                "lost_queues": self.intake.lost_queues,
+                "runs_without_permit": self.gate.unlimited_runs,
+                "heartbeat_interval": self.settings.heartbeat_interval,
+                "heartbeat_timeout": self.settings.heartbeat_timeout,
+                "lease_losses": self.lease_losses,
+                "terminated": self.terminator.terminated,
+            },
+        }
+
+    # -- What the parts call -----------------------------------------------------------------------------
+
+    def _make_starter(self, consumer: Any) -> Starter:
+        if consumer.hub is not None:
+            return HubStarter(self._pump, self._tick)
+        if consumer.pool.is_green:
+            return GreenStarter(self._pump, self._tick)
+        return ConsumerStarter(
+            self._pump, self._tick, consumer, lambda: bool(self.ledger.waiting_count or self.intake.stopped)
+        )
+
+    def _pump(self) -> None:
+        self.lookout.came_round()
+        self.resizer.go_on()
+        if self.ledger.holds_slot and self.ledger.free_slots <= 0 and self.consumer.controller.autoscaler is not None:
+            # With an event loop Celery scales up when a message comes; here permits may come without one.
+            self.consumer.controller.autoscaler.maybe_scale()
+        self.gate.pump()
+        self.observer.look(self.ledger.table)
+
+    def _tick(self) -> None:
+        if self.lookout.came_round():
+            self.gate.pump()
+        self.resizer.go_on()
+        if self.consumer.hub is None and self.gate.is_shutting_down:
+            self.gate.close(by_consumer=False)  # its own loop comes round after some seconds only
+            return
+        self.deadlocks.look(self.gate.sweep(TICK_SECONDS), self.ledger.covering)
+        if now() >= self._next_pump:
+            self._next_pump = now() + PUMP_SECONDS
+            self.gate.pump()  # whatever wake-up was lost, nothing waits for longer than this
+            self.ledger.take_queues(self._source, self.intake.taken)
+            self.observer.look_for_long_waits(self.ledger.queued())
+        self.intake.take_up_overdue()
+        self.intake.look_past()
+        self.ledger.tell_room()
+
+    def _knock(self) -> None:
+        self.starter.knock()
+
+    def _watch_child(self, pid: int) -> None:
+        self.link.watch_child(pid)
+
+    def _growth(self) -> int | None:
+        """By how many slots the pool may grow by itself; None where it doesn't."""
+        autoscaler = self.consumer.controller.autoscaler
+        return None if autoscaler is None else max(int(autoscaler.max_concurrency) - pool_size(self.consumer.pool), 0)
+
+    def _wake_link(self) -> None:
+        self.link.wake()
+
+    def _runs_unlimited(self) -> bool:
+        return self.settings.on_redis_error == "run" and self.link.tried.is_set() and not self.link.connected
+
+    def _on_child_exit(self, pid: int) -> None:
+        self.gate.child_exited(pid)
+
+    def _on_received(self, request: Any, **kwargs: Any) -> None:
+        note_delivery(request)
+
+    def _send_event(self, kind: str, **facts: Any) -> None:
+        dispatcher = self.consumer.event_dispatcher
+        if dispatcher is not None and dispatcher.enabled:
+            dispatcher.send(kind, **facts)
+
+    def _on_result_written(self, job: int) -> None:
+        self.gate.result_written(job)
+
+    def _on_loop_late(self) -> None:
+        self.ledger.look()
+        self.link.watch_results(self.gate.busy_pipes())
+
+    def _on_loop_back(self) -> None:
+        self.link.watch_results({})
+
+    def _on_refused(self, why: str) -> None:
+        """On the link's thread: the namespace doesn't take us. The consumer's thread stops the worker."""
+        logger.critical("celery-gconc: this worker must not run: %s", why)
+        self._refusal = why
+        worker_state.should_stop = EX_CONFIG  # type: ignore[assignment]
+        self.starter.wake()
+
+    def _on_lease_lost(self, session: str) -> None:
+        """On the link's thread: tasks may run that Redis counts no more."""
+        self.lease_losses += 1
+        self.observer.lease_lost(session, len(self.ledger.running))
+        self.starter.wake()
+        if self.settings.on_lease_lost == "terminate":
+            self.terminator.lease_lost()
+
+    # -- Names and limits --------------------------------------------------------------------------------
+
+    @property
+    def _configured(self) -> set[str]:
+        """The limits that the settings name."""
+        return {self.full_name(limit) for limit in self.settings.limits}
+
+    def full_name(self, limit: str) -> str:
+        """The limit's name with a queue's alias resolved."""
+        return full_name(self.app, limit)
+
+    def _names_of(self, request: Any) -> tuple[Limits, str | None]:
+        queue = self.intake.queue_of(request)
+        task = request.task
+        key = (task.name, queue)
+        names = self._names.get(key)
+        if names is None:
+            option = TaskOption.parse(task.name, getattr(task, "global_concurrency", None))
+            consumed = queue_named(self.consumer.task_consumer, queue) if queue is not None else None
+            names = self._names[key] = candidates(task.name, goes_by(consumed) if consumed else queue, option)
+        return names, queue
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Task events of ours are off."""
+
+
+def _warn_of_strategies(app: Celery) -> None:
+    """Tasks with a strategy of their own (celery-batches) call the pool themselves: they pass no gate."""
+    escaping = escaping_tasks(app)
+    if escaping:
+        logger.warning(
+            "celery-gconc: no limit holds for %s: a Strategy of its own hands it to the pool by itself "
+            "(celery-batches does)",
+            ", ".join(escaping),
+        )
+
+
+def _is_on(settings: Settings, config: Mapping[str, int], consumer: Any) -> bool:
+    """Whether this worker has anything to do with limits, until it is restarted; it says once that it hasn't."""
+    if not settings.enabled:
+        consumer.global_concurrency_off = SWITCHED_OFF
+        return False
+    if settings.place is None and not config:
+        consumer.global_concurrency_off = f"celery-gconc is off in this worker: it has no limit, and {NO_REDIS}"
+        logger.info(
+            "celery-gconc: off until this worker is restarted: no limit is configured, and there is no Redis that "
+            "could tell of any (global_concurrency_redis_url)"
+        )
+        return False
+    if settings.place is None:
+        refuse_start(
+            f"a limit is configured ({next(iter(config))}), and there is no Redis to keep it: {NO_REDIS}; "
+            "or global_concurrency_enabled to False, where no limit need hold (as in tests)"
+        )
+    return True
+
+
+def _or_refuse(function: Callable[[], T]) -> T:
+    try:
+        return function()
+    except (SettingError, LimitError) as exc:
+        refuse_start(exc)
+
+
+def _install_fork_hooks(link: Link) -> None:
+    """Keep the link's lock and sockets out of pool children; one pair of hooks for the process."""
+    global _fork_hooks_installed
+    if not hasattr(os, "register_at_fork"):  # Windows, where nothing forks
+        return
+    _links.add(link)
+    if _fork_hooks_installed:
+        return
+    _fork_hooks_installed = True
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    # Python 3.12 and later warn at every fork of a process with threads. billiard's child goes on to its own code,
+    # which uses nothing of ours (the hooks above see to that), so the warning is silenced there, and only there.
+    warnings.filterwarnings(
+        "ignore", message=r".*multi-threaded, use of fork", category=DeprecationWarning, module=r"billiard\."
+    )
+
+
+def _before_fork() -> None:
+    for link in _links:
+        link.ledger.lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for link in _links:
+        link.ledger.lock.release()
+
+
+def _after_fork_in_child() -> None:
+    for link in list(_links):
+        link.ledger.lock.release()
+        link.forget_in_child()
+    _links.clear()

@@ -1,0 +1,1 @@
+"""What a worker watches itself for."""

@@ -1,0 +1,96 @@
+"""Ends tasks whose lease is over, where ``global_concurrency_on_lease_lost`` is ``"terminate"``.
+
+    the lease's end by this worker's own clock, the link (its session was closed) -> Terminator -> the pool
+
+Another session may be given the permits of a lease as soon as it has ended, whether this worker can reach Redis or
+not, and a reply that tells of it comes when that has happened. So the worker's own clock decides, and a moment ahead.
+A prefork child is sent its signal from the thread that has noticed: the event loop may wait for the broker just then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from billiard.common import TERM_SIGNAL
+from celery.utils.log import get_logger
+
+from celery_gconc.worker.gate import Gate
+from celery_gconc.worker.run import Run
+
+logger = get_logger(__name__)
+
+#: How long before a lease's end, in seconds, its tasks are terminated; no more than half a heartbeat interval.
+AHEAD = 0.5
+
+#: How often, in seconds, is looked while the lease is over; and else at least (waiting doesn't count a suspended
+#: machine's time, the lease does).
+LOOK_SECONDS, LOOK_AT_LEAST = 0.1, 1.0
+
+
+class Terminator:
+    """One worker's. A thread of its own watches the lease; :meth:`lease_lost` is for the link's."""
+
+    def __init__(self, gate: Gate, *, interval: float, call_soon: Callable[..., Any]) -> None:
+        self._gate = gate
+        self._call_soon = call_soon
+        self._ahead = min(AHEAD, interval / 2)
+        #: How many tasks were terminated.
+        self.terminated = 0
+        self._doomed: set[Run] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="celery-gconc-terminator", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch the lease."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """The worker has ended its tasks."""
+        self._closed.set()
+
+    def lease_lost(self) -> None:
+        """The session was closed. Called before another is opened, so that whatever runs ran on the lost lease."""
+        self._terminate(self._gate.running_on_lease())
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._next_look()):
+            self._terminate(self._gate.running_on_lease(ends_within=self._ahead))
+
+    def _next_look(self) -> float:
+        return min(max(self._gate.ledger.lease_left() - self._ahead, LOOK_SECONDS), LOOK_AT_LEAST)
+
+    def _terminate(self, runs: list[Run]) -> None:
+        with self._lock:
+            self._doomed = {run for run in self._doomed if not run.ended}
+            doomed = [run for run in runs if run not in self._doomed]
+            self._doomed.update(doomed)
+        if not doomed:
+            return
+        self.terminated += len(doomed)
+        logger.warning(
+            "celery-gconc: the lease is over, and others may be given its permits: terminating %s",
+            ", ".join(f"{run.task}[{run.task_id}]" for run in doomed),
+        )
+        for run in doomed:
+            self._end(run)
+
+    def _end(self, run: Run) -> None:
+        try:
+            self._tell(run)
+        except Exception:
+            logger.exception("celery-gconc: task %s[%s] could not be terminated", run.task, run.task_id)
+
+    def _tell(self, run: Run) -> None:
+        request, pool = run.request, self._gate.pool
+        if not self._gate.has_children:
+            # A greenlet each: killing one waits until it is dead.
+            threading.Thread(target=request.terminate, args=(pool,), daemon=True).start()
+        elif request.time_start:
+            # One signal, for a second would cut the task's clean-up short; Celery (5.4-5.7) announces the revoke when
+            # it hears of the child's exit, on the consumer's thread.
+            pool.terminate_job(request.worker_pid, TERM_SIGNAL)
+        else:
+            self._call_soon(request.terminate, pool)  # as soon as the child is known
