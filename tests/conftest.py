@@ -21,7 +21,7 @@ from tests.servers import (
 )
 
 #: pytest-xdist begins with the groups of most tests. What takes long must not come last, so it joins one of them.
-LARGE_GROUP = "test_docs.py"
+LARGE_GROUP = "test_client.py"
 
 
 def pytest_configure() -> None:
