@@ -2,10 +2,11 @@
 
     python -m tests.failure_modes                writes the page
     python -m tests.failure_modes --print        prints it
+    python -m tests.failure_modes --check        says what is wrong with it, and with its table
     python -m tests.failure_modes --run [...]    runs the tests first, and keeps the times that they measured;
                                                  arguments that follow go to pytest, to run some of them only
 
-What a line says is what the tests' ``failure`` markers say. Times are kept in docs/explanation/failure-times.json.
+What a row says stands in tests/failures/failures.toml. Times are kept in docs/explanation/failure-times.json.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from tests.collection import collect_items
-from tests.failures.report import AREAS, HEARTBEAT, VARIABLE, Failure, name_of, recorded
+from tests.failures.report import FIXTURES, HEARTBEAT, TABLE, VARIABLE, Failure, Table, name_of, recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "failures"
@@ -60,52 +60,56 @@ To run the tests and write their times here: `python -m tests.failure_modes --ru
 
 @dataclass
 class Line:
-    """One case: its tests in the order of their files, and what each test measured."""
+    """One row of the table, and the tests that show it: one function, with one or several parameters."""
 
     failure: Failure
-    tests: dict[str, None] = field(default_factory=dict)
+    test: str
     items: list[str] = field(default_factory=list)
 
     def cells(self, times: Mapping[str, list[float]]) -> list[str]:
-        """The line of the table."""
+        """The line of the page."""
         said = self.failure
         measured = sorted(time for item in self.items for time in times.get(item, ()))
         bounds = [_seconds(time) for time in dict.fromkeys((measured[0], measured[-1]))] if measured else []
         return [
             said.case, said.limit, said.running, said.waiting, said.takes or "-", " to ".join(bounds) or "-",
-            "<br>".join(self.tests),
+            f"`{self.test}`",
         ]  # fmt: skip
 
 
-def collect() -> dict[tuple[str, str], Line]:
-    """The lines of the page by area and case, in the order of the tests' files and lines."""
-    return lines_of(collect_items(TESTS))
+def lines_of(table: Table, items: Iterable[Any]) -> list[Line]:
+    """The rows of the table with their tests among these."""
+    lines = {name: Line(failure, name.partition("[")[0]) for name, failure in table.rows.items()}
+    for item in items:
+        if name := table.row_of(item):
+            lines[name].items.append(name_of(item))
+    return list(lines.values())
 
 
-def lines_of(items: Iterable[pytest.Item]) -> dict[tuple[str, str], Line]:
-    """What the ``failure`` markers of these tests say. Tests without one are not on the page."""
-    lines: dict[tuple[str, str], Line] = {}
-    for item in sorted(items, key=lambda item: (item.location[0], item.location[1])):
-        for marker in item.iter_markers("failure"):
-            failure = Failure.of(marker)
-            line = lines.setdefault((failure.area, failure.case), Line(failure))
-            if line.failure != failure:
-                raise SystemExit(f"{item.nodeid} says something else of {failure.case!r} than {line.items[0]}")
-            line.tests[f"`{item.path.name}::{item.originalname}`"] = None  # type: ignore[attr-defined]
-            line.items.append(name_of(item))
-    return lines
-
-
-def page(lines: Mapping[tuple[str, str], Line], times: Mapping[str, list[float]]) -> str:
+def page(table: Table, lines: Iterable[Line], times: Mapping[str, list[float]]) -> str:
     """The whole page."""
     interval, timeout = HEARTBEAT.values()
     text = [HEAD.format(interval=interval, timeout=timeout)]
-    areas = dict.fromkeys((*AREAS, *(area for area, _ in lines)))
-    for area in areas:
-        found = [line.cells(times) for (of, _), line in lines.items() if of == area]
-        if found:
-            text += [f"## {area}", "", *([AREAS[area], ""] if area in AREAS else []), *_table(HEADS, found), ""]
+    for area, about in table.areas.items():
+        found = [line.cells(times) for line in lines if line.failure.area == area]
+        text += [f"## {area}", "", about, "", *_table(HEADS, found), ""]
     return "\n".join(text)
+
+
+def wrongs(table: Table, items: Iterable[Any], times: Mapping[str, list[float]]) -> Iterator[str]:
+    """What is wrong with the table: rows and tests that lack one another, times that nobody measures or says."""
+    for line in lines_of(table, items):
+        if not line.items:
+            yield f"{line.test}: {TABLE.name} has a row for it ({line.failure.case}), and there is no such test"
+        if line.failure.takes:
+            unmeasured = [item for item in line.items if not times.get(item)]
+            yield from (f"{item}: no time is known, run `python -m tests.failure_modes --run`" for item in unmeasured)
+    for item in items:
+        fixtures, row = set(item.fixturenames), table.row_of(item)
+        if row is None and fixtures & FIXTURES:
+            yield f"{name_of(item)}: it shows a failure and has no row in {TABLE.name}"
+        elif row is not None and bool(table.rows[row].takes) != ("took" in fixtures):
+            yield f"{name_of(item)}: it measures a time with `took` where its row says what it `takes`, and only there"
 
 
 def without_times(text: str) -> str:
@@ -121,26 +125,19 @@ def without_times(text: str) -> str:
     return "\n".join(emptied(line) for line in text.split("\n"))
 
 
-def unmeasured(lines: Mapping[tuple[str, str], Line], times: Mapping[str, list[float]]) -> list[str]:
-    """The tests that say how long a thing takes and for which no time was kept."""
-    return [item for line in lines.values() if line.failure.takes for item in line.items if not times.get(item)]
-
-
 def known_times() -> dict[str, list[float]]:
     """The times that are kept."""
     return json.loads(TIMES.read_text()) if TIMES.exists() else {}
 
 
 def run(arguments: list[str]) -> int:
-    """Run the tests, keep the times that they measured (of tests that exist), and return pytest's exit code."""
+    """Run the tests, keep the times that they measured, and return pytest's exit code."""
     with tempfile.TemporaryDirectory(prefix="gconc-times-") as folder:
         kept = Path(folder) / "times"
         command = [sys.executable, "-m", "pytest", "-q", *(arguments or ["-n", "2", "--dist", "loadgroup", str(TESTS)])]
         code = subprocess.run(command, cwd=ROOT, env={**os.environ, VARIABLE: str(kept)}, check=False).returncode
-        exist = {item for line in collect().values() for item in line.items}
         times = {**known_times(), **recorded(kept)}
-    times = {item: times[item] for item in sorted(times) if item in exist}
-    TIMES.write_text(json.dumps(times, indent=1) + "\n")
+    TIMES.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n")
     return code
 
 
@@ -157,16 +154,23 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests where that is asked for; write the page, or print it."""
+    """Run the tests where that is asked for; then write the page, print it, or check it."""
     code = run(arguments[1:]) if arguments[:1] == ["--run"] else 0
-    lines, times = collect(), known_times()
-    text = page(lines, times)
+    table, items = Table.read(TABLE.read_text()), collect_items(TESTS)
+    kept = {name_of(item) for item in items if table.row_of(item)}
+    times = {item: times for item, times in known_times().items() if item in kept}
+    text, found = page(table, lines_of(table, items), times), list(wrongs(table, items, times))
     if "--print" in arguments:
         sys.stdout.write(text)
+        return code
+    if "--check" in arguments:
+        if without_times(text) != without_times(PAGE.read_text()):
+            found.append(f"{PAGE.relative_to(ROOT)}: run `python -m tests.failure_modes`")
+        code = code or bool(found)
     else:
         PAGE.write_text(text)
-        for item in unmeasured(lines, times):
-            sys.stdout.write(f"no time is known of {item}\n")
+        TIMES.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n")
+    sys.stdout.writelines(f"{wrong}\n" for wrong in found)
     return code
 
 

@@ -54,7 +54,6 @@ Step = Callable[[Patient], object]
 class Ill:
     """One ill, and its cure."""
 
-    case: str
     #: What a worker says that starts now.
     says: str
     breaks: Step
@@ -117,75 +116,63 @@ _NOBODY = free_port()
 
 ILLS = {
     "down": Ill(
-        "It is down: connections are refused; it comes back with its data (append-only file)",
         "Connection",
         breaks=lambda patient: patient.redis.kill(),
         heals=lambda patient: patient.redis.start("--appendonly", "yes", "--appendfsync", "always"),
         server=("--appendonly", "yes", "--appendfsync", "always"),
     ),
     "frozen": Ill(
-        "It stands still (SIGSTOP): connections are taken, nothing is answered",
         "Timeout",
         breaks=lambda patient: patient.redis.freeze(),
         heals=lambda patient: patient.redis.thaw(),
     ),
     "paused": Ill(
-        "Writes are paused (`CLIENT PAUSE`)",
         "Timeout",
         breaks=commands(f"CLIENT PAUSE {LONG} WRITE"),
         heals=commands("CLIENT UNPAUSE"),
     ),
     "slow": Ill(
-        "It is slow: each answer takes 4 s",
         "Timeout",
         breaks=lambda patient: patient.proxy.delay(2.0),
         heals=lambda patient: patient.proxy.heal(),
     ),
     "silent": Ill(
-        "The network is silent (half-open): connections are taken, nothing is passed on, nothing is closed",
         "Timeout",
         breaks=lambda patient: patient.proxy.silence(),
         heals=lambda patient: patient.proxy.heal(),
     ),
     "unreachable": Ill(
-        "The network drops all packets: new connections don't come about",
         "Timeout",
         breaks=lambda patient: patient.proxy.vanish(),
         heals=lambda patient: patient.proxy.heal(),
     ),
     "deaf": Ill(
-        "The network loses the answers only",
         "Timeout",
         breaks=lambda patient: patient.proxy.silence(frozenset({"to workers"})),
         heals=lambda patient: patient.proxy.heal(),
     ),
     "read-only": Ill(
-        "It has become a read-only replica (`READONLY`)",
         "read only replica",
         breaks=commands(f"REPLICAOF 127.0.0.1 {_NOBODY}"),
         heals=commands("REPLICAOF NO ONE"),
     ),
     "masterdown": Ill(
-        "It is a replica without its master and serves nothing (`MASTERDOWN`)",
         "MASTER is down",
         breaks=commands("CONFIG SET replica-serve-stale-data no", f"REPLICAOF 127.0.0.1 {_NOBODY}"),
         heals=commands("REPLICAOF NO ONE"),
     ),
     "loading": Ill(
-        "It has restarted from its snapshot, and is loading it still (`LOADING`)",
         "loading",
         prepare=both(commands("CONFIG SET rdbcompression no"), lambda patient: patient.operator.mset(MANY)),
         breaks=_start_loading,
         heals=both(commands("CONFIG SET key-load-delay 0"), _is_well),
     ),
     "full": Ill(
-        "It is out of memory (`OOM` at `maxmemory`, noeviction)",
         "maxmemory",
         breaks=commands("CONFIG SET maxmemory 1"),
         heals=commands("CONFIG SET maxmemory 0"),
     ),
     "password": Ill(
-        "Its password is another now (`WRONGPASS`)",
         "invalid username-password",
         prepare=commands(f"CONFIG SET requirepass {SECRET}"),
         breaks=both(commands("CONFIG SET requirepass another"), Patient.dismiss),
@@ -194,7 +181,6 @@ ILLS = {
         lasts=True,
     ),
     "certificate": Ill(
-        "It is reached by TLS, and has a certificate now that nobody vouches for",
         "CERTIFICATE_VERIFY_FAILED",
         breaks=both(_show("other"), Patient.dismiss),
         heals=both(_show("server"), Patient.dismiss),
@@ -202,34 +188,29 @@ ILLS = {
         has_tls=True,
     ),
     "no-scripts": Ill(
-        "Its ACL forbids a command that is needed (`NOPERM` for EVALSHA)",
         "ACL SETUSER default +evalsha",
         breaks=commands("ACL SETUSER default -evalsha"),
         heals=commands("ACL SETUSER default +evalsha"),
         lasts=True,
     ),
     "no-channels": Ill(
-        "Its ACL forbids the notice channels (`NOPERM` for SUBSCRIBE)",
         "ACL SETUSER default &{gconc}:v1:notices:*",
         breaks=commands("ACL SETUSER default resetchannels"),
         heals=commands("ACL SETUSER default allchannels"),
         lasts=True,
     ),
     "busy": Ill(
-        "It is busy with somebody's script that doesn't end (`BUSY`)",
         "busy running a script",
         prepare=commands("CONFIG SET busy-reply-threshold 100"),
         breaks=_keep_busy,
         heals=lambda patient: patient.redis.do("SCRIPT", "KILL"),
     ),
     "no-replicas": Ill(
-        "It lacks a replica that it must have to write (`NOREPLICAS`, by `min-replicas-to-write`)",
         "Not enough good replicas",
         breaks=commands("CONFIG SET min-replicas-to-write 1"),
         heals=commands("CONFIG SET min-replicas-to-write 0"),
     ),
     "crowded": Ill(
-        "It takes no more connections (`maxclients`), and has closed those it had",
         "max number of clients",
         breaks=both(commands("CONFIG SET maxclients 1"), Patient.dismiss),
         heals=commands("CONFIG SET maxclients 1000"),

@@ -1,19 +1,22 @@
-"""What a test of a failure says for the page of failure modes: a ``failure`` marker, and the times that were measured.
-
-@pytest.mark.failure(area=..., case=..., limit=..., running=..., waiting=..., takes=...)
-def test_...(..., took):
-    ...
-    took(seconds)
-"""
+"""What the page of failure modes says of each test here (``failures.toml``), and the times that the tests measured."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest needs it there, too
+
+#: The rows of the page, by test.
+TABLE = Path(__file__).with_name("failures.toml")
 
 #: Names the file to which each measured time is written, one JSON line each; unset, none is kept.
 VARIABLE = "GCONC_FAILURE_TIMES"
@@ -24,19 +27,13 @@ HEARTBEAT: dict[str, object] = {
     "global_concurrency_heartbeat_timeout": 2.5,
 }
 
-#: The areas in the order of the page, each with what its failures have in common.
-AREAS: dict[str, str] = {
-    "Coordination Redis": "The Redis that keeps the permits can't be reached, or does not serve.",
-    "Loss of data": "The coordination Redis forgets what it knew, goes back in time, or its clock steps.",
-    "Worker": "A worker, its children, its connection or its machine dies or stands still.",
-    "Broker": "The broker is lost while the coordination Redis stays.",
-    "Topology": "Sentinel, Redis Cluster and Valkey.",
-}
+#: The fixtures of tests that show a failure: they break something under workers, or measure how long it lasts.
+FIXTURES = frozenset(("apart", "over", "took"))
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One line of the page. What several tests say of one case must be the same."""
+    """One row of the page."""
 
     area: str
     case: str
@@ -53,11 +50,37 @@ class Failure:
             assert said or name == "takes", f"{self.case}: {name} is missing"
             assert "|" not in said and "\n" not in said, f"{self.case}: {name} has to fit a cell of a table"
 
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of the page by test, in its order, and what the failures of each area have in common."""
+
+    areas: Mapping[str, str]
+    #: By ``file::function``, or ``file::function[parameters]`` where the parameters have rows of their own.
+    rows: Mapping[str, Failure]
+
     @classmethod
-    def of(cls, marker: Any) -> Failure:
-        """Read a ``failure`` marker."""
-        assert not marker.args, "a failure marker takes keywords only"
-        return cls(**marker.kwargs)
+    def read(cls, text: str) -> Table:
+        """The table that a TOML text has; AssertionError where it would break the page."""
+        found = tomllib.loads(text)
+        areas = found.pop("areas")
+        rows = {name: failure for test, cells in found.items() for name, failure in _rows(test, cells)}
+        assert {failure.area for failure in rows.values()} == set(areas), "each area has rows, and each row an area"
+        return cls(areas, rows)
+
+    def row_of(self, item: Any) -> str | None:
+        """The name of a test's row, if it has one."""
+        return next((name for name in (name_of(item), name_of(item).partition("[")[0]) if name in self.rows), None)
+
+
+def _rows(test: str, cells: Mapping[str, Any]) -> Iterator[tuple[str, Failure]]:
+    """The rows of a test: one, or one for each of its parameters where a cell is a table of them."""
+    by_parameter = next((cell for cell in cells.values() if isinstance(cell, dict)), None)
+    if by_parameter is None:
+        yield test, Failure(**cells)
+    for parameter in by_parameter or ():
+        own = {name: cell[parameter] if isinstance(cell, dict) else cell for name, cell in cells.items()}
+        yield f"{test}[{parameter}]", Failure(**own)
 
 
 def name_of(item: Any) -> str:

@@ -31,14 +31,6 @@ def another(nodes: RedisCluster):
     return next(node for node in nodes.data[:3] if node is not nodes.owner)
 
 
-@pytest.mark.failure(
-    area="Topology",
-    case="Redis Cluster: our slot moves to another node, and back",
-    limit="holds",
-    running="go on",
-    waiting="wait until the slot has moved",
-    takes="one heartbeat interval + 1 s, once the other node has the slot",
-)
 def test_our_slot_is_moved_under_load(nodes, over, took):
     cluster = over(nodes.url, lambda: nodes.owner, global_concurrency_limits=LIMITS)
 
@@ -53,14 +45,6 @@ def test_our_slot_is_moved_under_load(nodes, over, took):
     under_load(cluster, fault, took)
 
 
-@pytest.mark.failure(
-    area="Topology",
-    case="Redis Cluster: the owner of our slot is killed",
-    limit="holds",
-    running="go on",
-    waiting="wait until a replica has taken over",
-    takes="one heartbeat interval + 1 s, once the replica serves",
-)
 def test_the_owner_of_our_slot_is_killed_under_load(nodes, over, took):
     cluster = over(nodes.url, lambda: nodes.owner, global_concurrency_limits=LIMITS)
 
@@ -72,14 +56,6 @@ def test_the_owner_of_our_slot_is_killed_under_load(nodes, over, took):
     under_load(cluster, fault, took)
 
 
-@pytest.mark.failure(
-    area="Topology",
-    case="Redis Cluster: the replica that takes over lacks the last grants",
-    limit="holds",
-    running="go on, and count from the moment at which their workers have stated them",
-    waiting="wait until every worker has stated what it runs",
-    takes="one heartbeat interval + 1 s, once the replica serves",
-)
 def test_a_replica_that_lacks_the_last_grants_starts_nobody_too_early(nodes, over, took):
     cluster = over(nodes.url, lambda: nodes.owner, global_concurrency_limits={"emails": 2})
     cluster.start("w1", "w2", "w3", pool="threads", queues="emails")

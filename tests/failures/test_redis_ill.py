@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.failures.ills import ILLS, SECRET, Ill
+from tests.failures.ills import ILLS, SECRET
 from tests.failures.kit import ApartCluster, Coordination, complaints, ended, joined, started, time_of, warnings
 from tests.failures.report import HEARTBEAT
 from tests.servers import patience, wait_until
@@ -16,26 +16,7 @@ INTERVAL, TIMEOUT = (float(str(value)) for value in HEARTBEAT.values())
 LIMITS = {"emails": 2, "pool:db": 1}
 
 
-def failures(ills: dict[str, Ill]) -> list[object]:
-    """A parameter for each ill, with what the page says of it."""
-    return [
-        pytest.param(
-            ill,
-            id=name,
-            marks=pytest.mark.failure(
-                area="Coordination Redis",
-                case=ill.case,
-                limit='holds; with `"run"`, tasks that come meanwhile run beside it, counted',
-                running="go on",
-                waiting="wait until it is back; tasks without limits are not delayed",
-                takes="one heartbeat interval + 1 s, once it is well",
-            ),
-        )
-        for name, ill in ills.items()
-    ]
-
-
-@pytest.mark.parametrize("ill", failures(ILLS))
+@pytest.mark.parametrize("ill", ILLS.values(), ids=ILLS)
 def test_only_tasks_under_limits_wait_while_redis_is_ill_and_all_heals(apart, coordination, make_patient, took, ill):
     patient = make_patient(ill)
     cluster = apart(url=patient.url, global_concurrency_limits=LIMITS)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
-
 from tests.failures.ills import ILLS
 from tests.failures.kit import complaints, ended, joined, started, time_of
 from tests.failures.report import HEARTBEAT
@@ -17,14 +15,6 @@ INTERVAL, TIMEOUT = (float(str(value)) for value in HEARTBEAT.values())
 LONGEST = 2.0
 
 
-@pytest.mark.failure(
-    area="Coordination Redis",
-    case="It stays away: how often it is tried again (heartbeat interval 4 s)",
-    limit="holds",
-    running="go on",
-    waiting="wait until it is back",
-    takes="2 s between two tries",
-)
 def test_tries_to_reach_redis_come_at_gaps_that_grow_to_a_bound_and_vary(apart, make_patient, took):
     patient = make_patient(ILLS["down"])
     cluster = apart(
@@ -44,14 +34,6 @@ def test_tries_to_reach_redis_come_at_gaps_that_grow_to_a_bound_and_vary(apart, 
     assert len(complaints(worker)) == 1, "one line, not one a try"
 
 
-@pytest.mark.failure(
-    area="Coordination Redis",
-    case="The connection that brings notices is dead, and neither side is told (a firewall has forgotten it)",
-    limit="holds",
-    running="go on",
-    waiting="start with the next heartbeat where a notice was lost; then as before, over a new connection",
-    takes="three heartbeat intervals + 1 s until a new connection listens",
-)
 def test_a_dead_connection_for_notices_is_found_and_made_anew(apart, make_patient, took):
     patient = make_patient(ILLS["silent"])
     cluster = apart(url=patient.url, global_concurrency_limits={"pool:db": 1})
@@ -75,14 +57,6 @@ def test_a_dead_connection_for_notices_is_found_and_made_anew(apart, make_patien
     assert joined(worker) <= 2
 
 
-@pytest.mark.failure(
-    area="Coordination Redis",
-    case="It is slow, but answers in time (0.2 s a call)",
-    limit="holds",
-    running="go on",
-    waiting="start so much later; tasks without limits are not delayed",
-    takes="7 calls from one task's end to the next one's start",
-)
 def test_a_slow_redis_that_answers_in_time_delays_limited_tasks_only(apart, make_patient, took):
     patient = make_patient(ILLS["slow"])
     cluster = apart(url=patient.url, global_concurrency_limits={"pool:db": 1})
@@ -105,14 +79,6 @@ def test_a_slow_redis_that_answers_in_time_delays_limited_tasks_only(apart, make
     wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
 
 
-@pytest.mark.failure(
-    area="Coordination Redis",
-    case="Its scripts are forgotten (`SCRIPT FLUSH`), again and again",
-    limit="holds",
-    running="go on",
-    waiting="start as ever",
-    takes="one heartbeat interval, to the next start",
-)
 def test_scripts_that_redis_forgets_are_given_to_it_again(apart, coordination, took):
     cluster = apart(global_concurrency_limits={"pool:db": 1})
     workers = [*cluster.start("w1", queues="emails"), *cluster.start("w2", queues="other")]

@@ -17,15 +17,6 @@ LIMITS = {"pool:db": 1}
 EX_CONFIG = 78
 
 
-def ill(case: str, *, limit: str = "holds", running: str = "go on", waiting: str = "wait until it is back",
-        takes: str = "") -> pytest.MarkDecorator:  # fmt: skip
-    """What the page says of a case of this file."""
-    return pytest.mark.failure(
-        area="Coordination Redis", case=case, limit=limit, running=running, waiting=waiting, takes=takes
-    )
-
-
-@ill("It is silent when a worker starts, and empty", takes="two heartbeat intervals + 1 s, once it is well")
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_worker_of_any_pool_starts_while_redis_is_silent(apart, make_patient, took, pool):
     patient = make_patient(ILLS["silent"])
@@ -50,12 +41,6 @@ def test_a_worker_of_any_pool_starts_while_redis_is_silent(apart, make_patient, 
     wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
 
 
-@ill(
-    "It is silent when a worker is shut down (warm)",
-    running="go on to their end, and the worker with them",
-    waiting="go back to the broker; other workers have the places once the lease has run out",
-    takes="6 s, from the end of the last task to the worker's",
-)
 def test_a_worker_is_shut_down_in_time_while_redis_is_silent(apart, make_patient, took):
     patient = make_patient(ILLS["silent"])
     cluster = apart(url=patient.url, global_concurrency_limits=LIMITS)
@@ -77,12 +62,6 @@ def test_a_worker_is_shut_down_in_time_while_redis_is_silent(apart, make_patient
     wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
 
 
-@ill(
-    'It goes away, and comes back, with `global_concurrency_on_redis_error = "run"`',
-    limit="exceeded by what starts meanwhile, counted in `runs_without_permit`; holds again when those have ended",
-    waiting="run without a permit while it is away",
-    takes="two heartbeat intervals + 1 s until they run",
-)
 def test_what_ran_without_a_permit_counts_once_redis_is_back(apart, make_patient, took):
     patient = make_patient(ILLS["down"])
     cluster = apart(url=patient.url, global_concurrency_limits=LIMITS, global_concurrency_on_redis_error="run")
@@ -105,11 +84,6 @@ def test_what_ran_without_a_permit_counts_once_redis_is_back(apart, make_patient
     wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
 
 
-@ill(
-    "It may evict our keys (`maxmemory-policy allkeys-...`), and was named by `global_concurrency_redis_url`",
-    running="none: the worker ends at its start, with exit code 78, naming the policy",
-    waiting="stay with the broker",
-)
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random"])
 def test_a_redis_that_may_evict_is_refused_where_it_was_named(apart, coordination, policy):
     coordination.do("CONFIG", "SET", "maxmemory-policy", policy)
@@ -124,11 +98,6 @@ def test_a_redis_that_may_evict_is_refused_where_it_was_named(apart, coordinatio
     assert cluster.oracle.events() == []
 
 
-@ill(
-    "It may evict our keys (`maxmemory-policy allkeys-...`), and is the broker's or the result backend's",
-    limit="holds as long as nothing is evicted; the worker warns at its start, naming the policy",
-    waiting="as ever",
-)
 def test_a_redis_that_may_evict_is_warned_of_where_it_is_the_brokers(apart, coordination):
     coordination.do("CONFIG", "SET", "maxmemory-policy", "allkeys-lfu")
     cluster = apart(broker=coordination.url, global_concurrency_redis_url=None, global_concurrency_limits=LIMITS)
@@ -138,11 +107,6 @@ def test_a_redis_that_may_evict_is_warned_of_where_it_is_the_brokers(apart, coor
     assert any("maxmemory-policy is allkeys-lfu" in said for said in warnings(worker))
 
 
-@ill(
-    "It is full, and may evict keys that have an expiry (`maxmemory-policy volatile-...`)",
-    waiting="wait until it has memory again",
-    takes="one heartbeat interval + 1 s, once it is well",
-)
 def test_a_redis_that_evicts_only_keys_with_an_expiry_evicts_nothing_that_limits_rest_on(apart, coordination, took):
     coordination.do("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
     cluster = apart(global_concurrency_limits=LIMITS)

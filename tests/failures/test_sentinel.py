@@ -25,14 +25,6 @@ def sentinel() -> Iterator[SentinelSetup]:
         yield made
 
 
-@pytest.mark.failure(
-    area="Topology",
-    case="Sentinel: the master is killed",
-    limit="holds",
-    running="go on",
-    waiting="wait until the Sentinels have made a replica the master",
-    takes="one heartbeat interval + 1 s, once the new master serves",
-)
 def test_a_killed_master_is_replaced_under_load(sentinel, over, took):
     cluster = over(sentinel.url, lambda: sentinel.master, global_concurrency_limits=LIMITS)
 
@@ -45,14 +37,6 @@ def test_a_killed_master_is_replaced_under_load(sentinel, over, took):
     under_load(cluster, fault, took)
 
 
-@pytest.mark.failure(
-    area="Topology",
-    case="Sentinel: a planned failover (SENTINEL FAILOVER)",
-    limit="holds",
-    running="go on",
-    waiting="wait until the Sentinels have made a replica the master",
-    takes="one heartbeat interval + 1 s, once the new master serves",
-)
 def test_a_planned_failover_under_load(sentinel, over, took):
     cluster = over(sentinel.url, lambda: sentinel.master, global_concurrency_limits=LIMITS)
 
@@ -65,14 +49,6 @@ def test_a_planned_failover_under_load(sentinel, over, took):
     under_load(cluster, fault, took)
 
 
-@pytest.mark.failure(
-    area="Topology",
-    case="Sentinel: the replica that becomes master lacks the last grants",
-    limit="holds",
-    running="go on, and count from the moment at which their workers have stated them",
-    waiting="wait until every worker has stated what it runs",
-    takes="one heartbeat interval + 1 s, once the new master serves",
-)
 def test_a_replica_that_lacks_the_last_grants_starts_nobody_too_early(sentinel, over, took):
     cluster = over(sentinel.url, lambda: sentinel.master, global_concurrency_limits={"emails": 2})
     cluster.start("w1", "w2", "w3", pool="threads", queues="emails")

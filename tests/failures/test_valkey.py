@@ -39,14 +39,6 @@ def valkey(binary: str) -> Iterator[Valkey]:
         yield made
 
 
-@pytest.mark.failure(
-    area="Topology",
-    case="Valkey: it is killed, and comes back with nothing",
-    limit="holds",
-    running="go on",
-    waiting="wait until the longest lease has passed",
-    takes="the lease + one heartbeat interval + 1 s, once it is back",
-)
 def test_a_valkey_that_is_killed_and_comes_back_empty_under_load(valkey, over, took):
     assert valkey.node.info("server")["server_name"] == "valkey"
     cluster = over(valkey.url, lambda: valkey.node, global_concurrency_limits={"emails": LIMIT})

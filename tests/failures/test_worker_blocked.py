@@ -41,14 +41,6 @@ def two_workers(apart):
     return make
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="The consumer's thread is blocked for longer than the lease (by a slow signal handler, say)",
-    limit="holds",
-    running="go on; the lease is renewed by the link's thread",
-    waiting="elsewhere: start when tasks end there, though it reads no results; its own: when it goes on",
-    takes="1 s after a task's end",
-)
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_blocked_consumer_keeps_its_session_and_gives_permits_back(two_workers, took, pool):
     cluster, worker = two_workers(pool)
@@ -75,13 +67,6 @@ def test_a_blocked_consumer_keeps_its_session_and_gives_permits_back(two_workers
     assert stats(cluster, worker)["lease_losses"] == 0
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="A solo worker runs a task for longer than the lease",
-    limit="holds",
-    running="goes on; the lease is renewed by the link's thread",
-    waiting="elsewhere: not delayed; its own: start when it has ended",
-)
 def test_solo_keeps_its_session_while_it_runs_a_long_task(two_workers):
     cluster, worker = two_workers("solo")
     known = sessions(cluster)
@@ -97,13 +82,6 @@ def test_solo_keeps_its_session_while_it_runs_a_long_task(two_workers):
     assert stats(cluster, worker)["lease_losses"] == 0
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="Long passes of the garbage collector, one after another, for longer than the lease (threads, solo)",
-    limit="holds, as long as no single pass takes longer than the lease",
-    running="go on; the lease is renewed in between",
-    waiting="not affected elsewhere",
-)
 def test_long_garbage_collections_lose_no_lease(two_workers):
     cluster, worker = two_workers("threads")
     known = sessions(cluster)
@@ -119,14 +97,6 @@ def test_long_garbage_collections_lose_no_lease(two_workers):
     assert stats(cluster, worker)["lease_losses"] == 0
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="Native code keeps the interpreter's lock for longer than the lease (threads, solo)",
-    limit="exceeded by the tasks of that process: others get their places when the lease has ended",
-    running="go on, and count again under a new session",
-    waiting="elsewhere: start when the lease has ended",
-    takes="`heartbeat_timeout` + two intervals",
-)
 def test_native_code_that_keeps_the_interpreters_lock_loses_the_lease(two_workers, took):
     cluster, worker = two_workers("threads")
     old = session_of(worker)
@@ -143,14 +113,6 @@ def test_native_code_that_keeps_the_interpreters_lock_loses_the_lease(two_worker
     assert stats(cluster, worker)["lease_losses"] == 1
 
 
-@pytest.mark.failure(
-    area="Broker",
-    case="The broker takes connections and answers nothing for longer than the lease (frozen), old ones or new ones",
-    limit="holds; the lease is renewed by the link's thread",
-    running="go on",
-    waiting="of other brokers: start when tasks end; its own: when the broker answers",
-    takes="1 s after a task's end",
-)
 @pytest.mark.parametrize("connections", ["old ones", "new ones"])
 def test_a_silent_broker_loses_no_lease_and_keeps_no_permit(apart, took, connections):
     with redis_server() as frozen, proxy(urlsplit(frozen.url).port or 0) as way:

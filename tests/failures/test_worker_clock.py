@@ -46,13 +46,6 @@ def clocks() -> tuple[float, float]:
     return float(wall), float(boot)
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="The wall clock of a worker's machine steps by an hour, forward or back",
-    limit="holds",
-    running="go on; the session is kept",
-    waiting="start in their turn, as before",
-)
 @pytest.mark.skipif(sys.platform != "linux", reason="the clock is shifted with LD_PRELOAD")
 def test_steps_of_the_wall_clock_change_nothing(apart, shift):
     # A broker's visibility_timeout goes by the wall clock in kombu: not what is looked at here.
@@ -83,13 +76,6 @@ def test_steps_of_the_wall_clock_change_nothing(apart, shift):
     assert stats(cluster, worker)["lease_losses"] == 0
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="A worker's machine is suspended for longer than the lease",
-    limit="as for a worker that stands still: the lease is measured by a clock that goes on while the machine sleeps",
-    running="as for a worker that stands still",
-    waiting="as for a worker that stands still",
-)
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux has a clock that counts suspended time")
 def test_the_lease_is_measured_by_a_clock_that_goes_on_while_the_machine_sleeps():
     before = time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -32,13 +32,6 @@ def below(worker: Worker) -> list[psutil.Process]:
     return psutil.Process(worker.process.pid).children(recursive=True)
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="A task starts a process (`subprocess`, `os.fork`, `multiprocessing`)",
-    limit="holds; the process has none of the link's connections, and ends without a word to Redis",
-    running="go on; the session is kept",
-    waiting="go on",
-)
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_no_process_that_a_task_starts_has_a_connection_of_the_link(apart, coordination, pool):
     cluster = apart(global_concurrency_limits={"emails": 3})
@@ -66,13 +59,6 @@ def test_no_process_that_a_task_starts_has_a_connection_of_the_link(apart, coord
     assert "Traceback" not in worker.output()
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="The pool grows under load (forks while the link talks to Redis)",
-    limit="holds; no fork waits for the link, and no child has its connections or locks",
-    running="go on",
-    waiting="go on",
-)
 def test_a_pool_that_grows_under_load_neither_deadlocks_nor_shares_connections(apart, coordination):
     cluster = apart(global_concurrency_limits={"pool:db": 3})
     first = cluster.spawn("w1", queues="emails", concurrency=2)

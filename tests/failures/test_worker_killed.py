@@ -14,14 +14,6 @@ from tests.failures.worker_kit import INTERVAL, OWN_APP, TIMEOUT, heard, no_leak
 from tests.servers import patience, wait_until
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="kill -9 of a worker and its children, while it holds permits and has waiters parked",
-    limit="holds",
-    running="die with it; redelivered as in plain Celery",
-    waiting="elsewhere: start when its lease has ended; its own: as the broker redelivers them",
-    takes="`heartbeat_timeout` + one interval",
-)
 def test_a_killed_workers_permits_are_others_when_its_lease_ends(apart, took):
     cluster = apart(global_concurrency_limits={"pool:db": 2})
     victim = cluster.spawn("w1", queues="emails")
@@ -47,14 +39,6 @@ def test_a_killed_workers_permits_are_others_when_its_lease_ends(apart, took):
     assert len(sessions(cluster)) == 1
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="kill -9 of a prefork worker's parent only",
-    limit="holds on Linux, where the children die with it; what a task has started as a process outlives it, uncounted",
-    running="die with it; redelivered as in plain Celery",
-    waiting="start when the lease has ended",
-    takes="`heartbeat_timeout` + one interval; the children's end: 1 s",
-)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
 def test_the_children_of_a_killed_parent_die_at_once_but_not_what_their_tasks_have_started(apart, took):
     cluster = apart(global_concurrency_limits={"emails": 1, "other": 1})
@@ -81,14 +65,6 @@ def test_the_children_of_a_killed_parent_die_at_once_but_not_what_their_tasks_ha
         victim.kill()
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="kill -9 of a pool child that runs a limited task",
-    limit="holds",
-    running="that one fails with `WorkerLostError`, as in plain Celery; the others go on",
-    waiting="the next starts, here or elsewhere",
-    takes="1 s",
-)
 @pytest.mark.parametrize("waits_on", ["the same worker", "another worker"])
 def test_a_killed_childs_permit_is_free_within_a_second(apart, took, waits_on):
     cluster = apart(global_concurrency_limits={"pool:db": 2})
@@ -111,14 +87,6 @@ def test_a_killed_childs_permit_is_free_within_a_second(apart, took, waits_on):
     wait_until(lambda: cluster.permits() == 1, what="only the long one that was let live holds a permit")
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="The link's connections are killed, again and again (`CLIENT KILL`)",
-    limit="holds",
-    running="go on; the session is kept",
-    waiting="go on within a moment",
-    takes="1 s after each kill",
-)
 @pytest.mark.parametrize("kinds", [("pubsub",), ("normal", "pubsub")], ids="+".join)
 def test_killed_connections_of_the_link_cost_a_moment_and_no_session(apart, coordination, took, kinds):
     cluster = apart(global_concurrency_limits={"pool:db": 3})

@@ -48,14 +48,6 @@ def two_workers(apart, coordination, way):
     return make
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case='A worker can\'t reach the coordination Redis for longer than its lease, `on_lease_lost = "continue"`',
-    limit="exceeded by the tasks that go on there: others get their places when the lease has ended",
-    running="go on",
-    waiting="there: not one starts once the lease may have ended; elsewhere: start when it has",
-    takes="`heartbeat_timeout` + one interval",
-)
 def test_nothing_starts_on_a_lease_that_may_have_ended(two_workers, way, took):
     cluster, _, other = two_workers(global_concurrency_limits={"pool:db": 2})
     cluster.send("pooled", 1, TIMEOUT + 3, first=1000)
@@ -83,13 +75,6 @@ def test_nothing_starts_on_a_lease_that_may_have_ended(two_workers, way, took):
     assert cluster.oracle.peak("pooled", since=back + INTERVAL + 1) == 2
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="Between the grant and the start of a task, the worker stands still, or is cut off, for longer than its lease",
-    limit="holds",
-    running="-",
-    waiting="the task does not start on that grant: it waits for another",
-)
 @pytest.mark.parametrize("how", ["cut off", "stopped"])
 def test_a_grant_is_void_when_the_lease_has_ended_before_the_task_starts(two_workers, way, how):
     cluster, worker, other = two_workers(global_concurrency_limits={"pool:db": 1})
@@ -125,14 +110,6 @@ def test_a_grant_is_void_when_the_lease_has_ended_before_the_task_starts(two_wor
     assert cluster.oracle.peak("pooled", lost=frozenset([holder])) == 1
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case='A worker can\'t reach the coordination Redis for longer than its lease, `on_lease_lost = "terminate"`',
-    limit="holds, as far as tasks end within 0.5 s (half an interval, if that is less) of their SIGTERM",
-    running="are ended a moment before the lease ends by the worker's own clock; those without a permit go on",
-    waiting="there: wait until Redis can be reached; elsewhere: start when the lease has ended",
-    takes="`heartbeat_timeout` + one interval",
-)
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_tasks_are_terminated_before_their_lease_ends_though_no_reply_says_so(two_workers, way, took, pool):
     cluster, worker, other = two_workers(

@@ -27,13 +27,6 @@ from tests.servers import patience, wait_until
 LONG = 4.5
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="A worker and its children stand still for less than the lease (SIGSTOP)",
-    limit="holds",
-    running="go on with it; the session is kept",
-    waiting="wait meanwhile",
-)
 def test_a_pause_shorter_than_the_lease_costs_nothing(apart):
     cluster = apart(global_concurrency_limits={"pool:db": 2})
     worker = cluster.spawn("w1", queues="emails")
@@ -56,14 +49,6 @@ def test_a_pause_shorter_than_the_lease_costs_nothing(apart):
     assert stats(cluster, worker)["lease_losses"] == 0
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case='A worker and its children stand still for longer than the lease, `on_lease_lost = "continue"`',
-    limit="exceeded by the tasks that go on; they count, and drain: nothing starts above the max",
-    running="go on, under a new session; warned of once, counted as `lease_losses`",
-    waiting="elsewhere: start when the lease has ended; its own: in their turn",
-    takes="`heartbeat_timeout` + one interval; its tasks count again one interval after it goes on",
-)
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_tasks_that_outlast_their_lease_count_again_and_drain(apart, took, pool):
     cluster = apart(global_concurrency_limits={"pool:db": 1})
@@ -99,14 +84,6 @@ def test_tasks_that_outlast_their_lease_count_again_and_drain(apart, took, pool)
     assert stats(cluster, worker)["lease_losses"] == 1
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case='A worker and its children stand still for longer than the lease, `on_lease_lost = "terminate"`',
-    limit="exceeded for a moment after the pause, until the tasks are ended",
-    running="are ended, revoked and acknowledged, `acks_late` or not; named in one log line, counted as `terminated`",
-    waiting="elsewhere: start when the lease has ended; its own: in their turn",
-    takes="1 s after it goes on",
-)
 @pytest.mark.parametrize(("pool", "task"), [("prefork", "late"), ("gevent", "pooled")])
 def test_what_ran_on_a_lost_lease_is_terminated(apart, took, pool, task):
     cluster = apart(
@@ -142,13 +119,6 @@ def test_what_ran_on_a_lost_lease_is_terminated(apart, took, pool, task):
     app.close()
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case='`on_lease_lost = "terminate"` on a pool that can\'t terminate a task (threads, solo)',
-    limit="-",
-    running="-",
-    waiting="the worker does not start, and says why in one line",
-)
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_a_pool_that_cannot_terminate_is_refused_at_the_start(apart, pool):
     cluster = apart(global_concurrency_on_lease_lost="terminate")
@@ -162,14 +132,6 @@ def test_a_pool_that_cannot_terminate_is_refused_at_the_start(apart, pool):
     assert "Traceback" not in worker.output()
 
 
-@pytest.mark.failure(
-    area="Worker",
-    case="Only a worker's parent process stands still for longer than the lease; its children run on",
-    limit="exceeded by the tasks that run on: their places are given away when the lease has ended",
-    running="run to their end; no further one starts in the children",
-    waiting="elsewhere: start when the lease has ended",
-    takes="`heartbeat_timeout` + two intervals",
-)
 def test_children_of_a_stopped_parent_run_on_and_start_nothing_more(apart, took):
     cluster = apart(global_concurrency_limits={"pool:db": 2})
     worker = cluster.spawn("w1", queues="emails", concurrency=4)

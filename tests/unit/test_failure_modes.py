@@ -1,64 +1,117 @@
-"""The page of failure modes says what the tests of failures say; times may differ from run to run."""
+"""The page of failure modes says what the table of failures does; each row has its test, each such test its row."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests import failure_modes
-from tests.failure_modes import PAGE, ROOT, Line, page, without_times
-from tests.failures.report import Failure, record, recorded
+from tests.failure_modes import ROOT, lines_of, page, without_times, wrongs
+from tests.failures.report import Failure, Table, record, recorded
 
 SAID = {"area": "Worker", "limit": "holds", "running": "go on", "waiting": "wait"}
 
+TABLE = """
+[areas]
+Worker = "A worker dies."
+Weather = "It is bad."
 
-def lines(*failures: Failure) -> dict[tuple[str, str], Line]:
-    return {
-        (failure.area, failure.case): Line(failure, {f"`test_{number}`": None}, [f"test_{number}"])
-        for number, failure in enumerate(failures)
-    }
+["test_w.py::test_rain"]
+area = "Weather"
+case = "It rains"
+limit = "holds"
+running = "go on"
+waiting = "wait"
+
+["test_w.py::test_death"]
+area = "Worker"
+limit = "holds"
+running = "die"
+waiting = { one = "wait", other = "start" }
+case = { one = "It dies", other = "It dies late" }
+takes = "1 s"
+"""
 
 
-def test_the_page_of_failure_modes_is_what_the_tests_say():
+def item(name: str, *fixtures: str) -> SimpleNamespace:
+    """A test as pytest collects it."""
+    return SimpleNamespace(path=Path("test_w.py"), name=name, fixturenames=fixtures)
+
+
+ITEMS = [
+    item("test_rain[a]", "apart"),
+    item("test_rain[b]", "apart"),
+    item("test_death[one]", "took"),
+    item("test_death[other]", "took"),
+    item("test_store", "redis_url"),
+]
+TIMES = {"test_w.py::test_death[one]": [0.5], "test_w.py::test_death[other]": [0.25, 1.5]}
+
+
+def written(times: dict[str, list[float]], text: str = TABLE) -> str:
+    table = Table.read(text)
+    return page(table, lines_of(table, ITEMS), times)
+
+
+def test_the_page_of_failure_modes_its_table_and_the_tests_agree():
     result = subprocess.run(
-        [sys.executable, "-m", "tests.failure_modes", "--print"],
+        [sys.executable, "-m", "tests.failure_modes", "--check"],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert without_times(result.stdout) == without_times(PAGE.read_text()), "run `python -m tests.failure_modes`"
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_a_time_was_measured_for_each_failure_that_says_how_long_it_takes():
-    result = subprocess.run(
-        [sys.executable, "-c", "from tests.failure_modes import *; print(*unmeasured(collect(), known_times()))"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert result.stdout.split() == [], "run `python -m tests.failure_modes --run` with these"
+def test_each_area_has_a_table_of_its_own_and_a_row_that_differs_by_parameter_is_several():
+    text = written(TIMES)
+    places = [
+        text.index(line)
+        for line in (
+            "## Worker",
+            "| It dies | holds | die | wait | 1 s | 0.50 | `test_w.py::test_death` |",
+            "| It dies late | holds | die | start | 1 s | 0.25 to 1.5 | `test_w.py::test_death` |",
+            "## Weather",
+            "| It rains | holds | go on | wait | - | - | `test_w.py::test_rain` |",
+        )
+    ]
+    assert places == sorted(places)
 
 
 def test_only_the_measured_times_are_left_out_of_the_comparison():
-    said = lines(Failure(**SAID, case="It dies", takes="1 s"))
-    once, again = page(said, {"test_0": [0.5]}), page(said, {"test_0": [0.25, 1.5]})
-    assert "| 1 s | 0.50 | `test_0` |" in once
-    assert "| 1 s | 0.25 to 1.5 | `test_0` |" in again
-    assert without_times(once) == without_times(again)
-    other = page(lines(Failure(**SAID, case="It dies", takes="2 s")), {"test_0": [0.5]})
-    assert without_times(once) != without_times(other)
+    assert written(TIMES) != written({})
+    assert without_times(written(TIMES)) == without_times(written({}))
+    assert without_times(written({}, TABLE.replace("1 s", "2 s"))) != without_times(written({}))
 
 
-def test_each_area_has_a_table_of_its_own_and_a_failure_without_a_time_shows_none():
-    text = page(lines(Failure(**SAID, case="It dies"), Failure(**{**SAID, "area": "Weather"}, case="It rains")), {})
-    assert text.index("## Worker") < text.index("| It dies | holds | go on | wait | - | - | `test_0` |")
-    assert text.index("## Weather") < text.index("| It rains | holds | go on | wait | - | - | `test_1` |")
-    assert "## Broker" not in text
+def test_rows_without_a_test_tests_without_a_row_and_times_that_nobody_knows_are_named():
+    table = Table.read(TABLE)
+    assert list(wrongs(table, ITEMS, TIMES)) == []
+    without_rain = list(wrongs(table, ITEMS[2:], TIMES))
+    assert [found.partition(":: ")[0] for found in without_rain] == [
+        "test_w.py::test_rain: failures.toml has a row for it (It rains), and there is no such test"
+    ]
+    for one_more, said in (
+        (item("test_snow", "apart"), "test_w.py::test_snow: it shows a failure and has no row"),
+        (item("test_rain[c]", "took"), "test_w.py::test_rain[c]: it measures a time"),
+        (item("test_death[one]"), "test_w.py::test_death[one]: it measures a time"),
+    ):
+        (found,) = wrongs(table, [*ITEMS, one_more], TIMES)
+        assert found.startswith(said)
+    (found,) = wrongs(table, ITEMS, {**TIMES, "test_w.py::test_death[one]": []})
+    assert found.startswith("test_w.py::test_death[one]: no time is known")
 
 
 @pytest.mark.parametrize("wrong", [{"case": ""}, {"case": "a | b"}, {"case": "x", "takes": 2.0}], ids=repr)
-def test_a_marker_that_would_break_the_table_is_refused(wrong):
+def test_a_row_that_would_break_the_page_is_refused(wrong):
     with pytest.raises(AssertionError):
         Failure(**{**SAID, **wrong})
+
+
+def test_a_row_of_an_unknown_area_is_refused():
+    with pytest.raises(AssertionError, match="area"):
+        Table.read(TABLE.replace('area = "Weather"', 'area = "Wether"'))
 
 
 def test_times_are_kept_by_test_where_a_file_is_named(tmp_path, monkeypatch):
@@ -70,4 +123,3 @@ def test_times_are_kept_by_test_where_a_file_is_named(tmp_path, monkeypatch):
     for test, seconds in (("a", 1.0), ("b", 0.12345), ("a", 2)):
         record(test, seconds)
     assert recorded(kept) == {"a": [1.0, 2.0], "b": [0.123]}
-    assert failure_modes.unmeasured(lines(Failure(**SAID, case="x", takes="1 s")), recorded(kept)) == ["test_0"]
