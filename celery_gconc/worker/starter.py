@@ -8,14 +8,14 @@ behind thousands of tasks with one ETA a timer of ours would be late by minutes.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
 from celery.utils.log import get_logger
+
+from celery_gconc.worker.wake import Bell
 
 logger = get_logger(__name__)
 
@@ -46,14 +46,11 @@ class Starter(Protocol):
 
 
 class HubStarter:
-    """With an event loop: a socket that the loop reads, in each of its turns. Any thread may wake it."""
+    """With an event loop: a bell that the loop hears, in each of its turns. Any thread may ring it."""
 
     def __init__(self, pump: Callable[[], None], tick: Callable[[], None]) -> None:
         self._pump, self._tick = pump, tick
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        self._awake = threading.Lock()
+        self._bell = Bell()
         self._is_news = self._is_tick_due = False
         #: What is to be called in this turn, and in the next. (In the turn after something was started, the loop hears
         #: that a child takes it, and gives it to the child after all else: kombu 5.4-5.7, "consolidate".)
@@ -65,45 +62,37 @@ class HubStarter:
         """The loop comes with :meth:`register`."""
 
     def register(self, hub: Any) -> None:
-        """Add the socket to the loop; again after each reconnect, which resets the loop."""
-        hub.add_reader(self._reader, self._on_readable)
+        """Add the bell to the loop; again after each reconnect, which resets the loop."""
+        hub.add_reader(self._bell, self._on_rung)
         self._timer = hub.timer
 
     def wake(self) -> None:
         """There is news: have the loop read it."""
         self._is_news = True
-        self._turn()
+        self._bell.ring()
 
     def knock(self) -> None:
         """Have the loop tick."""
         self._is_tick_due = True
-        self._turn()
+        self._bell.ring()
 
     def later(self, call: Callable[[], None]) -> None:
         """Call this in the turn after the next, once."""
         if call not in self._next and call not in self._now:
             self._next.append(call)
-            self._turn()
+            self._bell.ring()
 
     def keep_turning(self) -> None:
         """Timers that are due go on at once: the loop would sleep for up to a second after each ten (kombu 5.4-5.7)."""
         due = self._timer._queue if self._timer is not None else None
         if due and due[0][0] <= monotonic():
-            self._turn()
+            self._bell.ring()
 
-    def _turn(self) -> None:
-        if self._awake.acquire(blocking=False):
-            with suppress(OSError):
-                self._writer.send(b"\0")
-
-    def _on_readable(self) -> None:
-        with suppress(BlockingIOError):
-            self._reader.recv(64)
-        with suppress(RuntimeError):
-            self._awake.release()
+    def _on_rung(self) -> None:
+        self._bell.hear()
         calls, self._now, self._next = self._now, self._next, []
         if self._now:
-            self._turn()
+            self._bell.ring()
         for call in calls:
             call()
         if self._is_tick_due:
@@ -114,9 +103,8 @@ class HubStarter:
             self._pump()
 
     def close(self) -> None:
-        """Close the sockets."""
-        self._reader.close()
-        self._writer.close()
+        """Close the bell."""
+        self._bell.close()
 
 
 class GreenStarter:

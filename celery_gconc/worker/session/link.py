@@ -8,7 +8,6 @@ start of the worker's consumer to its shutdown, through broker reconnects and th
 
 from __future__ import annotations
 
-import os
 import random
 import secrets
 import selectors
@@ -31,6 +30,7 @@ from celery_gconc.settings import Settings
 from celery_gconc.worker.children import PIPES_SECONDS, Children, Pipes
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.session.counts import Tally
+from celery_gconc.worker.wake import Bell
 
 logger = get_logger(__name__)
 
@@ -117,12 +117,9 @@ class Link:
         self._next_beat = 0.0
         self._next_reclaim: float | None = None
         self._last_sync = 0.0
-        self._awake = threading.Lock()  # held while a wake-up is on its way: one is enough
-        self._waker, self._alarm = socket.socketpair()
-        for end in (self._waker, self._alarm):
-            end.setblocking(False)
+        self._bell = Bell()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._waker, selectors.EVENT_READ)
+        self._selector.register(self._bell, selectors.EVENT_READ)
         self._children = Children(self._selector, on_child_exit)
         self._pipes = Pipes()
         self._thread = threading.Thread(target=self.run, name="celery-gconc-link", daemon=True)
@@ -155,9 +152,7 @@ class Link:
 
     def wake(self) -> None:
         """Have the thread look at the ledger. Cheap, never waits, any thread."""
-        if self._awake.acquire(blocking=False):
-            with suppress(OSError):
-                self._alarm.send(b"\0")
+        self._bell.ring()
 
     def call(self, function: Callable[[Store], T]) -> Future[T]:
         """Run *function* with the store on the link's thread, between syncs."""
@@ -189,9 +184,7 @@ class Link:
 
     def forget_in_child(self) -> None:
         """In a forked child: close this side of every socket, so that only the parent holds the session."""
-        for end in (self._waker, self._alarm):
-            with suppress(OSError):
-                os.close(end.detach())
+        self._bell.forget_in_child()
         self.store.forget_in_child()
         self._children.forget_in_child()
 
@@ -384,11 +377,8 @@ class Link:
         if self._pipes:
             timeout = min(timeout, PIPES_SECONDS)
         for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._waker:
-                with suppress(BlockingIOError):
-                    self._waker.recv(64)
-                with suppress(RuntimeError):
-                    self._awake.release()
+            if key.fileobj is self._bell:
+                self._bell.hear()
             elif key.fileobj is self._pubsub_socket:
                 self._read_notices()
             else:
@@ -527,5 +517,4 @@ class Link:
             self.store.close()
         self._children.close()
         self._selector.close()
-        self._waker.close()
-        self._alarm.close()
+        self._bell.close()
