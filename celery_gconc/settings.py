@@ -55,20 +55,20 @@ SETTINGS: dict[str, Setting] = {
     s.name: s
     for s in (
         Setting("enabled", True, "True or False"),
-        Setting("limits", {}, "a mapping of limit name to a whole number >= 0"),
+        Setting("limits", {}, "a mapping of limit names to whole numbers >= 0"),
         Setting("redis_url", None, "a redis://, rediss://, valkey://, unix://, sentinel:// or rediscluster:// URL"),
         Setting("redis_options", {}, "a mapping of options for the Redis client"),
         Setting("key_prefix", "gconc", "1 to 64 letters, digits, '_', '-' or '.'"),
-        Setting("heartbeat_interval", 5.0, "seconds, a number >= 0.1"),
+        Setting("heartbeat_interval", 5.0, "a number of seconds >= 0.1"),
         Setting(
             "heartbeat_timeout",
             30.0,
-            "seconds, a number of at most 300, and at least 2 x global_concurrency_heartbeat_interval",
+            "a number of seconds <= 300, and >= 2 x global_concurrency_heartbeat_interval",
         ),
-        Setting("commit_interval", 0.0, "seconds, a number >= 0 and below global_concurrency_heartbeat_interval"),
-        Setting("consumer_timeout", 1800.0, "seconds, a number >= 1"),
+        Setting("commit_interval", 0.0, "a number of seconds >= 0 and below global_concurrency_heartbeat_interval"),
+        Setting("consumer_timeout", 1800.0, "a number of seconds >= 1"),
         Setting("task_events", True, "True or False"),
-        Setting("wait_warning", 60.0, "seconds, a number >= 0 (0: no warning)"),
+        Setting("wait_warning", 60.0, "a number of seconds >= 0 (0: no warning)"),
         Setting("on_redis_error", "wait", "'wait' or 'run'"),
         Setting("on_lease_lost", "continue", "'continue' or 'terminate'"),
     )
@@ -205,7 +205,9 @@ def _given(conf: Any) -> dict[str, Any]:
             if name not in SETTINGS:
                 meant = closest(name, SETTINGS)
                 known = ", ".join(PREFIX + known for known in SETTINGS)
-                hint = f"is {key[: -len(name)]}{_in_case(meant, key)} meant?" if meant else f"there are {known}"
+                hint = (
+                    f"did you mean {key[: -len(name)]}{_in_case(meant, key)}?" if meant else f"the settings are {known}"
+                )
                 raise SettingError(f"{key}={_shown(name, conf[key])}: there is no such setting; {hint}")
     return values
 
@@ -263,7 +265,7 @@ def _limits(values: Mapping[str, Any]) -> dict[str, int]:
         except LimitError as exc:
             raise _refuse("limits", {name: value}, f": {exc}") from None
         if maximum is None:
-            raise _refuse("limits", {name: value}, ": leave an unlimited one out")
+            raise _refuse("limits", {name: value}, ": leave unlimited limits out")
         if limit in limits:
             raise _refuse("limits", {name: value}, f": {limit} is given twice")
         limits[limit] = maximum
@@ -297,14 +299,14 @@ def _checked(values: Mapping[str, Any], place: Place | None) -> Settings:
     interval = _number(values, "heartbeat_interval", 0.1)
     timeout = _number(values, "heartbeat_timeout", 0.0)
     if timeout < 2 * interval:
-        raise _refuse("heartbeat_timeout", timeout, f" ({interval:g}), that is {2 * interval:g}")
+        raise _refuse("heartbeat_timeout", timeout, f" ({interval:g}), which makes {2 * interval:g}")
     if timeout > MOST_TIMEOUT:
         raise _refuse("heartbeat_timeout", timeout, f" ({interval:g})")
     warnings = []
     if timeout < 3 * interval:
         warnings.append(
             f"{PREFIX}heartbeat_timeout={timeout:g} is below 3 x {PREFIX}heartbeat_interval ({interval:g}): "
-            "two late heartbeats lose the lease"
+            "two late heartbeats cost a worker its lease"
         )
     commit = _number(values, "commit_interval", 0.0)
     if commit >= interval:
@@ -348,5 +350,5 @@ def _check_hash_tag(place: Place | None, prefix: str) -> None:
     if key_slot(f"{ours}:a".encode()) != key_slot(f"{ours}:b".encode()):
         raise SettingError(
             f"{PREFIX}redis_options={{'global_keyprefix': {place.keyprefix!r}}}: in a Redis Cluster it can't begin "
-            "with '{}', which leaves the keys no hash tag: leave the braces out, or put a name between them"
+            "with '{}', as the keys would have no hash tag: remove the braces, or put a name between them"
         )

@@ -23,6 +23,7 @@ from kombu.utils.json import dumps, loads
 
 from celery_gconc.brokers.scripts import run_on_broker
 from celery_gconc.brokers.virtual import QUEUE_KEY
+from celery_gconc.connection.failures import in_words
 from celery_gconc.connection.urls import without_secrets
 from celery_gconc.errors import GlobalConcurrencyError
 
@@ -182,7 +183,7 @@ class Backlog:
     def _unavailable(self, exc: Exception) -> BrokerUnavailable:
         url = without_secrets(self.app.conf.broker_url or "")
         reason = without_secrets(str(exc).splitlines()[0] if str(exc) else type(exc).__name__).rstrip(".")
-        return BrokerUnavailable(f"the broker {url} doesn't serve: {reason}")
+        return BrokerUnavailable(f"broker unavailable: {in_words(reason)} ({url})")
 
 
 class _RedisSearch:

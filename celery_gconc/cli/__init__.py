@@ -22,7 +22,7 @@ from celery_gconc.cli.top import top
 @click.pass_context
 @handle_preload_options
 def gconc(ctx: click.Context, **kwargs: Any) -> None:  # celery 5.4-5.6: kwargs are the app's own preload options
-    """Global concurrency limits: see them, change them, ask why.
+    """Inspect and change global concurrency limits.
 
     A LIMIT is queue:NAME, task:NAME, pool:NAME or app; a bare NAME is a queue.
     """

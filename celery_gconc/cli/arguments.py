@@ -34,7 +34,7 @@ class NumberRange(click.FloatRange):
 
 def _limit(text: str) -> str:
     if text.startswith("-"):  # a misspelt option, where numbers below 0 have to be taken for arguments
-        raise click.UsageError(f"no such option: {shown(text)}; for a queue of that name write queue:<name>")
+        raise click.UsageError(f"no such option: {shown(text)}; for a queue with that name, write queue:<name>")
     return limit_argument(text)
 
 
@@ -45,10 +45,10 @@ def _span(text: str) -> float:
     units = [unit for _, unit in parts]
     is_whole = "".join(number + unit for number, unit in parts) == compact
     if not parts or not is_whole or units != [unit for unit in UNITS if unit in units]:
-        raise click.UsageError(f"a span of time is written as 2h, 30m, 90s or 1d12h; got {shown(text)}")
+        raise click.UsageError(f"a time span looks like 2h, 30m, 90s or 1d12h; got {shown(text)}")
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
     if not 0.001 <= seconds <= MOST_DURATION:
-        raise click.UsageError(f"a span of time is above 0, and ten years at most; got {shown(text)}")
+        raise click.UsageError(f"a time span must be above 0 and at most ten years; got {shown(text)}")
     return seconds
 
 

@@ -19,9 +19,9 @@ from celery_gconc.protocol.status import Change, LimitStatus
 
 _for = click.option(
     "--for", "duration", type=SPAN, metavar="SPAN",
-    help="End it by itself after that time: 2h, 30m, 1d12h.",
+    help="Expire after this time, for example 2h, 30m or 1d12h.",
 )  # fmt: skip
-_reason = click.option("--reason", metavar="TEXT", help="Why; shown by status.")
+_reason = click.option("--reason", metavar="TEXT", help="Reason to show in status.")
 _limit = click.argument("limit", type=LIMIT)
 
 
@@ -33,10 +33,10 @@ _limit = click.argument("limit", type=LIMIT)
 @_reason
 @pass_terminal
 def set_(terminal: Terminal, limit: str, max: int | str, duration: float | None, reason: str | None) -> None:
-    """Let at most MAX tasks of LIMIT run at once; MAX may be 'unlimited'.
+    """Set the MAX of LIMIT: how many of its tasks may run at once, or 'unlimited'.
 
-    It holds for all workers until it is set again or reset. Raised, waiting tasks start at once. Lowered, those that
-    run go on, and no other starts until enough of them have ended.
+    Applies to all workers until it is set again or reset. Raise it and waiting tasks start at once; lower it and
+    running tasks finish undisturbed, and none start until enough of them have finished.
     """
     _make(terminal, limit, lambda: terminal.operations.set(limit, max, duration=duration, reason=reason))
 
@@ -45,9 +45,9 @@ def set_(terminal: Terminal, limit: str, max: int | str, duration: float | None,
 @_limit
 @pass_terminal
 def reset(terminal: Terminal, limit: str) -> None:
-    """Forget what was set for LIMIT: the configured value holds again.
+    """Go back to the configured max of LIMIT.
 
-    A pause stays.
+    A pause stays in force.
     """
     _make(terminal, limit, lambda: terminal.operations.reset(limit))
 
@@ -58,7 +58,7 @@ def reset(terminal: Terminal, limit: str) -> None:
 @_reason
 @pass_terminal
 def pause(terminal: Terminal, limit: str, duration: float | None, reason: str | None) -> None:
-    """Start no more tasks of LIMIT; those that run go on."""
+    """Stop starting tasks of LIMIT; running tasks continue."""
     _make(terminal, limit, lambda: terminal.operations.pause(limit, duration=duration, reason=reason))
 
 
@@ -66,7 +66,7 @@ def pause(terminal: Terminal, limit: str, duration: float | None, reason: str | 
 @_limit
 @pass_terminal
 def resume(terminal: Terminal, limit: str) -> None:
-    """End a pause of LIMIT: the value from before holds, or what was set since."""
+    """End the pause of LIMIT. Its max is the one from before the pause, or the one set since."""
     _make(terminal, limit, lambda: terminal.operations.resume(limit))
 
 
@@ -74,9 +74,9 @@ def resume(terminal: Terminal, limit: str) -> None:
 @_limit
 @pass_terminal
 def get(terminal: Terminal, limit: str) -> None:
-    """Show the max of LIMIT alone: a number, or 'unlimited'.
+    """Print just the max of LIMIT: a number, or 'unlimited'.
 
-    A pause doesn't change it: a note on stderr tells of one.
+    A pause doesn't change it; a note on stderr mentions one.
     """
     name = terminal.operations.full_name(limit)
     status = terminal.operations.status(limit)
@@ -91,29 +91,29 @@ def get(terminal: Terminal, limit: str) -> None:
 
 @click.command(cls=Command)
 @_limit
-@click.option("--force", "-f", is_flag=True, help="Don't ask first.")
+@click.option("--force", "-f", is_flag=True, help="Don't ask for confirmation.")
 @click.option(
     "--timeout",
     type=NumberRange(min=0.1, max=60.0),
     default=ANSWER_SECONDS,
     show_default=True,
-    help="Seconds that workers have for each answer.",
+    help="Seconds to wait for each answer from workers.",
 )
 @pass_terminal
 def purge(terminal: Terminal, limit: str, force: bool, timeout: float) -> None:
-    """Remove what waits for LIMIT, at the broker and in workers, for good. Tasks that run go on.
+    """Permanently remove all messages that wait for LIMIT, at the broker and in workers. Running tasks continue.
 
-    Of a queue, all its messages go, but for those that have started. Of any other limit, the messages of tasks that it
-    covers: those that workers hold, and with a Redis broker those in the queues.
+    For a queue's limit, this removes all messages of the queue that have not started. For any other limit, it removes
+    the messages of the tasks it covers: those that workers hold and, with a Redis broker, those in the queues.
 
-    Exit code 1 where some may be left: a worker gave no answer, or more came than were removed.
+    Exit code 1 if some may be left: a worker didn't answer, or messages arrived faster than they were removed.
     """
     from celery_gconc.operations.purge import purge as purge_limit
 
     name = terminal.operations.full_name(limit)
     if not force:
         click.echo(
-            f"This removes all messages that wait for {name}, at the broker and in workers. There is no undo.", err=True
+            f"This removes all messages waiting for {name}, at the broker and in workers. It can't be undone.", err=True
         )
         click.confirm("Are you sure? (-f skips this question)", abort=True, err=True)
     purged = purge_limit(terminal.operations, limit, timeout)
@@ -123,23 +123,23 @@ def purge(terminal: Terminal, limit: str, force: bool, timeout: float) -> None:
         nodes = ", ".join(f"{node} {count}" for node, count in sorted(purged.in_workers.items()))
         count = sum(purged.in_workers.values())
         where = f"{purged.at_broker} at the broker, {count} in workers" + (f" ({nodes})" if nodes else "")
-        terminal.line(f"{name}: {count_of(purged.total, 'message')} removed: {where}")
+        terminal.line(f"{name}: removed {count_of(purged.total, 'message')}: {where}")
     else:
-        terminal.line(f"{name}: nothing waited")
+        terminal.line(f"{name}: nothing was waiting")
     if purged.silent:
-        terminal.warn(f"{all_of(purged.silent)} gave no answer in time: what waits there is still there")
+        terminal.warn(f"no answer in time from {all_of(purged.silent)}; messages waiting there may remain")
     if not purged.is_complete:
-        terminal.warn("more came than were removed: give the command again, or pause the limit first")
+        terminal.warn("messages arrived faster than they were removed; run the command again, or pause the limit first")
     if purged.silent or not purged.is_complete:
         click.get_current_context().exit(EXIT_NO)
 
 
 def _make(terminal: Terminal, limit: str, make: Callable[[], Change]) -> None:
-    """Make a change, and say what it did."""
+    """Make a change, and report it."""
     try:
         change = make()
     except StoreUnavailable as exc:
-        raise StoreUnavailable(f"{exc}; nothing is known to have changed") from exc
+        raise StoreUnavailable(f"{exc}; it is not known whether the change was applied") from exc
     if terminal.is_json:
         terminal.json(change)
     else:
@@ -155,26 +155,27 @@ def _make(terminal: Terminal, limit: str, make: Callable[[], Change]) -> None:
 
 
 def consequences(change: Change, limit: LimitStatus, now: float) -> Iterator[str]:
-    """Sentences on what a change means from now on: when it ends, and for the tasks that run and wait."""
+    """Sentences on what a change means from now on: when it expires, and what running and waiting tasks do."""
     if change.now.origin == "override" and limit.set_until is not None:
-        yield f"This value ends by itself {_end(limit.set_until, now)}."
+        yield f"This value expires {_end(limit.set_until, now)}."
     if change.now.paused and limit.paused_until is not None:
-        yield f"The pause ends by itself {_end(limit.paused_until, now)}."
-    go_on = f"{limit.running} {'runs and goes' if limit.running == 1 else 'run and go'} on"
+        yield f"The pause ends {_end(limit.paused_until, now)}."
+    running = f"{count_of(limit.running, 'running task')} {'continues' if limit.running == 1 else 'continue'}"
     waiting = limit.waiting + limit.parked
-    waits = f"{waiting} {'waits' if waiting == 1 else 'wait'}"
+    tasks = f"{running}, {waiting} {'is' if waiting == 1 else 'are'} waiting"
     if change.now.paused:
-        yield f"Paused: {go_on}, {waits}; no new one starts until it is resumed."
+        yield f"Paused: {tasks}; none will start until it is resumed."
     elif change.now.max is None:
-        yield f"Unlimited: {limit.running} run, {waits}."
+        yield f"Unlimited: {limit.running} running, {waiting} waiting."
     elif change.now.max == 0:
-        yield f"{go_on}, {waits}; no new one starts."
+        yield f"{tasks}; none will start."
     elif limit.running > change.now.max:
-        yield f"{go_on}, {waits}; no new one starts until {limit.running - change.now.max + 1} have ended."
+        first = limit.running - change.now.max + 1
+        yield f"{tasks}; none will start until {first} {'has' if first == 1 else 'have'} finished."
     else:
-        yield f"{limit.running} of {change.now.max} run, {waits}."
+        yield f"{limit.running} of {change.now.max} running, {waiting} waiting."
     if limit.settling and change.now.max is not None:
-        yield "It settles first: nothing starts until every worker has told what it runs."
+        yield "It is settling: nothing starts until every worker has reported what it is running."
 
 
 def _doubt(app: Celery, limit: LimitStatus) -> str | None:

@@ -38,7 +38,7 @@ def _timeout_option(function: Any) -> Any:
         type=NumberRange(min=0.1, max=60.0),
         default=ANSWER_SECONDS,
         show_default=True,
-        help="Seconds that workers have for their answers.",
+        help="Seconds to wait for workers to answer.",
     )(function)
 
 
@@ -49,14 +49,14 @@ def _timeout_option(function: Any) -> Any:
     "queues",
     multiple=True,
     metavar="NAME",
-    help="Look in this queue, too (those that the app, its limits and workers name are looked in anyway).",
+    help="Also search this queue (queues known to the app, its limits and its workers are searched anyway).",
 )
 @_timeout_option
 @pass_terminal
 def explain(terminal: Terminal, task_id: str, queues: tuple[str, ...], timeout: float) -> None:
-    """Say in a sentence why a task isn't running, or where it runs.
+    """Explain why a task isn't running, or where it is running.
 
-    Asks the broker, all workers, Redis and the result backend. Exit code 1 where nobody knows the task.
+    Asks the broker, all workers, Redis and the result backend. Exit code 1 if none of them knows the task.
     """
     from celery_gconc.diagnosis.explain import explain as explain_task
 
@@ -76,9 +76,9 @@ def explain(terminal: Terminal, task_id: str, queues: tuple[str, ...], timeout: 
 @_timeout_option
 @pass_terminal
 def doctor(terminal: Terminal, timeout: float) -> None:
-    """Say what is wrong, or may go wrong, and what to do about it.
+    """Report what is wrong or may go wrong, and what to do about it.
 
-    Exit code 1 where an error or a warning was found, 0 otherwise. Nothing is changed.
+    Exit code 1 if there are errors or warnings, 0 otherwise. Changes nothing.
     """
     from celery_gconc.diagnosis.doctor import examine
 
@@ -98,9 +98,9 @@ def doctor(terminal: Terminal, timeout: float) -> None:
 @click.command(cls=Command)
 @pass_terminal
 def repair(terminal: Terminal) -> None:
-    """Remove records in Redis that don't fit together, and let waiting tasks go on.
+    """Remove inconsistent records from Redis, so that waiting tasks can proceed.
 
-    Prints what it did; when all is well it changes nothing and prints nothing. What fits together is not touched.
+    Prints what it repaired. If all is well, it changes and prints nothing; consistent records are never touched.
     """
     done = terminal.operations.audit(repair=True)
     if terminal.is_json:
@@ -119,29 +119,29 @@ def repair(terminal: Terminal) -> None:
     multiple=True,
     required=True,
     metavar="N",
-    help="The max to try; may be given more than once.",
+    help="A max to try; may be repeated.",
 )
 @click.option(
     "--minutes",
     type=NumberRange(min=0.1, max=15.0),
     default=10.0,
     show_default=True,
-    help="How many minutes of recorded tasks are replayed (at most 15 are kept, less where many workers are busy).",
+    help="How many minutes of recorded tasks to replay (15 are kept at most, fewer if many workers are busy).",
 )
 @pass_terminal
 def simulate(terminal: Terminal, limit: str, maxima: tuple[int | str, ...], minutes: float) -> None:
-    """Say what would happen if LIMIT had a max of N.
+    """Predict what would happen if LIMIT had a max of N.
 
-    The tasks that came in the last minutes come once more, after those that wait now, with the durations that were
-    recorded: first come, first served, with the present max and with each N. No more run at once than live workers have
-    slots; for the limit of a queue, those workers count that consume it.
+    Replays the tasks recorded over the last minutes behind those waiting now, with their recorded durations: first
+    come, first served, with the current max and with each N. No more run at once than live workers have slots; for a
+    queue's limit, only workers that consume the queue count.
 
-    What it doesn't know: when messages came that are still in the broker (they count as waiting now), whether more will
-    come than came lately, other limits of the same tasks, whether tasks of other kinds take slots of the same workers,
-    and whether tasks take longer where more run at once. Of a limit that is paused it tells what comes after the
-    resume. Where the broker can't be asked, it goes on without, and says so.
+    It doesn't know when messages still in the broker arrived (they count as waiting now), whether more tasks will
+    arrive than did lately, which other limits the same tasks have, whether other tasks take slots of the same workers,
+    or whether tasks slow down when more of them run at once. For a paused limit, it predicts what happens once it is
+    resumed. If the broker can't be asked, it says so and continues without it.
 
-    Fewer than 20 recorded tasks are too few: exit code 1.
+    Exit code 1 if fewer than 20 tasks were recorded.
     """
     from celery_gconc.diagnosis.simulation import forecast, record
 
@@ -209,20 +209,20 @@ def _span(seconds: float | None) -> str:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="The address to listen at.",
+    help="Address to listen on.",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=9808,
     show_default=True,
-    help="The port to listen at; 0 takes a free one.",
+    help="Port to listen on; 0 picks a free one.",
 )
 @pass_terminal
 def exporter(terminal: Terminal, host: str, port: int) -> None:
     """Serve the metrics of all limits to Prometheus, until Ctrl-C or SIGTERM.
 
-    Each scrape reads Redis once, so one exporter tells of the whole cluster, with no worker needed.
+    Each scrape reads Redis once, so a single exporter covers the whole cluster and needs no worker.
     """
     try:
         from prometheus_client import CollectorRegistry, start_http_server
@@ -237,7 +237,7 @@ def exporter(terminal: Terminal, host: str, port: int) -> None:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except (OSError, OverflowError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
-        raise ExporterError(f"can't listen at {host} port {port}: {reason}; choose another --host or --port") from None
+        raise ExporterError(f"can't listen on {host} port {port}: {reason}; choose another --host or --port") from None
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())

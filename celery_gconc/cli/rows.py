@@ -44,7 +44,7 @@ _STYLES = {
 
 
 def state_of(limit: LimitStatus) -> str:
-    """In one word, whether a limit has a place."""
+    """In one word, whether a limit has room."""
     if limit.paused:
         return "paused"
     if limit.max is None:
@@ -97,8 +97,8 @@ def notes_of(limit: LimitStatus, now: float) -> Iterator[str]:
         yield pause_note(limit, now)
     if limit.settling:
         yield (
-            f"{limit.limit}: settling: the limit has just begun, or Redis has lost its data; nothing starts under it "
-            "until every worker has told what it runs"
+            f"{limit.limit}: settling: the limit is new, or Redis lost its data; nothing starts under it until every "
+            "worker has reported what it is running"
         )
 
 
@@ -145,5 +145,5 @@ def _made(by: str | None, at: float | None, reason: str | None, until: float | N
     text = f" by {by}" if by else ""
     text += f" {span(since(at, now))} ago" if at is not None else ""
     if until is not None:
-        text += f", until {moment(until, now)} (another {span(max(round(until - now), 0))})"
+        text += f", until {moment(until, now)} ({span(max(round(until - now), 0))} left)"
     return f'{text}: "{reason}"' if reason else text

@@ -17,7 +17,7 @@ from celery_gconc.protocol.status import Holding, LimitStatus, Status, Waiting
 @click.argument("limit", type=LIMIT, required=False)
 @pass_terminal
 def status(terminal: Terminal, limit: str | None) -> None:
-    """Show all limits, or LIMIT: max, running, waiting, who set what; and all workers."""
+    """Show all limits, or just LIMIT, with their running and waiting tasks and who changed them; and all workers."""
     found = terminal.operations.status(limit)
     if terminal.is_json:
         terminal.json(found)
@@ -32,7 +32,7 @@ def status(terminal: Terminal, limit: str | None) -> None:
 
 
 def _show_unconnected(terminal: Terminal) -> None:
-    """The workers that live, and tell that they have no connection to Redis: it may have forgotten them by now."""
+    """Live workers that report no connection to Redis, which may have forgotten them by now."""
     from celery_gconc.brokers.backlog import BrokerUnavailable
     from celery_gconc.diagnosis.doctor import trouble_of
     from celery_gconc.operations.survey import Question, ask
@@ -52,7 +52,7 @@ def _show_limits(terminal: Terminal, found: Status) -> None:
 
     if not found.limits:
         terminal.line(
-            "Nothing is limited. Set a limit with: celery -A <app> gconc set <queue> <max>, "
+            "No limits are set. Set one with: celery -A <app> gconc set <queue> <max>, "
             "or configure global_concurrency_limits."
         )
         return
@@ -63,7 +63,7 @@ def _show_limits(terminal: Terminal, found: Status) -> None:
     notes = [note for limit in found.limits for note in notes_of(limit, found.at)]
     notes += [note for _, note in disagreements(found)]
     if any(limit.parked for limit in found.limits):
-        notes.append("WAITING +n: n more are held by workers behind those in line.")
+        notes.append("WAITING +n: workers hold n more tasks behind those in line.")
     if notes:
         terminal.line("")
     for note in notes:
@@ -74,7 +74,7 @@ def _show_sessions(terminal: Terminal, found: Status) -> None:
     from celery_gconc.diagnosis.doctor import heartbeats
 
     if not found.sessions:
-        terminal.line("No worker is alive. Limits are kept, and hold when one starts.")
+        terminal.line("No workers are running. Limits are stored and apply as soon as one starts.")
         return
     columns = (
         ("WORKER", False), ("PID", True), ("POOL", False), ("PERMITS", True), ("WAITING", True), ("ROOM", True),
@@ -107,14 +107,14 @@ def _tasks(function: Callable[..., None]) -> click.Command:
     """A command that lists tasks of a limit."""
     most = click.option(
         "--most", "-n", type=click.IntRange(1, 10000), default=100, show_default=True,
-        help="Show so many tasks at most.",
+        help="Maximum number of tasks to show.",
     )  # fmt: skip
     return click.command(cls=Command)(click.argument("limit", type=LIMIT)(most(pass_terminal(function))))
 
 
 @_tasks
 def holders(terminal: Terminal, limit: str, most: int) -> None:
-    """Show the tasks that run under LIMIT, the longest first."""
+    """List the tasks running under LIMIT, longest-running first."""
     found = terminal.operations.holders(limit, most)
     if terminal.is_json:
         terminal.json(found)
@@ -123,27 +123,27 @@ def holders(terminal: Terminal, limit: str, most: int) -> None:
     rows = [((span(since(one.since, at)),), one) for one in found]
     _show_tasks(terminal, of_all.limit, (("FOR", True),), rows)
     if not found:
-        terminal.note(f"{of_all.limit}: nothing runs under it")
+        terminal.note(f"{of_all.limit}: no tasks are running")
     elif len(found) == most < of_all.running:
-        terminal.note(f"{of_all.limit}: {most} of {of_all.running}; --most shows more")
+        terminal.note(f"{of_all.limit}: showing {most} of {of_all.running}; use --most to see more")
 
 
 @_tasks
 def waiting(terminal: Terminal, limit: str, most: int) -> None:
-    """Show the tasks that stand in the line of LIMIT, the next first."""
+    """List the tasks in line for LIMIT, next first."""
     found = terminal.operations.waiting(limit, most)
     if terminal.is_json:
         terminal.json(found)
         return
     of_all, _ = _limit_now(terminal, limit)
     rows = [((str(one.place), span(one.waited)), one) for one in found]
-    _show_tasks(terminal, of_all.limit, (("PLACE", True), ("FOR", True)), rows)
+    _show_tasks(terminal, of_all.limit, (("POSITION", True), ("FOR", True)), rows)
     if not found:
-        terminal.note(f"{of_all.limit}: nothing waits in its line")
+        terminal.note(f"{of_all.limit}: no tasks are in line")
     elif len(found) == most < of_all.waiting:
-        terminal.note(f"{of_all.limit}: {most} of {of_all.waiting}; --most shows more")
+        terminal.note(f"{of_all.limit}: showing {most} of {of_all.waiting}; use --most to see more")
     if of_all.parked:
-        terminal.note(f"{of_all.limit}: {of_all.parked} more are held by workers behind those in line")
+        terminal.note(f"{of_all.limit}: workers hold {of_all.parked} more behind those in line")
 
 
 def _limit_now(terminal: Terminal, limit: str) -> tuple[LimitStatus, float]:

@@ -25,7 +25,7 @@ from celery_gconc.protocol.status import as_json
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-#: What was asked for can't be, was refused, or isn't so: scripts can test for it.
+#: Invalid or refused request, or the answer is no: scripts can test for it.
 EXIT_NO = EX_FAILURE
 
 #: The coordination Redis can't be reached: as Celery's own commands say that the broker can't, or that nobody answers.
@@ -46,7 +46,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Show JSON."))
+        self.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -61,7 +61,7 @@ def _with_advice(ctx: click.Context, exc: GlobalConcurrencyError) -> str:
     if isinstance(exc, StoreUnavailable):
         return f"{exc} ({Operations(ctx.obj.app).settings.safe_url})"
     if ctx.find_root().params.get("app", ctx) is None:
-        return f"{exc} (no app was named: celery -A <app> gconc ...)"
+        return f"{exc} (no app given; use celery -A <app> gconc ...)"
     return str(exc)
 
 
@@ -93,7 +93,7 @@ class Terminal:
             self.app.loader.import_default_modules()
         except Exception as exc:  # noqa: BLE001 - whatever a module of the user's raises
             what = f"{type(exc).__name__}: {exc}"
-            self.warn(f"not all tasks of the app could be imported, so their limits aren't known here: {what}")
+            self.warn(f"some tasks of the app could not be imported, so their limits are unknown here: {what}")
         self._opened = Operations(self.app)
         return self._opened
 

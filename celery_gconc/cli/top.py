@@ -47,32 +47,32 @@ MOST_LINES = 3
 KEYS = "j/k select   p pause/resume   + raise   - lower   r reset   ? help   q quit"
 
 HELP = (
-    ("j, k, arrows", "select the limit below, above; g, G the first, the last"),
-    ("p", "pause the selected limit, or resume it"),
-    ("+, -", "raise or lower its max by one; an end and a reason that were given stay"),
-    ("r", "reset it: the configured value holds again"),
-    ("?, h", "this help; any key leaves it"),
-    ("q, Ctrl-C", "leave; what was changed stays"),
+    ("j, k, arrows", "move the selection down, up; g, G: first, last"),
+    ("p", "pause or resume the selected limit"),
+    ("+, -", "raise or lower its max by one, keeping its expiry and reason"),
+    ("r", "reset it to the configured max"),
+    ("?, h", "show this help; any key closes it"),
+    ("q, Ctrl-C", "quit; changes stay in force"),
     ("", ""),
-    ("RUN/MAX", "tasks that run now, and the most that may (- unlimited)"),
-    ("WAITING", "tasks in line; +n more that workers hold behind those"),
+    ("RUN/MAX", "running tasks, and the max (-: unlimited)"),
+    ("WAITING", "tasks in line; +n more held by workers behind them"),
     ("LONGEST", "how long the first in line has waited"),
     ("/MIN", "tasks that ended in the last minute"),
-    ("STATE", "open, full, draining (more run than may), paused, settling, unlimited"),
-    ("FROM", "set (by somebody, at run time), config, or - (no value)"),
+    ("STATE", "open, full, draining (above its max), paused, settling, unlimited"),
+    ("FROM", "set (at run time), config, or - (no max)"),
 )
 
 
 @click.command(cls=Command)
 @click.option(
     "--interval", "-i", type=NumberRange(0.1, 3600.0), default=1.0, show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between updates.",
 )  # fmt: skip
 @pass_terminal
 def top(terminal: Terminal, interval: float) -> None:
     """Show all limits live, with keys to pause, raise, lower and reset them.
 
-    With --json, one line of JSON for each look, until it is interrupted.
+    With --json, print one line of JSON for each update until interrupted.
     """
     _ = terminal.operations.settings  # wrong ones are told before the screen is taken
     try:
@@ -94,7 +94,7 @@ def _stream(operations: Operations, interval: float) -> None:
 
 def _need_a_terminal(terminal: Terminal) -> None:
     if terminal.is_plain or not sys.stdin.isatty() or terminal.console.is_dumb_terminal:
-        raise click.UsageError("top needs a terminal; use status, or top --json for a line at each look")
+        raise click.UsageError("top needs a terminal; use status, or top --json for a line per update")
 
 
 def _watch(terminal: Terminal, interval: float) -> None:
@@ -193,7 +193,7 @@ class View:
 
         parts: list[RenderableType] = [Text(self._title(), style="bold", no_wrap=True, overflow="ellipsis")]
         if self._trouble:
-            trouble = f"REDIS IS AWAY for {span(time.monotonic() - self._taken)}: {self._trouble}"
+            trouble = f"NO UPDATE for {span(time.monotonic() - self._taken)}: {self._trouble}"
             parts += self._wrapped(trouble, width, MOST_LINES, "bold red")
         if self._is_help:
             return Group(*parts, Text(""), _help())
@@ -211,7 +211,7 @@ class View:
         if self._limits:
             table = self._table(width, max(most - 2, 1))
             return [table, Text("")] if most > 2 else [table]
-        nothing = "Nothing is limited. Set a limit with: celery -A <app> gconc set <queue> <max>"
+        nothing = "No limits are set. Set one with: celery -A <app> gconc set <queue> <max>"
         return [*self._wrapped(nothing, width, most)]
 
     def _below(self, width: int, most: int, most_notes: int) -> list[Text]:
@@ -241,7 +241,7 @@ class View:
     def _title(self) -> str:
         if self._status is None:
             return f"gconc top   {self._url}"
-        workers = count_of(len(self._status.sessions), "worker") if self._status.sessions else "no worker is alive"
+        workers = count_of(len(self._status.sessions), "worker") if self._status.sessions else "no workers"
         return f"gconc top   {self._url}   {workers}   {time.strftime('%H:%M:%S', time.localtime(self._status.at))}"
 
     def _table(self, width: int, most: int) -> RenderableType:
@@ -270,7 +270,7 @@ class View:
         """What there is to say of the selected limit, three lines at most."""
         for limit in self._limits:
             if limit.limit == self._selected and self._status is not None:
-                configured = "" if limit.configured is None else f": {limit.configured} by configuration"
+                configured = "" if limit.configured is None else f": {limit.configured}, as configured"
                 return list(notes_of(limit, self._status.at))[:3] or [f"{limit.limit}{configured}"]
         return []
 
@@ -314,9 +314,9 @@ def _raise_by(operations: Operations, limit: str, more: int) -> str:
     status = operations.status(limit)
     found = status[limit]
     if found.max is None:
-        return f"{limit} is unlimited: give it a max with celery -A <app> gconc set {limit} <max>"
+        return f"{limit} is unlimited; set a max with: celery -A <app> gconc set {limit} <max>"
     if found.max + more < 0:
-        return f"{limit} is 0 already"
+        return f"{limit} is already 0"
     duration = None if found.set_until is None else max(found.set_until - status.at, 0.001)
     return str(operations.set(limit, found.max + more, reason=found.reason, duration=duration))
 

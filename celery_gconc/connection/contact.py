@@ -30,12 +30,14 @@ def look(server: Server, names: Names) -> Failure | None:
     answer = _plain_answer(server)
     if answer[:1] in (b"+", b"-"):
         if _has_tls(server):
-            return Failure("speaks no TLS", names.without_tls)
+            return Failure("doesn't use TLS", names.without_tls)
         found = failure_of(RedisError(_line(answer).lstrip("-")), names)
         return found if found.is_permanent else None
     if answer and not answer.startswith(_ALERT):
         said = f"it said {_line(answer)!r}"
-        return Failure("isn't there; something else answers", f"correct the host and port in {names.url}", said=said)
+        return Failure(
+            "isn't at that address; something else answers", f"correct the host and port in {names.url}", said=said
+        )
     return _look_by_tls(server, names)
 
 
@@ -43,7 +45,7 @@ def _look_by_tls(server: Server, names: Names) -> Failure | None:
     """Whether it speaks TLS, where we don't; and whether it wants a certificate of ours, which it says behind TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is told it, and nothing believed
-    speaks_tls = Failure("speaks TLS, and was spoken to without", names.with_tls)
+    speaks_tls = Failure("uses TLS, and we connected without it", names.with_tls)
     try:
         with closing(_connected(server)) as plain, context.wrap_socket(plain) as wrapped:
             if not _has_tls(server):

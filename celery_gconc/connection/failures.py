@@ -71,16 +71,16 @@ class Names:
     def with_tls(self) -> str:
         """How TLS is asked for."""
         if self.is_sentinel:
-            return f"write ssl=True into {self.tls}"
-        return f"write rediss:// instead of redis:// into {self.url}"
+            return f"set ssl=True in {self.tls}"
+        return f"use rediss:// instead of redis:// in {self.url}"
 
     @property
     def without_tls(self) -> str:
         """How it is not asked for."""
         if self.is_sentinel:
-            return f"leave ssl out of {self.tls}"
+            return f"remove ssl from {self.tls}"
         is_own = self.tls.startswith("global_concurrency_")
-        return f"write redis:// instead of rediss:// into {self.url}" + ("" if is_own else f", and no {self.tls}")
+        return f"use redis:// instead of rediss:// in {self.url}" + ("" if is_own else f", and remove {self.tls}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,10 @@ class Failure:
     subject: str = "the coordination Redis"
 
     def __str__(self) -> str:
+        said = in_words(self.said)
         if not self.what:
-            return f"{self.subject} doesn't serve: {self.said}"
-        said = f" ({self.said})" if self.said else ""
+            return f"{self.subject.removeprefix('the ')} unavailable: {said}"
+        said = f" ({said})" if said else ""
         return f"{self.subject} {self.what}{said}" + (f": {self.todo}" if self.todo else "")
 
 
@@ -109,7 +110,7 @@ class NobodySaysError(RedisConnectionError):
     """None of several servers could say where our keys are, or is it: Sentinels, nodes of a Cluster, alternatives."""
 
     def __init__(self, text: str, failures: Sequence[tuple[Any, Exception]], *, of_sentinels: bool = False) -> None:
-        super().__init__(f"{text} ({'; '.join(f'{server}: {shown(exc)}' for server, exc in failures)})")
+        super().__init__(f"{text} ({'; '.join(f'{server}: {in_words(shown(exc))}' for server, exc in failures)})")
         #: Each of them, and what it failed with.
         self.failures = tuple(failures)
         self.of_sentinels = of_sentinels
@@ -157,7 +158,10 @@ def shown(exc: BaseException) -> str:
 
 
 #: What to do about a command that a server doesn't know.
-ALLOW = "let it know that command (rename-command, or what its provider forbids; Redis 5.0 or later)"
+ALLOW = "enable it there (check rename-command and the provider's restrictions; Redis 5.0 or later is needed)"
+
+#: How redis-py 5.0-8.1 ("Error 111 connecting to host:6379. Connection refused") and the system begin.
+_NOT_CONNECTED = re.compile(r"(?:Error (?:-?\d+ )?connecting to (?:unix socket: )?\S+\. |\[Errno -?\d+\] )(\w)")
 
 _NO_RIGHT = r"NOPERM|no permissions|can't run this command or subcommand"
 _UNKNOWN = r"unknown (redis |valkey )?command|unsupported command|command is not available"
@@ -166,72 +170,72 @@ _UNKNOWN = r"unknown (redis |valkey )?command|unsupported command|command is not
 _KINDS: tuple[tuple[type[BaseException], str, str, bool], ...] = (
     (
         UnknownMasterError,
-        "was to be found by Sentinels, which know no such master",
+        "can't be found: its Sentinels know no master of that name",
         "correct master_name in {url}, or where it is set",
         True,
     ),
-    (InvalidResponse, "isn't there; something else answers", "correct the host and port in {url}", True),
-    (socket.gaierror, "can't be found", "if that lasts, correct the host's name in {url}", False),
-    (PermissionError, "may not be opened by this process", "see to the rights of its socket, or of certificates", True),
+    (InvalidResponse, "isn't at that address; something else answers", "correct the host and port in {url}", True),
+    (socket.gaierror, "can't be found", "if this persists, correct the host name in {url}", False),
+    (PermissionError, "can't be opened by this process", "check the permissions of its socket or certificates", True),
 )
 
 #: What servers say, by a pattern; what that is, what to do ({url} and {tls} are settings), and whether it lasts.
 _SAID: tuple[tuple[str, str, str, bool], ...] = (
     (
         r"NOAUTH|Authentication required|already authenticated|unauthenticated multibulk",
-        "wants a password",
-        "write it into {secret}: {given_as}",
+        "requires a password",
+        "set it in {secret}: {given_as}",
         True,
     ),
     (
         r"WRONGPASS|invalid username-password|invalid password",
-        "refuses the user or the password",
-        "write the right ones into {secret}",
+        "rejects the user or the password",
+        "correct them in {secret}",
         True,
     ),
     (
         r"wrong number of arguments for 'auth'|AUTH with a username",
-        "knows no users (Redis has them from 6.0 on)",
-        "leave the user's name out of {url}: redis://:<password>@<host>",
+        "doesn't support users (Redis does from 6.0 on)",
+        "remove the user name from {url}: redis://:<password>@<host>",
         True,
     ),
     (
         r"(?-i:DENIED)|protected mode",
         "is in protected mode and refuses connections from other machines",
-        "set a password there (requirepass), and write it into {url}",
+        "set a password there (requirepass), and in {url}",
         True,
     ),
     (
         r"SELECT is not allowed in cluster",
-        "is a Redis Cluster, which has database 0 only",
-        "write /0 at the end of {url}",
+        "is a Redis Cluster, which only has database 0",
+        "end {url} with /0",
         True,
     ),
-    (r"DB index is out of range|invalid DB index", "has no database of that number", "write another into {url}", True),
-    (r"cluster support disabled", "is no Redis Cluster", "write a redis:// or rediss:// URL into {url}", True),
+    (r"DB index is out of range|invalid DB index", "has no database with that number", "choose another in {url}", True),
+    (r"cluster support disabled", "is not a Redis Cluster", "use a redis:// or rediss:// URL in {url}", True),
     (
         r"unknown command .?SENTINEL",
-        "was to be found by Sentinels, and what answers is none",
+        "can't be found: the server that answered is not a Sentinel",
         "name Sentinels in {url}; their usual port is 26379",
         True,
     ),
     (
         _NO_RIGHT,
-        "doesn't give its user a right that is needed",
-        "run there ACL SETUSER <user> {command}",
+        "denies its user a right that celery-gconc needs",
+        "run ACL SETUSER <user> {command} there",
         True,
     ),
     (
         _UNKNOWN,
-        "doesn't know a command that is needed",
+        "lacks a command that celery-gconc needs",
         f"{ALLOW}, or name another Redis in global_concurrency_redis_url",
         True,
     ),
-    (r"READONLY|read only replica", "is a read-only replica", "if that lasts, name its master in {url}", False),
+    (r"READONLY|read only replica", "is a read-only replica", "if this persists, name its master in {url}", False),
     (r"OOM|'maxmemory'", "is out of memory", "free some there, or raise its maxmemory", False),
-    (r"MISCONF", "can't save its data, and takes no writes", "see to its disk", False),
-    (r"NOREPLICAS|Not enough good replicas", "lacks replicas, and takes no writes", "see to its replicas", False),
-    (r"max number of clients", "takes no more connections", "raise its maxclients", False),
+    (r"MISCONF", "can't save its data and accepts no writes", "check its disk", False),
+    (r"NOREPLICAS|Not enough good replicas", "has too few replicas and accepts no writes", "check its replicas", False),
+    (r"max number of clients", "accepts no more connections", "raise its maxclients", False),
 )
 
 #: The same of what OpenSSL says: the reason of an ssl.SSLError.
@@ -239,37 +243,37 @@ _TLS: tuple[tuple[str, str, str, bool], ...] = (
     (
         r"hostname mismatch|ip address mismatch|doesn't match",
         "has a certificate for another name",
-        "write the name that is in it into {url}, or ssl_check_hostname=False into {tls}",
+        "use the name in the certificate in {url}, or set ssl_check_hostname=False in {tls}",
         True,
     ),
     (
         r"certificate has expired|not yet valid",
-        "has a certificate that isn't valid now",
-        "see to it, and to the clocks",
+        "has a certificate that has expired or isn't valid yet",
+        "renew it, or check the clocks",
         True,
     ),
     (
         r"certificate.verify.failed",
-        "has a certificate that nobody vouches for",
-        "name the file of its authority as ssl_ca_certs in {tls}, or ssl_cert_reqs='none' if no check is wanted",
+        "has a certificate from an unknown authority",
+        "set ssl_ca_certs in {tls} to the authority's file, or ssl_cert_reqs='none' to skip the check",
         True,
     ),
     (
         r"alert|certificate required",
-        "refuses TLS with us, as it does without the client certificate that it wants",
-        "name one that it trusts as ssl_certfile and ssl_keyfile in {tls}",
+        "refuses our TLS handshake, as it does when it requires a client certificate",
+        "set ssl_certfile and ssl_keyfile in {tls} to one that it trusts",
         True,
     ),
     (
         r"wrong.version.number|http.request|packet.length",
-        "speaks no TLS",
+        "doesn't use TLS",
         "{without_tls}",
         True,
     ),
     (
         r"x509|pem|no.certificate|key.values|no.start.line|bad.(decrypt|end)",
-        "can't be reached by TLS with these certificates",
-        "see to the files that ssl_ca_certs, ssl_certfile and ssl_keyfile name in {tls}",
+        "can't be reached over TLS with these certificates",
+        "check the files that ssl_ca_certs, ssl_certfile and ssl_keyfile name in {tls}",
         True,
     ),
 )
@@ -308,16 +312,18 @@ def _of_one(exc: BaseException, said: str, names: Names) -> Failure | None:
 def _command_in(text: str) -> str:
     """The command that a user may not run, as an ACL names it, where the server says so."""
     found = re.search(r"run the '([\w|]+)'", text)
-    return f"+{found[1].lower()}" if found else "with what the ACL line in the documentation has (Rights in Redis)"
+    return f"+{found[1].lower()}" if found else "with the rights on the documentation page 'Rights in Redis'"
 
 
 def _of_a_file(said: str, names: Names) -> Failure:
     """A Unix socket that isn't there yet, or a file of certificates: redis-py raises the same for both."""
     if re.search(r"connecting to (unix socket: )?/", said):
-        return Failure("isn't there", f"if that lasts, correct the path in {names.url}", is_permanent=False, said=said)
+        return Failure(
+            "isn't there", f"if this persists, correct the path in {names.url}", is_permanent=False, said=said
+        )
     return Failure(
-        "can't be reached by TLS: a file of certificates isn't there",
-        f"see to the files that ssl_ca_certs, ssl_certfile and ssl_keyfile name in {names.tls}",
+        "can't be reached over TLS: a certificate file is missing",
+        f"check the files that ssl_ca_certs, ssl_certfile and ssl_keyfile name in {names.tls}",
         said=said,
     )
 
@@ -330,6 +336,11 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
         seen.add(id(link))
         yield link
         link = link.__cause__ or link.__context__
+
+
+def in_words(said: str) -> str:
+    """What a client says of a failed connection, without the number and the address: our messages name the server."""
+    return _NOT_CONNECTED.sub(lambda found: found[1].lower(), said)
 
 
 def _text(exc: BaseException) -> str:

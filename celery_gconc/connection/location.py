@@ -109,16 +109,16 @@ def read(url: str, options: Mapping[str, Any]) -> Place:
         sentinels = tuple(replace(asked, options={**asked.options, "host": h, "port": p}) for h, p in found.hosts)
         return Place("sentinel", sentinels, node, str(in_url or master_name or ""), **named)
     if rest.get("db"):
-        raise ValueError("a Redis Cluster has database 0 only")
+        raise ValueError("a Redis Cluster only has database 0")
     if in_url:
-        raise ValueError("master_name goes with sentinel:// only")
+        raise ValueError("master_name is for sentinel:// URLs only")
     return Place("cluster", tuple(node.at(one) for one in found.hosts), node, **named)
 
 
 def server(connection_class: type, given: Mapping[str, Any]) -> Server:
     """A server, of what a connection to it was, or would be, made of: what has no say here is left out."""
     if given.get("connection_pool") is not None:
-        raise ValueError("connection_pool can't be given: connections are made here, from the other options")
+        raise ValueError("connection_pool is not supported: celery-gconc makes its connections from the other options")
     options = {name: value for name, value in given.items() if name not in _NO_SAY and value is not None}
     tls = options.pop("ssl", None)
     options.update(tls if isinstance(tls, Mapping) else {})
@@ -147,7 +147,7 @@ def _server(url: str, options: Mapping[str, Any]) -> Server:
     try:
         given = {name: parsers.get(name, str)(value) for name, value in query.items()}
     except ValueError:
-        raise ValueError("a query parameter has a value that it can't have") from None
+        raise ValueError("a query parameter has an invalid value") from None
     if parts.scheme == "socket":
         given["path"] = f"/{parts.path or ''}"
     else:
@@ -167,7 +167,7 @@ def _cert_reqs(text: str) -> Any:
     try:
         return parse_ssl_cert_reqs(text)
     except KeyError:
-        raise ValueError("ssl_cert_reqs must be none, optional, required, or Celery's CERT_NONE and its like") from None
+        raise ValueError("ssl_cert_reqs must be none, optional or required, or Celery's CERT_NONE and so on") from None
 
 
 def _made(provider: str) -> Any:

@@ -86,7 +86,7 @@ class Nodes:
             except (TypeError, ValueError, RedisError) as exc:
                 raise SettingError(
                     f"{self._place.source} or global_concurrency_redis_options: "
-                    f"the Redis client doesn't take its options: {exc}"
+                    f"the Redis client rejects its options: {exc}"
                 ) from None
 
 
@@ -239,7 +239,7 @@ class Alternatives(Finder):
         for number, server in enumerate(self._servers):
             if self._serves(server, failures):
                 return self._take(number)
-        raise NobodySaysError("none of the alternatives serves", failures)
+        raise NobodySaysError("none of the alternatives is available", failures)
 
     def elsewhere(self) -> Server | None:  # noqa: D102 - as above
         if not self._at or time.monotonic() < self._next_look:

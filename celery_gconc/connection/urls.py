@@ -92,12 +92,12 @@ def servers(url: str) -> list[str]:
         if scheme not in SERVER_SCHEMES:
             raise ValueError("unknown scheme")
         if "#" in one:
-            raise ValueError("a '#' is written %23")
+            raise ValueError("write '#' as %23")
         try:
             urlsplit(one).port  # noqa: B018 - reading it checks it
         except ValueError:
             raise ValueError(
-                "its host and port can't be read (in a password, '/' is written %2F, and '?' %3F)"
+                "its host and port can't be read (in a password, write '/' as %2F and '?' as %3F)"
             ) from None
         found.append(f"{SERVER_SCHEMES[scheme]}://{one.partition('://')[2]}")
     return found

@@ -24,7 +24,7 @@ from celery_gconc.settings import SWITCHED_OFF, Settings
 logger = get_logger(__name__)
 
 #: What the page says where ``/api/gconc`` is missing.
-NO_API = "This version of Flower lets celery-gconc show limits, but not change them; a shell can (celery gconc)."
+NO_API = "In this version of Flower, celery-gconc can show limits but not change them; use celery gconc in a shell."
 
 
 def install_when_flower_starts(app: Celery) -> None:
@@ -129,5 +129,5 @@ def _what_is_missing(missing: dict[str, Exception]) -> str:
     why = "; ".join(f"{what} ({type(exc).__name__}: {exc})" for what, exc in missing.items())
     return (
         f"celery-gconc: missing in this Flower ({version}): {' '.join(why.split())}. "
-        "Each worker's page has the limits, in its tab Other."
+        "The limits are still on each worker's page, in the tab Other."
     )

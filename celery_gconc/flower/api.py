@@ -70,9 +70,9 @@ class ApiHandler(BaseApiHandler):
             try:
                 asked = json.loads(self.request.body)
             except ValueError as exc:  # or no UTF-8
-                raise LimitError(f"the request's body is no JSON: {exc}") from None
+                raise LimitError(f"the request body is not JSON: {exc}") from None
             if not isinstance(asked, dict):
-                raise LimitError("the request's body is JSON, but no object")
+                raise LimitError("the request body is JSON, but not an object")
             return asked
         # (not `get_argument`: Flower's escapes HTML in what it returns)
         return {name: self.get_arguments(name)[-1] for name in self.request.arguments}
@@ -92,14 +92,14 @@ def _change_of(asked: Mapping[str, Any], *, by: str) -> Callable[[Operations], C
     given = {name: value for name, value in asked.items() if value not in (None, "") and name != "_xsrf"}
     action, limit = given.pop("action", None), given.pop("limit", None)
     if not isinstance(action, str) or action not in ACTIONS:
-        raise LimitError(f"action is one of {', '.join(ACTIONS)}; got {shown(action)}")
+        raise LimitError(f"action must be one of {', '.join(ACTIONS)}; got {shown(action)}")
     function, takes = ACTIONS[action]
     if unknown := sorted(given.keys() - takes):
         raise LimitError(f"{action} doesn't take {shown(unknown[0])}")
     if action == "set" and "max" not in given:
         raise LimitError("set takes a max: a whole number >= 0, or 'unlimited'")
     if not isinstance(given.get("reason", ""), str):
-        raise LimitError(f"a reason is text; got {shown(given['reason'])}")
+        raise LimitError(f"a reason must be text; got {shown(given['reason'])}")
     if "duration" in given:
         given["duration"] = _number(given["duration"])
     return lambda operations: function(operations, limit, **given, by=by)

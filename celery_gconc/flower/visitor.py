@@ -15,7 +15,7 @@ from celery_gconc.flower.desk import Desk
 
 READ_ONLY = "Flower is in read-only mode (--read-only)."
 NO_LOGIN = (
-    "This Flower asks nobody to log in. Its buttons work once it does (--basic-auth or --auth), or with "
+    "This Flower doesn't require a login. The buttons work once it does (--basic-auth or --auth), or with "
     "FLOWER_UNAUTHENTICATED_API=true in its environment."
 )
 

@@ -40,7 +40,7 @@ class TaskOption:
                     return cls(own_max=parse_max(value))
             except LimitError as exc:
                 raise LimitError(f"task {task[:MOST_SHOWN]}: {exc} ({rule})") from None
-            raise LimitError(f"task {task[:MOST_SHOWN]}: a name with spaces around it can't have a limit")
+            raise LimitError(f"task {task[:MOST_SHOWN]}: a task name with spaces around it can't have a limit")
         if isinstance(value, str) or (isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping))):
             names = (value,) if isinstance(value, str) else tuple(value)
             try:

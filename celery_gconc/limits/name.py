@@ -27,13 +27,13 @@ def parse_limit(text: object) -> str:
     """
     if not isinstance(text, str) or not text.strip():
         raise LimitError(
-            f"a limit is a name such as queue:emails, task:proj.tasks.sync, pool:db or app; got {shown(text)}"
+            f"expected a limit such as queue:emails, task:proj.tasks.sync, pool:db or app; got {shown(text)}"
         )
     name = text.strip()
     if len(name) > MAX_NAME:
-        raise LimitError(f"the limit name {name[:32]!r}... has {len(name)} characters; {MAX_NAME} is the most")
+        raise LimitError(f"limit name {name[:32]!r}... is too long: {len(name)} characters, the maximum is {MAX_NAME}")
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):  # lone surrogates have no place in UTF-8
-        raise LimitError(f"the limit name {shown(name)} has control characters in it")
+        raise LimitError(f"limit name {shown(name)} contains control characters")
     if name == APP:
         return name
     scope, colon, rest = name.partition(":")
@@ -42,7 +42,7 @@ def parse_limit(text: object) -> str:
     if scope not in SCOPES:
         raise LimitError(
             f"unknown scope {shown(scope)} in {shown(name)}: use queue:, task: or pool: (or app); "
-            f"for a queue of that name write queue:{name[:MOST_SHOWN]}"
+            f"for a queue with that name, write queue:{name[:MOST_SHOWN]}"
         )
     if not rest:
         raise LimitError(f"{name!r} names no {scope}; write {scope}:<name>")

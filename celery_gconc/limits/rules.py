@@ -14,7 +14,7 @@ def parse_max(value: object) -> int | None:
     """
     if value is None or (isinstance(value, str) and value.strip().lower() == "unlimited"):
         return None
-    rule = f"a max is a whole number >= 0, or 'unlimited'; got {shown(value)}"
+    rule = f"a max must be a whole number >= 0, or 'unlimited'; got {shown(value)}"
     if isinstance(value, str):
         try:
             value = int(value) if len(value) <= MOST_SHOWN else value  # (it takes its time over a megabyte of digits)
@@ -23,5 +23,5 @@ def parse_max(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise LimitError(rule)
     if not 0 <= value <= 2**31:
-        raise LimitError(f"a max is from 0 to {2**31}, or 'unlimited'; got {shown(value)}")
+        raise LimitError(f"a max must be between 0 and {2**31}, or 'unlimited'; got {shown(value)}")
     return value

@@ -19,7 +19,7 @@ from celery_gconc.errors import GlobalConcurrencyError
 from celery_gconc.operations.operations import Operations
 from celery_gconc.protocol.status import Histogram, LimitStatus, Totals
 
-#: How many limits are told of at most, so that the number of series stays bounded: each has about 45.
+#: The maximum number of limits that are exported, so that the number of series stays bounded: each has about 45.
 MOST_LIMITS = 500
 
 GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
@@ -38,41 +38,40 @@ _LIMIT = ("limit",)
 
 #: Every metric, by the name under which it is exposed.
 METRICS: Mapping[str, Description] = {
-    "celery_gconc_up": Description(GAUGE, "1 while the coordination Redis answers, 0 while it does not."),
-    "celery_gconc_sessions": Description(GAUGE, "Workers whose lease holds."),
-    "celery_gconc_limits": Description(GAUGE, "Limits that there are now, whether they are told of or not."),
+    "celery_gconc_up": Description(GAUGE, "1 if the coordination Redis answers, 0 if it does not."),
+    "celery_gconc_sessions": Description(GAUGE, "Workers with a valid lease."),
+    "celery_gconc_limits": Description(GAUGE, "Limits that exist now, whether or not they are exported."),
     "celery_gconc_limit_max": Description(
-        GAUGE, "Tasks that may run at once under the limit; no series while it is unlimited. A pause leaves it.", _LIMIT
+        GAUGE, "Maximum number of tasks that run at once; no series if unlimited. A pause doesn't change it.", _LIMIT
     ),
-    "celery_gconc_limit_paused": Description(GAUGE, "1 while the limit is paused, 0 otherwise.", _LIMIT),
+    "celery_gconc_limit_paused": Description(GAUGE, "1 if the limit is paused, 0 otherwise.", _LIMIT),
     "celery_gconc_limit_paused_timestamp_seconds": Description(
-        GAUGE, "Since when the limit is paused (Unix time); no series while it is not.", _LIMIT
+        GAUGE, "When the limit was paused (Unix time); no series if it is not paused.", _LIMIT
     ),
     "celery_gconc_limit_overridden": Description(
-        GAUGE, "1 while a max set at run time holds instead of the configured one, 0 otherwise.", _LIMIT
+        GAUGE, "1 if a max set at run time replaces the configured one, 0 otherwise.", _LIMIT
     ),
     "celery_gconc_limit_overridden_timestamp_seconds": Description(
         GAUGE,
-        "When the max that holds was set at run time (Unix time); no series where the configured one holds.",
+        "When the current max was set at run time (Unix time); no series if the configured one applies.",
         _LIMIT,
     ),
-    "celery_gconc_permits": Description(GAUGE, "Tasks that run under the limit now.", _LIMIT),
+    "celery_gconc_permits": Description(GAUGE, "Tasks running under the limit.", _LIMIT),
     "celery_gconc_waiters": Description(
-        GAUGE, "Tasks that workers hold and that wait for the limit: in its line, or behind those.", _LIMIT
+        GAUGE, "Tasks held by workers that wait for the limit, in its line or behind it.", _LIMIT
     ),
     "celery_gconc_longest_wait_seconds": Description(
-        GAUGE, "For how long the first in line has waited; 0 where nobody waits.", _LIMIT
+        GAUGE, "How long the first task in line has waited; 0 if none is waiting.", _LIMIT
     ),
     "celery_gconc_grants_total": Description(COUNTER, "Tasks that got a permit under the limit.", _LIMIT),
-    "celery_gconc_wait_seconds": Description(
-        HISTOGRAM, "How long tasks waited in their worker until they got their permit.", _LIMIT
-    ),
+    "celery_gconc_wait_seconds": Description(HISTOGRAM, "How long tasks waited in their worker for a permit.", _LIMIT),
     "celery_gconc_hold_seconds": Description(HISTOGRAM, "How long tasks held their permit.", _LIMIT),
-    "celery_gconc_reclaims_total": Description(COUNTER, "Permits taken back from workers whose lease ran out."),
-    "celery_gconc_lease_losses_total": Description(COUNTER, "Times that a worker lost its lease while it lived."),
-    "celery_gconc_redis_errors_total": Description(COUNTER, "Times that a worker failed to reach Redis."),
+    "celery_gconc_reclaims_total": Description(COUNTER, "Permits reclaimed from workers whose lease ran out."),
+    "celery_gconc_lease_losses_total": Description(COUNTER, "Number of times a live worker lost its lease."),
+    "celery_gconc_redis_errors_total": Description(COUNTER, "Number of times a worker failed to reach Redis."),
     "celery_gconc_runs_without_permit_total": Description(
-        COUNTER, "Tasks started without a permit while Redis was away (global_concurrency_on_redis_error = 'run')."
+        COUNTER,
+        "Tasks started without a permit while Redis was down (global_concurrency_on_redis_error = 'run').",
     ),
 }
 

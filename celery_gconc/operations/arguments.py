@@ -67,7 +67,7 @@ def size_argument(text: str) -> int:
     except ValueError:
         size = 0
     if size < 1:
-        raise click.UsageError(f"a pool size is a whole number >= 1; got {shown(text)}")
+        raise click.UsageError(f"a pool size must be a whole number >= 1; got {shown(text)}")
     return size
 
 

@@ -49,7 +49,7 @@ def covers_nothing(app: Celery, limit: str, queues: Iterable[str] | None = None)
     joined = _joined(app)
     if scope == "queue":
         known = {*known_queues(app), *(queues or ())}
-        who = "this app knows no" if queues is None else "neither this app nor a worker knows a"
+        who = "this app knows no" if queues is None else "neither this app nor any worker knows a"
         what = f"{who} queue {name}"
     elif scope == "task":
         known, what = set(app.tasks), f"this app has no task {name}"
@@ -61,7 +61,7 @@ def covers_nothing(app: Celery, limit: str, queues: Iterable[str] | None = None)
     if name in known or limit in joined:
         return None
     close = get_close_matches(name, sorted(known), 1)
-    return f"{what} (is {close[0]} meant?)" if close else what
+    return f"{what} (did you mean {close[0]}?)" if close else what
 
 
 def _joined(app: Celery) -> set[str]:

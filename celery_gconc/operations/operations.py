@@ -201,5 +201,5 @@ def _seconds(duration: float | timedelta | None) -> float | None:
         return None
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MOST_DURATION:
-        raise LimitError(f"a duration is a number of seconds above 0 (ten years at most); got {shown(duration)}")
+        raise LimitError(f"a duration must be a number of seconds above 0 and at most ten years; got {shown(duration)}")
     return float(seconds)

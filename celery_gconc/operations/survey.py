@@ -55,7 +55,7 @@ class Survey:
         if (error := next((asker.error for asker in self._askers if asker.error is not None), None)) is not None:
             raise error
         if any(asker.is_alive() for asker in self._askers):
-            raise BrokerUnavailable(f"the broker gave no answer within {self._patience:g} s")
+            raise BrokerUnavailable(f"the broker did not answer within {self._patience:g} s")
         return [asker.answers for asker in self._askers]
 
 

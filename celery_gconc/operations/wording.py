@@ -12,8 +12,8 @@ def span(seconds: float) -> str:
     """A span of time, in the unit that suits it."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
+    for unit, smaller, name in ((86400, 3600, "d"), (3600, 60, "h"), (60, 1, "min")):
+        if round(seconds / smaller) * smaller >= 2 * unit:  # (two hours less a second are "2 h", not "120 min")
             return f"{seconds / unit:.0f} {name}"
     return f"{seconds:.0f} s"
 
@@ -29,8 +29,8 @@ def stall_note(session: SessionStatus, now: float) -> str | None:
         return None
     slots = "1 of its slots is" if session.stalled_slots == 1 else f"{session.stalled_slots} of its slots are"
     return (
-        f"{session.node} has started no task under limits for {span(since(session.stalled_since, now))}, "
-        f"though {slots} free: {session.stalled_why}"
+        f"{session.node} has not started a limited task for {span(since(session.stalled_since, now))}, "
+        f"although {slots} free: {session.stalled_why}"
     )
 
 
@@ -44,7 +44,7 @@ def unix_time(text: str) -> float | None:
 
 
 def nth(number: int | None) -> str:
-    """A place in a line."""
+    """A position in line."""
     if number is None:
         return "somewhere"
     if number == 1:
@@ -72,31 +72,31 @@ def count_of(number: int, what: str) -> str:
 
 
 def is_closed(limit: LimitStatus) -> bool:
-    """Whether a limit has no place."""
+    """Whether a limit has no room."""
     is_full = limit.max is not None and limit.running >= limit.max
     return limit.paused or limit.settling or is_full
 
 
 def why_closed(limit: LimitStatus, now: float, heartbeat_timeout: float) -> str:
-    """Why a limit has no place for a task that waits for it, as part of a sentence."""
+    """Why a limit has no room for a task that waits for it, as part of a sentence."""
     if limit.paused:
         return f"{limit.limit} is paused" + _change(
             limit.paused_by, limit.paused_at, limit.paused_reason, limit.paused_until, now
         )
     if limit.settling:
         return (
-            f"{limit.limit} has just begun (or Redis has lost its data), and grants nothing until every session has "
-            f"told what it runs, {span(heartbeat_timeout)} at most"
+            f"{limit.limit} is settling (it is new, or Redis lost its data): it grants nothing until every worker has "
+            f"reported what it is running, which takes up to {span(heartbeat_timeout)}"
         )
     if limit.max == 0:
         origin = _change(limit.set_by, limit.set_at, limit.reason, limit.set_until, now)
-        return f"{limit.limit} has a max of 0" + (origin if limit.overridden else ", as configured")
+        return f"{limit.limit} has a max of 0" + (f", set{origin}" if limit.overridden else ", as configured")
     if limit.max is not None and limit.running < limit.max:
         return (
-            f"{limit.limit} runs {limit.running} of at most {limit.max}, and keeps what is free for tasks that came "
-            "before"
+            f"{limit.limit} has room ({limit.running} of {limit.max} running), but it is reserved for tasks that came "
+            "earlier"
         )
-    return f"{limit.limit} is full ({limit.running} of at most {limit.max} run)"
+    return f"{limit.limit} is full ({limit.running} of {limit.max} running)"
 
 
 def _change(by: str | None, at: float | None, reason: str | None, until: float | None, now: float) -> str:

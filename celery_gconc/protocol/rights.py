@@ -58,9 +58,8 @@ _KEYED: Mapping[str, tuple[Any, ...]] = {
 
 #: What a worker does without, to what it can't see then.
 OPTIONAL: Mapping[str, str] = {
-    "info": "a restart of Redis is noticed only where it forgot what it had answered, and its eviction policy isn't "
-    "looked at",
-    "pubsub|channels": "a worker that comes first to an empty Redis can't see whether others live",
+    "info": "a Redis restart is noticed only if data was lost, and its eviction policy isn't checked",
+    "pubsub|channels": "the first worker at an empty Redis can't see whether others are alive",
 }
 
 #: The commands on kombu's keys that scripts of ours run in a Redis that is the broker, as those above. (RPUSH can't be
@@ -75,7 +74,7 @@ _AT_BROKER: Mapping[str, tuple[Any, ...]] = {
 
 #: As :data:`OPTIONAL`, of the broker.
 OPTIONAL_AT_BROKER: Mapping[str, str] = dict.fromkeys(
-    ("client|id", "client|unblock"), "a queue that is stopped may be read for up to a second longer"
+    ("client|id", "client|unblock"), "a stopped queue may be read for up to a second longer"
 )
 
 #: All of them, as an ACL names them.
@@ -99,19 +98,19 @@ class Missing:
 
     def unseen(self, why: Mapping[str, str]) -> tuple[str, ...]:
         """What is not seen for the lack of optional ones, in sentences."""
-        return tuple(f"{name.upper().replace('|', ' ')} can't be used: {why[name]}" for name in self.optional)
+        return tuple(f"without {name.upper().replace('|', ' ')}, {why[name]}" for name in self.optional)
 
     def failure(self, names: Names, subject: str = "the coordination Redis") -> Failure | None:
         """What that means; None where nothing that is needed is missing."""
         what, todo = [], []
         if self.patterns or self.commands:
             words = " ".join([*self.patterns, *(f"+{command}" for command in self.commands)])
-            what.append(f"doesn't give its user {self.user!r} every right that is needed")
-            todo.append(f"run there ACL SETUSER {self.user} {words}, or name another user in {names.url}")
+            what.append(f"denies its user {self.user!r} rights that celery-gconc needs")
+            todo.append(f"run ACL SETUSER {self.user} {words} there, or name another user in {names.url}")
         if self.patterns:
-            todo.append(f"or global_keyprefix in {names.options} has our names begin with what it may use")
+            todo.append(f"or set global_keyprefix in {names.options} to a prefix that it may use")
         if self.unknown:
-            what.append(f"doesn't know {', '.join(name.upper() for name in self.unknown)}")
+            what.append(f"lacks {', '.join(name.upper() for name in self.unknown)}")
             todo.append(f"{ALLOW}, or name another Redis in {names.other}")
         return Failure("; it ".join(what), "; ".join(todo), subject=subject) if what else None
 

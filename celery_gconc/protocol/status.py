@@ -38,7 +38,7 @@ class Change:
     def __str__(self) -> str:
         if not self.applied:
             return f"{self.limit}: {self.now}; a later change came first, so nothing was changed"
-        return f"{self.limit}: was {self.was}, is {self.now}"
+        return f"{self.limit}: was {self.was}, now {self.now}"
 
 
 @dataclass(frozen=True, slots=True)

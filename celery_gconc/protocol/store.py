@@ -404,14 +404,14 @@ class Store:
 
 #: What is wrong with what ``lua/audit.lua`` finds.
 _AUDIT = {
-    "session": "session {} is not live, and has fields left",
+    "session": "session {} is not live but has fields left",
     "request": "request {} belongs to no live session, or can't be read",
-    "roll": "the roll names a request that there isn't: {}",
-    "holder": "a place is held by no task: {}",
-    "waiter": "a place in line belongs to no request: {}",
-    "reserved": "a place is held back for no request: {}",
+    "roll": "the roll names a request that doesn't exist: {}",
+    "holder": "a permit is held by no task: {}",
+    "waiter": "a position in line belongs to no request: {}",
+    "reserved": "a permit is reserved for no request: {}",
     "taker": "a queue is taken by a session that is not live: {}",
-    "heartbeat": "the heartbeat settings of no live session: {}",
+    "heartbeat": "heartbeat settings remain of a session that is not live: {}",
 }
 
 

@@ -25,7 +25,7 @@ from celery_gconc.operations.arguments import TAKES_TWO, limit_argument, max_arg
 from celery_gconc.protocol.status import Change
 from celery_gconc.protocol.store import Store
 
-#: How long, in seconds, a handler waits for Redis before it answers "accepted, not confirmed".
+#: How long, in seconds, a handler waits for Redis before it answers "accepted but not confirmed".
 CONFIRM_SECONDS = 0.5
 
 #: How many requests a worker discards for one command: each is acknowledged and announced by its event loop.
@@ -37,7 +37,7 @@ MOST_TICKET, MOST_BY = 10**13, 200
 
 @control_command(args=[("limit", ticketed_limit), ("max", max_argument)], signature="<limit> <max|unlimited>")
 def set_global_concurrency(state: Any, limit: Any = None, max: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """Set how many tasks of a limit may run at once in the whole cluster."""
+    """Set how many tasks of a limit may run at once across the cluster."""
     if max is None:
         return {"error": TAKES_TWO}
 
@@ -49,25 +49,25 @@ def set_global_concurrency(state: Any, limit: Any = None, max: Any = None, **kwa
 
 @control_command(args=[("limit", ticketed_limit)], signature="<limit>")
 def reset_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """Let the configured value of a limit hold again."""
+    """Go back to the configured max of a limit."""
     return _change(state, limit, lambda store, name, by, ticket: store.reset(name, by=by, ticket=ticket))
 
 
 @control_command(args=[("limit", ticketed_limit)], signature="<limit>")
 def pause_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """Start no more tasks of a limit; those that run go on."""
+    """Stop starting tasks of a limit; running tasks continue."""
     return _change(state, limit, lambda store, name, by, ticket: store.pause(name, True, by=by, ticket=ticket))
 
 
 @control_command(args=[("limit", ticketed_limit)], signature="<limit>")
 def resume_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """Start tasks of a paused limit again."""
+    """End the pause of a limit."""
     return _change(state, limit, lambda store, name, by, ticket: store.pause(name, False, by=by, ticket=ticket))
 
 
 @control_command(args=[("limit", limit_argument)], signature="<limit>")
 def purge_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """Discard what waits in this worker for a limit; `celery gconc purge` empties the broker, too."""
+    """Discard the tasks that wait for a limit in this worker; `celery gconc purge` empties the broker too."""
     step = _step(state)
     if step is None:
         return {"error": _NOT_INSTALLED}
@@ -87,7 +87,7 @@ def set_local_concurrency(state: Any, size: Any = None, **kwargs: Any) -> dict[s
     if step is None:
         return {"error": _why_none(state)}
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        return {"error": f"a pool size is a whole number >= 1; got {shown(size)}"}
+        return {"error": f"a pool size must be a whole number >= 1; got {shown(size)}"}
     try:
         return {"ok": step.resizer.resize(size)}
     except LimitError as exc:
@@ -96,7 +96,7 @@ def set_local_concurrency(state: Any, size: Any = None, **kwargs: Any) -> dict[s
 
 @inspect_command(args=[("limit", limit_argument)], signature="[limit]")
 def global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """Limits of the whole cluster: max, running, waiting, who set it and when."""
+    """Show limits across the cluster: max, running, waiting, who set them and when."""
     step = _step(state)
     if step is None:
         return {"error": _why_none(state)}
@@ -112,7 +112,7 @@ def global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str
 
 @inspect_command(args=[("task_id", str)], signature="<task id>")
 def global_concurrency_task(state: Any, task_id: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """What a worker does with a task: parked, running, scheduled, rate limited...; and whether it is revoked."""
+    """Show what a worker is doing with a task (parked, running, scheduled...), and whether it is revoked."""
     step = _step(state)
     if step is None:
         return {"error": _why_none(state)}
@@ -153,14 +153,14 @@ def _change(state: Any, limit: Any, change: Callable[[Store, str, str, int], Cha
     command = limit if isinstance(limit, Mapping) else {"name": limit}
     by, ticket = command.get("by") or state.hostname, command.get("ticket") or 0
     if not isinstance(ticket, int) or not 0 <= ticket <= MOST_TICKET:  # bool: as good as a number
-        return {"error": f"no such ticket: {shown(ticket)}; nothing was changed"}
+        return {"error": f"invalid ticket: {shown(ticket)}; nothing was changed"}
     by = str(by)[:MOST_BY].encode("utf-8", "replace").decode()  # whoever broadcasts may claim to be anybody
     try:
         name = step.full_name(parse_limit(command.get("name")))
         future = step.link.call(lambda store: change(store, name, by, ticket))
         return {"ok": str(future.result(CONFIRM_SECONDS))}
     except FutureTimeout:
-        return {"ok": f"{name}: accepted, not confirmed: Redis did not answer within {CONFIRM_SECONDS} s"}
+        return {"ok": f"{name}: accepted but not confirmed: Redis did not answer within {CONFIRM_SECONDS} s"}
     except GlobalConcurrencyError as exc:
         return {"error": f"{exc}; nothing was changed"}
 

@@ -57,8 +57,8 @@ class Resizer:
         self._on_resized()
         now, pending = self._size, self.pending
         if pending:
-            return f"pool size was {before}, is {now} now, {pending} pending as tasks end"
-        return f"pool size was {before}, is {now} now"
+            return f"pool size was {before}, now {now}; {pending} more to go as tasks end"
+        return f"pool size was {before}, now {now}"
 
     def go_on(self) -> None:
         """Shrink as far as slots are free. Called whenever a task has ended, and every now and then."""

@@ -41,7 +41,7 @@ class StatsRows:
         if (more := len(status.limits) - MOST_ROWS) > 0:
             rows["gconc, not shown"] = f"{more} more limits"
         at = datetime.fromtimestamp(status.at, timezone.utc)
-        return {**rows, "gconc as of": f"{at:%Y-%m-%d %H:%M:%S} UTC (load again for newer)"}
+        return {**rows, "gconc as of": f"{at:%Y-%m-%d %H:%M:%S} UTC (reload to update)"}
 
     def _answered(self, future: Future[Status]) -> None:
         if future.exception() is None:

@@ -19,10 +19,10 @@ from tests.servers import redis_server, wait_until
 def test_a_limit_is_set_told_and_reset_with_no_worker_alive(gconc: Gconc, operations: Operations):
     done = gconc("set", "celery", "4")
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["queue:celery: was unlimited, is 4", "0 of 4 run, 0 wait."]
+    assert done.stdout.splitlines() == ["queue:celery: was unlimited, now 4", "0 of 4 running, 0 waiting."]
     assert operations.get("celery") == 4
     assert gconc("get", "celery").stdout == "4\n"
-    assert gconc("reset", "celery").stdout.splitlines()[0] == "queue:celery: was 4, is unlimited"
+    assert gconc("reset", "celery").stdout.splitlines()[0] == "queue:celery: was 4, now unlimited"
     assert gconc("get", "celery").stdout == "unlimited\n"
 
 
@@ -30,14 +30,14 @@ def test_the_word_unlimited_lifts_a_configured_limit(gconc: Gconc, app: Celery):
     app.conf.global_concurrency_limits = {"queue:celery": 2}
     assert gconc("get", "celery").stdout == "2\n"
     done = gconc("set", "celery", "unlimited")
-    assert done.stdout.splitlines() == ["queue:celery: was 2 (configured), is unlimited", "Unlimited: 0 run, 0 wait."]
+    assert done.stdout.splitlines() == ["queue:celery: was 2 (configured), now unlimited", "Unlimited: 0 run, 0 wait."]
     assert gconc("get", "celery").stdout == "unlimited\n"
-    assert gconc("reset", "celery").stdout.startswith("queue:celery: was unlimited, is 2 (configured)")
+    assert gconc("reset", "celery").stdout.startswith("queue:celery: was unlimited, now 2 (configured)")
 
 
 def test_who_when_why_and_until_when_are_kept(gconc: Gconc, operations: Operations):
     done = gconc("set", "celery", "4", "--for", "1d12h", "--reason", "quota is [bold]raised[/]")
-    assert "This value ends by itself at " in done.stdout
+    assert "This value expires at " in done.stdout
     assert ", in 36 h.\n" in done.stdout
     status = operations.status("celery")
     found = status["queue:celery"]
@@ -57,16 +57,19 @@ def test_a_pause_stands_beside_the_value_and_get_tells_of_it_on_stderr_alone(gco
     gconc("set", "celery", "4")
     done = gconc("pause", "celery", "--for", "10m", "--reason", "provider is down")
     first, second, third = done.stdout.splitlines()
-    assert first == "queue:celery: was 4, is 4, paused"
-    assert second.startswith("The pause ends by itself at ")
+    assert first == "queue:celery: was 4, now 4, paused"
+    assert second.startswith("The pause ends at ")
     assert second.endswith(", in 10 min.")
-    assert third == "Paused: 0 run and go on, 0 wait; no new one starts until it is resumed."
+    assert third == "Paused: 0 running tasks continue, 0 are waiting; none will start until it is resumed."
     found = gconc("get", "celery")
     assert (found.exit_code, found.stdout) == (0, "4\n")
     assert "queue:celery: paused by " in found.stderr
     assert '"provider is down"' in found.stderr
-    assert gconc("set", "celery", "5").stdout.startswith("queue:celery: was 4, paused, is 5, paused")
-    assert gconc("resume", "celery").stdout.splitlines() == ["queue:celery: was 5, paused, is 5", "0 of 5 run, 0 wait."]
+    assert gconc("set", "celery", "5").stdout.startswith("queue:celery: was 4, paused, now 5, paused")
+    assert gconc("resume", "celery").stdout.splitlines() == [
+        "queue:celery: was 5, paused, now 5",
+        "0 of 5 running, 0 waiting.",
+    ]
     assert gconc("get", "celery").stderr == ""
 
 
@@ -87,23 +90,23 @@ def test_json_is_the_change_and_the_limit(gconc: Gconc, operations: Operations):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("set", "emails", "-1"), "a max is from 0 to 2147483648, or 'unlimited'; got -1"),
-        (("set", "emails", "lots"), "a max is a whole number >= 0, or 'unlimited'; got 'lots'"),
-        (("set", "emails", "1.5"), "a max is a whole number >= 0"),
+        (("set", "emails", "-1"), "a max must be between 0 and 2147483648, or 'unlimited'; got -1"),
+        (("set", "emails", "lots"), "a max must be a whole number >= 0, or 'unlimited'; got 'lots'"),
+        (("set", "emails", "1.5"), "a max must be a whole number >= 0"),
         (("set", "emails"), "Missing argument 'MAX'"),
         (("set", "emails", "3", "4"), "unexpected extra argument"),
-        (("set", "emials:x", "3"), "for a queue of that name write queue:emials:x"),
-        (("set", "", "3"), "a limit is a name such as"),
+        (("set", "emials:x", "3"), "for a queue with that name, write queue:emials:x"),
+        (("set", "", "3"), "expected a limit such as"),
         (("set", "--jsn", "3"), "no such option: '--jsn'"),
         (("set", "emails", "3", "--fro", "2h"), "unexpected extra argument"),
-        (("set", "emails", "3", "--for", "5"), "a span of time is written as 2h, 30m, 90s or 1d12h; got '5'"),
-        (("set", "emails", "3", "--for", "12h1d"), "a span of time is written as"),
-        (("set", "emails", "3", "--for", "2h2h"), "a span of time is written as"),
-        (("set", "emails", "3", "--for", "2h and more"), "a span of time is written as"),
-        (("set", "emails", "3", "--for", ""), "a span of time is written as"),
-        (("set", "emails", "3", "--for", "0s"), "a span of time is above 0"),
+        (("set", "emails", "3", "--for", "5"), "a time span looks like 2h, 30m, 90s or 1d12h; got '5'"),
+        (("set", "emails", "3", "--for", "12h1d"), "a time span looks like"),
+        (("set", "emails", "3", "--for", "2h2h"), "a time span looks like"),
+        (("set", "emails", "3", "--for", "2h and more"), "a time span looks like"),
+        (("set", "emails", "3", "--for", ""), "a time span looks like"),
+        (("set", "emails", "3", "--for", "0s"), "a time span must be above 0"),
         (("set", "emails", "3", "--for", "999w999d"), "ten years at most"),
-        (("pause", "emails", "--for", "-2h"), "a span of time is written as"),
+        (("pause", "emails", "--for", "-2h"), "a time span looks like"),
         (("get", "emails", "--nothing"), "No such option"),
         (("resume",), "Missing argument 'LIMIT'"),
     ],
@@ -130,9 +133,9 @@ def test_a_span_of_time_is_numbers_with_units(gconc: Gconc, operations: Operatio
 @pytest.mark.parametrize(
     ("limit", "why"),
     [
-        ("celrey", "this app knows no queue celrey (is celery meant?)"),
-        ("task:proj.snc", "this app has no task proj.snc (is proj.sync meant?)"),
-        ("pool:dbs", "no task of this app joins the pool dbs (is db meant?)"),
+        ("celrey", "this app knows no queue celrey (did you mean celery?)"),
+        ("task:proj.snc", "this app has no task proj.snc (did you mean proj.sync?)"),
+        ("pool:dbs", "no task of this app joins the pool dbs (did you mean db?)"),
     ],
 )
 def test_a_limit_that_covers_nothing_known_is_set_with_one_line_of_warning(
@@ -165,7 +168,7 @@ def test_a_limit_that_covers_something_known_gets_no_warning(gconc: Gconc, limit
 def test_a_queue_that_only_a_route_names_gets_no_warning(app: Celery, gconc: Gconc, routes: object):
     app.conf.task_routes = routes
     assert gconc("set", "routed", "3").stderr == ""
-    assert "(is routed meant?)" in gconc("set", "ruoted", "3").stderr
+    assert "(did you mean routed?)" in gconc("set", "ruoted", "3").stderr
 
 
 def test_a_queue_that_only_a_task_names_or_joins_gets_no_warning(app: Celery, gconc: Gconc):
@@ -205,14 +208,14 @@ def test_changes_are_obeyed_by_real_workers_and_their_consequences_are_told(
         wait_until(lambda: cluster.oracle.count("s") == count, what=f"{count} run")
 
     running(2)
-    assert "queue:emails: was 2 (configured), is 6" in gconc("set", "emails", "6").stdout
+    assert "queue:emails: was 2 (configured), now 6" in gconc("set", "emails", "6").stdout
     running(6)
     first, second = gconc("set", "emails", "4").stdout.splitlines()
-    assert first == "queue:emails: was 6, is 4"
-    assert second.startswith("6 run and go on, ")
-    assert second.endswith("; no new one starts until 3 have ended.")
+    assert first == "queue:emails: was 6, now 4"
+    assert second.startswith("6 running tasks continue, ")
+    assert second.endswith("; none will start until 3 have finished.")
     assert "6 run and go on" in gconc("set", "emails", "0").stdout
-    assert gconc("pause", "emails").stdout.splitlines()[1].startswith("Paused: 6 run and go on, ")
+    assert gconc("pause", "emails").stdout.splitlines()[1].startswith("Paused: 6 running tasks continue, ")
     assert gconc("set", "emails", "7").exit_code == 0
     (limit,) = gconc("status", "emails", "--json").json["limits"]
     assert (limit["max"], limit["paused"], limit["running"]) == (7, True, 6)
@@ -229,8 +232,8 @@ def test_a_change_while_redis_is_away_ends_with_69_and_one_line():
         done = said(app, *arguments)
         assert (done.exit_code, done.stdout) == (69, "")
         (line,) = done.stderr.splitlines()
-        assert line.startswith("Error: the coordination Redis doesn't serve: ")
-        assert "nothing is known to have changed" in line
+        assert line.startswith("Error: coordination Redis unavailable: ")
+        assert "it is not known whether the change was applied" in line
         assert url in line
     app.close()
 

@@ -96,12 +96,12 @@ def test_limits_that_name_nothing_are_named_with_what_may_be_meant(make_cluster:
         for limit in ("queue:emials", "task:tests.cluster.app.too", "pool:dbs", "pool:db", "queue:mail.out", "app"):
             case.operations.set(limit, 3)
         assert {finding.what for finding in examined(case) if finding.is_problem} == {
-            "queue:emials limits nothing: neither this app nor a worker knows a queue emials (is emails meant?)",
+            "queue:emials limits nothing: neither this app nor a worker knows a queue emials (did you mean emails?)",
             (
                 "task:tests.cluster.app.too limits nothing: "
-                "this app has no task tests.cluster.app.too (is tests.cluster.app.two meant?)"
+                "this app has no task tests.cluster.app.too (did you mean tests.cluster.app.two?)"
             ),
-            "pool:dbs limits nothing: no task of this app joins the pool dbs (is db meant?)",
+            "pool:dbs limits nothing: no task of this app joins the pool dbs (did you mean db?)",
         }
 
 
@@ -204,7 +204,7 @@ def test_a_configuration_that_no_live_worker_has_is_named(make_cluster: MakeClus
 def test_a_broker_that_is_away_is_named(make_cluster: MakeCluster):
     with case_of(make_cluster("amqp://guest:secret@127.0.0.1:1//", **QUICK)) as case:
         case.operations.set("emials", 3)  # (whether a worker knows it can't be said)
-        found_in(case, "error", "the broker amqp://guest:**@127.0.0.1:1// doesn't serve")
+        found_in(case, "error", "broker unavailable: connection refused (amqp://guest:**@127.0.0.1:1//)")
 
 
 def test_a_broker_that_says_nothing_is_named(make_cluster: MakeCluster, redis_url: str):
@@ -212,7 +212,7 @@ def test_a_broker_that_says_nothing_is_named(make_cluster: MakeCluster, redis_ur
         with case_of(make_cluster(silent.url, global_concurrency_redis_url=redis_url, **QUICK)) as case:
             silent.process.send_signal(signal.SIGSTOP)
             case.operations.set("emials", 3)
-            found_in(case, "error", f"the broker {silent.url} doesn't serve")
+            found_in(case, "error", "broker unavailable: ")
 
 
 def test_workers_that_are_configured_differently_are_named(make_cluster: MakeCluster):

@@ -47,7 +47,7 @@ def test_a_port_in_use_is_said_in_one_line(make_cluster: MakeCluster):
         port = str(taken.getsockname()[1])
         done = make_cluster(**QUICK).celery("gconc", "exporter", "--port", port)
     assert done.returncode == 1
-    assert f"can't listen at 127.0.0.1 port {port}: Address already in use" in done.stderr
+    assert f"can't listen on 127.0.0.1 port {port}: Address already in use" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -45,7 +45,7 @@ def test_tasks_that_run_and_wait_are_shown_with_id_worker_and_place(
 
     done = gconc("waiting", "emails")
     heading, *rows = done.lines
-    assert heading == ["PLACE", "FOR", "TASK", "ID", "WORKER"]
+    assert heading == ["POSITION", "FOR", "TASK", "ID", "WORKER"]
     told = [(row[0], row[-2]) for row in rows]
     assert told == [("1", "c"), ("2", "d"), ("3", "e")][: len(told)]
     assert done.exit_code == 0
@@ -57,7 +57,7 @@ def test_tasks_that_run_and_wait_are_shown_with_id_worker_and_place(
 
     one = gconc("holders", "emails", "--most", "1")
     assert len(one.lines) == 2
-    assert one.stderr == "queue:emails: 1 of 2; --most shows more\n"
+    assert one.stderr == "queue:emails: showing 1 of 2; use --most to see more\n"
     first = gconc("waiting", "emails", "-n", "1")
     assert [row[-2] for row in first.lines[1:]] == ["c"]
     assert first.stderr.startswith("queue:emails: 1 of ")
@@ -94,7 +94,7 @@ def test_on_a_terminal_of_80_columns_an_id_is_on_one_line_so_that_it_can_be_copi
         assert len(lines) > 2  # the others are folded
 
 
-@pytest.mark.parametrize(("name", "what"), [("holders", "runs under it"), ("waiting", "waits in its line")])
+@pytest.mark.parametrize(("name", "what"), [("holders", "are running"), ("waiting", "are in line")])
 def test_with_no_task_stdout_is_empty_and_stderr_says_so(gconc: Gconc, name: str, what: str):
     done = gconc(name, "emails")
     assert (done.exit_code, done.stdout) == (0, "")

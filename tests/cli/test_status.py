@@ -27,8 +27,8 @@ LIMIT_HEADINGS = ["LIMIT", "RUN/MAX", "WAITING", "LONGEST", "/MIN", "STATE", "FR
 def test_with_nothing_limited_and_no_worker_it_says_what_to_do(gconc: Gconc):
     done = gconc("status")
     assert (done.exit_code, done.stderr) == (0, "")
-    assert "Nothing is limited. Set a limit with: celery -A <app> gconc set <queue> <max>" in done.stdout
-    assert "No worker is alive." in done.stdout
+    assert "No limits are set. Set one with: celery -A <app> gconc set <queue> <max>" in done.stdout
+    assert "No workers are running." in done.stdout
 
 
 def test_with_no_worker_it_shows_what_is_configured_set_and_paused(gconc: Gconc, app: Celery):
@@ -46,7 +46,7 @@ def test_with_no_worker_it_shows_what_is_configured_set_and_paused(gconc: Gconc,
     pause, value = (line for line in done.stdout.splitlines() if re.match(r"\S+: ", line))
     assert re.fullmatch(r"pool:db: paused by \S+@\S+ \d\.\d s ago: \"migration\"", pause)
     assert re.fullmatch(
-        r'queue:emails: set to 4 by \S+@\S+ \d\.\d s ago, until .+ \(another 2 h\): "backlog" \(configured: 2\)', value
+        r'queue:emails: set to 4 by \S+@\S+ \d\.\d s ago, until .+ \(2 h left\): "backlog" \(configured: 2\)', value
     )
 
 
@@ -148,7 +148,7 @@ def test_without_redis_it_ends_with_69_and_one_line_that_shows_no_password(argum
     done = said(app, *arguments)
     assert (done.exit_code, done.stdout) == (69, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: the coordination Redis doesn't serve: ")
+    assert line.startswith("Error: coordination Redis unavailable: ")
     assert "(redis://:**@127.0.0.1:" in line
     app.close()
 
@@ -177,8 +177,8 @@ def test_tasks_that_cannot_be_imported_are_a_warning_and_the_command_goes_on(app
     app.conf.imports = ("no.such.module",)
     done = gconc("status")
     assert done.exit_code == 0
-    assert "Warning: not all tasks of the app could be imported" in done.stderr
-    assert "Nothing is limited." in done.stdout
+    assert "Warning: some tasks of the app could not be imported" in done.stderr
+    assert "No limits are set." in done.stdout
 
 
 # -- As a process ----------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_without_an_app_it_says_that_none_was_named():
     done = celery("gconc", "status")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: global_concurrency_redis_url is not set")
-    assert done.stderr.endswith("(no app was named: celery -A <app> gconc ...)\n")
+    assert done.stderr.endswith("(no app given; use celery -A <app> gconc ...)\n")
 
 
 def test_a_misspelt_command_gets_a_suggestion(redis_url: str):
@@ -283,4 +283,4 @@ def test_an_app_with_preload_options_of_its_own_has_the_command_too(redis_url: s
     )
     done = celery("-A", "proj", "gconc", "--site", "north", "status", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("site north\nNothing is limited.")
+    assert done.stdout.startswith("site north\nNo limits are set.")

@@ -214,7 +214,7 @@ def test_inspect_stats_has_a_readable_row_for_each_limit(
     assert row().endswith("s); set by ann: a sale")
     stats = inspect.stats()["one@test"]
     assert stats["gconc task:tests.cluster.app.two"] == "0 of 1 running"
-    assert stats["gconc as of"].endswith("UTC (load again for newer)")
+    assert stats["gconc as of"].endswith("UTC (reload to update)")
     assert stats["global_concurrency"]["running"] == 1
     assert stats["global_concurrency"]["version"]
 

@@ -28,7 +28,7 @@ def numbers(pattern: str, text: str) -> list[int]:
 def test_basic_runs_20_tasks_and_never_more_than_its_limits_allow(follow: Callable[..., Walk]) -> None:
     told = follow("basic").told
     assert "20 tasks ran, at most 4 at once (queue:emails allows 4)\n" in told
-    assert "queue:emails: was 8, is 4 (configured)\n" in told
+    assert "queue:emails: was 8, now 4 (configured)\n" in told
 
 
 STEP = re.compile(r"^  ([a-z 0-9]+): +max (\w+(?:, paused)?); (\d+) running", re.MULTILINE)
@@ -54,7 +54,7 @@ def test_shared_pool_never_has_more_users_of_a_resource_than_its_limit_allows(fo
     told = follow("shared_pool").told
     assert "32 used db-writers, at most 3 at once (pool:db-writers allows 3)\n" in told
     assert "8 used search, at most 1 at once (pool:search allows 1)\n" in told
-    assert "pool:db-writers: was 5, is 3 (configured)\n" in told
+    assert "pool:db-writers: was 5, now 3 (configured)\n" in told
 
 
 def test_monitoring_has_prometheus_know_what_runs(follow: Callable[..., Walk], tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ bad = client.post("/limits/", {"limit": "emials:x", "max": "3"})
 print("BAD", bad.status_code, "unknown scope" in bad.content.decode())
 good = client.post("/limits/", {"limit": "emails", "max": "3", "minutes": "1", "reason": "night"}, follow=True)
 page = " ".join(good.content.decode().split())
-print("GOOD", good.status_code, "queue:emails: was 4, is 3" in page, "<td>ops</td> <td>night</td>" in page)
+print("GOOD", good.status_code, "queue:emails: was 4, now 3" in page, "<td>ops</td> <td>night</td>" in page)
 print("WORKERS", "2 workers" in page)
 """
 

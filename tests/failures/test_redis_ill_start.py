@@ -74,7 +74,7 @@ def test_what_ran_without_a_permit_counts_once_redis_is_back(apart, make_patient
     took(cluster.oracle.now() - fell_ill)
     assert cluster.oracle.now() - fell_ill <= patience(2 * INTERVAL + 1)
     answer = cluster.celery("inspect", "global_concurrency")
-    assert "the coordination Redis doesn't serve" in answer.stdout
+    assert "coordination Redis unavailable" in answer.stdout
     assert "Traceback" not in answer.stdout + answer.stderr
     ILLS["down"].heals(patient)
     wait_until(lambda: joined(worker) == 2, what="the worker is back")

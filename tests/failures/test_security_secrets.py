@@ -144,7 +144,7 @@ def test_no_output_of_workers_and_commands_has_a_password_in_it(make_cluster, or
             if client["user"] == "someone":
                 admin.client_kill_filter(_id=client["id"])
         wait_until(
-            lambda: "refuses the user or the password" in worker.output(), what="the worker says that Redis refuses it"
+            lambda: "rejects the user or the password" in worker.output(), what="the worker says that Redis refuses it"
         )
         cannot = cluster.celery("control", "set_global_concurrency", "emails", "3", timeout=60)
         worker.kill()

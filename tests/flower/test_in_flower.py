@@ -43,7 +43,7 @@ def test_a_click_raises_a_limit_in_redis_and_the_page_shows_what_that_does(
     assert (bench.limit().max, bench.limit().set_by) == (2, USER)
     chromium.shows("2 of 2", ".gconc-fullness", EMAILS)
     chromium.shows(f"set to 2 by {USER}", ".gconc-note", EMAILS)
-    chromium.shows(f"{EMAILS}: was 1 (configured), is 2", "#gconc-message")
+    chromium.shows(f"{EMAILS}: was 1 (configured), now 2", "#gconc-message")
 
     # Two clicks are two steps, whether or not the first is done.
     chromium.driver.execute_script("arguments[0].click(); arguments[0].click()", chromium.find(".gconc-raise", EMAILS))
@@ -84,7 +84,7 @@ def test_refreshes_take_nothing_from_a_form_that_is_being_filled_in(
     chromium.find(".gconc-field-reason input", EMAILS).send_keys('<b>"mail')
     bench.end(waiting[1])
     bench.wait_for(1, 0)
-    chromium.shows("Nothing waits for it.", 'section[aria-label="Waiting"]', EMAILS)  # by a refresh meanwhile
+    chromium.shows("No tasks are waiting for it.", 'section[aria-label="Waiting"]', EMAILS)  # by a refresh meanwhile
     typed = chromium.find(".gconc-field-reason input", EMAILS)
     assert typed == chromium.driver.switch_to.active_element
     typed.send_keys(' & co"</b>')
@@ -106,7 +106,7 @@ def test_refreshes_take_nothing_from_a_form_that_is_being_filled_in(
 
     chromium.find(".gconc-field-max input", EMAILS).send_keys("many")
     chromium.click(".gconc-set", EMAILS)
-    chromium.shows("a max is a whole number >= 0, or 'unlimited'; got 'many'", "#gconc-message")
+    chromium.shows("a max must be a whole number >= 0, or 'unlimited'; got 'many'", "#gconc-message")
     assert bench.limit().max == 8
     assert chromium.find(".gconc-field-max input", EMAILS).get_attribute("value") == "many"
 
@@ -170,10 +170,10 @@ def test_of_more_limits_than_can_be_open_at_once_the_others_say_why_they_show_no
     for name in many:
         chromium.driver.execute_script("arguments[0].click()", chromium.find(".gconc-open", name))
     for part in ("Running", "Waiting"):
-        chromium.shows(f"Only {MOST_OPEN} limits show this at once", f'section[aria-label="{part}"]', many[-1])
+        chromium.shows(f"Only {MOST_OPEN} limits can show this at once", f'section[aria-label="{part}"]', many[-1])
         chromium.shows("Nothing", f'section[aria-label="{part}"]', many[-2])
     chromium.click(".gconc-open", many[0])
-    chromium.shows("Nothing runs under this limit.", 'section[aria-label="Running"]', many[-1])
+    chromium.shows("No tasks are running under this limit.", 'section[aria-label="Running"]', many[-1])
 
 
 @every_version
@@ -190,7 +190,7 @@ def test_who_opens_flower_without_a_login_sees_all_of_it_and_why_there_are_no_bu
     chromium.shows("1 of 1", ".gconc-fullness", EMAILS)
     chromium.shows("5", "[data-label=waiting]", EMAILS)
     chromium.shows("5", "#gconc-waiting")
-    chromium.shows("You can look, but change nothing here.", "#gconc-refusal")
+    chromium.shows("You can't change limits here.", "#gconc-refusal")
     chromium.shows("--basic-auth", "#gconc-refusal")
     chromium.click(".gconc-open", EMAILS)
     chromium.shows("tests.cluster.app.nap", 'section[aria-label="Running"]', EMAILS)
@@ -225,7 +225,7 @@ def test_the_api_reads_and_changes_limits(bench: Bench, flowers: Flowers, tasks:
     (held,) = tasks(1)
     bench.wait_for(1, 0)
     done = here.ask("/api/gconc", "action=set&limit=emails&max=0&reason=a%26b&duration=60")
-    assert (done.code, done.json["message"]) == (200, "queue:emails: was 1 (configured), is 0")
+    assert (done.code, done.json["message"]) == (200, "queue:emails: was 1 (configured), now 0")
     limit = bench.limit()
     assert (limit.max, limit.set_by, limit.reason, limit.set_until is None) == (0, USER, "a&b", False)
     asked = {"action": "pause", "limit": "pool:db", "reason": None}
@@ -240,13 +240,13 @@ def test_the_api_reads_and_changes_limits(bench: Bench, flowers: Flowers, tasks:
     assert here.ask("/api/gconc", "action=reset&limit=emails").json["change"]["now"]["max"] == 1
 
     for wrong, why in (
-        ("limit=emails&max=2", "action is one of set, pause, resume, reset; got None"),
-        ("action=drop&limit=emails", "action is one of"),
+        ("limit=emails&max=2", "action must be one of set, pause, resume, reset; got None"),
+        ("action=drop&limit=emails", "action must be one of"),
         ("action=set&limit=emails", "set takes a max"),
-        ("action=set&limit=emails&max=-1", "a max is"),
+        ("action=set&limit=emails&max=-1", "a max must be"),
         ("action=set&limit=kueue:emails&max=1", "unknown scope 'kueue'"),
-        ("action=set&max=1", "a limit is a name such as"),
-        ("action=set&limit=emails&max=1&duration=soon", "a duration is a number of seconds"),
+        ("action=set&max=1", "expected a limit such as"),
+        ("action=set&limit=emails&max=1&duration=soon", "a duration must be a number of seconds"),
         ("action=reset&limit=emails&reason=x", "reset doesn't take 'reason'"),
         ("action=set&limit=emails&max=2&by=root", "set doesn't take 'by'"),
     ):
@@ -292,9 +292,9 @@ def test_who_logged_in_elsewhere_is_named_by_their_address_and_needs_flowers_tok
         wait_until(lambda: bench.limit().set_by == email, what="a click raises it")
 
         chromium.driver.delete_cookie("user")  # as when the login runs out
-        chromium.shows("You are no longer logged in: load the page again.", "#gconc-error")
+        chromium.shows("You have been logged out: reload the page.", "#gconc-error")
         chromium.click(".gconc-raise", EMAILS)
-        chromium.shows("You are no longer logged in: load the page again.", "#gconc-message")
+        chromium.shows("You have been logged out: reload the page.", "#gconc-message")
         assert bench.limit().max == 2
         chromium.driver.delete_all_cookies()
 
@@ -303,7 +303,7 @@ def test_changes_from_a_flower_without_login_are_its_hosts(bench: Bench, version
     with flower(bench.cluster, versions[-1], FLOWER_UNAUTHENTICATED_API="true") as here:
         here.ready()
         assert here.ask("/api/gconc", "action=set&limit=emails&max=5").code == 200
-        assert "You can look, but change nothing" not in here.ask("/gconc").text
+        assert "You can't change limits here" not in here.ask("/gconc").text
     assert re.fullmatch(r"flower@.+", bench.limit().set_by or "")
 
 

@@ -41,13 +41,13 @@ def test_an_empty_redis_has_no_findings(namespace: Namespace):
 @pytest.mark.parametrize(
     ("key", "member", "finding"),
     [
-        ("holders", b"app\x1fghost:1", "a place is held by no task: app ghost:1"),
-        ("waiters", b"app\x1f0000000000000001\x1fghost:1", "a place in line belongs to no request"),
-        ("reserved", b"app\x1f0000000000000001\x1fghost:1", "a place is held back for no request"),
-        ("roll", b"ghost:000000000001:1", "the roll names a request that there isn't"),
+        ("holders", b"app\x1fghost:1", "a permit is held by no task: app ghost:1"),
+        ("waiters", b"app\x1f0000000000000001\x1fghost:1", "a position in line belongs to no request"),
+        ("reserved", b"app\x1f0000000000000001\x1fghost:1", "a permit is reserved for no request"),
+        ("roll", b"ghost:000000000001:1", "the roll names a request that doesn't exist"),
     ],
 )
-def test_a_place_of_no_request_is_found_and_removed(namespace: Namespace, key: str, member: bytes, finding: str):
+def test_what_belongs_to_no_request_is_found_and_removed(namespace: Namespace, key: str, member: bytes, finding: str):
     fill(namespace)
     before = dump(namespace)
     namespace.raw.zadd(namespace.keys.key(key), {member: 0})

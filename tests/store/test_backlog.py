@@ -114,7 +114,12 @@ def test_queues_are_counted_whether_they_exist_or_not(app: Celery):
 
 def test_a_broker_that_is_away_is_named_without_its_password():
     app = Celery("shop", broker="redis://:secret@127.0.0.1:1/0", set_as_current=False)
-    with Backlog(app) as broker, pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1/0 doesn't serve") as caught:
+    with (
+        Backlog(app) as broker,
+        pytest.raises(
+            BrokerUnavailable, match=r"^broker unavailable: connection refused \(.*127\.0\.0\.1:1/0\)"
+        ) as caught,
+    ):
         broker.find("any", ["celery"])
     assert "secret" not in str(caught.value)
 

@@ -142,7 +142,7 @@ def test_the_same_value_again_is_news_only_of_who_set_it(namespace: Namespace):
     session = namespace.session("a").listen()
     change = namespace.store.set("app", 2, by="another")
     assert change.applied
-    assert str(change) == "app: was 2, is 2"
+    assert str(change) == "app: was 2, now 2"
     assert [notice.version for notice in session.hear()] == [session.version + 1]
     reply = session.sync()
     assert reply.table == {"app": 2}

@@ -19,7 +19,7 @@ def test_ten_workers_that_carry_one_ticket_get_the_same_answer_and_change_it_onc
     ticket = namespace.store.ticket()
     with ThreadPoolExecutor(10) as threads:
         changes = list(threads.map(lambda n: namespace.store.set("app", 5, by=f"w{n}", ticket=ticket), range(10)))
-    assert {str(change) for change in changes} == {"app: was 1, is 5"}
+    assert {str(change) for change in changes} == {"app: was 1, now 5"}
     assert all(change.applied for change in changes)
     assert session.sync().version == session.opened.version + 1
 

@@ -66,12 +66,12 @@ def test_every_block_of_the_tutorial_is_one_that_a_walk_does() -> None:
 @pytest.mark.parametrize(
     ("shown", "output", "expected"),
     [
-        ("e: was 2, is 4", "e: was 2, is 4", True),
-        ("e: was 2, is 4", "e: was 2, is 5", False),
+        ("e: was 2, now 4", "e: was 2, now 4", True),
+        ("e: was 2, now 4", "e: was 2, now 5", False),
         ("emails 2/2 16 2.7 s full", "emails   2/2  9 410 ms\nfull", True),
         ("emails 2/2 16 2.7 s full", "emails   3/2  9 410 ms full", False),
-        ("(2 of at most 2 run)", "(1 of at most 2 run)", True),
-        ("(2 of at most 2 run)", "(2 of at most 3 run)", False),
+        ("(2 of 2 running)", "(1 of 2 running)", True),
+        ("(2 of 2 running)", "(2 of 3 running)", False),
         ("-> a: OK\n   x\n-> b: OK\n   x", "-> b: OK\n  x\n-> a: OK\n  x\n", True),
         ("-> a: OK\n   x\n-> b: OK\n   x", "-> a: OK\n  x\n", False),
         ("no worker is alive", "a worker is alive", False),

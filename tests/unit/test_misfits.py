@@ -36,7 +36,7 @@ def told(*options: object, configured: dict[str, int] | None = None, limits: tup
 def test_an_option_that_covers_nothing_is_told_with_what_is_meant(option, configured, meant):
     (line,) = told(option, configured=configured)
     assert line.startswith("task proj.tasks.t0: global_concurrency=")
-    assert line.endswith(f"is {meant} meant?")
+    assert line.endswith(f"did you mean {meant}?")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_an_option_that_covers_nothing_is_told_with_what_is_meant(option, config
 )
 def test_a_configured_limit_that_misses_what_a_task_joins_is_told(configured, meant):
     (line,) = told("pool:db" if "queue:db" in configured else "pool:db-writers", configured=configured)
-    assert line == f"{next(iter(configured))} limits nothing that this app knows; is {meant} meant?"
+    assert line == f"{next(iter(configured))} covers nothing that this app knows; did you mean {meant}?"
 
 
 @pytest.mark.parametrize(

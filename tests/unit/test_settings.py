@@ -19,15 +19,15 @@ def app(**conf: object) -> Celery:
     ("conf", "said"),
     [
         ({"limits": [1]}, "global_concurrency_limits=[1]: must be a mapping"),
-        ({"limits": {"emails": "x"}}, "a max is a whole number >= 0"),
-        ({"limits": {"emails": None}}, "leave an unlimited one out"),
+        ({"limits": {"emails": "x"}}, "a max must be a whole number >= 0"),
+        ({"limits": {"emails": None}}, "leave unlimited limits out"),
         ({"limits": {"emails": 1, "queue:emails": 2}}, "is given twice"),
         ({"limits": {"nope:x": 1}}, "unknown scope 'nope'"),
         ({"redis_url": "amqp://"}, "global_concurrency_redis_url='amqp://"),
         ({"redis_options": 3}, "must be a mapping of options"),
         ({"key_prefix": "a b"}, "global_concurrency_key_prefix='a b': must be 1 to 64"),
-        ({"heartbeat_interval": 0}, "must be seconds, a number >= 0.1"),
-        ({"heartbeat_timeout": 9}, "at least 2 x global_concurrency_heartbeat_interval (5), that is 10"),
+        ({"heartbeat_interval": 0}, "must be a number of seconds >= 0.1"),
+        ({"heartbeat_timeout": 9}, ">= 2 x global_concurrency_heartbeat_interval (5), which makes 10"),
         ({"heartbeat_timeout": True}, "global_concurrency_heartbeat_timeout=True"),
         ({"commit_interval": -1}, "global_concurrency_commit_interval=-1"),
         ({"commit_interval": 5}, "below global_concurrency_heartbeat_interval"),
@@ -206,7 +206,7 @@ def test_settings_of_a_module_that_the_environment_names_are_found(tmp_path, mon
     ],
 )
 def test_an_unknown_setting_of_this_app_is_refused_with_the_one_that_is_meant(namespace, key, meant):
-    with pytest.raises(SettingError, match=f"^{key}=.*there is no such setting; is {meant} meant"):
+    with pytest.raises(SettingError, match=f"^{key}=.*there is no such setting; did you mean {meant}"):
         Settings.from_app(configured(namespace, **{key: {}}))
 
 
@@ -238,7 +238,7 @@ def test_what_is_set_before_the_configuration_is_loaded_is_checked_by_its_own_na
     made = Celery("proj", set_as_current=False, namespace="CELERY", broker="redis://")
     made.conf["CELERY_GLOBAL_CONCURRENCY_LIMITS"] = {"emails": "x"}
     made.conf["MYAPP_GLOBAL_CONCURRENCY_LIMITS"] = "x"
-    with pytest.raises(SettingError, match="a max is a whole number"):
+    with pytest.raises(SettingError, match="a max must be a whole number"):
         GlobalConcurrency(made)
     made.conf["CELERY_GLOBAL_CONCURRENCY_LIMITS"] = {"emails": 1}
     GlobalConcurrency(made)

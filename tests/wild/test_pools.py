@@ -40,7 +40,7 @@ def test_eventlet_workers_keep_to_a_limit_and_change_their_size(elsewhere):
     cluster.done(8)
     assert cluster.oracle.peak() == 1
     assert pool_of(cluster) == "eventlet"
-    assert "pool size was 2, is 3 now" in cluster.celery("control", "set_local_concurrency", "3").stdout
+    assert "pool size was 2, now 3" in cluster.celery("control", "set_local_concurrency", "3").stdout
 
 
 @pytest.mark.wild("pools", "eventlet: `global_concurrency_on_lease_lost` is `terminate`")

@@ -307,4 +307,4 @@ def test_a_task_option_that_covers_nothing_is_told_when_the_worker_starts(tmp_pa
         (line,) = [line for line in worker.ours if "covers nothing" in line]
     assert "WARNING" in line
     assert "global_concurrency='db' covers nothing: it means queue:db" in line
-    assert line.endswith("is pool:db meant?")
+    assert line.endswith("did you mean pool:db?")

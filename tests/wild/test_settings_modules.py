@@ -83,8 +83,8 @@ def test_a_faulty_setting_stops_the_app_of_its_namespace_only(project):
     assert limits_of(shop) == {"queue:shop": 3}
     done = reports.celery("worker")
     assert done.returncode == 1
-    line = "Error: celery-gconc: REPORTS_GLOBAL_CONCURRENCY_LIMIT=3: there is no such setting; is "
-    assert line + "REPORTS_GLOBAL_CONCURRENCY_LIMITS meant?" in done.stderr
+    line = "Error: celery-gconc: REPORTS_GLOBAL_CONCURRENCY_LIMIT=3: there is no such setting; did you mean "
+    assert line + "REPORTS_GLOBAL_CONCURRENCY_LIMITS?" in done.stderr
     assert "Traceback" not in done.stderr
 
 

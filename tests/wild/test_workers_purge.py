@@ -128,8 +128,8 @@ def test_purge_asks_first_and_removes_nothing_where_nobody_says_yes(make_cluster
     assert cluster.waiting_in("emails") == 3
     result = cluster.celery("gconc", "purge", "-f", "emails")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.strip() == "queue:emails: 3 messages removed: 3 at the broker, 0 in workers"
-    assert cluster.celery("gconc", "purge", "-f", "emails").stdout.strip() == "queue:emails: nothing waited"
+    assert result.stdout.strip() == "queue:emails: removed 3 messages: 3 at the broker, 0 in workers"
+    assert cluster.celery("gconc", "purge", "-f", "emails").stdout.strip() == "queue:emails: nothing was waiting"
 
 
 def test_purge_by_the_python_api_tells_what_was_removed_where(make_cluster):

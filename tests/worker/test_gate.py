@@ -192,7 +192,7 @@ def test_the_python_api_says_what_was_and_what_is(make_app, run_worker):
     app = make_app(global_concurrency_limits={"emails": 3})
     gconc = app.gconc
     assert gconc.get("emails") == 3, "with no worker alive, the caller's own configuration counts"
-    assert str(gconc.set("emails", 8)) == "queue:emails: was 3 (configured), is 8"
+    assert str(gconc.set("emails", 8)) == "queue:emails: was 3 (configured), now 8"
     assert gconc.get("emails") == 8
     run_worker(app)
     wait_until(lambda: gconc.status().sessions, what="the worker's session is open")

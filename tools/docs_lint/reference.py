@@ -61,7 +61,7 @@ def _settings() -> Iterator[Fault]:
         _, default, unit, rule = (*row.cells, "", "", "")[:4]
         if default != f"`{setting.default!r}`":
             yield page.fault(row.line, f"the default of {name} is `{setting.default!r}`")
-        wanted = setting.rule.removeprefix("seconds, ") if unit == "seconds" else setting.rule
+        wanted = setting.rule.replace("a number of seconds", "a number") if unit == "seconds" else setting.rule
         if rule.replace("`", "") != wanted:
             yield page.fault(row.line, f"the rule of {name} is: {wanted}")
 

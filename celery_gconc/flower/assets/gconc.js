@@ -33,8 +33,8 @@
 
   function span(seconds) {
     if (seconds < 10) return Math.max(seconds, 0).toFixed(1) + " s";
-    for (const [unit, name] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
-      if (seconds >= 2 * unit) return Math.round(seconds / unit) + " " + name;
+    for (const [unit, smaller, name] of [[86400, 3600, "d"], [3600, 60, "h"], [60, 1, "min"]]) {
+      if (Math.round(seconds / smaller) * smaller >= 2 * unit) return Math.round(seconds / unit) + " " + name;
     }
     return Math.round(seconds) + " s";
   }
@@ -43,7 +43,7 @@
   function story(by, at, until, reason) {
     let text = by ? " by " + by : "";
     if (at !== null) text += " " + span(shown.at - at) + " ago";
-    if (until !== null && until > shown.at) text += ", for another " + span(until - shown.at);
+    if (until !== null && until > shown.at) text += ", " + span(until - shown.at) + " left";
     return text + (reason ? ": “" + reason + "”" : "");
   }
 
@@ -102,10 +102,10 @@
       response = await fetch(address(path),
         {redirect: "manual", signal: AbortSignal.timeout(PATIENCE_MS), ...options});
     } catch (error) {
-      throw new Error("Flower doesn't answer.");
+      throw new Error("Flower isn't answering.");
     }
     const text = await response.text();
-    if (isLoggedOut(response, text)) throw new Error("You are no longer logged in: load the page again.");
+    if (isLoggedOut(response, text)) throw new Error("You have been logged out: reload the page.");
     let answer = null;
     try {
       answer = JSON.parse(text);
@@ -235,7 +235,7 @@
       this.progress.setAttribute("aria-valuetext", this.count.textContent + " running");
       this.bar.style.width = (max ? Math.min(100 * limit.running / max, 100) : limit.running ? 100 : 0) + "%";
       say(this.waiting, String(waitingFor(limit)));
-      this.waiting.title = limit.waiting + " in line, and " + limit.parked + " that workers hold behind those";
+      this.waiting.title = limit.waiting + " in line, and " + limit.parked + " more held by workers behind them";
       say(this.longest, limit.longest_wait === null ? "–" : span(limit.longest_wait));
       say(this.pace, String(limit.per_minute));
       if (mayChange) this.showButtons(max);
@@ -269,7 +269,7 @@
         parts.push(limit.configured === null ? "not configured" : "as configured");
       }
       const isFree = !limit.paused && !limit.settling && (limit.max === null || limit.running < limit.max);
-      if (limit.waiting && isFree) parts.push("those who wait need a free slot of their worker, or another limit too");
+      if (limit.waiting && isFree) parts.push("waiting tasks need a free slot in their worker, or room under another limit");
       return parts.join("; ");
     }
 
@@ -301,7 +301,7 @@
         cell.append(parts.form);
       }
       this.holders = list("Running", ["Task", "Worker", "For"]);
-      this.waiters = list("Waiting", ["Place", "Task", "Worker", "For"]);
+      this.waiters = list("Waiting", ["Position", "Task", "Worker", "For"]);
       cell.append(element("div", {class: "gconc-lists"}, this.holders.section, this.waiters.section));
       this.details = element("tr", {class: "gconc-details", id: id, hidden: ""}, cell);
       this.open.setAttribute("aria-controls", id);
@@ -312,10 +312,10 @@
       if (!shown.asked.has(this.name)) return; // opened since
       const limit = this.limit, holders = shown.holders[this.name], waiting = shown.waiting[this.name];
       const tooMany = holders ? "" : "Only " + Object.keys(shown.holders).length
-        + " limits show this at once: close some of the others that are open.";
-      this.showHolders(holders || [], tooMany || "Nothing runs under this limit.");
+        + " limits can show this at once: close some of the others.";
+      this.showHolders(holders || [], tooMany || "No tasks are running under this limit.");
       this.showWaiters(waiting || [], tooMany || (limit.parked
-        ? limit.parked + " are held by workers, in no line yet." : "Nothing waits for it."));
+        ? "Workers hold " + limit.parked + " that are not in line yet." : "No tasks are waiting for it."));
     }
 
     showHolders(holders, ifNone) {
@@ -386,7 +386,7 @@
     const duration = element("select", {class: "form-select"},
       ...DURATIONS.map(([seconds, text]) => element("option", {value: seconds}, text)));
     const reason = element("input", {class: "form-control", maxlength: "200", autocomplete: "off",
-      placeholder: "for those who look next"});
+      placeholder: "shown to everyone"});
     const form = element("form", {class: "gconc-form"}, field("max", "New max", max),
       field("duration", "For how long", duration), field("reason", "Why", reason),
       element("button", {type: "submit", class: "btn btn-primary gconc-set"}, "Set"));
@@ -424,7 +424,7 @@
     }, (body, limit) => rows.get(limit.limit).update(limit));
     const hidden = found.length - MOST_ROWS;
     say(find("empty"), hidden > 0 ? hidden + " more: filter by name"
-      : !shown.limits.length ? "Nothing is limited yet." : !found.length ? "No limit has that in its name." : "");
+      : !shown.limits.length ? "No limits are set yet." : !found.length ? "No limit's name contains that." : "");
     find("empty").hidden = !find("empty").textContent;
     showNumbers();
     showSessions();
@@ -451,9 +451,9 @@
     root.classList.toggle("gconc-stale", Boolean(text));
     find("dot").className = "status-dot " + (text ? "status-dot-error" : find("live").checked ? "status-dot-live" : "");
     const when = shownAt ? shownAt.toLocaleTimeString() : "never";
-    say(find("error"), text ? text + (shownAt ? " What you see is from " + when + "." : "") : "");
+    say(find("error"), text ? text + (shownAt ? " Showing data from " + when + "." : "") : "");
     find("error").hidden = !text;
-    say(find("when"), text ? "No news since " + when : "As of " + when);
+    say(find("when"), text ? "Not updated since " + when : "As of " + when);
   }
 
   async function load() {
