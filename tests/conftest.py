@@ -24,6 +24,11 @@ from tests.servers import (
 LARGE_GROUP = "test_client.py"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of these tests."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/cli/golden with what is printed now")
+
+
 def pytest_configure() -> None:
     """A shell has what it runs in the background ignore SIGINT, and what that starts too: not so for what is tested."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

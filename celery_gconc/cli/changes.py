@@ -33,10 +33,10 @@ _limit = click.argument("limit", type=LIMIT)
 @_reason
 @pass_terminal
 def set_(terminal: Terminal, limit: str, max: int | str, duration: float | None, reason: str | None) -> None:
-    """Set the MAX of LIMIT: how many of its tasks may run at once, or 'unlimited'.
+    """Set how many tasks of LIMIT may run at once.
 
-    Applies to all workers until it is set again or reset. Raise it and waiting tasks start at once; lower it and
-    running tasks finish undisturbed, and none start until enough of them have finished.
+    MAX is a number, or 'unlimited'. It applies to all workers until it is set again or reset. Raise it and waiting
+    tasks start at once; lower it and running tasks finish undisturbed, and none start until enough have finished.
     """
     _make(terminal, limit, lambda: terminal.operations.set(limit, max, duration=duration, reason=reason))
 
@@ -101,10 +101,11 @@ def get(terminal: Terminal, limit: str) -> None:
 )
 @pass_terminal
 def purge(terminal: Terminal, limit: str, force: bool, timeout: float) -> None:
-    """Permanently remove all messages that wait for LIMIT, at the broker and in workers. Running tasks continue.
+    """Permanently remove all messages that wait for LIMIT.
 
-    For a queue's limit, this removes all messages of the queue that have not started. For any other limit, it removes
-    the messages of the tasks it covers: those that workers hold and, with a Redis broker, those in the queues.
+    They are removed at the broker and in workers; running tasks continue. For a queue's limit, this removes all
+    messages of the queue that have not started. For any other limit, it removes the messages of the tasks it covers:
+    those that workers hold and, with a Redis broker, those in the queues.
 
     Exit code 1 if some may be left: a worker didn't answer, or messages arrived faster than they were removed.
     """
@@ -160,15 +161,14 @@ def consequences(change: Change, limit: LimitStatus, now: float) -> Iterator[str
         yield f"This value expires {_end(limit.set_until, now)}."
     if change.now.paused and limit.paused_until is not None:
         yield f"The pause ends {_end(limit.paused_until, now)}."
-    running = f"{count_of(limit.running, 'running task')} {'continues' if limit.running == 1 else 'continue'}"
     waiting = limit.waiting + limit.parked
-    tasks = f"{running}, {waiting} {'is' if waiting == 1 else 'are'} waiting"
+    tasks = _tasks(limit.running, waiting)
     if change.now.paused:
         yield f"Paused: {tasks}; none will start until it is resumed."
     elif change.now.max is None:
         yield f"Unlimited: {limit.running} running, {waiting} waiting."
     elif change.now.max == 0:
-        yield f"{tasks}; none will start."
+        yield f"{tasks[0].upper()}{tasks[1:]}; none will start."
     elif limit.running > change.now.max:
         first = limit.running - change.now.max + 1
         yield f"{tasks}; none will start until {first} {'has' if first == 1 else 'have'} finished."
@@ -176,6 +176,13 @@ def consequences(change: Change, limit: LimitStatus, now: float) -> Iterator[str
         yield f"{limit.running} of {change.now.max} running, {waiting} waiting."
     if limit.settling and change.now.max is not None:
         yield "It is settling: nothing starts until every worker has reported what it is running."
+
+
+def _tasks(running: int, waiting: int) -> str:
+    if not running and not waiting:
+        return "nothing is running or waiting"
+    go_on = f"{count_of(running, 'running task')} {'continues' if running == 1 else 'continue'}"
+    return f"{go_on if running else 'nothing is running'}, {waiting} {'is' if waiting == 1 else 'are'} waiting"
 
 
 def _doubt(app: Celery, limit: LimitStatus) -> str | None:

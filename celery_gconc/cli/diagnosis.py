@@ -98,9 +98,10 @@ def doctor(terminal: Terminal, timeout: float) -> None:
 @click.command(cls=Command)
 @pass_terminal
 def repair(terminal: Terminal) -> None:
-    """Remove inconsistent records from Redis, so that waiting tasks can proceed.
+    """Remove inconsistent records from Redis.
 
-    Prints what it repaired. If all is well, it changes and prints nothing; consistent records are never touched.
+    Tasks that they kept waiting then proceed. Prints what it repaired. If all is well, it changes and prints nothing;
+    consistent records are never touched.
     """
     done = terminal.operations.audit(repair=True)
     if terminal.is_json:
@@ -220,9 +221,10 @@ def _span(seconds: float | None) -> str:
 )
 @pass_terminal
 def exporter(terminal: Terminal, host: str, port: int) -> None:
-    """Serve the metrics of all limits to Prometheus, until Ctrl-C or SIGTERM.
+    """Serve the metrics of all limits to Prometheus.
 
-    Each scrape reads Redis once, so a single exporter covers the whole cluster and needs no worker.
+    Runs until Ctrl-C or SIGTERM. Each scrape reads Redis once, so a single exporter covers the whole cluster and
+    needs no worker.
     """
     try:
         from prometheus_client import CollectorRegistry, start_http_server

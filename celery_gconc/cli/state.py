@@ -17,7 +17,7 @@ from celery_gconc.protocol.status import Holding, LimitStatus, Status, Waiting
 @click.argument("limit", type=LIMIT, required=False)
 @pass_terminal
 def status(terminal: Terminal, limit: str | None) -> None:
-    """Show all limits, or just LIMIT, with their running and waiting tasks and who changed them; and all workers."""
+    """Show all limits, or just LIMIT, and all workers."""
     found = terminal.operations.status(limit)
     if terminal.is_json:
         terminal.json(found)

@@ -70,7 +70,7 @@ HELP = (
 )  # fmt: skip
 @pass_terminal
 def top(terminal: Terminal, interval: float) -> None:
-    """Show all limits live, with keys to pause, raise, lower and reset them.
+    """Show all limits live, with keys to change them.
 
     With --json, print one line of JSON for each update until interrupted.
     """

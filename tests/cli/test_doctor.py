@@ -96,7 +96,7 @@ def test_limits_that_name_nothing_are_named_with_what_may_be_meant(make_cluster:
         for limit in ("queue:emials", "task:tests.cluster.app.too", "pool:dbs", "pool:db", "queue:mail.out", "app"):
             case.operations.set(limit, 3)
         assert {finding.what for finding in examined(case) if finding.is_problem} == {
-            "queue:emials limits nothing: neither this app nor a worker knows a queue emials (did you mean emails?)",
+            "queue:emials limits nothing: neither this app nor any worker knows a queue emials (did you mean emails?)",
             (
                 "task:tests.cluster.app.too limits nothing: "
                 "this app has no task tests.cluster.app.too (did you mean tests.cluster.app.two?)"

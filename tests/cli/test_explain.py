@@ -93,7 +93,7 @@ def test_limits_that_are_paused_or_zero(make_cluster: MakeCluster):
         case.change_is_known()
         task = case.send("nap", 0.1)
         case.waits("emails")
-        assert re.search(r"queue:emails has a max of 0 by bob@host \d+\.\d s ago", case.explain(task).answer)
+        assert re.search(r"queue:emails has a max of 0, set by bob@host \d+\.\d s ago", case.explain(task).answer)
 
 
 def test_a_task_that_has_a_place_but_no_slot(make_cluster: MakeCluster):

@@ -178,6 +178,13 @@ class Namespace:
             seconds -= step
 
 
+def give_clock(store: Store) -> Store:
+    """Have all scripts of a store see the time in the namespace, not that of Redis; see :data:`CLOCK`."""
+    for name, script in store._scripts.items():
+        store._scripts[name] = store._client.register_script(CLOCK + script.text)
+    return store
+
+
 class TimedNamespace(Namespace):
     """One whose Redis has no time but the test's: the same calls give the same, however long they take.
 
@@ -186,8 +193,7 @@ class TimedNamespace(Namespace):
 
     def __init__(self, url: str) -> None:
         super().__init__(url, options={"socket_connect_timeout": 60.0}, call_timeout=60.0)
-        for name, script in self.store._scripts.items():
-            self.store._scripts[name] = self.store._client.register_script(CLOCK + script.text)
+        give_clock(self.store)
         self.raw.flushall()
         self._stepped = 0.0
         self.step_wall_clock(1e9)
