@@ -31,8 +31,12 @@ html_show_sphinx = False
 linkcheck_timeout = 15
 
 
+#: Pages whose lists of pages are the site's navigation.
+INDEXES = ("index", "decisions/index")
+
+
 def navigation(text: str) -> str:
-    """The site's navigation: a table of contents for each list of pages in index.md, which stays plain Markdown."""
+    """The site's navigation: a table of contents for each list of pages of an index, which stays plain Markdown."""
     tables = ""
     for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         pages = re.findall(r"^- \[[^\]]+\]\(([\w/-]+)\.md\)", part, re.MULTILINE)
@@ -53,7 +57,7 @@ def out_of_the_site(app: Any, docname: str, source: list[str]) -> None:
         return f"](path:{link[1].partition('#')[0]})" if Path(app.srcdir) not in target.parents else link[0]
 
     source[0] = re.sub(r"\]\((\.\./[^)\s]+)\)", copied, source[0])
-    if docname == "index":
+    if docname in INDEXES:
         source[0] += navigation(source[0])
 
 

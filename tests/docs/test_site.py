@@ -90,16 +90,6 @@ def test_reading_the_site_needs_no_other_site(site: Path):
     assert asked == []
 
 
-@pytest.mark.parametrize("page", [*PAGES, Path("../README"), Path("../CHANGELOG")], ids=str)
-def test_links_to_other_sites_are_of_good_form(page: Path):
-    """Whether they answer, only ``make docs-links`` can tell, where there is a network."""
-    text = (DOCS / page).with_suffix(".md").read_text()
-    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    found = [urlsplit(url) for url in re.findall(r"\]\((\w+:[^)]*)\)", text)]
-    well_formed = [url for url in found if url.scheme == "https" and "." in url.netloc and " " not in url.geturl()]
-    assert found == well_formed
-
-
 @pytest.mark.parametrize("picture", sorted((DOCS / "images").glob("*.svg")), ids=lambda path: path.name)
 def test_every_drawing_brings_its_own_background_and_its_words(picture: Path):
     """It is shown on light pages and on dark ones, and to those who can't see it."""

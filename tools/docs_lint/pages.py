@@ -82,11 +82,11 @@ class Page:
         for span in re.finditer(r"`([^`\n]+)`", self.prose):
             yield Piece(span[1], self.line(span.start()))
 
-    def links(self) -> Iterator[Piece]:
-        """The targets of links and pictures that stay in the project."""
+    def links(self, *, outside: bool = False) -> Iterator[Piece]:
+        """The targets of links and pictures that stay in the project, or of those that lead outside."""
         text = re.sub(r"`[^`\n]*`", lambda span: _blank(span[0]), self.prose)
-        for link in re.finditer(r"\]\(([^)\s]+)\)", text):
-            if not re.match(r"[a-z]+:", link[1]):
+        for link in re.finditer(r"\]\(([^)]+)\)", text):
+            if outside == bool(re.match(r"\w+:", link[1])):
                 yield Piece(link[1], self.line(link.start()))
 
     @cached_property

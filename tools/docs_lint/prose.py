@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from celery_gconc import GlobalConcurrency
 from celery_gconc.settings import PREFIX, SETTINGS
@@ -33,7 +34,7 @@ def faults() -> Iterator[Fault]:
     """All of them, page by page."""
     pages = [Page(path) for path in all_pages()]
     for page in pages:
-        for check in (_links, _settings, _examples, _commands):
+        for check in (_links, _links_outside, _settings, _examples, _commands):
             yield from check(page)
         if any(page.path.is_relative_to(ROOT / part) for part in WITH_PATHS) and page.path != WITHOUT_PATHS:
             yield from _paths(page)
@@ -51,6 +52,14 @@ def _links(page: Page) -> Iterator[Fault]:
                 yield page.fault(link.line, f"the link {link.text} leads to no file")
         elif anchor and target.suffix == ".md" and anchor not in Page(target).anchors:
             yield page.fault(link.line, f"the link {link.text} leads to no heading")
+
+
+def _links_outside(page: Page) -> Iterator[Fault]:
+    """Links to other sites are of good form; whether they answer only `make docs-links` can tell."""
+    for link in page.links(outside=True):
+        url = urlsplit(link.text)
+        if url.scheme != "https" or "." not in url.netloc or " " in link.text:
+            yield page.fault(link.line, f"the link {link.text} is not https, or not to a site")
 
 
 def _settings(page: Page) -> Iterator[Fault]:
