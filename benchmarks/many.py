@@ -67,7 +67,9 @@ class Worker:
     def __init__(self, waiting: int) -> None:
         self.version = 1
         self.table = {"queue:celery": 2}
-        self.ledger: Ledger[Any] = Ledger(self.table, slots=lambda: SLOTS, wake=lambda: None)
+        self.ledger: Ledger[Any] = Ledger(
+            self.table, pool=SimpleNamespace(startable=SLOTS, growth=None), bell=SimpleNamespace(ring=lambda: None)
+        )
         self.gate = Gate(
             ledger=self.ledger,
             pool=BasePool(SLOTS),
@@ -103,7 +105,7 @@ class Worker:
         """One round trip: as many are granted as the limit of two has left."""
         self.syncs += 1
         sync = self.ledger.collect("e", self.syncs, confirmed=self.syncs - 1, full=False)
-        left = 2 - len(self.ledger.running)
+        left = 2 - self.ledger.running_count
         grants = tuple(
             Grant(self.grants + index + 1, ask.number, fence=1) for index, ask in enumerate(sync.asks[: max(left, 0)])
         )
@@ -113,7 +115,7 @@ class Worker:
 
     def end_one(self) -> None:
         """A task ends, the next starts with its permit, and one more comes."""
-        run = next(iter(self.ledger.running))
+        run = self.ledger.running()[0]
         self.gate.end(run)
         self.sync()
         self.admit()

@@ -190,7 +190,7 @@ class Gate:
                 run.may_move = self._watcher.may_move(run)
                 self._rounds.add(run)
                 self._ready.append(run)
-                ledger.claims = len(self._ready)
+                ledger.reserve(len(self._ready))
                 self._keep_turning()
                 return
             if ledger.start_uncovered(run):
@@ -250,7 +250,7 @@ class Gate:
             ready = [run for run in self._ready if limit in run.names][: most - len(parked)]
             gone = set(ready)
             self._ready = deque(run for run in self._ready if run not in gone)
-            self.ledger.claims = len(self._ready)
+            self.ledger.reserve(len(self._ready))
             found = [*(run for run in parked if self.ledger.leave(run)), *ready]
         finally:
             self._pumping.release()
@@ -284,13 +284,13 @@ class Gate:
         for run in forgotten:
             self.release(run)
         unstarted, self._late = [*forgotten, *self._take_unstarted(), *self._late], []
-        self.ledger.finish()
+        self.ledger.stop()
         self._give_back(unstarted)
 
     def pool_stopped(self) -> None:
         """The pool has been joined or killed: a job that it took and never wrote to a child ends without a call."""
         if self.has_children and getattr(self.pool, "_pool", None) is None:  # celery 5.4-5.7: None once it is stopped
-            for run in list(self.ledger.running):
+            for run in self.ledger.running():
                 self.release(run)
                 run.unhook()
 
@@ -319,7 +319,7 @@ class Gate:
     @property
     def counts(self) -> GateCounts:
         """How many requests are where."""
-        return GateCounts(len(self.ledger.running), self.ledger.waiting_count, len(self._ready))
+        return GateCounts(self.ledger.running_count, self.ledger.waiting_count, len(self._ready))
 
     def would_be_stuck(self, request: Any) -> bool:
         """Whether a request that is to come would wait for others to end, however many slots there were."""
@@ -328,8 +328,7 @@ class Gate:
 
     def where(self, task_id: str) -> dict[str, Any]:
         """What this worker does with a task: empty where the gate doesn't have it. For ``inspect``."""
-        with self.ledger.lock:
-            running = list(self.ledger.running)
+        running = self.ledger.running()
         parked = sorted(self.ledger.waiting(), key=lambda run: run.arrived)
         for state_, runs in (("running", running), ("parked", parked), ("waits for a slot", list(self._ready))):
             for number, run in enumerate(runs):
@@ -347,15 +346,11 @@ class Gate:
 
     def running_with_permits(self) -> list[Run]:
         """The tasks that run under limits."""
-        with self.ledger.lock:
-            return list(self.ledger.covered)
+        return self.ledger.covered()
 
     def running_on_lease(self, *, ends_within: float | None = None) -> list[Run]:
         """The tasks that were started with a permit; none where the lease ends no sooner than in so many seconds."""
-        with self.ledger.lock:  # which a renewal takes too: either all of these run on the lease that ends, or none
-            if ends_within is not None and self.ledger.lease_left() > ends_within:
-                return []
-            return [run for run in self.running_with_permits() if run not in self._unlimited]
+        return [run for run in self.ledger.covered(ends_within) if run not in self._unlimited]
 
     def may_still_run(self, run: Run) -> bool:
         """Whether the child that had the task may still be alive: then its exit ends the run, and nothing before."""
@@ -372,8 +367,7 @@ class Gate:
 
     def child_exited(self, pid: int) -> None:
         """A child is gone, and whatever it ran with it. On the link's thread."""
-        with self.ledger.lock:
-            lost = [run for run in self.ledger.running if run.request.worker_pid == pid]
+        lost = [run for run in self.ledger.running() if run.request.worker_pid == pid]
         for run in lost:
             self.release(run)
             run.unhook()
@@ -398,12 +392,10 @@ class Gate:
 
     def release(self, run: Run) -> bool:
         """A task runs no more: its permit and its slot are free. Return false where that was known before."""
-        with self.ledger.lock:
-            if run.ended:
-                return False
-            run.ended = True
-            self._unlimited.discard(run)
-            self.ledger.ended(run)
+        if not self.ledger.ended(run):
+            return False
+        run.ended = True
+        self._unlimited.discard(run)
         if run.granted:
             self._audience.released(run)
         return True
@@ -424,7 +416,7 @@ class Gate:
             self._tell_watcher(in_a_moment=True)
         elif self._notes:
             self._wake()
-        self.ledger.settle()
+        self.ledger.watch_idle()
 
     # -- Its own -----------------------------------------------------------------------------------------
 
@@ -444,9 +436,9 @@ class Gate:
         self._ready.extend(ledger.uncovered())
         while (run := self._next()) is not None:
             self._discard(run) if run.is_revoked else self._dispatch(run)
-        ledger.claims = len(self._ready)
+        ledger.reserve(len(self._ready))
         if ledger.waiting_count:
-            ledger.look()
+            ledger.slots_changed()
             if self.free_slots > 0:
                 self._note_waits()
 
@@ -456,7 +448,7 @@ class Gate:
         self._ready.clear()
         self._unnoted.clear()
         self._rounds.clear()
-        self.ledger.claims = 0
+        self.ledger.reserve(0)
         return sorted(unstarted, key=lambda run: run.arrived)
 
     def _take_forgotten(self) -> list[Run]:
@@ -470,7 +462,7 @@ class Gate:
         if not self.has_children or processes is None:
             return []
         forgotten = []
-        for run in list(self.ledger.running):
+        for run in self.ledger.running():
             job = run.job
             if job is None:
                 forgotten.append(run)  # it stood in Celery's own semaphore, which on_close has cleared

@@ -110,16 +110,13 @@ class GlobalConcurrencyStep(StartStopStep):
             self._knock,
             self._on_loop_late,
             self._on_loop_back,
-            free_slots=lambda: 0 if self.gate.is_closed else slots() - len(self.ledger.running),
+            free_slots=lambda: 0 if self.gate.is_closed else slots() - self.ledger.running_count,
             unused_slots=lambda: self.ledger.unused_slots() if self.link.connected else 0,
         )
 
-        def startable() -> int:
-            return 0 if self.lookout.is_late else slots()
-
         # One step of Redis' clock moves the lease clock by up to the least interval of all, and nobody tells us.
         self.ledger: Ledger[Run] = Ledger(
-            config, slots=startable, wake=self._wake_link, margin=settings.heartbeat_interval, growth=self._growth
+            config, pool=_LedgerPool(self), bell=_LedgerBell(self), margin=settings.heartbeat_interval
         )
         self.intake = Intake(
             table=lambda: self.ledger.table,
@@ -202,7 +199,6 @@ class GlobalConcurrencyStep(StartStopStep):
         self.ledger.take_queues(self._source, self.intake.taken)
         if driver_type == "amqp":
             task_received.connect(self._on_received, sender=consumer)
-        self.ledger.tells_offers = consumer.controller.autoscaler is not None
         count_only_startable(consumer, self.ledger.stuck, self.gate.would_be_stuck)
         if not self.link.is_started:
             _install_fork_hooks(self.link)
@@ -336,14 +332,6 @@ class GlobalConcurrencyStep(StartStopStep):
     def _watch_child(self, pid: int) -> None:
         self.link.watch_child(pid)
 
-    def _growth(self) -> int | None:
-        """By how many slots the pool may grow by itself; None where it doesn't."""
-        autoscaler = self.consumer.controller.autoscaler
-        return None if autoscaler is None else max(int(autoscaler.max_concurrency) - pool_size(self.consumer.pool), 0)
-
-    def _wake_link(self) -> None:
-        self.link.wake()
-
     def _runs_unlimited(self) -> bool:
         return self.settings.on_redis_error == "run" and self.link.tried.is_set() and not self.link.connected
 
@@ -362,7 +350,7 @@ class GlobalConcurrencyStep(StartStopStep):
         self.gate.result_written(job)
 
     def _on_loop_late(self) -> None:
-        self.ledger.look()
+        self.ledger.slots_changed()
         self.link.watch_results(self.gate.busy_pipes())
 
     def _on_loop_back(self) -> None:
@@ -378,7 +366,7 @@ class GlobalConcurrencyStep(StartStopStep):
     def _on_lease_lost(self, session: str) -> None:
         """On the link's thread: tasks may run that Redis counts no more."""
         self.lease_losses += 1
-        self.observer.lease_lost(session, len(self.ledger.running))
+        self.observer.lease_lost(session, self.ledger.running_count)
         self.starter.wake()
         if self.settings.on_lease_lost == "terminate":
             self.terminator.lease_lost()
@@ -404,6 +392,34 @@ class GlobalConcurrencyStep(StartStopStep):
             consumed = queue_named(self.consumer.task_consumer, queue) if queue is not None else None
             names = self._names[key] = candidates(task.name, goes_by(consumed) if consumed else queue, option)
         return names, queue
+
+
+class _LedgerPool:
+    """What the ledger asks of the pool, until a pool can say it."""
+
+    def __init__(self, step: GlobalConcurrencyStep) -> None:
+        self._step = step
+
+    @property
+    def startable(self) -> int:
+        return 0 if self._step.lookout.is_late else pool_size(self._step.consumer.pool)
+
+    @property
+    def growth(self) -> int | None:
+        autoscaler = self._step.consumer.controller.autoscaler
+        if autoscaler is None:
+            return None
+        return max(int(autoscaler.max_concurrency) - pool_size(self._step.consumer.pool), 0)
+
+
+class _LedgerBell:
+    """What the ledger rings, until the link has a bell."""
+
+    def __init__(self, step: GlobalConcurrencyStep) -> None:
+        self._step = step
+
+    def ring(self) -> None:
+        self._step.link.wake()
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
@@ -467,16 +483,16 @@ def _install_fork_hooks(link: Link) -> None:
 
 def _before_fork() -> None:
     for link in _links:
-        link.ledger.lock.acquire()
+        link.ledger.freeze()
 
 
 def _after_fork_in_parent() -> None:
     for link in _links:
-        link.ledger.lock.release()
+        link.ledger.thaw()
 
 
 def _after_fork_in_child() -> None:
     for link in list(_links):
-        link.ledger.lock.release()
+        link.ledger.thaw()
         link.forget_in_child()
     _links.clear()

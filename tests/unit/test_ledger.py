@@ -34,20 +34,48 @@ def granted(grant: int, number: int) -> Grant:
     return Grant(grant, number, fence=100 + grant)
 
 
+@dataclass
+class Pool:
+    """A pool as the ledger sees it."""
+
+    startable: int
+    growth: int | None = None
+
+
+@dataclass
+class Bell:
+    """A bell that counts how often it is rung."""
+
+    rings: int = 0
+
+    def ring(self) -> None:
+        self.rings += 1
+
+
 class Harness:
     """A ledger with a session open and a lease that lasts."""
 
     def __init__(self, slots: int = 2, lease: float = 60.0) -> None:
-        self.slots = slots
-        self.wakes = 0
-        self.ledger: Ledger[Request] = Ledger({"queue:emails": 2}, slots=lambda: self.slots, wake=self._wake)
+        self.pool, self.bell = Pool(slots), Bell()
+        self.ledger: Ledger[Request] = Ledger({"queue:emails": 2}, pool=self.pool, bell=self.bell)
         self.ends = now() + lease
         self.ledger.opened("s", {"queue:emails": 2}, 1, self.ends)
         self.syncs = 0
         self.sync()
 
-    def _wake(self) -> None:
-        self.wakes += 1
+    @property
+    def slots(self) -> int:
+        """How many tasks the pool can run at once."""
+        return self.pool.startable
+
+    @slots.setter
+    def slots(self, slots: int) -> None:
+        self.pool.startable = slots
+
+    @property
+    def wakes(self) -> int:
+        """How often the link was woken."""
+        return self.bell.rings
 
     def sync(self, **reply):
         self.syncs += 1
@@ -154,7 +182,7 @@ def test_a_grant_that_finds_no_slot_is_given_back_and_asked_for_again_with_its_a
     (ask,) = harness.sync().asks
     harness.ledger.start_unlimited(Request(limits=()))
     harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
-    harness.ledger.look()
+    harness.ledger.slots_changed()
     sent = harness.sync()
     assert ask.number in sent.ended
     assert len(sent.asks) == 1
@@ -167,7 +195,7 @@ def test_after_a_sync_that_may_be_lost_the_next_one_states_everything():
     (ask,) = harness.sync().asks
     harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
     assert harness.ledger.next() is request
-    harness.ledger.untold()
+    harness.ledger.sync_failed()
     sent = harness.sync()
     assert sent.full
     assert [held.number for held in sent.held] == [ask.number]
@@ -290,12 +318,12 @@ def test_the_link_is_woken_once_for_what_is_due_and_again_for_what_is_due_sooner
     due_at = harness.ledger.due_at
     assert due_at is not None
     assert due_at > now() - 1, "not at once"
-    harness.ledger.look()
-    harness.ledger.look()
+    harness.ledger.slots_changed()
+    harness.ledger.slots_changed()
     assert harness.wakes == 1, "it comes by itself"
     harness.sync()
     harness.slots = 2
-    harness.ledger.look()
+    harness.ledger.slots_changed()
     assert harness.wakes == 2, "after a round trip there is something new to tell"
     assert harness.ledger.due_at == 0.0, "room for one that was asked for"
     harness.wait()

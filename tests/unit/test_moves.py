@@ -154,7 +154,7 @@ def test_a_session_with_a_slot_again_says_nothing(clock: Clock):
     harness.wait()
     harness.sync(offer=True)
     harness.slots = 1
-    harness.ledger.look()
+    harness.ledger.slots_changed()
     harness.slots = 0
     clock.time += 0.9
     assert harness.sync(offer=True).weak == []

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -593,7 +594,9 @@ def told(cluster: Any, command: str) -> str:
 
 def link_of(url: str) -> link.Link:
     settings = Settings.from_app(app_of(url, "global_concurrency_redis_url", **QUICK))
-    ledger: Ledger[Any] = Ledger({"app": 1}, slots=lambda: 1, wake=lambda: None)
+    ledger: Ledger[Any] = Ledger(
+        {"app": 1}, pool=SimpleNamespace(startable=1, growth=None), bell=SimpleNamespace(ring=lambda: None)
+    )
     ledger.take_queues("some broker", [])
     return link.Link(
         settings, ledger, Tally(), info={"node": "w"}, config={"app": 1}, queues=list,

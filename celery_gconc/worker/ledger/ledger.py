@@ -9,7 +9,7 @@ gate takes and returns permits, the link carries the differences away and brings
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import chain, islice, repeat
@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from celery_gconc.clock import now
 from celery_gconc.limits.claims import Limits
+from celery_gconc.limits.table import LimitTable
 from celery_gconc.protocol.messages import Ask, Grant, Held, Notice, Sync, Synced
 from celery_gconc.worker.ledger.lines import Group, Line
 from celery_gconc.worker.ledger.moves import Answer, Moves
@@ -44,6 +45,25 @@ MOST_ASKED = 32
 
 #: From how many kinds of requests on those are forgotten of which none waits.
 MOST_GROUPS = 1000
+
+
+class Pool(Protocol):
+    """What the ledger asks of the worker's pool."""
+
+    @property
+    def startable(self) -> int:
+        """How many tasks it may run at once now."""
+
+    @property
+    def growth(self) -> int | None:
+        """By how many slots it may still grow without being told to; None where it doesn't."""
+
+
+class Bell(Protocol):
+    """What the ledger rings when there is something to carry to Redis."""
+
+    def ring(self) -> None:
+        """Wake the link. Never waits."""
 
 
 class Holder(Protocol):
@@ -87,38 +107,33 @@ class Ledger(Generic[R]):
 
     def __init__(
         self,
-        table: Mapping[str, int],
+        config: Mapping[str, int],
         *,
-        slots: Callable[[], int],
-        wake: Callable[[], None],
+        pool: Pool,
+        bell: Bell,
         margin: float = 0.0,
-        growth: Callable[[], int | None] = lambda: None,
     ) -> None:
-        self.lock = threading.RLock()
-        #: Limit to the max that holds now; a limit that isn't in it is unlimited.
-        self.table: Mapping[str, int] = dict(table)
+        self._lock = threading.RLock()
+        #: What holds now: at first the worker's own configuration. Replaced with the lock, read without.
+        self.table = LimitTable(config, version=-1)
         #: The session whose permits these are; empty before the first.
         self.session = ""
-        #: Version of :attr:`table`; -1 = the worker's own configuration, Redis not heard yet.
-        self.version = -1
         #: The version that Redis has last told of; nothing is started by an older table.
         self._told_version = -1
         #: What that was when the last sync was made.
         self._told_before_sync = -1
         #: Requests handed to the pool and not ended, covered or not. In order of their start.
-        self.running: dict[R, None] = {}
+        self._running: dict[R, None] = {}
         #: Those of them that have a permit: no more than there are slots, but where a limit begins.
-        self.covered: dict[R, None] = {}
+        self._covered: dict[R, None] = {}
         #: Those that may need one of just the limits that cover them now.
         self._unadopted: dict[R, None] = {}
         #: How many requests wait here, covered, or uncovered since the last look.
         self.waiting_count = 0
-        #: How many free slots are promised to requests that no limit covers. The gate writes it.
-        self.claims = 0
-        #: Whether a place that this session has no room for is news to the gate: where the pool may grow for it.
-        self.tells_offers = False
-        self._slots = slots
-        self._wake = wake
+        #: How many free slots are for requests that no limit covers.
+        self._reserved = 0
+        self._pool = pool
+        self._bell = bell
         #: For how many seconds before the lease's end nothing is started any more.
         self._margin = margin
         self._lines: dict[Limits, Line[R]] = {}
@@ -127,13 +142,10 @@ class Ledger(Generic[R]):
         self._most_groups = MOST_GROUPS
         self._outbox: Outbox[R] = Outbox()
         self._moves = Moves()
-        #: By how many slots the pool may still grow by itself; None where it doesn't.
-        self._growth = growth
         self._granted = 0
         #: Limits that others wait for, and how many of our requests stand at the head of the line: for those a
         #: permit may be used again, for it would come back to us.
         self._contended: dict[str, int] = {}
-        self._covering: dict[Limits, Limits] = {}
         self._uncovered: list[Collection[R]] = []
         self._offered = False
         #: Room that Redis still believes this session to have.
@@ -156,9 +168,9 @@ class Ledger(Generic[R]):
 
         Where no limit covers it any more, :meth:`uncovered` gives it.
         """
-        with self.lock:
+        with self._lock:
             self.waiting_count += 1
-            request.limits = self.covering(request.names)
+            request.limits = self.table.covering(request.names)
             if not request.limits:
                 self._uncovered.append((request,))
                 return
@@ -169,17 +181,22 @@ class Ledger(Generic[R]):
             self._ask_locked(request.limits)
             self._wake_locked()
 
-    def look(self) -> None:
+    def reserve(self, slots: int) -> None:
+        """Keep so many of the free slots for requests that no limit covers."""
+        with self._lock:
+            self._reserved = slots
+
+    def slots_changed(self) -> None:
         """Slots came or went: ask for what could start now, give back what can't."""
-        with self.lock:
+        with self._lock:
             if self.waiting_count:
                 self._look_locked()
                 self._wake_locked()
 
     def take(self, request: R) -> bool:
         """Give a request a spare permit, if there is one, a slot is free, and nobody waits for it here."""
-        with self.lock:
-            request.limits = self.covering(request.names)
+        with self._lock:
+            request.limits = self.table.covering(request.names)
             line = self._lines.get(request.limits)
             if line is None or line.waiting or not self._has_slot_locked():
                 return False
@@ -194,7 +211,7 @@ class Ledger(Generic[R]):
 
         None where there is none, no slot is free, or none came *before* that time.
         """
-        with self.lock:
+        with self._lock:
             if not self.waiting_count or not self._has_slot_locked():
                 return None
             chosen: tuple[Line[R], Permit] | None = None
@@ -214,7 +231,7 @@ class Ledger(Generic[R]):
 
     def leave(self, request: R) -> bool:
         """Take a request out of its line without a permit (revoked, expired). False where it had left before."""
-        with self.lock:
+        with self._lock:
             group = self._groups.get(request.names)
             if group is None or group.line is None or request not in group.waiting:
                 return False
@@ -232,7 +249,7 @@ class Ledger(Generic[R]):
 
         Where there are more, the last of them: so those of the next call go back to their places before these.
         """
-        with self.lock:
+        with self._lock:
             # Those of one group have one queue: no other shares its candidates.
             movable = [group.movable for group in self._groups.values() if group.movable]
             ours = [reversed(runs) for runs in movable if next(reversed(runs)).queue in queues]
@@ -244,7 +261,7 @@ class Ledger(Generic[R]):
 
     def leave_all(self) -> list[R]:
         """Take every request out of its line, without a permit; in order of arrival."""
-        with self.lock:
+        with self._lock:
             left = sorted(self.waiting(), key=lambda request: request.arrived)
             self._clear_lines_locked()
             self._wake_locked()
@@ -252,24 +269,24 @@ class Ledger(Generic[R]):
 
     def is_waiting(self, request: R) -> bool:
         """Whether a request is in its line."""
-        with self.lock:
+        with self._lock:
             group = self._groups.get(request.names)
             return group is not None and request in group.waiting
 
     def waiting(self) -> list[R]:
         """Every request that waits here, by line. The only one of these methods that costs more with more of them."""
-        with self.lock:
+        with self._lock:
             return [request for group in self._groups.values() for request in group.waiting]
 
     def queued(self) -> list[Queued[R]]:
         """For which sets of limits requests wait here."""
-        with self.lock:
+        with self._lock:
             firsts = [(line, line.first()) for line in self._lines.values()]
             return [Queued(line.limits, line.waiting, first) for line, first in firsts if first is not None]
 
     def parked(self) -> dict[str, int]:
         """How many requests wait here that stand in no line in Redis, by limit: others of ours stand before them."""
-        with self.lock:
+        with self._lock:
             parked: dict[str, int] = {}
             for limits, line in self._lines.items():
                 more = line.waiting - len(line.spare) - len(line.asked)
@@ -277,16 +294,36 @@ class Ledger(Generic[R]):
                     parked[limit] = parked.get(limit, 0) + more
             return parked
 
+    def running(self) -> list[R]:
+        """Every request that was handed to the pool and has not ended, in order of their start."""
+        with self._lock:
+            return list(self._running)
+
+    @property
+    def running_count(self) -> int:
+        """How many these are."""
+        return len(self._running)
+
+    def covered(self, ends_within: float | None = None) -> list[R]:
+        """Those of them that have a permit; none where the lease ends no sooner than in so many seconds.
+
+        A renewal of the lease comes before or after: either all of these run on the lease that ends, or none.
+        """
+        with self._lock:
+            if ends_within is not None and self.lease_left() > ends_within:
+                return []
+            return list(self._covered)
+
     def stuck(self) -> int:
         """How many requests wait here that no further slot could start: their limits are full, as far as is known."""
-        with self.lock:
+        with self._lock:
             return self.waiting_count - sum(
                 min(self._startable_locked(limits), line.waiting) for limits, line in self._lines.items()
             )
 
     def is_stuck(self, limits: Limits) -> bool:
         """Whether one more request under these limits would only add to the stuck ones."""
-        with self.lock:
+        with self._lock:
             line = self._lines.get(limits)
             if line is not None and line.waiting:
                 return self._startable_locked(limits) <= line.waiting
@@ -296,70 +333,76 @@ class Ledger(Generic[R]):
         """Requests that waited here and that no limit covers any more, in order of arrival. Each is given once."""
         if not self._uncovered:
             return []
-        with self.lock:
+        with self._lock:
             groups, self._uncovered = self._uncovered, []
             self.waiting_count -= sum(map(len, groups))
         return sorted(chain(*groups), key=lambda request: request.arrived)
 
     def start_uncovered(self, request: R) -> bool:
         """A request that needs no permit goes to the pool. False where a limit covers it by now."""
-        with self.lock:
-            request.limits = self.covering(request.names)
+        with self._lock:
+            request.limits = self.table.covering(request.names)
             if request.limits:
                 return False
-            self.running[request] = None
+            self._running[request] = None
             return True
 
     def start_unlimited(self, request: R) -> None:
         """A request goes to the pool without a permit, covered or not."""
-        with self.lock:
-            self.running[request] = self._unadopted[request] = None
+        with self._lock:
+            self._running[request] = self._unadopted[request] = None
 
-    def ended(self, request: R) -> None:
-        """A request has ended, or was never run: its permit is free. Call :meth:`settle` when the next had its turn."""
-        with self.lock:
-            self.running.pop(request, None)
-            self.covered.pop(request, None)
+    def ended(self, request: R) -> bool:
+        """A request runs no more: its permit is free. False where it had ended before.
+
+        Call :meth:`watch_idle` when the next has had its turn.
+        """
+        with self._lock:
+            if request not in self._running:
+                return False
+            del self._running[request]
+            self._covered.pop(request, None)
             if self._unadopted:
                 self._unadopted.pop(request, None)
             permit, request.permit = request.permit, None
             if permit is None:
-                return
+                return True
             if permit.may_pass_on and self._is_reusable_locked(permit.limits):
                 permit.idle_since = now()
                 line = self._line_locked(permit.limits)
                 line.spare.append(permit)
                 if line.waiting:
-                    return  # its slot and its permit go to the next of the line
+                    return True  # its slot and its permit go to the next of the line
             else:
                 self._outbox.end(permit.number)
             if self.waiting_count:
                 self._look_locked()
             if self.due_at is not None:
                 self._wake_locked()
+            return True
 
     def take_queues(self, source: str, queues: Sequence[str]) -> None:
         """Redis is to know which queues messages are taken of, and at which broker (a digest)."""
-        with self.lock:
+        with self._lock:
             if self._moves.take(source, queues):
                 self._outbox.due(TAKES_SECONDS)
                 self._wake_locked()
 
     def leave_queues(self, queues: Iterable[str]) -> None:
         """These queues are left alone from now on, and no others: Redis is asked whether others have room for them."""
-        with self.lock:
+        with self._lock:
             self._moves.leave(frozenset(queues))
             self._plan_moves_locked()
             self._wake_locked()
 
     def take_answer(self) -> Answer | None:
         """What Redis has said of queues whose messages find no slot here, or that are left alone. Each answer once."""
-        with self.lock:
+        with self._lock:
             return self._moves.take_answer()
 
     def tell_room(self) -> None:
         """Called every now and then: Redis is to hear of room that it doesn't know of, once it stays for a while."""
-        with self.lock:
+        with self._lock:
             was_untold = self._is_room_untold
             self._is_room_untold = self._believed_room <= 0 < self._room_locked()
             if was_untold and self._is_room_untold:
@@ -368,14 +411,14 @@ class Ledger(Generic[R]):
 
     def unused_slots(self) -> int:
         """How many slots are free that nothing of what waits here is to have; that should never last."""
-        with self.lock:
-            free = self._slots() - len(self.running)
+        with self._lock:
+            free = self._pool.startable - len(self._running)
             return free if self.waiting_count and free > 0 and self._room_locked() <= 0 else 0
 
-    def settle(self) -> None:
+    def watch_idle(self) -> None:
         """A permit that nobody took is watched from now on: it may be idle for a moment only."""
         if not self._watches_idle and self._lines:
-            with self.lock:
+            with self._lock:
                 self._wake_locked()
 
     @property
@@ -387,9 +430,9 @@ class Ledger(Generic[R]):
         """Whether others wait for any of the limits."""
         return bool(self._contended) and any(limit in self._contended for limit in limits)
 
-    def finish(self) -> None:
+    def stop(self) -> None:
         """The worker stops: nothing waits here any more, and permits go back as soon as their tasks end."""
-        with self.lock:
+        with self._lock:
             self._is_finishing = True
             self._clear_lines_locked()
             for limits, line in list(self._lines.items()):
@@ -409,7 +452,7 @@ class Ledger(Generic[R]):
 
     def retire_idle(self) -> float | None:
         """End permits that were spare for too long; return the seconds until the next would be."""
-        with self.lock:
+        with self._lock:
             soonest: float | None = None
             moment = now()
             for limits, line in list(self._lines.items()):
@@ -426,8 +469,8 @@ class Ledger(Generic[R]):
             return soonest
 
     def collect(self, epoch: str, number: int, *, confirmed: int, full: bool) -> Sync:
-        """What to tell Redis now. Whatever it says is taken as told: after a failure call :meth:`untold`."""
-        with self.lock:
+        """What to tell Redis now. Whatever it says is taken as told: after a failure call :meth:`sync_failed`."""
+        with self._lock:
             full = full or self._outbox.needs_statement
             self._adopt_locked()
             self._believed_room = max(self._room_locked(), 0)
@@ -444,7 +487,7 @@ class Ledger(Generic[R]):
                 confirmed=confirmed,
                 granted=self._granted,
                 room=self._believed_room,
-                version=self.version,
+                version=self.table.version,
                 ended=() if full else news.ended,
                 asks=self._asks_locked() if full else _asks(news.asks),
                 held=self._held_locked() if full else [_statement(r.permit, r) for r in news.unstated if r.permit],
@@ -452,13 +495,13 @@ class Ledger(Generic[R]):
                 full=full,
                 source=self._moves.source,
                 takes=takes,
-                growth=self._growth(),
+                growth=self._pool.growth,
                 weak=weak,
             )
 
-    def untold(self) -> None:
+    def sync_failed(self) -> None:
         """The last sync may not have arrived: the next one states everything."""
-        with self.lock:
+        with self._lock:
             self._outbox.needs_statement = True
             self._is_trusted = False
             self._moves.untold()
@@ -469,7 +512,7 @@ class Ledger(Generic[R]):
 
         That may be more than a limit allows, so no permit is used again before the answer to the first sync.
         """
-        with self.lock:
+        with self._lock:
             self.session = session
             self._granted = 1
             self._contended = {}
@@ -485,18 +528,18 @@ class Ledger(Generic[R]):
 
     def holdings(self) -> tuple[list[Held], int]:
         """What runs under limits, and the table version that this goes by. Spare permits are void."""
-        with self.lock:
+        with self._lock:
             for limits, line in list(self._lines.items()):
                 line.spare.clear()
                 line.asked.clear()
                 self._forget_locked(limits)
             self._adopt_locked()
             self._outbox.forget()
-            return self._held_locked(), self.version
+            return self._held_locked(), self.table.version
 
     def apply(self, reply: Synced, lease_ends: float, reuse_ends: float) -> bool:
         """Take in the answer to a sync. Times by :func:`now`. Return whether the gate may have something to do."""
-        with self.lock:
+        with self._lock:
             self._lease_ends, self._reuse_ends = lease_ends, reuse_ends
             self._grant_locked(reply.grants)
             self._contended = dict(reply.contended)
@@ -506,7 +549,7 @@ class Ledger(Generic[R]):
             was_trusted = self._is_trusted
             self._is_trusted = True
             # The end of an offer is news as well: a slot was kept for it, and others may wait for that.
-            is_offer_news = reply.offer != self._offered and (self.tells_offers or not reply.offer)
+            is_offer_news = reply.offer != self._offered and (not reply.offer or self._pool.growth is not None)
             self._offered = reply.offer
             if reply.table is not None:
                 self._set_table_locked(reply.table, reply.version)
@@ -514,9 +557,9 @@ class Ledger(Generic[R]):
             self._plan_moves_locked()
             return bool(reply.grants) or reply.table is not None or not was_trusted or is_offer_news or is_answer
 
-    def notice(self, notice: Notice) -> None:
-        """Take in what Redis told unasked."""
-        with self.lock:
+    def notice(self, notice: Notice) -> bool:
+        """Take in what Redis told unasked. Return whether the gate may have something to do."""
+        with self._lock:
             numbers = [grant.grant for grant in notice.grants]
             if numbers and (
                 numbers[0] > self._granted + 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers)))
@@ -530,18 +573,22 @@ class Ledger(Generic[R]):
             if notice.offer and self._room_locked() > 0:
                 self._outbox.due()
             self._plan_moves_locked()
-            if notice.version is not None and notice.version != self.version:
+            if notice.version is not None and notice.version != self.table.version:
                 self._told_version = notice.version
                 self._outbox.due()
+            return bool(notice.grants) or (notice.offer and self._pool.growth is not None)
 
     def covering(self, names: Limits) -> Limits:
         """Those of the names that are limits now."""
-        known = self._covering  # before the table: a new table comes with new answers, in this order
-        found = known.get(names)
-        if found is None:
-            table = self.table
-            found = known[names] = tuple([name for name in names if name in table])
-        return found
+        return self.table.covering(names)
+
+    def freeze(self) -> None:
+        """Before a fork: nothing changes until :meth:`thaw`, so that the child has a whole ledger and a free lock."""
+        self._lock.acquire()
+
+    def thaw(self) -> None:
+        """After a fork, on both sides of it, on the thread that forked."""
+        self._lock.release()
 
     def lease_left(self) -> float:
         """Seconds for which this session may still trust its lease."""
@@ -617,13 +664,13 @@ class Ledger(Generic[R]):
     @property
     def free_slots(self) -> int:
         """How many tasks the pool could start now."""
-        return self._slots() - len(self.running)
+        return self._pool.startable - len(self._running)
 
     def _has_slot_locked(self) -> bool:
-        return self._slots() > len(self.running)
+        return self._pool.startable > len(self._running)
 
     def _usable_locked(self, line: Line[R]) -> Permit | None:
-        if not line.spare or now() >= self._lease_ends - self._margin or self._told_version > self.version:
+        if not line.spare or now() >= self._lease_ends - self._margin or self._told_version > self.table.version:
             return None
         for permit in reversed(line.spare):
             if permit.new or self._is_reusable_locked(permit.limits):
@@ -643,7 +690,7 @@ class Ledger(Generic[R]):
                 self._outbox.withdraw(line.asked.popleft(), delay=LAZY_SECONDS)
         permit.new = False
         request.permit = permit
-        self.running[request] = self.covered[request] = None
+        self._running[request] = self._covered[request] = None
         self._ask_locked(permit.limits)
 
     def _recall_locked(self) -> None:
@@ -664,16 +711,16 @@ class Ledger(Generic[R]):
     def _interests_locked(self) -> set[str]:
         interests = set(self._contended)
         interests.update(*self._lines)
-        for request in self.covered:
+        for request in self._covered:
             if request.permit is not None:
                 interests.update(request.permit.limits)
         return interests
 
     def _room_locked(self) -> int:
         """How many more grants could be started this instant: what is granted and not started yet is taken off."""
-        free = self._slots() - len(self.running) - self._new_permits_locked()
-        if free > self.claims:
-            return free - self.claims
+        free = self._pool.startable - len(self._running) - self._new_permits_locked()
+        if free > self._reserved:
+            return free - self._reserved
         # Redis has a place for a request of ours: the next slot is kept for it, for the round trip to say so.
         return 1 if self._offered and free > 0 else 0
 
@@ -700,7 +747,7 @@ class Ledger(Generic[R]):
 
     def _left_locked(self, limits: Limits) -> int:
         """How many more could run here under these limits, if nothing else ran under them anywhere."""
-        running = [run.permit.limits for run in self.covered if run.permit is not None]
+        running = [run.permit.limits for run in self._covered if run.permit is not None]
         return min(self.table.get(limit, 0) - sum(limit in held for held in running) for limit in limits)
 
     def _startable_locked(self, limits: Limits) -> int:
@@ -738,7 +785,7 @@ class Ledger(Generic[R]):
         elif self._woken_for is not None and self.due_at >= self._woken_for:
             return  # it comes by itself
         self._woken_for = self.due_at
-        self._wake()
+        self._bell.ring()
 
     def _grant_locked(self, grants: Iterable[Grant]) -> None:
         for grant in grants:
@@ -771,18 +818,17 @@ class Ledger(Generic[R]):
 
     def _set_table_locked(self, table: Mapping[str, int], version: int) -> None:
         """Another table holds: what waits here goes by it at once, what runs is stated with the next sync."""
-        self.table = dict(table)
-        self.version = self._told_version = version
-        self._covering = {}
+        self.table = LimitTable(table, version)
+        self._told_version = version
         self._outbox.due()
-        for request in self.running:
-            limits = self.covering(request.names)
+        for request in self._running:
+            limits = self.table.covering(request.names)
             if limits != request.limits:
                 request.limits = limits
                 self._unadopted[request] = None
         changed: dict[Limits, None] = {}
         for group in list(self._groups.values()):
-            limits, line = self.covering(group.names), group.line
+            limits, line = self.table.covering(group.names), group.line
             if not group.waiting or line is None or line.limits == limits:
                 continue
             line.part(group)
@@ -806,13 +852,13 @@ class Ledger(Generic[R]):
                 continue  # covered by none (any more: then what it holds ends with it), or by just these
             if permit is None:
                 request.permit = Permit(self._outbox.new_number(), request.limits)
-                self.covered[request] = None
+                self._covered[request] = None
             else:
                 permit.limits = request.limits
             self._outbox.state(request)
 
     def _held_locked(self) -> list[Held]:
-        held = [_statement(r.permit, r) for r in self.covered if r.permit is not None]
+        held = [_statement(r.permit, r) for r in self._covered if r.permit is not None]
         held += [_statement(p) for line in self._lines.values() for p in line.spare]
         return held
 

@@ -179,7 +179,7 @@ class Link:
         """End the session and the thread: at once where nothing runs any more, else when the last task has ended."""
         self._stopping = True
         self.wake()
-        if self._thread.is_alive() and not self.ledger.running:
+        if self._thread.is_alive() and not self.ledger.running_count:
             self._thread.join(STOP_TIMEOUT)
 
     def forget_in_child(self) -> None:
@@ -197,7 +197,7 @@ class Link:
                 if not self.connected:
                     self._connect()
                 self._wait()
-                if self._stopping and not self.ledger.running:
+                if self._stopping and not self.ledger.running_count:
                     break
                 self._do_calls()
                 self._beat_or_sync()
@@ -226,7 +226,7 @@ class Link:
             self._check_server()
             if self._opened_once:
                 self._resubscribe()
-                self.ledger.untold()
+                self.ledger.sync_failed()
                 self._sync(full=True)
             else:
                 self._open()
@@ -267,9 +267,8 @@ class Link:
         It listens only from then on: what it could have missed comes with the answer to the sync. (A session that
         listens before it is known to Redis is one that lived before a loss of data, to ``lua/open.lua``.)
         """
-        former = Former(
-            tuple(self._ids), self._epoch, self._lease, max(self.ledger.version, 0), self._overrides, self._longest
-        )
+        version = max(self.ledger.table.version, 0)
+        former = Former(tuple(self._ids), self._epoch, self._lease, version, self._overrides, self._longest)
         self._ids.append(secrets.token_hex(8))
         held, version = self.ledger.holdings()
         sent = now()
@@ -291,7 +290,7 @@ class Link:
                 self.session,
                 "its lease ran out" if opened.lapsed else "Redis was restarted or replaced, or has lost data",
                 self._ids[-1],
-                len(self.ledger.running),
+                self.ledger.running_count,
             )
         self._ids = self._ids[-1:]
         self._take_up(opened, sent)
@@ -344,7 +343,7 @@ class Link:
         """Once a heartbeat: a connection that a firewall has forgotten is silent for ever, and neither side is told."""
         if self._asked_at is not None and now() - self._asked_at >= self.settings.heartbeat_interval:
             self._resubscribe()
-            self.ledger.untold()  # what was told on the dead one comes with the answer to the next sync
+            self.ledger.sync_failed()  # what was told on the dead one comes with the answer to the next sync
         if self._asked_at is None and self._pubsub is not None:
             self.store.ask(self._pubsub)
             self._asked_at = now()
@@ -396,9 +395,10 @@ class Link:
         notices = self.store.notices(self._pubsub, self.session)
         if len(notices) >= MOST_NOTICES:
             self.wake()  # there may be more, which redis-py has read already
+        is_news = False
         for notice in notices:
-            self.ledger.notice(notice)
-        if any(notice.grants or (notice.offer and self.ledger.tells_offers) for notice in notices):
+            is_news = self.ledger.notice(notice) or is_news
+        if is_news:
             self._on_news()
 
     def _do_calls(self) -> None:
@@ -432,7 +432,7 @@ class Link:
         try:
             reply = self.store.sync(sync)
         except StoreUnavailable:
-            self.ledger.untold()
+            self.ledger.sync_failed()
             raise
         if reply.status == "ok":
             self._confirmed, self._lease, self._longest = sync.number, reply.lease, reply.longest
@@ -448,7 +448,7 @@ class Link:
                 self._check_notices()
                 self._record()
         elif reply.status == "stale":
-            self.ledger.untold()
+            self.ledger.sync_failed()
         else:
             self._open()
 
@@ -504,7 +504,7 @@ class Link:
 
     def _end(self) -> None:
         """The last round trip: everything of this session is free. Without it, the lease runs out."""
-        if self._opened_once and not self.ledger.running:
+        if self._opened_once and not self.ledger.running_count:
             with suppress(StoreUnavailable):
                 self._record()
                 self.store.close_session(self.session)
