@@ -19,6 +19,7 @@ from tests.servers import (
     redis_binary,
     redis_server,
 )
+from tests.topologies import NoValkeyBinary, valkey_binary
 
 #: pytest-xdist begins with the groups of most tests. What takes long must not come last, so it joins one of them.
 LARGE_GROUP = "test_client.py"
@@ -63,6 +64,15 @@ def rabbitmq_process() -> Iterator[RabbitMQServer]:
         _without(str(exc))
     with rabbitmq_server() as server:
         yield server
+
+
+def valkey_or_skip() -> str:
+    """The path of a valkey-server; where there is none, the test skips."""
+    try:
+        return valkey_binary()
+    except NoValkeyBinary as exc:
+        _without(str(exc))
+        raise
 
 
 def _without(what: str) -> None:

@@ -1,11 +1,17 @@
-"""What tests do with a namespace as a whole: begin one, and wait until its workers have heard of a change."""
+"""What tests do with a namespace as a whole: begin one, wait until Redis serves it, and until workers know a change."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import redis
 
+from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.store import Store
 from tests.servers import wait_until
+
+T = TypeVar("T")
 
 
 def empty_namespace(url: str) -> None:
@@ -37,3 +43,18 @@ def change_is_known(url: str, namespace: str = "gconc") -> None:
 
     with redis.Redis.from_url(url) as client:
         wait_until(is_known, what="all workers know the limits")
+
+
+def served(store: Store, function: Callable[[Store], T]) -> T:
+    """Call until the store is served, as a worker's link does."""
+    found: list[T] = []
+
+    def is_served() -> bool:
+        try:
+            found.append(function(store))
+        except StoreUnavailable:
+            return False
+        return True
+
+    wait_until(is_served, what="the coordination Redis serves")
+    return found[0]

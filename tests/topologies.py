@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -89,6 +88,10 @@ class Node:
         except redis.RedisError:
             return False
 
+    @property
+    def is_dead(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
     def kill(self) -> None:
         """SIGKILL: gone at once."""
         if self.process is not None:
@@ -116,11 +119,54 @@ class Node:
 
 
 class Topology:
-    """Server processes that end together."""
+    """Server processes that end together; one of them keeps the permits, and another may take its place."""
+
+    #: Where workers find them.
+    url: str
 
     def __init__(self, folder: Path, binary: str = "") -> None:
         self.folder, self.binary = folder, binary
         self.nodes: list[Node] = []
+        #: Those that can keep the permits.
+        self.data: list[Node] = []
+
+    @property
+    def keeper(self) -> Node:
+        """The node that keeps the permits just now."""
+        return self.data[0]
+
+    @property
+    def standbys(self) -> list[Node]:
+        """The replicas of the keeper: one of them takes its place when it dies."""
+        return []
+
+    def wait_for_another(self, than: Node) -> Node:
+        """Wait until another node keeps the permits; return it."""
+        raise NotImplementedError
+
+    def hand_over(self) -> Node:
+        """Have another node keep the permits, as operators do, and wait for it; the one that kept them lives on."""
+        raise NotImplementedError
+
+    def lose_keeper(self) -> Node:
+        """Kill the node that keeps the permits; return the one that takes its place once it serves."""
+        lost = self.keeper
+        lost.kill()
+        return self.wait_for_another(lost)
+
+    def settle(self) -> None:
+        """Have all nodes live, and a standby in sync with the keeper."""
+        for node in self.nodes:
+            if node.is_dead:
+                node.start()
+            node.thaw()
+
+    def empty(self) -> None:
+        """Have no key and no script on any node."""
+        for node in self.data:
+            if node.do("ROLE")[0] == "master":
+                node.do("FLUSHALL")
+            node.do("SCRIPT", "FLUSH")
 
     def start(self, *options: str, port: int | None = None) -> Node:
         node = Node(self.folder, *options, binary=self.binary, port=port)
@@ -136,29 +182,40 @@ class Topology:
 PLAIN = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 
 
+class Valkey(Topology):
+    """One Valkey, which comes back with nothing when it has been killed."""
+
+    def build(self) -> None:
+        self.data = [self.start(*PLAIN)]
+        self.url = f"valkey://127.0.0.1:{self.keeper.port}/0"
+
+    def lose_keeper(self) -> Node:
+        """Kill it, and start it again."""
+        self.keeper.kill()
+        return self.keeper.start()
+
+
 class SentinelSetup(Topology):
     """A master, its replicas and three Sentinels."""
 
-    url: str
-
     def build(self, replicas: int) -> None:
         self.sentinels: list[Node] = []
-        master = self.start(*PLAIN)
-        self.data = [master]
-        self.data += [self.start(*PLAIN, "--replicaof", "127.0.0.1", str(master.port)) for _ in range(replicas)]
-        self.wait_in_sync()
-        self.sentinels = [self._sentinel(master) for _ in range(3)]
+        self.data = [self.start(*PLAIN) for _ in range(1 + replicas)]
+        self._follow(self.data[0])
+        self.sentinels = [self._sentinel(self.data[0]) for _ in range(3)]
         for sentinel in self.sentinels:
             wait_until(lambda s=sentinel: self._knows_all(s, replicas), what="the Sentinels know each other")
         hosts = ";".join(f"sentinel://127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"{hosts}/0?master_name={MASTER}"
 
-    def wait_in_sync(self) -> None:
-        """Wait until every other node is a replica of the master, and has its data."""
-        master = self.master if self.sentinels else self.data[0]
-        for replica in self.data:
-            if replica is not master:
-                wait_until(lambda r=replica: r.is_in_sync_with(master), what="a replica is in sync")
+    def _follow(self, master: Node) -> None:
+        """Have every other node be a replica of the master, and wait until it has its data."""
+        others = [node for node in self.data if node is not master]
+        for node in others:
+            if node.info("replication").get("master_port") != master.port:
+                node.do("REPLICAOF", "127.0.0.1", master.port)
+        for node in others:
+            wait_until(lambda n=node: n.is_in_sync_with(master), what="a replica is in sync")
 
     def _sentinel(self, master: Node) -> Node:
         port = free_port()
@@ -178,15 +235,15 @@ class SentinelSetup(Topology):
         return int(state["num-other-sentinels"]) == 2 and int(state["num-slaves"]) == replicas
 
     @property
-    def master(self) -> Node:
+    def keeper(self) -> Node:
         """The master, as most Sentinels have it."""
         said = [self._said_by(sentinel) for sentinel in self.sentinels]
         port = max(said, key=said.count)
         return next(node for node in self.data if node.port == port)
 
     @property
-    def replicas(self) -> list[Node]:
-        master = self.master
+    def standbys(self) -> list[Node]:
+        master = self.keeper
         return [node for node in self.data if node is not master]
 
     def _said_by(self, sentinel: Node) -> int:
@@ -197,14 +254,20 @@ class SentinelSetup(Topology):
         wait_until(
             lambda: (
                 all(self._said_by(sentinel) != than.port for sentinel in self.sentinels)
-                and self.master.info("replication")["role"] == "master"
+                and self.keeper.do("ROLE")[0] == "master"
             ),
             what="the Sentinels name another master",
         )
-        return self.master
+        return self.keeper
 
-    def failover(self) -> None:
-        """A planned one, as an operator asks for it; returns once a Sentinel has begun."""
+    def hand_over(self) -> Node:
+        """A planned failover. The old master takes writes still, until a Sentinel makes it a replica."""
+        old = self.keeper
+        self.begin_failover()
+        return self.wait_for_another(old)
+
+    def begin_failover(self) -> None:
+        """Ask for a failover; return once a Sentinel has begun."""
         wait_until(self._failover_begins, what="a Sentinel finds a replica good enough")
 
     def _failover_begins(self) -> bool:
@@ -215,11 +278,22 @@ class SentinelSetup(Topology):
                 raise
             return False
 
+    def settle(self) -> None:
+        """And have the Sentinels know it."""
+        super().settle()
+        self._follow(self.keeper)
+        for sentinel in self.sentinels:
+            wait_until(lambda s=sentinel: self._finds_all_well(s), what="the Sentinels find all nodes well")
+
+    def _finds_all_well(self, sentinel: Node) -> bool:
+        replicas = sentinel.do("SENTINEL REPLICAS", MASTER)
+        known = {int(one["port"]): one["flags"] for one in replicas}
+        is_well = sentinel.do("SENTINEL MASTER", MASTER)["flags"] == "master"
+        return is_well and known == {node.port: "slave" for node in self.standbys}
+
 
 class RedisCluster(Topology):
     """Three masters, each with a third of the slots, and a replica of the one that owns a key's slot."""
-
-    url: str
 
     def build(self, key: str) -> None:
         self.slot = key_slot(key.encode())
@@ -239,10 +313,8 @@ class RedisCluster(Topology):
         for node in nodes:
             wait_until(lambda n=node: len(self._known(n)) == 4, what="the nodes know each other")
         self.data = nodes
-        self.spare = nodes[3]
-        self.spare.do("CLUSTER REPLICATE", self.ids[self.owner.port])
-        wait_until(lambda: self.spare.is_in_sync_with(self.owner), what="the replica is in sync")
-        self.wait_until_well()
+        nodes[3].do("CLUSTER REPLICATE", self.ids[self.keeper.port])
+        self.settle()
         self.url = "rediscluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes[:3])
 
     def _known(self, node: Node) -> set[str]:
@@ -257,11 +329,45 @@ class RedisCluster(Topology):
         return None
 
     @property
-    def owner(self) -> Node:
+    def keeper(self) -> Node:
         """The node that owns our slot and says so itself."""
         return wait_until(
             lambda: next((n for n in self.data if n.answers() and self.owner_by(n) is n), None), what="a slot owner"
         )
+
+    @property
+    def standbys(self) -> list[Node]:
+        keeper = self.keeper
+        return [
+            node for node in self.data if node.answers() and node.info("replication").get("master_port") == keeper.port
+        ]
+
+    @property
+    def others(self) -> list[Node]:
+        """The masters that have none of our keys."""
+        keeper = self.keeper
+        return [node for node in self.data if node is not keeper and node.do("ROLE")[0] == "master"]
+
+    def wait_for_another(self, than: Node) -> Node:
+        """Wait until another node owns our slot and says so; return it."""
+        wait_until(lambda: self.keeper is not than, what="another node takes over")
+        return self.keeper
+
+    def hand_over(self) -> Node:
+        """Move our slot to a master that has none of our keys."""
+        self.migrate(self.others[0])
+        return self.keeper
+
+    def settle(self) -> None:
+        """And have our slot with the master that has a replica."""
+        super().settle()
+        followed = {node.info("replication").get("master_port") for node in self.data}
+        if self.keeper.port not in followed:
+            self.migrate(next(node for node in self.data if node.port in followed))
+        keeper = self.keeper
+        for replica in self.standbys:
+            wait_until(lambda r=replica: r.is_in_sync_with(keeper), what="the replica is in sync")
+        self.wait_until_well()
 
     def wait_until_well(self) -> None:
         """Wait until each node that lives serves every slot."""
@@ -274,7 +380,7 @@ class RedisCluster(Topology):
 
     def migrate(self, to: Node, *, pause: Callable[[], None] = lambda: None) -> None:
         """Move our slot, as redis-cli does; *pause* runs after the keys have left, before anybody is told."""
-        source = self.owner
+        source = self.keeper
         to.do("CLUSTER SETSLOT", self.slot, "IMPORTING", self.ids[source.port])
         source.do("CLUSTER SETSLOT", self.slot, "MIGRATING", self.ids[to.port])
         while keys := source.do("CLUSTER", "GETKEYSINSLOT", self.slot, 100):
@@ -282,17 +388,6 @@ class RedisCluster(Topology):
         pause()
         for node in (to, source):
             node.do("CLUSTER SETSLOT", self.slot, "NODE", self.ids[to.port])
-
-
-@dataclass
-class Valkey:
-    """A Valkey that runs and answers."""
-
-    node: Node
-    url: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.url = f"valkey://127.0.0.1:{self.node.port}/0"
 
 
 @contextmanager
@@ -314,8 +409,9 @@ def redis_cluster(key: str = "{gconc}", binary: str = "") -> Iterator[RedisClust
 @contextmanager
 def valkey_server() -> Iterator[Valkey]:
     """A Valkey on a free port; it ends with the block."""
-    with _built(Topology, valkey_binary()) as made:
-        yield Valkey(made.start(*PLAIN))
+    with _built(Valkey, valkey_binary()) as made:
+        made.build()
+        yield made
 
 
 def valkey_binary() -> str:

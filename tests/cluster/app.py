@@ -76,6 +76,16 @@ def nap(number: int, seconds: float = 0.05) -> int:
     return _nap(number, seconds, "nap")
 
 
+@app.task
+def held(number: int) -> int:
+    """Run until the oracle lets it go."""
+    tell("s", number, "held")
+    while not oracle().exists("let go"):
+        time.sleep(0.02)
+    tell("e", number, "held")
+    return number
+
+
 @app.task(global_concurrency=2)
 def two(number: int, seconds: float = 0.05) -> int:
     """Sleep, no more than two at once."""

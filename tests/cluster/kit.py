@@ -70,6 +70,10 @@ class Oracle:
         """What the ``fenced`` tasks said of their permits, in that order."""
         return [Fence(*json.loads(line)) for line in self.client.lrange("fences", 0, -1)]
 
+    def let_go(self) -> None:
+        """Have the ``held`` tasks end, those that run and those to come."""
+        self.client.set("let go", 1)
+
     def now(self) -> float:
         seconds, micros = self.client.time()
         return seconds + micros / 1e6

@@ -28,7 +28,7 @@ HEARTBEAT: dict[str, object] = {
 }
 
 #: The fixtures of tests that show a failure: they break something under workers, or measure how long it lasts.
-FIXTURES = frozenset(("apart", "over", "took"))
+FIXTURES = frozenset(("apart", "took"))
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ class Table:
 
 def _rows(test: str, cells: Mapping[str, Any]) -> Iterator[tuple[str, Failure]]:
     """The rows of a test: one, or one for each of its parameters where a cell is a table of them."""
-    by_parameter = next((cell for cell in cells.values() if isinstance(cell, dict)), None)
-    if by_parameter is None:
+    tables = [cell for cell in cells.values() if isinstance(cell, dict)]
+    assert all(table.keys() == tables[0].keys() for table in tables), f"{test}: its cells have the same parameters"
+    if not tables:
         yield test, Failure(**cells)
-    for parameter in by_parameter or ():
+    for parameter in tables[0] if tables else ():
         own = {name: cell[parameter] if isinstance(cell, dict) else cell for name, cell in cells.items()}
         yield f"{test}[{parameter}]", Failure(**own)
 

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
-import pytest
 import redis
 
-from celery_gconc.errors import StoreUnavailable
-from celery_gconc.protocol.store import Store
 from tests.cluster.kit import Cluster, Oracle
 from tests.failures.report import HEARTBEAT
-from tests.servers import patience, wait_until
-from tests.topologies import Node
+from tests.namespace import empty_namespace
+from tests.servers import wait_until
+from tests.topologies import Topology
 
-INTERVAL, LEASE = (float(str(value)) for value in HEARTBEAT.values())
+#: How many tasks run at once.
+LIMIT = 3
 
-#: How many tasks of the load run at once, and how long, in seconds, each of them takes.
-LIMIT, SECONDS = 3, 0.1
-
-T = TypeVar("T")
+#: The workers' queues: each worker has one of its own, and the limit covers both.
+QUEUES = ("emails", "other")
 
 
 @dataclass
 class TopologyCluster(Cluster):
-    """A cluster whose permits are in one node of several, not always the same."""
+    """Two workers whose permits are in one node of several, not always the same."""
 
-    keeper: Callable[[], Node] = field(kw_only=True)
+    topology: Topology = field(kw_only=True)
 
     @property
     def client(self) -> redis.Redis:
         """A client of the node that keeps the permits just now."""
-        return redis.Redis(port=self.keeper().port, socket_timeout=5)
+        return redis.Redis(port=self.topology.keeper.port, socket_timeout=5)
 
     def pause_since(self, moment: float) -> float:
         """For how long, in seconds, no task was started, at most, since *moment* by the oracle's clock."""
@@ -47,64 +44,34 @@ class TopologyCluster(Cluster):
         with self.client as client:
             return int(client.zcard("{gconc}:v1:sessions"))
 
-
-@pytest.fixture
-def over(redis_url: str, oracle_url: str, tmp_path: Path) -> Iterator[Callable[..., TopologyCluster]]:
-    """Makes a cluster over the coordination Redis at a URL; *keeper* says which node has the permits."""
-    clusters: list[TopologyCluster] = []
-
-    def make(url: str, keeper: Callable[[], Node], **conf: object) -> TopologyCluster:
-        oracle = Oracle(oracle_url)
-        oracle.client.flushdb()
-        settings = {**HEARTBEAT, "global_concurrency_redis_url": url, **conf}
-        made = TopologyCluster(redis_url, redis_url, oracle, tmp_path, settings, keeper=keeper)
-        clusters.append(made)
-        return made
-
-    try:
-        yield make
-    finally:
-        for made in clusters:
-            made.stop()
-            made.oracle.client.close()
+    def settle(self) -> None:
+        """Be as it was at first: nothing waits or runs, and all nodes are well."""
+        self.topology.settle()
+        assert self.waiting_in(*QUEUES) == 0
+        wait_until(lambda: (self.permits(), self.sessions()) == (0, len(QUEUES)), what="the workers are idle")
+        self.oracle.client.flushdb()
 
 
-def keep(store: Store, function: Callable[[Store], T], seconds: float = 20.0) -> T:
-    """Call until it is served, as a link does."""
-    found: list[T] = []
-
-    def is_served() -> bool:
+@contextmanager
+def over(
+    make: Callable[[], AbstractContextManager[Topology]], redis_url: str, oracle_url: str, folder: Path
+) -> Iterator[TopologyCluster]:
+    """Two workers over the servers that *make* starts; all end with the block."""
+    empty_namespace(redis_url)
+    oracle = Oracle(oracle_url)
+    oracle.client.flushdb()
+    with make() as topology:
+        settings = {
+            **HEARTBEAT,
+            "global_concurrency_redis_url": topology.url,
+            "global_concurrency_limits": {"app": LIMIT},
+        }
+        made = TopologyCluster(redis_url, redis_url, oracle, folder, settings, topology=topology)
         try:
-            found.append(function(store))
-        except StoreUnavailable:
-            return False
-        return True
-
-    wait_until(is_served, seconds=seconds, what="the coordination Redis serves")
-    return found[0]
-
-
-def under_load(
-    cluster: TopologyCluster,
-    fault: Callable[[], float],
-    took: Callable[[float], None],
-    within: float = INTERVAL + 1,
-) -> None:
-    """Let a fault happen under load: the limit holds, all tasks end, and no permit is left.
-
-    *fault* returns when the permits' keeper was there again, by the oracle's clock: from then on tasks start again
-    *within* so many seconds.
-    """
-    cluster.start("w1", "w2", pool="threads", queues="emails")
-    tasks = 120
-    cluster.send("nap", tasks, SECONDS)
-    cluster.done(10)
-    served = fault()
-    cluster.done(tasks)
-    pause = cluster.pause_since(served)
-    took(pause)
-    assert pause <= patience(within)
-    assert cluster.oracle.peak("nap") == LIMIT
-    assert sorted(cluster.oracle.starts()) == list(range(tasks))
-    wait_until(lambda: cluster.permits() == 0, what="no permit is left")
-    assert cluster.sessions() == 2
+            for number, queue in enumerate(QUEUES, start=1):
+                made.spawn(f"w{number}", pool="threads", queues=queue)
+            made.ready()
+            yield made
+        finally:
+            made.stop()
+            oracle.client.close()

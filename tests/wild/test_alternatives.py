@@ -9,7 +9,7 @@ import pytest
 
 from celery_gconc.protocol.store import Store
 from tests.cluster.kit import Cluster
-from tests.failures.topology_kit import keep
+from tests.namespace import served
 from tests.servers import wait_until
 from tests.topologies import PLAIN, Node
 
@@ -47,10 +47,10 @@ def test_the_first_that_answers_serves_and_again_when_it_is_back(pair: list[Node
     store.ticket()
     assert (has_keys(first), has_keys(second)) == (True, False)
     first.kill()
-    keep(store, lambda served: served.ticket())
+    served(store, Store.ticket)
     assert has_keys(second)
     first.start()
-    wait_until(lambda: keep(store, lambda served: served.ticket()) and has_keys(first), what="it is back at the first")
+    wait_until(lambda: served(store, Store.ticket) and has_keys(first), what="it is back at the first")
     store.close()
 
 

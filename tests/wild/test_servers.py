@@ -140,7 +140,7 @@ def test_a_sentinel_with_tls_may_be_our_own_url(secure: Secure):
 @pytest.mark.wild("connections", "Redis Cluster reached by the plain URL of one node")
 def test_workers_run_over_a_cluster_of_which_one_node_is_named(make_cluster):
     with redis_cluster() as cluster:
-        other = next(node for node in cluster.data if node not in (cluster.owner, cluster.spare))
+        other = cluster.others[0]
         workers = make_cluster(
             global_concurrency_redis_url=f"redis://127.0.0.1:{other.port}/0",
             global_concurrency_limits={"emails": 1},
