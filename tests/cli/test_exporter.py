@@ -12,11 +12,12 @@ import pytest
 
 from tests.cli.case import QUICK, MakeCluster
 from tests.cluster.kit import Cluster
+from tests.kit import warm
 from tests.servers import ROOT
 
 
 def an_exporter(cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return warm.popen(
         [sys.executable, "-m", "celery", "-A", cluster.module, "gconc", "exporter", *arguments],
         cwd=ROOT, env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from celery import Celery
 from kombu import Connection
 
 from tests.cluster.queues import with_special
+from tests.kit import warm
 from tests.servers import ROOT, wait_until
 
 
@@ -147,6 +148,8 @@ class Cluster:
     module: str = "tests.cluster.app"
     #: Names of special queues that the app has beside the usual ones.
     special: tuple[str, ...] = ()
+    #: Whether workers start as they would at a shell, with all their imports to do.
+    cold: bool = False
 
     @property
     def env(self) -> dict[str, str]:
@@ -177,7 +180,8 @@ class Cluster:
         ]  # fmt: skip
         log = self.directory / f"{name}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
+            start = subprocess.Popen if self.cold else warm.popen
+            process = start(
                 command, cwd=ROOT, env=self.env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         worker = Worker(name, process, log, self.broker)
@@ -211,10 +215,8 @@ class Cluster:
 
     def celery(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run the celery command, as a person at a shell would."""
-        return subprocess.run(
-            [sys.executable, "-m", "celery", "-A", self.module, *arguments],
-            cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "celery", "-A", self.module, *arguments]
+        return warm.run(command, cwd=ROOT, env=self.env, timeout=timeout)
 
     def app(self) -> Celery:
         """A client of the same broker, without celery-gconc."""

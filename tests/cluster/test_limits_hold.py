@@ -21,6 +21,7 @@ def test_three_prefork_workers_never_run_a_fourth_task_and_keep_up_the_pace(make
 
 def test_app_and_queue_limits_hold_together_over_all_pools_at_once(make_cluster):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 2, "app": 4})
+    cluster.cold = True
     started = [
         cluster.spawn("prefork", pool="prefork"),
         cluster.spawn("threads", pool="threads"),

@@ -42,6 +42,7 @@ def test_a_warm_shutdown_lets_tasks_end_and_frees_everything_at_once(make_cluste
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_every_pool_stops_cleanly_with_tasks_parked(make_cluster, pool):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 0})
+    cluster.cold = True
     (worker,) = cluster.start("w1", pool=pool)
     cluster.send("nap", 10, 0.01)
     client = cluster.client

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.kit import warm
 from tests.servers import ROOT, wait_until
 
 
@@ -39,10 +40,7 @@ class Shell:
 
     def run(self, *arguments: str, seconds: float = 90) -> subprocess.CompletedProcess[str]:
         """Run Python with these arguments."""
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=self.folder, env=self.environment,
-            capture_output=True, text=True, timeout=seconds, check=False,
-        )  # fmt: skip
+        return warm.run([sys.executable, *arguments], cwd=self.folder, env=self.environment, timeout=seconds)
 
     def celery(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a celery command."""
@@ -54,7 +52,7 @@ class Shell:
         log = self.folder / "worker.log"
         options = ["-l", "INFO", "--without-mingle", "--without-gossip", *arguments]
         with log.open("wb") as output:
-            process = subprocess.Popen(
+            process = warm.popen(
                 [sys.executable, "-m", "celery", "-A", self.module, "worker", *options],
                 cwd=self.folder, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip

@@ -14,6 +14,7 @@ import redis
 
 from tests.cluster.kit import Oracle
 from tests.failures.certificates import make_certificates
+from tests.kit import warm
 from tests.servers import ROOT, RedisServer, free_port, redis_server, wait_until
 
 PROJECT = Path(__file__).parent / "market"
@@ -41,10 +42,7 @@ class Market:
 
     def run(self, *arguments: str) -> str:
         """A command of the project, as a person at a shell would give it."""
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        done = warm.run([sys.executable, *arguments], cwd=self.folder, env=self.env, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -52,7 +50,7 @@ class Market:
         """A worker of one of the two apps."""
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
+            process = warm.popen(
                 [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@test", "-c", "3", "-l", "INFO"],
                 cwd=self.folder, env=self.env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What tests share: processes, servers, and what is asked of them."""
