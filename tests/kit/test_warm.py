@@ -28,7 +28,11 @@ facts = {
     "argv": sys.argv, "orig_argv": sys.orig_argv, "path": sys.path, "cwd": os.getcwd(), "environ": dict(os.environ),
     "leads": (os.getpid() == os.getsid(0), os.getpid() == os.getpgid(0)), "zone": time.tzname,
     "descriptors": [os.readlink(f"/proc/self/fd/{one}") for one in (0, 2)], "many": len(os.listdir("/proc/self/fd")),
-    "streams": [(one.encoding, one.errors, one.line_buffering, one.isatty()) for one in (sys.stdout, sys.stderr)],
+    "streams": [
+        (one.encoding, one.errors, one.newlines, one.line_buffering, one.write_through, one.isatty(), one.seekable(),
+         one.fileno(), one.mode, one.name, str(one.buffer), str(getattr(one.buffer, "raw", "")).partition("(")[0])
+        for one in (sys.stdin, sys.stdout, sys.stderr)
+    ],
     "signals": handlers, "blocked": [int(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
     "wakeup": signal.set_wakeup_fd(-1), "umask": os.umask(0o22), "nice": os.nice(0), "flags": str(sys.flags),
     "threads": [one.name for one in threading.enumerate()], "native": threading.get_native_id() == os.getpid(),
@@ -56,7 +60,9 @@ def probe(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(probe: Path, *arguments: str, cold: bool = False, **env: str) -> tuple[subprocess.Popen[bytes], Path]:
+def start(
+    probe: Path, *arguments: str, cold: bool = False, stdout: int | None = None, **env: str
+) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a command of the probe's app, and name the file of its facts."""
     facts = probe / "facts"
     facts.unlink(missing_ok=True)
@@ -64,19 +70,24 @@ def start(probe: Path, *arguments: str, cold: bool = False, **env: str) -> tuple
     popen = subprocess.Popen if cold else warm.popen
     with (probe / "said").open("wb") as said:
         process = popen([*CELERY, "-A", "probe", *arguments], cwd=probe, env=given, stdin=subprocess.DEVNULL,
-                        stdout=said, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+                        stdout=stdout or said, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
     assert isinstance(process, warm.WarmPopen) != cold
     return process, facts
 
 
-def facts_of(probe: Path, cold: bool) -> dict:
-    process, facts = start(probe, "report", cold=cold, TZ="Asia/Kathmandu")
-    assert process.wait(60) == 0, (probe / "said").read_text()
+def facts_of(probe: Path, cold: bool, stdout: int | None = None) -> dict:
+    process, facts = start(probe, "report", cold=cold, stdout=stdout, TZ="Asia/Kathmandu")
+    process.communicate(timeout=60)
+    assert process.returncode == 0, (probe / "said").read_text()
     return json.loads(facts.read_text())
 
 
-def test_a_warm_process_knows_of_itself_what_a_cold_one_does(probe):
-    assert facts_of(probe, cold=False)["facts"] == facts_of(probe, cold=True)["facts"]
+@pytest.mark.parametrize("stdout", [None, subprocess.PIPE, subprocess.DEVNULL])
+def test_a_warm_process_knows_of_itself_what_a_cold_one_does(probe, stdout: int | None):
+    told, expected = (facts_of(probe, cold, stdout)["facts"] for cold in (False, True))
+    for one in (told, expected):  # of a pipe its number
+        one["descriptors"] = [name.partition("[")[0] for name in one["descriptors"]]
+    assert told == expected
 
 
 def test_two_warm_processes_have_random_numbers_of_their_own(probe):

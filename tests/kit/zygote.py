@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -158,6 +159,7 @@ def become(job: dict[str, Any], base: list[str]) -> None:
         if descriptor > 2:
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(descriptor)
+    _open_streams()
     os.environ.clear()
     os.environ.update(job["env"])
     time.tzset()
@@ -168,6 +170,18 @@ def become(job: dict[str, Any], base: list[str]) -> None:
     sys.argv[:] = job["command"][2:]
     importlib.invalidate_caches()
     sys.modules["__main__"] = sys.modules["__mp_main__"] = types.ModuleType("__main__")
+
+
+def _open_streams() -> None:
+    """Have sys.stdin, stdout and stderr be what Python makes of the descriptors as they are now: files or pipes."""
+    for number, (stream, name) in enumerate(((sys.stdin, "stdin"), (sys.stdout, "stdout"), (sys.stderr, "stderr"))):
+        is_raw = isinstance(stream.buffer, io.RawIOBase)
+        buffer = open(number, stream.buffer.mode, buffering=0 if is_raw else -1, closefd=False)
+        (buffer if is_raw else buffer.raw).name = f"<{name}>"
+        stream.__init__(
+            buffer, encoding=stream.encoding, errors=stream.errors, newline="\n" if number else None,
+            line_buffering=stream.line_buffering, write_through=stream.write_through,
+        )  # fmt: skip
 
 
 def main() -> dict[str, Any] | None:
