@@ -50,7 +50,7 @@ PRELOADED = (
     "celery.worker.strategy",
     "kombu.transport.redis",
     "celery_gconc.extension",
-    "celery_gconc.bootstep",
+    "celery_gconc.worker.step",
 )
 
 #: The most bytes of one message. An environment has some ten thousand.
