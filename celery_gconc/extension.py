@@ -6,11 +6,12 @@ from typing import Any
 
 from celery import Celery, states
 
+from celery_gconc.connection.hidden import hide_url
 from celery_gconc.errors import SettingError
 from celery_gconc.flower import install_when_flower_starts
 from celery_gconc.operations.operations import Operations
 from celery_gconc.protocol.status import Purged
-from celery_gconc.settings import check_pending, hide_url
+from celery_gconc.settings import check_pending
 from celery_gconc.shell import refuse_start
 from celery_gconc.worker import control  # noqa: F401 - its commands: the shell that gives them checks them, too
 

@@ -17,6 +17,7 @@ from celery import Celery
 from redis.connection import Connection
 from redis.crc import key_slot
 
+from celery_gconc.connection.hidden import HiddenURL, hide_url
 from celery_gconc.connection.inherited import inherited
 from celery_gconc.connection.location import Place, namespace, read, server
 from celery_gconc.connection.urls import SECRET, masked, without_secrets
@@ -25,21 +26,8 @@ from celery_gconc.limits.name import parse_limit
 from celery_gconc.limits.rules import parse_max
 from celery_gconc.lookup import PREFIX, closest, given, likely_meant, own_keys, pending
 
-#: The coordination Redis, in whatever namespace: another app's URL is nothing to show either.
-_URL_KEY = re.compile(rf"(?i)(?:^|_){PREFIX}redis_url$")
-
 #: The longest lease, in seconds: after a loss of its data Redis waits for the end of the longest.
 MOST_TIMEOUT = 300.0
-
-
-class HiddenURL(UserString):
-    """A URL that shows no password in ``inspect conf`` and ``celery report``: they show its repr.
-
-    (celery 5.4-5.7: both censor by the key's name, and leave a string as it is; of other values they show the repr.)
-    """
-
-    def __repr__(self) -> str:
-        return without_secrets(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,18 +147,6 @@ NO_REDIS = (
     f"{PREFIX}redis_url is not set, and neither the broker nor the result backend is a Redis: "
     f"set it to {SETTINGS['redis_url'].rule}"
 )
-
-
-def hide_url(conf: Any) -> None:
-    """Have the configuration show no password of ours."""
-    own = {key for key, _ in own_keys(conf)}
-    for key in list(conf):
-        if key in own or (isinstance(key, str) and _URL_KEY.search(key)):
-            value = conf[key]
-            if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
-                value = ";".join(value)  # alternatives
-            if isinstance(value, str) and "://" in value:
-                conf[key] = HiddenURL(value)
 
 
 def check_pending(app: Celery) -> None:
