@@ -13,13 +13,14 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from celery.concurrency.base import BasePool
+from celery.concurrency.thread import TaskPool as Threads
 from celery.worker import state
 
 from celery_gconc.clock import now
 from celery_gconc.protocol.messages import Grant, Synced
 from celery_gconc.worker.gate import Gate
 from celery_gconc.worker.ledger.ledger import Ledger
+from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.starter import TICK_SECONDS
 
 SLOTS = 4
@@ -67,12 +68,11 @@ class Worker:
     def __init__(self, waiting: int) -> None:
         self.version = 1
         self.table = {"queue:celery": 2}
-        self.ledger: Ledger[Any] = Ledger(
-            self.table, pool=SimpleNamespace(startable=SLOTS, growth=None), bell=SimpleNamespace(ring=lambda: None)
-        )
+        self.pool = Pool(SimpleNamespace(pool=Threads(SLOTS), hub=None, controller=SimpleNamespace(autoscaler=None)))
+        self.ledger: Ledger[Any] = Ledger(self.table, pool=self.pool, bell=SimpleNamespace(ring=lambda: None))
         self.gate = Gate(
             ledger=self.ledger,
-            pool=BasePool(SLOTS),
+            pool=self.pool,
             start=lambda request: None,
             names_of=lambda request: (("app", "queue:celery", f"task:{request.task.name}"), "celery"),
             watcher=Broker(),  # type: ignore[arg-type]
@@ -80,8 +80,6 @@ class Worker:
             watch_child=lambda pid: None,
             wake=lambda: None,
             runs_unlimited=lambda: False,
-            starts_when_ended=True,
-            ends_on_consumer_thread=True,
             later=lambda call: call(),
             keep_turning=lambda: None,
         )

@@ -89,9 +89,11 @@ def set_local_concurrency(state: Any, size: Any = None, **kwargs: Any) -> dict[s
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         return {"error": f"a pool size must be a whole number >= 1; got {shown(size)}"}
     try:
-        return {"ok": step.resizer.resize(size)}
+        done = step.pool.resize(size)
     except LimitError as exc:
         return {"error": str(exc)}
+    step.starter.wake()
+    return {"ok": done}
 
 
 @inspect_command(args=[("limit", limit_argument)], signature="[limit]")

@@ -8,21 +8,19 @@ It stands at the one funnel through which plain, rate-limited and ETA requests a
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from celery.concurrency.base import BasePool
 from celery.utils.log import get_logger
 from celery.worker import state
 
 from celery_gconc.clock import now
 from celery_gconc.limits.claims import Limits
 from celery_gconc.worker.ledger.ledger import Ledger
-from celery_gconc.worker.pool import pool_kind
+from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.rounds import Rounds
 from celery_gconc.worker.run import Run
 
@@ -119,7 +117,7 @@ class Gate:
         self,
         *,
         ledger: Ledger[Run],
-        pool: BasePool,
+        pool: Pool,
         start: Callable[[Any], None],
         names_of: Callable[[Any], tuple[Limits, str | None]],
         watcher: Watcher,
@@ -127,8 +125,6 @@ class Gate:
         watch_child: Callable[[int], None],
         wake: Callable[[], None],
         runs_unlimited: Callable[[], bool],
-        starts_when_ended: bool,
-        ends_on_consumer_thread: bool,
         later: Callable[[Callable[[], None]], None],
         keep_turning: Callable[[], None],
     ) -> None:
@@ -141,17 +137,11 @@ class Gate:
         self._watch_child = watch_child
         self._wake = wake
         self._runs_unlimited = runs_unlimited
-        #: Whether the next request may be started from the callback that ends one. (Not in green pools, whose slot
-        #: is free only after the callback; not in solo, where the next would run inside it.)
-        self._starts_when_ended = starts_when_ended
-        self._ends_on_consumer_thread = ends_on_consumer_thread
         #: Runs something on the consumer's thread in a moment, when what was started has reached the pool.
         self._later = later
         #: Has the consumer's thread come round again where it may be about to sleep with requests that are due.
         self._keep_turning = keep_turning
-        self.has_children = pool_kind(pool) == "prefork"
-        self.runs_inline = self.has_children or pool_kind(pool) == "solo"
-        self._pid = os.getpid()
+        self.runs_inline = pool.runs_inline
         #: Uncovered requests that wait for a slot; in use only while covered ones wait too.
         self._ready: deque[Run] = deque()
         #: All that are held here and not started.
@@ -289,7 +279,7 @@ class Gate:
 
     def pool_stopped(self) -> None:
         """The pool has been joined or killed: a job that it took and never wrote to a child ends without a call."""
-        if self.has_children and getattr(self.pool, "_pool", None) is None:  # celery 5.4-5.7: None once it is stopped
+        if self.pool.is_stopped:
             for run in self.ledger.running():
                 self.release(run)
                 run.unhook()
@@ -355,14 +345,14 @@ class Gate:
     def may_still_run(self, run: Run) -> bool:
         """Whether the child that had the task may still be alive: then its exit ends the run, and nothing before."""
         pid = run.request.worker_pid
-        if not self.has_children or pid is None or pid == self._pid:
+        if not self.pool.is_child(pid):
             return False
         self._watch_child(pid)
         return True
 
     def accepted(self, run: Run, pid: int) -> None:
         """A task with a permit started in a child: its exit is to be noticed at once."""
-        if self.has_children and pid != self._pid:
+        if self.pool.is_child(pid):
             self._watch_child(pid)
 
     def child_exited(self, pid: int) -> None:
@@ -379,10 +369,9 @@ class Gate:
 
         By the job, not the child: it may have another one by the time at which something is seen to be written.
         """
-        processes = getattr(self.pool, "_pool", None)
-        pipes = dict(getattr(processes, "_fileno_to_outq", {}))  # celery 5.4-5.7: those that the event loop reads
         busy = {run.request.worker_pid: run.job for run in self.running_with_permits() if run.request.time_start}
-        return {fd: job._job for fd, child in pipes.items() if (job := busy.get(child.pid)) is not None}
+        pipes = self.pool.result_pipes().items()
+        return {fd: job._job for fd, pid in pipes if (job := busy.get(pid)) is not None}
 
     def result_written(self, job: int) -> None:
         """A job's task has ended, though its result is not read yet: its permit is free. On the link's thread."""
@@ -403,7 +392,7 @@ class Gate:
     def succeed(self, run: Run) -> None:
         """A task runs no more: the next starts, before the callbacks of this one take their time."""
         if self.release(run) and (self._ready or self.ledger.waiting_count):
-            if self._starts_when_ended:
+            if self.pool.starts_when_ended:
                 self._start_next()
             else:
                 self._wake()
@@ -412,7 +401,7 @@ class Gate:
         """A request is done with altogether."""
         self.succeed(run)
         run.unhook()
-        if self._ends_on_consumer_thread:
+        if self.pool.ends_on_consumer_thread:
             self._tell_watcher(in_a_moment=True)
         elif self._notes:
             self._wake()
@@ -452,26 +441,12 @@ class Gate:
         return sorted(unstarted, key=lambda run: run.arrived)
 
     def _take_forgotten(self) -> list[Run]:
-        """Every run whose job the prefork pool has thrown away, without a call, before any child had read it.
-
-        ``Consumer.on_close`` has just called ``pool.flush``, at a lost connection and at a shutdown. It also forgets
-        jobs that children run: celery 5.4 all, celery 5.7 those of whose start it has not read yet. They are put back,
-        so that they are acknowledged, their ends are heard of, and a shutdown waits for them. On the consumer's thread.
-        """
-        processes = getattr(self.pool, "_pool", None)  # celery 5.4-5.7: billiard's pool, and its jobs
-        if not self.has_children or processes is None:
-            return []
-        forgotten = []
-        for run in self.ledger.running():
-            job = run.job
-            if job is None:
-                forgotten.append(run)  # it stood in Celery's own semaphore, which on_close has cleared
-            elif job._write_to is not None and job._write_to._is_alive():
-                processes._cache[job._job] = job
-            elif not run.request.time_start:
-                processes._cache.pop(job._job, None)
-                forgotten.append(run)
-        return forgotten
+        """Every run whose job the pool has thrown away, without a call, before any child had read it."""
+        return [
+            run
+            for run in self.ledger.running()
+            if self.pool.take_thrown_away(run.job, is_accepted=bool(run.request.time_start))
+        ]
 
     def _give_back(self, runs: Sequence[Run]) -> None:
         self._let_go(runs)

@@ -32,13 +32,13 @@ from celery_gconc.operations.misfits import misfits
 from celery_gconc.settings import NO_REDIS, SWITCHED_OFF, Settings
 from celery_gconc.shell import refuse_start
 from celery_gconc.version import __version__
+from celery_gconc.worker.autoscale import count_only_startable
 from celery_gconc.worker.embedded import end_wait, watch_start
 from celery_gconc.worker.events import Observer
 from celery_gconc.worker.gate import Gate
 from celery_gconc.worker.intake import Intake
 from celery_gconc.worker.ledger.ledger import Ledger
-from celery_gconc.worker.pool import CAN_TERMINATE, check_pool, pool_kind, pool_name, pool_size
-from celery_gconc.worker.resize import Resizer, count_only_startable
+from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.run import Run, note_delivery
 from celery_gconc.worker.session.counts import Tally
 from celery_gconc.worker.session.link import Link
@@ -90,11 +90,10 @@ class GlobalConcurrencyStep(StartStopStep):
         consumer.global_concurrency = self
         self._options: dict[str, TaskOption] = {}
         self._names: dict[tuple[str, str | None], Limits] = {}
-        pool = consumer.pool
-        _or_refuse(lambda: check_pool(pool))
-        if settings.on_lease_lost == "terminate" and pool_kind(pool) not in CAN_TERMINATE:
+        pool = self.pool = _or_refuse(lambda: Pool(consumer))
+        if settings.on_lease_lost == "terminate" and not pool.can_terminate:
             refuse_start(
-                f"global_concurrency_on_lease_lost='terminate': the {pool_name(pool)} pool can't terminate a task; "
+                f"global_concurrency_on_lease_lost='terminate': the {pool.name} pool can't terminate a task; "
                 "use 'continue', or the prefork, gevent or eventlet pool"
             )
         _warn_of_strategies(self.app)
@@ -103,24 +102,20 @@ class GlobalConcurrencyStep(StartStopStep):
         for key, meant in settings.misspelt:
             logger.warning("celery-gconc: this app reads no setting %s: is %s meant?", key, meant)
 
-        def slots() -> int:
-            return pool_size(pool)
-
         self.lookout = Lookout(
+            pool,
             self._knock,
             self._on_loop_late,
             self._on_loop_back,
-            free_slots=lambda: 0 if self.gate.is_closed else slots() - self.ledger.running_count,
+            free_slots=lambda: 0 if self.gate.is_closed else pool.size - self.ledger.running_count,
             unused_slots=lambda: self.ledger.unused_slots() if self.link.connected else 0,
         )
 
         # One step of Redis' clock moves the lease clock by up to the least interval of all, and nobody tells us.
-        self.ledger: Ledger[Run] = Ledger(
-            config, pool=_LedgerPool(self), bell=_LedgerBell(self), margin=settings.heartbeat_interval
-        )
+        self.ledger: Ledger[Run] = Ledger(config, pool=pool, bell=_LedgerBell(self), margin=settings.heartbeat_interval)
         self.intake = Intake(
             table=lambda: self.ledger.table,
-            slots=slots,
+            slots=lambda: pool.size,
             free_slots=lambda: self.ledger.free_slots,
             consumer_timeout=settings.consumer_timeout,
             leaves=self.ledger.leave_queues,
@@ -141,12 +136,9 @@ class GlobalConcurrencyStep(StartStopStep):
             watch_child=self._watch_child,
             wake=self.starter.wake,
             runs_unlimited=self._runs_unlimited,
-            starts_when_ended=pool_kind(pool) in ("prefork", "threads"),
-            ends_on_consumer_thread=pool_kind(pool) == "prefork" and consumer.hub is not None,
             later=self.starter.later,
             keep_turning=self.starter.keep_turning,
         )
-        self.resizer = Resizer(consumer, on_resized=self.starter.wake)
         self.link: Link = _or_refuse(
             lambda: Link(
                 settings,
@@ -155,7 +147,7 @@ class GlobalConcurrencyStep(StartStopStep):
                 info={
                     "node": consumer.hostname,
                     "pid": os.getpid(),
-                    "pool": pool_name(pool),
+                    "pool": pool.name,
                     "version": __version__,
                     "celery": celery.__version__,
                     "python": platform.python_version(),
@@ -199,7 +191,7 @@ class GlobalConcurrencyStep(StartStopStep):
         self.ledger.take_queues(self._source, self.intake.taken)
         if driver_type == "amqp":
             task_received.connect(self._on_received, sender=consumer)
-        count_only_startable(consumer, self.ledger.stuck, self.gate.would_be_stuck)
+        count_only_startable(consumer, self.pool, self.gate)
         if not self.link.is_started:
             _install_fork_hooks(self.link)
             self.starter.start()
@@ -302,17 +294,17 @@ class GlobalConcurrencyStep(StartStopStep):
 
     def _pump(self) -> None:
         self.lookout.came_round()
-        self.resizer.go_on()
-        if self.ledger.holds_slot and self.ledger.free_slots <= 0 and self.consumer.controller.autoscaler is not None:
+        self.pool.shrink_on()
+        if self.ledger.holds_slot and self.ledger.free_slots <= 0 and self.pool.autoscaler is not None:
             # With an event loop Celery scales up when a message comes; here permits may come without one.
-            self.consumer.controller.autoscaler.maybe_scale()
+            self.pool.autoscaler.maybe_scale()
         self.gate.pump()
         self.observer.look(self.ledger.table)
 
     def _tick(self) -> None:
         if self.lookout.came_round():
             self.gate.pump()
-        self.resizer.go_on()
+        self.pool.shrink_on()
         if self.consumer.hub is None and self.gate.is_shutting_down:
             self.gate.close(by_consumer=False)  # its own loop comes round after some seconds only
             return
@@ -392,24 +384,6 @@ class GlobalConcurrencyStep(StartStopStep):
             consumed = queue_named(self.consumer.task_consumer, queue) if queue is not None else None
             names = self._names[key] = candidates(task.name, goes_by(consumed) if consumed else queue, option)
         return names, queue
-
-
-class _LedgerPool:
-    """What the ledger asks of the pool, until a pool can say it."""
-
-    def __init__(self, step: GlobalConcurrencyStep) -> None:
-        self._step = step
-
-    @property
-    def startable(self) -> int:
-        return 0 if self._step.lookout.is_late else pool_size(self._step.consumer.pool)
-
-    @property
-    def growth(self) -> int | None:
-        autoscaler = self._step.consumer.controller.autoscaler
-        if autoscaler is None:
-            return None
-        return max(int(autoscaler.max_concurrency) - pool_size(self._step.consumer.pool), 0)
 
 
 class _LedgerBell:

@@ -84,8 +84,8 @@ class Terminator:
             logger.exception("celery-gconc: task %s[%s] could not be terminated", run.task, run.task_id)
 
     def _tell(self, run: Run) -> None:
-        request, pool = run.request, self._gate.pool
-        if not self._gate.has_children:
+        request, pool = run.request, self._gate.pool.pool
+        if not self._gate.pool.has_children:
             # A greenlet each: killing one waits until it is dead.
             threading.Thread(target=request.terminate, args=(pool,), daemon=True).start()
         elif request.time_start:

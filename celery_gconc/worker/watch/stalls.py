@@ -18,6 +18,7 @@ from celery.utils.log import get_logger
 
 from celery_gconc.clock import now
 from celery_gconc.protocol.messages import Stall
+from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.starter import TICK_SECONDS
 
 logger = get_logger(__name__)
@@ -38,6 +39,7 @@ class Lookout:
 
     def __init__(
         self,
+        pool: Pool,
         knock: Callable[[], None],
         on_late: Callable[[], None],
         on_back: Callable[[], None],
@@ -45,13 +47,12 @@ class Lookout:
         free_slots: Callable[[], int],
         unused_slots: Callable[[], int],
     ) -> None:
+        self._pool = pool
         self._knock, self._on_late, self._on_back = knock, on_late, on_back
         #: How many slots are free, and how many of them nothing is to have though something waits.
         self._free_slots, self._unused_slots = free_slots, unused_slots
         #: Whether there is an event loop: without one (solo), the consumer's thread may run tasks itself.
         self._has_loop = False
-        #: Whether the event loop stands still.
-        self.is_late = False
         #: When it was last seen to run, by :func:`now`.
         self._seen = now()
         #: Why nothing is started though slots are free, how many, and since when; and whether that was told.
@@ -68,7 +69,7 @@ class Lookout:
 
     def came_round(self) -> bool:
         """The event loop runs. Return whether it had been taken to stand still."""
-        was_late, self.is_late = self.is_late, False
+        was_late, self._pool.is_stalled = self._pool.is_stalled, False
         self._seen = now()
         return was_late
 
@@ -87,22 +88,22 @@ class Lookout:
     def _watch(self) -> None:
         was_late = False
         while not self._closed.wait(TICK_SECONDS):
+            seen = self._seen
+            is_late = self._pool.is_stalled = self._has_loop and now() - seen > LATE_SECONDS
             try:
                 self._knock()
-                seen = self._seen
-                self.is_late = self._has_loop and now() - seen > LATE_SECONDS
-                if self.is_late:
+                if is_late:
                     self._on_late()
                 elif was_late:
                     self._on_back()
                 self._look_for_stall(seen)
             except Exception:
                 logger.exception("celery-gconc: looking after the event loop failed")
-            was_late = self.is_late
+            was_late = is_late
 
     def _look_for_stall(self, seen: float) -> None:
         before = self._stall
-        if self.is_late:
+        if self._pool.is_stalled:
             why, slots, since = STANDS_STILL, self._free_slots(), seen
         else:
             why, slots, since = PROMISED, self._unused_slots(), now()
