@@ -1,14 +1,15 @@
 """What is known of one task anywhere: in the broker, in the workers, in Redis and in the result backend.
 
-result backend, broker, workers, Redis, result backend again -> Evidence -> explain
+    result backend, broker, workers, Redis, result backend again -> Evidence -> judges
 
 They are asked in the order in which a task passes them, so that one that moves on meanwhile is seen at least once.
+All of the I/O for an explanation is here.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,14 +19,22 @@ from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
 from celery.states import PENDING
 
-from celery_gconc.brokers.backlog import Backlog, BrokerUnavailable, Search
+from celery_gconc.brokers.backlog import Backlog, BrokerUnavailable, Message, Search
+from celery_gconc.limits.claims import Limits, TaskOption, candidates
 from celery_gconc.operations.declared import known_queues
 from celery_gconc.operations.operations import Operations
 from celery_gconc.operations.survey import ANSWER_SECONDS, Answers, Question, Survey, ask
-from celery_gconc.protocol.status import Found, Status
+from celery_gconc.operations.wording import is_closed
+from celery_gconc.protocol.status import Found, Holding, Sample, Status, Waiting
 
 #: How long, in seconds, the result backend has for an answer.
 RESULT_SECONDS = 2.0
+
+#: How many holders of a limit are named.
+MAX_HOLDERS = 5
+
+#: Expected waits come from the tasks that ended in this many seconds.
+RECENT_SECONDS = 600.0
 
 T = TypeVar("T")
 
@@ -69,6 +78,15 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A limit that may keep the task waiting: who holds it, who stands in its line, what ended under it lately."""
+
+    holders: tuple[Holding, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    recent: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """All that is known of a task, from one round of asking."""
 
@@ -81,6 +99,11 @@ class Evidence:
     found: tuple[Found, ...]
     status: Status
     after: Result
+    #: The limits that its message would come under, and its task's ``rate_limit``, as far as this app knows the task.
+    candidates: Limits = ()
+    rate_limit: object = None
+    #: Of the limits that may keep it waiting.
+    lines: Mapping[str, Line] = field(default_factory=dict)
 
 
 def gather(
@@ -105,8 +128,51 @@ def gather(
     told = Told(trouble=trouble) if trouble else _ask_workers(app, task_id, status, timeout)
     if not trouble and search.message is None:
         search = _search_more(app, task_id, search, told)
-    found = operations.find(task_id)
-    return Evidence(task_id, before, search, trouble, told, found, operations.status(), result_of(app, task_id))
+    found, status = operations.find(task_id), operations.status()
+    message = search.message
+    claimed = _candidates(app, message)
+    return Evidence(
+        task_id,
+        before,
+        search,
+        trouble,
+        told,
+        found,
+        status,
+        result_of(app, task_id),
+        claimed,
+        getattr(app.tasks.get((message and message.task) or ""), "rate_limit", None),
+        _lines(operations, status, _may_wait_for(claimed, told, found)),
+    )
+
+
+def _candidates(app: Celery, message: Message | None) -> Limits:
+    if message is None or message.task is None:
+        return ()
+    option = TaskOption.parse(message.task, getattr(app.tasks.get(message.task), "global_concurrency", None))
+    return candidates(message.task, message.queue, option)
+
+
+def _may_wait_for(claimed: Limits, told: Told, found: tuple[Found, ...]) -> set[str]:
+    names = set(claimed)
+    for answer in told.own.values():
+        names.update(answer.get("limits") or ())
+    for one in found:
+        names.update(one.limits if one.is_waiting else ())
+    return names
+
+
+def _lines(operations: Operations, status: Status, names: Container[str]) -> dict[str, Line]:
+    """The lines of those of these limits that could keep a task waiting: some tasks hold them, or wait, or none may."""
+    return {
+        limit.limit: Line(
+            operations.holders(limit.limit, MAX_HOLDERS),
+            operations.waiting(limit.limit),
+            operations.history(limit.limit, RECENT_SECONDS),
+        )
+        for limit in status
+        if limit.limit in names and (limit.running or limit.waiting or is_closed(limit))
+    }
 
 
 def result_of(app: Celery, task_id: str) -> Result:
