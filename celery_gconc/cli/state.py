@@ -34,7 +34,7 @@ def status(terminal: Terminal, limit: str | None) -> None:
 def _show_unconnected(terminal: Terminal) -> None:
     """Live workers that report no connection to Redis, which may have forgotten them by now."""
     from celery_gconc.brokers.backlog import BrokerUnavailable
-    from celery_gconc.diagnosis.doctor import trouble_of
+    from celery_gconc.diagnosis.checks.workers import trouble_of
     from celery_gconc.operations.survey import Question, ask
 
     try:
@@ -48,7 +48,7 @@ def _show_unconnected(terminal: Terminal) -> None:
 
 
 def _show_limits(terminal: Terminal, found: Status) -> None:
-    from celery_gconc.diagnosis.doctor import disagreements
+    from celery_gconc.diagnosis.checks.limits import disagreements
 
     if not found.limits:
         terminal.line(
@@ -71,7 +71,7 @@ def _show_limits(terminal: Terminal, found: Status) -> None:
 
 
 def _show_sessions(terminal: Terminal, found: Status) -> None:
-    from celery_gconc.diagnosis.doctor import heartbeats
+    from celery_gconc.diagnosis.checks.workers import different_heartbeats
 
     if not found.sessions:
         terminal.line("No workers are running. Limits are stored and apply as soon as one starts.")
@@ -94,7 +94,7 @@ def _show_sessions(terminal: Terminal, found: Status) -> None:
         for session in sorted(found.sessions, key=lambda session: session.node)
     ]
     terminal.table(columns, rows)
-    if text := heartbeats(found):
+    if text := different_heartbeats(found):
         terminal.line("")
         terminal.line(text)
     for session in found.sessions:

@@ -10,8 +10,9 @@ import psutil
 import pytest
 import redis
 
-from celery_gconc.diagnosis import doctor
-from celery_gconc.diagnosis.doctor import Finding
+from celery_gconc.diagnosis import look
+from celery_gconc.diagnosis.doctor import examine
+from celery_gconc.diagnosis.finding import Finding
 from tests.cli.case import LONG, QUICK, Case, MakeCluster, case_of, nothing
 from tests.failures.worker_kit import stopped
 from tests.servers import redis_server, wait_until
@@ -20,7 +21,7 @@ LIMITS = {"queue:emails": 2}
 
 
 def examined(case: Case) -> tuple[Finding, ...]:
-    return doctor.examine(case.operations, case.patience)
+    return examine(case.operations, case.patience)
 
 
 def found_in(case: Case, severity: str, text: str) -> Finding:
@@ -58,7 +59,7 @@ def test_workers_that_count_under_no_limit_are_named(make_cluster: MakeCluster):
     with case_of(cluster) as case:
         cluster.module = "tests.cli.plain"
         cluster.start("plain", concurrency=1)
-        finding = found_in(case, "error", "plain@test consumes celery and emails without celery-gconc")
+        finding = found_in(case, "error", "plain@test runs tasks from celery and emails without celery-gconc")
         assert "GlobalConcurrency(app)" in finding.todo
 
 
@@ -68,7 +69,7 @@ def test_sessions_that_differ_are_named(make_cluster: MakeCluster):
         add_session(case, "new@test", version="0.1.0", app="shop", broker="redis://other/0")
         texts = [finding.what for finding in examined(case)]
         assert any("different versions of celery-gconc: 0.0.9 on old@test; 0.1.0 on new@test" in text for text in texts)
-        assert any("new@test is of app shop with broker redis://other/0" in text for text in texts)
+        assert any("new@test belongs to app shop with broker redis://other/0" in text for text in texts)
 
 
 def test_clocks_that_differ_are_named(make_cluster: MakeCluster):
@@ -128,13 +129,13 @@ def test_where_tasks_cannot_be_imported_no_name_is_judged(make_cluster: MakeClus
         case.app.conf.imports = ("no.such.module",)
         for limit in ("queue:emials", "task:proj.own", "pool:dbs"):
             case.operations.set(limit, 3)
-        found_in(case, "warning", "the tasks of this app can't all be imported here: ModuleNotFoundError")
+        found_in(case, "warning", "some tasks of this app can't be imported here: ModuleNotFoundError")
 
 
 def test_limits_that_start_nothing_are_named(make_cluster: MakeCluster):
     with case_of(make_cluster(global_concurrency_limits=LIMITS, **QUICK)) as case:
         case.operations.set("emails", 0, by="ann")
-        found_in(case, "warning", "queue:emails has a max of 0, set by ann: it starts nothing")
+        found_in(case, "warning", "queue:emails has a max of 0, set by ann: no task under it starts")
         case.operations.reset("emails")
         case.operations.pause("emails", by="ann")
         assert not [finding for finding in examined(case) if finding.is_problem]
@@ -154,7 +155,7 @@ def test_values_that_nobody_gave_a_reason_for_are_remarked_after_a_week(make_clu
                 told["at"] -= 8 * 86400 * 1000
                 client.hset("{gconc}:v1:overrides", f"queue:{limit}", json.dumps(told))
         texts = [finding.what for finding in examined(case) if finding.severity == "info"]
-        assert "queue:emails was set to 5 by ann 8 d ago, and nobody wrote why" in texts
+        assert "queue:emails was set to 5 by ann 8 d ago, without a reason" in texts
         assert not [text for text in texts if "queue:celery" in text]
 
 
@@ -190,7 +191,7 @@ def test_a_redis_that_may_evict_is_named(make_cluster: MakeCluster):
 def test_tasks_that_pass_no_gate_are_named(make_cluster: MakeCluster):
     with case_of(make_cluster(**QUICK)) as case:
         case.app.task(name="batch", Strategy="celery.worker.strategy:proto1_to_proto2", shared=False)(nothing)
-        found_in(case, "warning", "no limit holds for batch: a Strategy of its own")
+        found_in(case, "warning", "no limit holds for batch: its custom Strategy")
 
 
 def test_a_configuration_that_no_live_worker_has_is_named(make_cluster: MakeCluster):
@@ -198,7 +199,7 @@ def test_a_configuration_that_no_live_worker_has_is_named(make_cluster: MakeClus
     with case_of(cluster) as case:
         cluster.start("w1", concurrency=2)
         case.app.conf.global_concurrency_limits = {"queue:emails": 7}
-        found_in(case, "warning", "this app configures queue:emails = 7, and no live worker does")
+        found_in(case, "warning", "this app configures queue:emails = 7, but no live worker does")
 
 
 def test_a_broker_that_is_away_is_named(make_cluster: MakeCluster):
@@ -221,9 +222,12 @@ def test_workers_that_are_configured_differently_are_named(make_cluster: MakeClu
         add_session(case, "b@test", config={"queue:emails": 5})
         case.operations.pause("emails")  # so that Redis knows the limit, which these sessions have not told themselves
         text = "queue:emails: configured differently: 2 on a@test; 5 on b@test; "
-        assert "gconc set" in found_in(case, "warning", text + "the smallest holds").todo
+        assert "gconc set" in found_in(case, "warning", text + "the smallest applies").todo
         case.operations.set("emails", 9)
-        assert found_in(case, "warning", text + "what was set holds").todo == "end the deploy"
+        assert (
+            found_in(case, "warning", text + "the value set at run time applies").todo
+            == "finish rolling out the deploy"
+        )
 
 
 def test_records_without_a_session_are_found_and_repaired_and_waiters_go_on(make_cluster: MakeCluster):
@@ -246,7 +250,7 @@ def test_records_without_a_session_are_found_and_repaired_and_waiters_go_on(make
 
 
 def test_a_task_that_waits_for_nothing_is_named(make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor, "MOST_PATIENCE", 0.3)
+    monkeypatch.setattr(look, "MAX_PATIENCE", 0.3)
     cluster = make_cluster(
         global_concurrency_limits={"queue:emails": 1},
         global_concurrency_heartbeat_interval=30.0,
@@ -259,7 +263,9 @@ def test_a_task_that_waits_for_nothing_is_named(make_cluster: MakeCluster, monke
         case.waits("emails")
         client.zrem("{gconc}:v1:holders", "queue:emails\x1fgone:1")  # as no script would: nobody is granted
         found_in(
-            case, "error", f"task {task} waits for queue:emails, which has a place for it, in a worker that has room"
+            case,
+            "error",
+            f"task {task} waits for queue:emails, which has room for it, in a worker that has a free slot",
         )
 
 

@@ -1,0 +1,1 @@
+"""The checks of ``doctor``: each a plain function of one :class:`~celery_gconc.diagnosis.look.Look`."""
