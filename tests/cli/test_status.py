@@ -97,7 +97,7 @@ def test_workers_that_are_configured_differently_are_named(gconc: Gconc, make_cl
     cluster.conf["global_concurrency_limits"] = {"queue:emails": 5}
     cluster.spawn("two", pool="solo")
     cluster.ready()
-    wanted = "queue:emails: configured differently: 3 on one@test; 5 on two@test; the smallest holds"
+    wanted = "queue:emails: configured differently: 3 on one@test; 5 on two@test; the smallest applies"
     assert wanted in gconc("status").stdout.splitlines()
     gconc("set", "emails", "9")
     assert wanted.replace("the smallest", "what was set") in gconc("status").stdout.splitlines()
