@@ -210,7 +210,7 @@ def _unknown(facts: Facts) -> Explanation:
     search, told, after = facts.evidence.search, facts.evidence.told, facts.evidence.after
     asked = ["Redis"]
     if not facts.trouble:
-        asked.append(count_of(len(told.nodes), "worker") if told.nodes else "workers (none answers)")
+        asked.append(count_of(len(told.nodes), "worker") if told.nodes else "workers (none answered)")
         asked.append(count_of(len(search.counts), "queue") + ("" if search.is_complete else " (a part of them)"))
     if after.state is not None:
         asked.append("the result backend")
@@ -219,7 +219,7 @@ def _unknown(facts: Facts) -> Explanation:
         hints.append("--queue NAME searches a queue that neither this app nor a worker names.")
     if after.state is None:
         hints.append(f"Its result is not known: {after.trouble}.")
-    made = Explanation(facts.evidence.task_id, TaskState.UNKNOWN, f"Nobody has it; asked were {all_of(asked)}.")
+    made = Explanation(facts.evidence.task_id, TaskState.UNKNOWN, f"Nobody knows it. Asked: {all_of(asked)}.")
     return replace(made, details=tuple(hints))
 
 

@@ -261,7 +261,7 @@ def test_a_broker_that_says_nothing_keeps_nobody(make_cluster: MakeCluster):
         silent.process.send_signal(signal.SIGSTOP)
         found = case.explain("no-such-task")
         assert found.state == "unknown"
-        assert "Neither the queues nor the workers could be asked: the broker redis://127.0.0.1" in found.details[-1]
+        assert "Neither the queues nor the workers could be asked: broker unavailable: " in found.details[-1]
 
 
 def test_workers_without_the_extension(make_cluster: MakeCluster):
@@ -367,7 +367,7 @@ def test_at_a_shell_with_nothing_there(make_cluster: MakeCluster):
     cluster = make_cluster(**QUICK)
     done = cluster.celery("gconc", "explain", "no-such-task")
     assert done.returncode == 1
-    assert "Nobody has it; asked were Redis, workers (none answers), 6 queues and the result backend." in done.stdout
+    assert "Nobody knows it. Asked: Redis, workers (none answered), 6 queues and the result backend." in done.stdout
 
 
 def test_at_a_shell_as_json(make_cluster: MakeCluster):
@@ -393,7 +393,7 @@ def test_without_the_broker_redis_still_answers(make_cluster: MakeCluster):
         found = case.explain("no-such-task")
         assert found.state == "unknown"
         assert (
-            "Neither the queues nor the workers could be asked: the broker amqp://guest:**@127.0.0.1:1//"
+            "Neither the queues nor the workers could be asked: broker unavailable: connection refused (amqp://guest:**@"
             in found.details[-1]
         )
         assert "secret" not in str(found)

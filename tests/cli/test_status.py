@@ -100,7 +100,7 @@ def test_workers_that_are_configured_differently_are_named(gconc: Gconc, make_cl
     wanted = "queue:emails: configured differently: 3 on one@test; 5 on two@test; the smallest applies"
     assert wanted in gconc("status").stdout.splitlines()
     gconc("set", "emails", "9")
-    assert wanted.replace("the smallest", "what was set") in gconc("status").stdout.splitlines()
+    assert wanted.replace("the smallest", "the value set at run time") in gconc("status").stdout.splitlines()
 
 
 def test_json_has_the_fields_of_the_dataclasses(gconc: Gconc, operations: Operations):

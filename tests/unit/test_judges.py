@@ -111,7 +111,7 @@ def test_nothing_is_expected_of_a_limit_of_which_no_task_has_ended_lately() -> N
         ),
         (
             replace(OPEN, max=0, overridden=True, set_by="bob@host", set_at=NOW - 61),
-            "queue:emails has a max of 0 by bob@host 61 s ago",
+            "queue:emails has a max of 0, set by bob@host 61 s ago",
         ),
         (replace(OPEN, settling=True), "30 s"),
     ],
@@ -349,9 +349,9 @@ def test_a_task_that_workers_have_noted_as_revoked_and_nobody_has() -> None:
 def test_a_task_that_nobody_knows_says_who_was_asked() -> None:
     found = explained()
     assert found.state == "unknown"
-    assert found.answer == "Nobody has it; asked were Redis, 1 worker, 1 queue and the result backend."
+    assert found.answer == "Nobody knows it. Asked: Redis, 1 worker, 1 queue and the result backend."
     found = explained(after=Result(None, trouble="there is no result backend"), told=Told())
-    assert found.answer == "Nobody has it; asked were Redis, workers (none answers) and 1 queue."
+    assert found.answer == "Nobody knows it. Asked: Redis, workers (none answered) and 1 queue."
     assert "Its result is not known: there is no result backend." in found.details
 
 
@@ -364,5 +364,5 @@ def test_with_a_broker_that_does_not_tell_the_queues_that_hold_messages_are_name
 
 def test_what_could_not_be_asked_is_told() -> None:
     found = explained(broker_trouble="the broker is away")
-    assert found.answer == "Nobody has it; asked were Redis and the result backend."
+    assert found.answer == "Nobody knows it. Asked: Redis and the result backend."
     assert found.details[-1] == "Neither the queues nor the workers could be asked: the broker is away."
