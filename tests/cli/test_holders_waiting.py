@@ -60,7 +60,7 @@ def test_tasks_that_run_and_wait_are_shown_with_id_worker_and_place(
     assert one.stderr == "queue:emails: showing 1 of 2; use --most to see more\n"
     first = gconc("waiting", "emails", "-n", "1")
     assert [row[-2] for row in first.lines[1:]] == ["c"]
-    assert first.stderr.startswith("queue:emails: 1 of ")
+    assert first.stderr.startswith("queue:emails: showing 1 of ")
 
 
 def test_the_other_limits_of_a_task_have_a_column(
@@ -98,7 +98,7 @@ def test_on_a_terminal_of_80_columns_an_id_is_on_one_line_so_that_it_can_be_copi
 def test_with_no_task_stdout_is_empty_and_stderr_says_so(gconc: Gconc, name: str, what: str):
     done = gconc(name, "emails")
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == f"queue:emails: nothing {what}\n"
+    assert done.stderr == f"queue:emails: no tasks {what}\n"
     assert gconc(name, "emails", "--json").json == []
 
 

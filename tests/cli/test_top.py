@@ -171,13 +171,13 @@ def test_a_limit_is_not_lowered_below_0_and_an_unlimited_one_not_raised(watched:
     operations.set("app", None)
     watched.shows("0/- ")
     watched.press("+")
-    watched.shows("app is unlimited: give it a max with")
+    watched.shows("app is unlimited; set a max with")
     assert operations.get("app") is None
 
 
 def test_help_names_the_keys_and_any_key_leaves_it(watched: Pane):
     watched.press("?")
-    watched.shows("pause the selected limit, or resume it", "STATE")
+    watched.shows("pause or resume the selected limit", "STATE")
     watched.press("j")
     assert "pause the selected limit" not in watched.shows("> app", "queue:emails")
 
@@ -203,7 +203,7 @@ def test_when_redis_goes_away_it_says_so_and_goes_on_when_it_is_back(terminal: C
     pane.shows("NO UPDATE for ", "connection refused", "> queue:emails")
     pane.press("+")
     pane.press("?")
-    pane.shows("pause the selected limit")  # keys are answered meanwhile
+    pane.shows("pause or resume the selected limit")  # keys are answered meanwhile
     pane.press("j")
     with redis_server(server.port):
         wait_until(lambda: "NO UPDATE" not in pane.text(), what="it is back")
@@ -235,7 +235,7 @@ def test_every_line_fits_the_terminal_also_after_its_size_has_changed(terminal: 
     pane.shows("task_29: 29, as configured", "gconc top", "0/29 ", "q quit")
     pane.press("g")
     pane.resize(50, 12)
-    small = pane.shows("task_00: 0 by", "LIMIT", "j/k select", "> tas…k_00 ")
+    small = pane.shows("task_00: 0, as", "LIMIT", "j/k select", "> tas…k_00 ")
     assert "░" not in small
     pane.resize(120, 40)
     pane.shows("task:proj.a_rather_long_module_name.task_25 ", "░", "q quit")

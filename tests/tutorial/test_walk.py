@@ -21,7 +21,7 @@ from .walk import is_shown, steps, walk
 PAGE = ROOT / "docs" / "tutorial" / "first-limit.md"
 
 #: What stands on the page for a checkout's path.
-CHECKOUT = "pip install <path of the checkout>"
+CHECKOUT = "pip install <path to the checkout>"
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 def test_who_follows_the_tutorial_gets_what_it_shows(environ: dict[str, str], tmp_path: Path) -> None:
     page, port = PAGE.read_text(encoding="utf-8"), free_port()
     assert f"`{CHECKOUT}`" in page
-    page = page.replace("pip install celery-gconc\n", CHECKOUT.replace("<path of the checkout>", f"'{ROOT}'") + "\n")
+    page = page.replace("pip install celery-gconc\n", CHECKOUT.replace("<path to the checkout>", f"'{ROOT}'") + "\n")
     page = page.replace("6390", str(port))
     home = tmp_path / "home"
     home.mkdir()

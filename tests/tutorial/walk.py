@@ -1,6 +1,6 @@
 """Follows a page by its text alone, at terminals of its own: files, commands and what these print.
 
-A block in a ``console`` fence is typed. Where the paragraph before it says "in a terminal of its own", that is a new
+A block in a ``console`` fence is typed. Where the paragraph before it says "in a new terminal", that is a new
 terminal, in which its last command is left running; where it says "Ctrl-C", those are interrupted first. A ``python``
 fence is written to the file that its paragraph names. A ``text`` fence is what the commands before it print, or soon
 print where they go on; commands that only look are typed again until it is there.
@@ -40,7 +40,11 @@ LOOKS = re.compile(r"celery .* (gconc (status|holders|waiting|explain)|inspect) 
 #: Of what a page shows, what may be otherwise: a number with its unit, ids, and the machine. Numbers after these words
 #: stand as they are, and so do those beside a slash (``2/4``).
 NUMBER = re.compile(r"(?<![\w/.-])\d+(?:\.\d+)?(?: (?:ms|s|min|h)\b)?(?![\w/])")
-AS_IT_STANDS = re.compile(r"\b(?:was|is|to|max|most|allows|configured:) $")
+AS_IT_STANDS = re.compile(r"\b(?:was|is|now|to|max|most|allows|configured:) $")
+OF_THE_MAX = re.compile(r"(?<= of )\d+(?= running)")
+
+#: What a page says before a block for which a terminal is opened.
+NEW_TERMINAL = re.compile(r"\bin (?:a (?:new|second|third)|its own) terminal", re.IGNORECASE)
 FREE = {
     r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b": r"[0-9a-f-]{36}",
     r"\b[0-9a-f]{16}\b": r"[0-9a-f]{16}",
@@ -84,7 +88,9 @@ def pattern(shown: str) -> re.Pattern[str]:
     for found in free.finditer(shown):
         pieces.append(re.escape(shown[at : found.start()]))
         number = found.lastindex or 0
-        stands = number == len(patterns) and AS_IT_STANDS.search(shown[: found.start()])
+        stands = number == len(patterns) and (
+            AS_IT_STANDS.search(shown[: found.start()]) or OF_THE_MAX.match(shown, found.start())
+        )
         pieces.append(re.escape(found[0]) if stands else patterns[number - 1])
         at = found.end()
     text = "".join([*pieces, re.escape(shown[at:])])
@@ -183,7 +189,7 @@ class Walk:
         if "Ctrl-C" in step.said:
             self.interrupt()
         *before, last = step.text.strip().split("\n")
-        if "in a terminal of its own" in step.said:
+        if NEW_TERMINAL.search(step.said):
             self._last = Terminal(self.folder, self._env)
             self._others.append(self._last)
             for line in before:
