@@ -90,7 +90,7 @@ def within(taken: float, row: str) -> None:
 
 def test_a_namespace_with_nothing_in_it_takes_what_is_stated(measured):
     assert measured.bytes < 4_000
-    assert "The rest takes less than 4 kB." in PAGE
+    assert "Everything else takes less than 4 kB." in PAGE
 
 
 def test_a_worker_takes_what_is_stated(measured):
@@ -115,13 +115,13 @@ def test_a_further_limit_of_a_task_takes_what_is_stated(measured):
     one = measured.taken_by(lambda: measured.ask(QUEUE))
     two = measured.taken_by(lambda: measured.ask(QUEUE, POOL))
     assert len(measured.namespace.holders(POOL)) == MANY
-    within(two - one, "further limit of such a task")
+    within(two - one, "each further limit of such a task")
 
 
 def test_a_limit_that_is_set_takes_what_is_stated(measured):
     names = [f"pool:some-resource-of-{number}" for number in range(MANY)]
     taken = measured.taken_by(lambda: [measured.namespace.set(name, 5) for name in names])
-    within(taken, "limit whose value is set at run time")
+    within(taken, "limit with a max set at run time")
 
 
 def told(limits: list[str], ended: int = 0) -> Record:
@@ -152,7 +152,7 @@ def test_a_heartbeat_in_which_many_tasks_ended_takes_what_is_stated(measured):
         for _ in range(MANY):
             measured.namespace.store.record(measured.session.name, told([QUEUE], 500))
 
-    within(measured.taken_by(tell), "heartbeat in which tasks ended, for each limit")
+    within(measured.taken_by(tell), "heartbeat that reports ended tasks, for each limit")
 
 
 def test_a_worker_keeps_two_connections(make_cluster, own_redis):  # noqa: F811
