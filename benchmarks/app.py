@@ -8,6 +8,9 @@ import time
 
 from celery import Celery
 
+from benchmarks.tickorder import pin_tick_order
+
+pin_tick_order()
 broker = os.environ["BENCH_BROKER"]
 app = Celery("bench", broker=broker)
 app.conf.update(
