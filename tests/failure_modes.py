@@ -37,24 +37,24 @@ HEAD = """\
 
 <!-- Written by `python -m tests.failure_modes` from tests/failures/. Don't edit. -->
 
-What happens when a thing breaks: to the limit, to the tasks that run, and to those that wait.
-This page is made from the tests that show it, in `tests/failures/`.
-They run real workers on real servers, break one thing, and look at what an oracle saw running.
+What happens when something breaks: to the limit, to running tasks, and to waiting ones.
+This page is generated from the tests that show it, in `tests/failures/`.
+They run real workers on real servers, break one thing, and check what an oracle saw running.
 
 | column | meaning |
 | --- | --- |
 | failure | what was broken, and how |
 | limit | whether more tasks ran at once than the limit's max |
-| running tasks | what became of the tasks that ran under the limit |
-| waiting tasks | what became of the tasks that waited for a permit, or came meanwhile |
+| running tasks | what happened to the tasks running under the limit |
+| waiting tasks | what happened to the tasks that waited for a permit, or arrived meanwhile |
 | how long, at most | the bound that the test asserts |
-| measured | the times of one run, in seconds; from the shortest to the longest where the test measures several |
-| test | the test that fails where this is not so |
+| measured | the times of one run, in seconds; from the shortest to the longest if the test measures several |
+| test | the test that fails if this is not so |
 
-Unless a line says otherwise, the tests' heartbeat interval is {interval:g} s and their heartbeat timeout {timeout:g} s.
-With other settings the times differ as the bounds do.
-Times were measured on a machine that did other things too.
-To run the tests and write their times here: `python -m tests.failure_modes --run`.
+Unless a row says otherwise, the tests use a heartbeat interval of {interval:g} s and a heartbeat timeout of {timeout:g} s.
+With other settings, the times differ as the bounds do.
+Times were measured on a machine that was doing other things too.
+To run the tests and record their times here: `python -m tests.failure_modes --run`.
 """
 
 
