@@ -31,18 +31,18 @@ HEAD = """\
 
 <!-- Written by `python -m tests.compatibility` from tests/lifecycle/ and tests/wild/. Don't edit. -->
 
-What Celery does with a task goes on under a limit, on each pool and over each broker.
-This page is made from the tests that show it, in `tests/lifecycle/` and `tests/wild/`.
-They run real workers, and look at the permits in Redis, at the results, and at what an oracle saw running.
+Celery's features work under a limit, on each pool and with each broker.
+This page is generated from the tests that show it, in `tests/lifecycle/` and `tests/wild/`.
+They run real workers, and check the permits in Redis, the results, and what an oracle saw running.
 
-*Parked* means that the feature meets a request that waits for a permit; *running*, a task that holds one.
+*Parked* means that the feature applies to a request that waits for a permit; *running*, to a task that holds one.
 
 | cell | meaning |
 | --- | --- |
 | yes | tested here |
-| in part | tested here but for a part that is not there; the note says why |
-| as on Redis | tested on this pool with Redis as the broker; the broker has no part in it |
-| as on prefork | tested on prefork; the pool has no part in it |
+| in part | tested here except for a part that doesn't exist; the note says why |
+| as on Redis | tested on this pool with Redis as the broker; the broker makes no difference |
+| as on prefork | tested on prefork; the pool makes no difference |
 | none | Celery does not have it here, or it can't be seen; the note says why |
 | no | not supported; the note says what happens instead |
 """
@@ -140,7 +140,7 @@ def page(rows: dict[tuple[str, str], Row], wild: dict[str, list[tuple[str, str, 
         "",
         *(f"{number}. {text}" for number, text in enumerate(notes.texts, 1)),
         "",
-        "## Where neither pool nor broker has a part",
+        "## Where neither pool nor broker matters",
         "",
         *_table(
             ["feature", "request", ""],
@@ -149,8 +149,8 @@ def page(rows: dict[tuple[str, str], Row], wild: dict[str, list[tuple[str, str, 
         "",
         "## In the wild",
         "",
-        "An app that runs under Celery runs with the two lines added, and nothing else to set.",
-        "Where it can't, the worker says so at its start, in one line.",
+        "An app that runs under Celery runs with the two lines added and no other settings.",
+        "If it can't, the worker says so at its start, in one line.",
         "",
         *_areas(wild),
         "## What the tests say",

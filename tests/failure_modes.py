@@ -51,7 +51,7 @@ They run real workers on real servers, break one thing, and check what an oracle
 | measured | the times of one run, in seconds; from the shortest to the longest if the test measures several |
 | test | the test that fails if this is not so |
 
-Unless a row says otherwise, the tests use a heartbeat interval of {interval:g} s and a heartbeat timeout of {timeout:g} s.
+Unless a row says otherwise, tests use a heartbeat interval of {interval:g} s and a heartbeat timeout of {timeout:g} s.
 With other settings, the times differ as the bounds do.
 Times were measured on a machine that was doing other things too.
 To run the tests and record their times here: `python -m tests.failure_modes --run`.

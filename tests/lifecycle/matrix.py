@@ -85,7 +85,7 @@ def reason(reasons: Mapping[str, str], column: Column) -> str | None:
 #: celery.concurrency.base.BasePool.terminate_job raises NotImplementedError; thread and solo don't override it.
 NO_TERMINATE = {
     "threads": "Celery's threads pool can't terminate a task.",
-    "solo": "Celery's solo pool can't terminate a task, and takes no command while one runs.",
+    "solo": "Celery's solo pool can't terminate a task, and handles no commands while one runs.",
 }
 #: thread.TaskPool.on_apply, eventlet's and base.apply_target (solo) drop the timeout arguments; gevent's takes the hard
 #: one.

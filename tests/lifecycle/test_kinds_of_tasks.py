@@ -51,7 +51,7 @@ def test_a_custom_request_sees_a_time_limit_and_its_permit_comes_back(bench):
 @pytest.mark.feature(
     "custom Task.Request",
     "running",
-    not_on={"solo": "A solo worker ends with an error of a request's own callback, with and without limits."},
+    not_on={"solo": "A solo worker exits on an error in a request's own callback, with and without limits."},
 )
 def test_a_permit_comes_back_though_the_requests_own_callback_raises(bench):
     bench.limit(1)

@@ -59,7 +59,7 @@ def test_parked_tasks_and_new_ones_stay_under_the_limit_when_a_rate_limit_is_set
 
 
 @pytest.mark.feature(
-    "a changed rate limit", "running", not_on={"solo": "Celery's solo pool takes no command while a task runs."}
+    "a changed rate limit", "running", not_on={"solo": "Celery's solo pool handles no commands while a task runs."}
 )
 def test_a_rate_limit_that_changes_while_a_task_runs_leaves_its_permit_alone(bench, rate):
     bench.limit(1)

@@ -8,7 +8,7 @@ from tests.lifecycle.bench import PATIENCE
 from tests.lifecycle.matrix import NO_TERMINATE, ONE_AT_A_TIME
 from tests.servers import wait_until
 
-HEARS_NOTHING = {"solo": "Celery's solo pool takes no command while a task runs."}
+HEARS_NOTHING = {"solo": "Celery's solo pool handles no commands while a task runs."}
 
 
 def is_let_go_and_never_runs(bench, sent, number: int) -> None:

@@ -63,7 +63,7 @@ def test_a_replica_among_them_is_left_out(pair: list[Node]):
     store.close()
 
 
-@pytest.mark.wild("connections", "a URL with two servers, of which the first is lost and comes back, empty or not")
+@pytest.mark.wild("connections", "a URL with two servers, the first of which is lost and comes back, empty or not")
 @pytest.mark.parametrize(
     ("lose", "bring_back"), [(Node.kill, Node.start), (Node.freeze, Node.thaw)], ids=["dead", "cut"]
 )

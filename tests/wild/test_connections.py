@@ -88,13 +88,13 @@ def case(name: str, *values: Any) -> Any:
         case("rediss://...?ssl_cert_reqs=CERT_NONE", "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=CERT_NONE", {}),
         case("rediss://...?ssl_cert_reqs=none", "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=none", {}),
         case(
-            "rediss://...?ssl_cert_reqs=CERT_REQUIRED with a CA of one's own",
+            "rediss://...?ssl_cert_reqs=CERT_REQUIRED with a private CA",
             "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={ca}",
             {},
         ),
-        case("a bare rediss:// to a self-signed server, which kombu doesn't verify", "rediss://127.0.0.1:{tls}/0", {}),
+        case("a plain rediss:// to a self-signed server, which kombu doesn't verify", "rediss://127.0.0.1:{tls}/0", {}),
         case(
-            "redis://...?ssl_cert_reqs=none, which has TLS with kombu",
+            "redis://...?ssl_cert_reqs=none, which uses TLS in kombu",
             "redis://127.0.0.1:{tls}/0?ssl_cert_reqs=none",
             {},
         ),
@@ -104,7 +104,7 @@ def case(name: str, *values: Any) -> Any:
             {"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_NONE}},
         ),
         case(
-            "rediss:// and broker_use_ssl with a CA of one's own",
+            "rediss:// and broker_use_ssl with a private CA",
             "rediss://127.0.0.1:{tls}/0",
             {"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "{ca}"}},
         ),
@@ -134,7 +134,7 @@ def case(name: str, *values: Any) -> Any:
             {},
         ),
         case(
-            "a broker URL with alternatives, the first of which is away",
+            "a broker URL with alternatives, the first of which is down",
             "redis://127.0.0.1:{away}/0;redis://127.0.0.1:{port}/0",
             {},
         ),
@@ -178,7 +178,7 @@ def test_the_brokers_redis_is_reached_as_kombu_reaches_it(servers: Servers, brok
     ("backend", "conf"),
     [
         case(
-            "result backend rediss://...?ssl_cert_reqs=CERT_REQUIRED with a CA of one's own",
+            "result backend rediss://...?ssl_cert_reqs=CERT_REQUIRED with a private CA",
             "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={ca}",
             {},
         ),

@@ -53,7 +53,7 @@ QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heart
 MANAGED = ("INFO", "PUBSUB", "CLIENT", "CONFIG", "ACL", "ROLE", "SCRIPT", "COMMAND", "KEYS", "DEBUG", "SAVE",
            "REPLICAOF", "FLUSHALL", "SHUTDOWN", "MONITOR")  # fmt: skip
 
-REFUSED = "refused at the start, with a line that says what to write"
+REFUSED = "refused at the start, with a line that says how to fix it"
 
 
 @dataclass
@@ -154,27 +154,27 @@ NEVER = (
         "rejects the user or the password", "correct them in {url}",
     ),
     never(
-        "a user that there isn't, or is switched off",
+        "a user that doesn't exist, or is switched off",
         f"redis://nobody:{SECRET}@127.0.0.1:{{guarded}}/0",
         "rejects the user or the password", "correct them in {url}",
     ),
     never(
-        "a password that is missing",
+        "a missing password",
         "redis://127.0.0.1:{guarded}/0",
         "requires a password", "set it in {url}: redis://:<password>@<host>",
     ),
     never(
-        "TLS, and a server that speaks none",
+        "TLS, and a server that doesn't use it",
         "rediss://127.0.0.1:{plain}/0?ssl_cert_reqs=none",
         "doesn't use TLS", "use redis:// instead of rediss:// in {url}",
     ),
     never(
-        "no TLS, and a server that wants it",
+        "no TLS, and a server that requires it",
         "redis://127.0.0.1:{tls}/0",
         "uses TLS, and we connected without it", "use rediss:// instead of redis:// in {url}",
     ),
     never(
-        "TLS, and a certificate that nobody vouches for",
+        "TLS, and a certificate from an unknown authority",
         "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=required",
         "has a certificate from an unknown authority", "ssl_ca_certs in {tls}",
     ),
@@ -184,17 +184,17 @@ NEVER = (
         "has a certificate for another name", "in {url}",
     ),
     never(
-        "TLS, and a file of certificates that isn't there",
+        "TLS, and a missing certificate file",
         "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=required&ssl_ca_certs={pem}/none.pem",
         "a file of certificates isn't there", "name in {tls}",
     ),
     never(
-        "TLS, and a file of certificates with something else in it",
+        "TLS, and a certificate file with something else in it",
         "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=required&ssl_ca_certs=" + __file__,
         "can't be reached over TLS with these certificates", "name in {tls}",
     ),
     never(
-        "a client certificate that is missing",
+        "a missing client certificate",
         "rediss://127.0.0.1:{mutual}/0?ssl_cert_reqs=required&ssl_ca_certs={pem}/ca.pem",
         "without the client certificate that it wants", "as ssl_certfile and ssl_keyfile in {tls}",
     ),
@@ -205,17 +205,17 @@ NEVER = (
         "without the client certificate that it wants", "as ssl_certfile and ssl_keyfile in {tls}",
     ),
     never(
-        "a web server at that port",
+        "a web server on that port",
         "redis://127.0.0.1:{web}/0",
         "isn't at that address; something else answers", "correct the host and port in {url}",
     ),
     never(
-        "a database number that there isn't",
+        "a database number that doesn't exist",
         "redis://127.0.0.1:{plain}/99",
         "has no database with that number", "choose another in {url}",
     ),
     never(
-        "a database number other than 0 of a Redis Cluster",
+        "a database number other than 0 on a Redis Cluster",
         "redis://127.0.0.1:{cluster}/1",
         "database 0 only", "write /0 at the end of {url}",
     ),
@@ -256,7 +256,7 @@ def test_a_password_that_nobody_wants_is_left_out_until_somebody_does(redis_proc
         store.close()
 
 
-@pytest.mark.wild("connections", "a port at which RabbitMQ listens", result=REFUSED)
+@pytest.mark.wild("connections", "a port on which RabbitMQ listens", result=REFUSED)
 def test_a_rabbitmq_is_told_from_a_redis(rabbitmq_process: RabbitMQServer):
     url = f"redis://127.0.0.1:{rabbitmq_process.port}/0"
     error = error_of(app_of(url, "global_concurrency_redis_url"))
@@ -331,8 +331,8 @@ def test_what_sentinels_refuse_is_told_with_the_options_that_are_theirs(servers,
         ("redis://no.such.host.invalid/0", "if this persists, correct the host name in broker_url"),
     ],
 )
-@pytest.mark.wild("connections", "a server that is away, or a host or socket that is not there yet",
-                  result="waits for it, and says what to correct if that lasts")  # fmt: skip
+@pytest.mark.wild("connections", "a server that is down, or a host or socket that is not there yet",
+                  result="waits for it, and says what to correct if it persists")  # fmt: skip
 def test_what_only_does_not_work_now_is_waited_for(servers, url, says):
     error = error_of(app_of(servers.url(url), "broker_url"))
     assert type(error) is StoreUnavailable
@@ -360,7 +360,7 @@ def test_a_server_that_takes_no_writes_is_waited_for_with_what_to_do_if_that_las
     assert says in str(raised.value)
 
 
-@pytest.mark.wild("connections", "a Unix socket that the worker's user may not open", result=REFUSED)
+@pytest.mark.wild("connections", "a Unix socket that the worker's user can't open", result=REFUSED)
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be somebody else for a moment")
 def test_a_socket_that_may_not_be_opened_is_told(redis_process, tmp_path):
     path = tmp_path / "redis.sock"
@@ -414,7 +414,7 @@ def missing(servers: Servers, *words: str) -> str:
     return found[1]
 
 
-@pytest.mark.wild("connections", "an ACL user with `~shop:* &shop:*`, or any other without what is needed",
+@pytest.mark.wild("connections", "an ACL user with `~shop:* &shop:*`, or any other without the required rights",
                   result=REFUSED)  # fmt: skip
 def test_all_that_a_user_lacks_is_told_in_one_go_as_the_line_to_run(servers):
     assert missing(servers, "+@all", "~shop:*", "&shop:*") == PATTERNS
@@ -491,7 +491,7 @@ def test_trying_the_rights_changes_nothing_and_is_no_sign_of_life(servers):
     assert opened.shut < 5, "nobody lives here whom it would have to wait for"
 
 
-@pytest.mark.wild("connections", "commands on keys renamed away on a managed Redis", result=REFUSED)
+@pytest.mark.wild("connections", "commands on keys renamed on a managed Redis", result=REFUSED)
 def test_a_command_that_was_renamed_away_is_told_by_its_name(redis_process):
     with redis_server(None, "--rename-command", "HSCAN", "", "--rename-command", "XADD", "hidden") as server:
         store = Store(server.url, "gconc")
@@ -527,7 +527,7 @@ def stopped(cluster: Any) -> str:
 
 
 @pytest.mark.wild("connections", "a worker with limits, and a wrong password, TLS where there is none, or no rights",
-                  result="ends at its start with exit code 78 and one line")  # fmt: skip
+                  result="refuses to start, with exit code 78 and one line")  # fmt: skip
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -551,8 +551,8 @@ def test_a_worker_with_limits_ends_at_its_start_with_one_line(servers, make_clus
         assert SECRET not in line and WRONG not in line
 
 
-@pytest.mark.wild("connections", "rights that are taken away while workers run, and given back",
-                  result="goes on; told in the log, by `inspect stats`, `status` and `doctor`")  # fmt: skip
+@pytest.mark.wild("connections", "rights that are withdrawn while workers run, and granted again",
+                  result="keeps running; reported in the log, `inspect stats`, `status` and `doctor`")  # fmt: skip
 def test_a_worker_that_runs_goes_on_and_tells_what_was_taken_from_it(servers, make_cluster):  # noqa: F811
     servers.admins["plain"].flushall()
     servers.user("shop", *ALL)
@@ -654,7 +654,7 @@ def test_what_lasts_is_told_once_though_redis_does_not_answer_now_and_then(serve
             made.stop()
 
 
-@pytest.mark.wild("connections", "a Redis whose `INFO` is renamed away, with all else that providers take away")
+@pytest.mark.wild("connections", "a Redis whose `INFO` is renamed, and everything else that providers remove")
 def test_a_worker_runs_without_info_and_says_once_what_it_can_not_see(servers, make_cluster):  # noqa: F811
     url = servers.url("redis://127.0.0.1:{renamed}/0")
     cluster = make_cluster(**QUICK, global_concurrency_redis_url=url, global_concurrency_limits={"emails": 1})
@@ -671,7 +671,7 @@ def test_a_worker_runs_without_info_and_says_once_what_it_can_not_see(servers, m
     assert "Traceback" not in doctor.stderr
 
 
-@pytest.mark.wild("connections", "a Redis broker whose user may not do what is needed there beside kombu's work",
+@pytest.mark.wild("connections", "a Redis broker whose user lacks rights that only celery-gconc needs",
                   result=REFUSED)  # fmt: skip
 def test_what_is_missing_at_the_broker_is_told_at_the_start_too(servers, make_cluster):  # noqa: F811
     servers.user("kombu", *ALL, "-eval", "-lrange", "-client|unblock")
@@ -711,7 +711,7 @@ def test_what_is_tried_at_the_broker_is_what_the_page_of_rights_has(servers):
 
 
 @pytest.mark.wild("connections", "a worker without limits, and a wrong password",
-                  result="runs; an error says what to write")  # fmt: skip
+                  result="runs; an error says how to fix it")  # fmt: skip
 def test_a_worker_without_limits_runs_and_tells(servers, make_cluster):  # noqa: F811
     url = servers.url(f"redis://:{WRONG}@127.0.0.1:{{guarded}}/0")
     cluster = make_cluster(**QUICK, global_concurrency_redis_url=url)

@@ -70,7 +70,8 @@ def refusals(cluster: Cluster) -> list[str]:
 
 
 @pytest.mark.wild(
-    "deploys", "a rolling deploy of six workers that changes the heartbeat settings, under load; one is killed in it"
+    "deploys",
+    "a rolling deploy of six workers that changes the heartbeat settings, under load; one is killed during it",
 )
 def test_a_rolling_deploy_may_change_the_heartbeat_settings(make_cluster: MakeCluster):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": MAX}, **QUICK)
@@ -90,7 +91,7 @@ def test_a_rolling_deploy_may_change_the_heartbeat_settings(make_cluster: MakeCl
     assert len(new) == 6
 
 
-@pytest.mark.wild("deploys", "a worker that is killed, where all others have longer heartbeat intervals than it had")
+@pytest.mark.wild("deploys", "a killed worker, when all others have longer heartbeat intervals than it had")
 def test_a_killed_worker_s_permits_come_back_when_its_own_lease_ends_however_rarely_others_call(make_cluster):
     cluster = make_cluster(global_concurrency_limits={"pool:db": 1}, **QUICK)
     (holder,) = cluster.start("a", pool="threads", concurrency=1)
@@ -108,7 +109,7 @@ def test_a_killed_worker_s_permits_come_back_when_its_own_lease_ends_however_rar
 
 
 @pytest.mark.wild(
-    "deploys", "a rolling deploy that changes limits, task options and other settings of ours, under load"
+    "deploys", "a rolling deploy that changes limits, task options and other celery-gconc settings, under load"
 )
 def test_a_rolling_deploy_may_change_every_other_setting_of_ours(make_cluster: MakeCluster):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": MAX}, **QUICK)
@@ -134,7 +135,9 @@ def test_a_rolling_deploy_may_change_every_other_setting_of_ours(make_cluster: M
     assert refusals(cluster) == []
 
 
-@pytest.mark.wild("deploys", "two apps in one namespace that share no queue", result="told at the start, in a line")
+@pytest.mark.wild(
+    "deploys", "two apps in one namespace that share no queue", result="reported at the start, in one line"
+)
 def test_two_apps_in_one_namespace_that_share_no_queue_are_told_in_one_line(make_cluster: MakeCluster):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 1})
     (first,) = cluster.start("first", queues="emails", pool="threads", concurrency=1)
@@ -164,7 +167,7 @@ def warnings_of(worker: Worker) -> str:
     return "\n".join(line for line in worker.output().splitlines() if "WARNING" in line and "celery-gconc" in line)
 
 
-@pytest.mark.wild("workers", "a new namespace", result="says at INFO when tasks under limits start; no warning")
+@pytest.mark.wild("workers", "a new namespace", result="says at INFO when limited tasks start; no warning")
 def test_the_first_lines_that_a_new_user_reads_are_no_warning_and_a_loss_is_one(make_cluster: MakeCluster):
     with redis_server() as server:
         cluster = make_cluster(

@@ -77,7 +77,7 @@ def market(redis_url: str, tmp_path: Path) -> Iterator[Market]:
         oracle.client.close()
 
 
-@pytest.mark.wild("deploys", "Django, TLS, a prefix and an ACL user for each of two apps in one settings module")
+@pytest.mark.wild("deploys", "Django: TLS, a prefix and an ACL user for each of two apps in one settings module")
 def test_a_django_project_with_tls_prefixes_acl_users_and_two_apps_runs_from_its_own_settings(market: Market):
     workers = [market.spawn("market:app", "shop"), market.spawn("market:billing", "billing")]
     try:

@@ -192,7 +192,7 @@ def test_a_killed_child_gives_its_permit_back_where_there_is_no_pidfd(elsewhere)
     assert "unexpected error" not in worker.output(), "the link's thread lives"
 
 
-@pytest.mark.wild("platforms", "macOS before Python 3.13: a child is killed while the event loop stands still")
+@pytest.mark.wild("platforms", "macOS before Python 3.13: a child is killed while the event loop is stuck")
 def test_a_killed_child_gives_its_permit_back_though_nothing_reaps_it(elsewhere):
     cluster = elsewhere("macOS", global_concurrency_limits={"pool:db": 1}, **LONG_LEASES)
     cluster.module = OWN_APP

@@ -77,7 +77,7 @@ def test_asyncio_workers_keep_to_a_limit(elsewhere):
     wait_until(lambda: not cluster.permits(), what="no permit is left")
 
 
-@pytest.mark.wild("pools", "a pool of one's own that follows BasePool")
+@pytest.mark.wild("pools", "a custom pool that follows BasePool")
 def test_a_pool_made_from_scratch_keeps_to_a_limit_however_tasks_end(elsewhere):
     limits = {"queue:emails": 2, "task:tests.cluster.app.outcome": 1}
     cluster = with_pool(elsewhere, f"{OWN}:OwnPool", global_concurrency_limits=limits)

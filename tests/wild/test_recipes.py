@@ -196,7 +196,7 @@ AT_ONCE = "an error of the test, at once"
         ),
         pytest.param(
             "requirepass", "another", "global_concurrency_redis_url",
-            marks=pytest.mark.wild("recipes", "limits, a Redis with another password", result=AT_ONCE),
+            marks=pytest.mark.wild("recipes", "limits, a Redis with a different password", result=AT_ONCE),
         ),
     ],
 )  # fmt: skip
@@ -300,7 +300,9 @@ def test_while_redis_is_away_and_no_limit_is_known_nothing_waits(tmp_path, over_
             wait_until(lambda: done.stdout.strip() in shell.celery(*waiting).stdout, what="the task waits for a permit")
 
 
-@pytest.mark.wild("recipes", 'a task option that covers nothing: global_concurrency="db"', result="told at the start")
+@pytest.mark.wild(
+    "recipes", 'a task option that covers nothing: global_concurrency="db"', result="reported at the start"
+)
 def test_a_task_option_that_covers_nothing_is_told_when_the_worker_starts(tmp_path, over_redis):
     shell = Shell(tmp_path, APP, {**over_redis, "global_concurrency_limits": {"pool:db": 3}}, {"TEST_OPTION": '"db"'})
     with shell.worker("-P", "solo") as worker:

@@ -87,7 +87,7 @@ def over(secure: Secure, make_cluster: Callable[..., Cluster]) -> Callable[..., 
     return make
 
 
-@pytest.mark.wild("connections", "workers over a bare rediss:// to a self-signed server")
+@pytest.mark.wild("connections", "workers over a plain rediss:// to a self-signed server")
 def test_workers_run_over_a_bare_rediss_url(over):
     runs(over("rediss://shop:p%2Fw@127.0.0.1:{tls}/0"))
 
@@ -98,7 +98,7 @@ def test_workers_run_with_broker_use_ssl(over, secure: Secure):
     runs(over("redis://shop:p%2Fw@127.0.0.1:{tls}/0", broker_use_ssl=verified))
 
 
-@pytest.mark.wild("connections", "Sentinel with TLS and a user of its own, as the broker")
+@pytest.mark.wild("connections", "Sentinel with TLS and its own user, as the broker")
 def test_workers_run_over_a_sentinel_with_tls_that_is_the_broker(over, secure: Secure):
     tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(secure.folder / "ca.pem")}
     sentinel = {"ssl": True, "username": "watcher", "password": "s/w", **tls}
@@ -112,7 +112,7 @@ def test_workers_hear_notices_whatever_the_options_of_redis_py(make_cluster):
     runs(make_cluster(global_concurrency_limits={"emails": 1}, global_concurrency_redis_options=options, **SLOW))
 
 
-@pytest.mark.wild("connections", "Sentinel with TLS and a user of its own, as the result backend")
+@pytest.mark.wild("connections", "Sentinel with TLS and its own user, as the result backend")
 def test_a_sentinel_with_tls_that_is_the_result_backend_is_asked_as_celery_asks_it(secure: Secure):
     tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(secure.folder / "ca.pem")}
     sentinel = {"ssl": True, "username": "watcher", "password": "s/w", **tls}
@@ -126,7 +126,7 @@ def test_a_sentinel_with_tls_that_is_the_result_backend_is_asked_as_celery_asks_
     assert secure.node.info("keyspace")["db3"]
 
 
-@pytest.mark.wild("connections", "Sentinel with TLS and a user of its own, as our own URL")
+@pytest.mark.wild("connections", "Sentinel with TLS and its own user, as our own URL")
 def test_a_sentinel_with_tls_may_be_our_own_url(secure: Secure):
     made = Celery("wild", broker="memory://", set_as_current=False)
     tls = {"ssl_cert_reqs": "CERT_REQUIRED", "ssl_ca_certs": str(secure.folder / "ca.pem")}
@@ -137,7 +137,7 @@ def test_a_sentinel_with_tls_may_be_our_own_url(secure: Secure):
     works(made)
 
 
-@pytest.mark.wild("connections", "Redis Cluster reached by the plain URL of one node")
+@pytest.mark.wild("connections", "Redis Cluster reached through the plain URL of one node")
 def test_workers_run_over_a_cluster_of_which_one_node_is_named(make_cluster):
     with redis_cluster() as cluster:
         other = cluster.others[0]

@@ -66,7 +66,7 @@ def limits_of(shell: Shell) -> dict[str, int]:
     return {limit["limit"]: limit["max"] for limit in json.loads(done.stdout)["limits"]}
 
 
-@pytest.mark.wild("deploys", "Django: two apps, two namespaces, one settings module, foreign settings beside")
+@pytest.mark.wild("deploys", "Django: two apps, two namespaces and foreign settings in one settings module")
 def test_two_apps_in_one_settings_module_each_keep_to_their_own_limits(project):
     shop, reports = project()
     with shop.worker("-P", "solo", "-n", "shop@test") as worker:
@@ -88,7 +88,7 @@ def test_a_faulty_setting_stops_the_app_of_its_namespace_only(project):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.wild("deploys", "Django: a misspelt setting of ours", result="told at the start, and by doctor")
+@pytest.mark.wild("deploys", "Django: a misspelt celery-gconc setting", result="reported at the start, and by doctor")
 def test_a_likely_misspelling_is_told_by_the_worker_and_by_doctor(project):
     shop, _ = project("CELERY_GLOBAL_CONCURENCY_WAIT_WARNING = 9\nGLOBAL_CONCURRENCY_TASK_EVENTS = False")
     told = {

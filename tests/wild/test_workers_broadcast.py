@@ -63,7 +63,7 @@ def test_a_limit_on_a_queue_that_rabbitmq_names_holds_for_all_workers_by_its_ali
     assert cluster.oracle.peak() == 1
 
 
-@pytest.mark.wild("workers", "a limit on a queue of a worker's own (`worker_direct`)", result="it is that worker's")
+@pytest.mark.wild("workers", "a limit on a worker's own queue (`worker_direct`)", result="applies to that worker only")
 def test_a_limit_on_a_workers_direct_queue_holds(make_cluster):
     cluster = make_cluster(worker_direct=True, global_concurrency_limits={"queue:w1@test.dq2": 1})
     cluster.start("w1", concurrency=4, queues="emails")

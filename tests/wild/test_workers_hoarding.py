@@ -63,7 +63,7 @@ def told(cluster: Cluster, what: bytes) -> list[int]:
     return [int(value) for field, value in fields.items() if field.endswith(b":" + what)]
 
 
-@pytest.mark.wild("workers", "six messages wait in a worker whose slots other queues' tasks take; two are idle")
+@pytest.mark.wild("workers", "six messages wait in a worker whose slots run other queues' tasks; two workers are idle")
 @pytest.mark.parametrize("where", QUEUES, indirect=True)
 def test_what_waits_in_a_full_worker_starts_in_idle_ones(make_cluster, where):
     url, queue = where
@@ -112,7 +112,7 @@ def test_what_a_hung_worker_has_read_beyond_its_slots_starts_in_another(make_clu
     assert starts_by(cluster, b, "nap") == {2, 3}, "in their order"
 
 
-@pytest.mark.wild("workers", "a limit raised from 2 to 16 and three workers added, while one holds all messages")
+@pytest.mark.wild("workers", "a limit raised from 2 to 16, and three workers added, while one holds all messages")
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
 def test_all_of_a_raised_limit_is_used_by_workers_that_come_later(make_cluster, broker):
     limit = "task:tests.cluster.app.nap"
@@ -218,7 +218,7 @@ def test_messages_near_their_delivery_limit_go_back_as_copies_or_themselves_and_
                 message.ack()
 
 
-@pytest.mark.wild("workers", "an urgent message comes while 200 others wait for a limit, in a queue with priorities")
+@pytest.mark.wild("workers", "an urgent message arrives while 200 others wait for a limit, in a queue with priorities")
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
 @pytest.mark.parametrize("limit", ["emails", "task:tests.cluster.app.nap"])
 def test_an_urgent_message_waits_for_two_messages_a_slot_at_most(make_cluster, broker, limit):

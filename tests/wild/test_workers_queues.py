@@ -100,7 +100,7 @@ def go_on(cluster: Cluster, worker: Worker) -> set[int]:
 
 
 @pytest.mark.wild("workers", "RabbitMQ: a policy expires queues that nobody consumes, and their limits are full",
-                  result="they live on, nothing is lost")  # fmt: skip
+                  result="they stay alive, and nothing is lost")  # fmt: skip
 @needs_quorum_queues
 def test_a_queue_with_an_expiry_by_policy_outlives_its_full_limit(make_cluster, broker):
     queues = ("expiring", "expiring-quorum")
@@ -116,7 +116,7 @@ def test_a_queue_with_an_expiry_by_policy_outlives_its_full_limit(make_cluster, 
 
 
 @pytest.mark.wild("workers", "RabbitMQ: a queue is deleted while its limit is full",
-                  result="declared anew within seconds; `doctor` names it")  # fmt: skip
+                  result="declared again within seconds; `doctor` names it")  # fmt: skip
 def test_a_queue_that_is_deleted_while_its_limit_is_full_is_declared_anew(stopped, broker):
     cluster, worker = stopped
     delete(broker, "emails")
@@ -129,8 +129,8 @@ def test_a_queue_that_is_deleted_while_its_limit_is_full_is_declared_anew(stoppe
     assert "the queue emails was deleted, or has expired" in worker.output()
 
 
-@pytest.mark.wild("workers", "RabbitMQ: a queue is deleted in the moment before it is consumed again",
-                  result="the worker connects anew, as plain Celery does")  # fmt: skip
+@pytest.mark.wild("workers", "RabbitMQ: a queue is deleted just before it is consumed again",
+                  result="the worker reconnects, as plain Celery does")  # fmt: skip
 def test_a_worker_does_not_end_when_a_queue_is_gone_that_it_consumes_again(stopped, broker):
     cluster, worker = stopped
     delete(broker, "emails")
@@ -139,7 +139,7 @@ def test_a_worker_does_not_end_when_a_queue_is_gone_that_it_consumes_again(stopp
     go_on(cluster, worker)
 
 
-@pytest.mark.wild("workers", "RabbitMQ: a queue is made anew with other arguments while its limit is full",
+@pytest.mark.wild("workers", "RabbitMQ: a queue is recreated with other arguments while its limit is full",
                   result="it is consumed as it is")  # fmt: skip
 def test_a_queue_that_is_made_anew_with_other_arguments_is_consumed_as_it_is(stopped, broker):
     cluster, worker = stopped

@@ -12,7 +12,7 @@ from tests.servers import wait_until
 NAP = "tests.cluster.app.nap"
 
 
-@pytest.mark.wild("workers", "scaling by `LLEN`", result="`LLEN` plus what workers hold is what waits")
+@pytest.mark.wild("workers", "scaling by `LLEN`", result="`LLEN` plus what workers hold is everything that waits")
 def test_the_length_of_a_queue_and_what_workers_hold_add_up_to_what_waits_for_its_limit(make_cluster):
     cluster = make_cluster(global_concurrency_limits={"emails": 2}, global_concurrency_heartbeat_interval=0.5)
     cluster.start("w1", "w2", concurrency=4)

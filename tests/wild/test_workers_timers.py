@@ -24,7 +24,7 @@ def due_in(seconds: float) -> datetime:
     return datetime.now(timezone.utc) + timedelta(seconds=seconds)
 
 
-@pytest.mark.wild("workers", "3,000 tasks with one ETA, under a limit far away")
+@pytest.mark.wild("workers", "3,000 tasks with one ETA, under a limit nowhere near full")
 def test_thousands_of_tasks_with_one_eta_all_run_without_a_stall(make_cluster: Callable[..., Cluster]):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 100})
     (worker,) = cluster.start("a")
@@ -78,8 +78,8 @@ def test_what_waits_for_a_full_limit_takes_nothing_of_worker_eta_task_limit(
 
 @pytest.mark.wild(
     "workers",
-    "a signal handler holds the event loop up for seconds, slots are free",
-    result="told in the log, in status and by doctor",
+    "a signal handler holds up the event loop for seconds while slots are free",
+    result="reported in the log, in status and by doctor",
 )
 def test_a_worker_that_has_free_slots_and_no_room_is_told_of_in_its_log_in_status_and_by_doctor(
     make_cluster: Callable[..., Cluster],

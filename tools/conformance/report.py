@@ -16,13 +16,13 @@ HEAD = """\
 
 <!-- Written by `python -m tools.conformance`; change tools/conformance/report.py, not this file. -->
 
-Celery's source distribution holds the tests that its developers run before a release.
+Celery's source distribution includes the tests that its developers run before a release.
 `make conformance` runs them twice, unchanged: with Celery alone, and with celery-gconc in every worker.
 A test that passes without celery-gconc and fails with it makes the command fail.
 
 The integration suite runs one worker with a real broker; the smoke suite starts, kills and restarts workers.
-Its nodes are local processes here instead of containers.
-The tests are run in handfuls, each handful in a process of its own with clean servers.
+Here, its nodes are local processes instead of containers.
+The tests run in batches, each in its own process with clean servers.
 
 """
 
@@ -39,7 +39,7 @@ def _page(runs: list[Run], found: Found) -> Iterator[str]:
     yield "| Mode | What it is |\n| --- | --- |\n"
     for mode in dict.fromkeys(run.mode for run in runs):
         yield f"| `{mode}` | {MEANING[mode]} |\n"
-    yield "\n## What they said\n\n"
+    yield "\n## Results\n\n"
     yield from _results(runs, found)
     yield from _differences(runs, found)
     yield from _plain_only(runs)
@@ -61,14 +61,14 @@ def _results(runs: Iterable[Run], found: Found) -> Iterator[str]:
             count["skipped"], count["xfailed"], f"{sum(each.seconds for each in run.outcomes.values()) / 60:.1f}",
             f"{run.seconds / 60:.1f}", "" if run.mode == "plain" else broken,
         )  # fmt: skip
-    yield "\nA test that counts as failed may have failed by chance; the next sections tell which.\n"
-    yield "Handfuls run side by side, so the clock says less than the minutes that the tests took, added up.\n\n"
+    yield "\nA failed test may have failed by chance; the next sections say which did.\n"
+    yield "Batches run in parallel, so the clock time is less than the sum of the tests' minutes.\n\n"
 
 
 def _differences(runs: Iterable[Run], found: Found) -> Iterator[str]:
     yield "## Tests that failed in a run with celery-gconc\n\n"
-    yield "Each was run again by itself, without and with celery-gconc; the counts are how often it passed.\n"
-    yield "One that passes alone failed because of its neighbours or of a busy machine, as it may in any run.\n\n"
+    yield "Each was run again on its own, without and with celery-gconc; the counts say how often it passed.\n"
+    yield "A test that passes on its own failed because of its neighbours or a busy machine, as can happen in any run.\n\n"
     if not any(found.values()):
         yield "None.\n\n"
         return
@@ -104,7 +104,7 @@ def _plain_only(runs: Iterable[Run]) -> Iterator[str]:
                 lines.append(f"- {suite}, {broker}: `{test.removeprefix('t/')}` ({outcome.reason})\n")
     if lines:
         yield "## Tests that failed only without celery-gconc\n\n"
-        yield "So this, too, may happen by chance:\n\n"
+        yield "So this too can happen by chance:\n\n"
         yield from lines
         yield "\n"
 
@@ -116,10 +116,10 @@ def _not_run(runs: list[Run]) -> Iterator[str]:
         brokers = [broker for broker in BROKERS if (suite, broker, mode) not in known]
         if brokers:
             part = [run.broker for run in runs if run.subset and (run.suite, run.mode) == (suite, mode)]
-            but = f", but for the few tests in the table ({', '.join(part)})" if part else ""
+            but = f", except for the few tests in the table ({', '.join(part)})" if part else ""
             yield f"- The {suite} suite in mode `{mode}` on {' and '.join(brokers)}{but}.\n"
-    yield "- Tests that ask for the other broker than the run's, in the smoke suite.\n"
-    yield "- The tests that skipped themselves, or that this machine can't offer anything for, in every mode alike:\n\n"
+    yield "- Tests in the smoke suite that require a broker other than the run's.\n"
+    yield "- Tests that skipped themselves, or that this machine can't support, the same in every mode:\n\n"
     yield _row("Suite", "Broker", "Tests", "File", "Reason")
     yield _row(*["---"] * 5)
     for run in runs:
@@ -145,7 +145,7 @@ def _how(runs: Iterable[Run]) -> Iterator[str]:
         yield f"- {rows}{shared}: {versions}.\n"
         for note in dict.fromkeys(str(run.info.get("note", "")) for run in some):
             yield f"  {note}\n" if note else ""
-    yield "\nAll of it is `make conformance`; a single row, whose results the next page takes up:\n\n```console\n"
+    yield "\n`make conformance` runs all of it; to run a single row, whose results the next page picks up:\n\n```console\n"
     for run in runs:
         if run.mode != "plain":
             yield f"{run.command}\n"
