@@ -60,7 +60,7 @@ def median_ratio(these: list[float], those: list[float]) -> float:
 
 
 def throughput(rounds: int) -> list[Row]:
-    """No-op tasks under limits far away, beside plain Celery."""
+    """No-op tasks under limits nowhere near full, beside plain Celery."""
     rows = []
     for pool in ("prefork", "threads"):
         raw = alternate(
@@ -75,7 +75,7 @@ def throughput(rounds: int) -> list[Row]:
             rate=lambda result: result.rate,
             cpu=lambda result: result.cpu,
         )
-        what = f"throughput of no-op tasks, {pool}, limits far away / plain Celery"
+        what = f"throughput of no-op tasks, {pool}, limits nowhere near full / plain Celery"
         beside = (
             f"CPU time a task of the worker's main process: {median_ratio(raw['gconc cpu'], raw['plain cpu']):.3f}; "
             f"plain against plain: {median_ratio(raw['plain again'], raw['plain']):.3f}, "
@@ -133,12 +133,12 @@ def handoff_and_order(rounds: int) -> list[Row]:
     rows = [Row("handoff gap at L=1 over two workers / one plain worker -c 1", ratio, 1.5, "<=", beside, raw)]
 
     contended = run(Load("order, L=4, d=50 ms", "nap", 2000, 0.05, {QUEUE: 4}, workers=4, concurrency=8))
-    rows.append(Row("displacement of 2,000 tasks, L=4, median places", contended.displacement, 1, "<="))
+    rows.append(Row("displacement of 2,000 tasks, L=4, median positions", contended.displacement, 1, "<="))
     rows.append(Row("peak of running tasks, L=4", contended.peak, 4, "<="))
-    rows.append(Row("Redis commands a task, contended (L=4, d=50 ms)", contended.commands, 2, "<="))
+    rows.append(Row("Redis commands per task, contended (L=4, d=50 ms)", contended.commands, 2, "<="))
     far = run(Load("commands, no-op, limits far away", count=5000, limits={QUEUE: 1000, "app": 2000}))
-    rows.append(Row("Redis commands a task, uncontended with a backlog", far.commands, 0.1, "<="))
-    rows.append(Row("Redis commands a minute, idle worker (heartbeat 5 s)", idle_commands(), 30, "<="))
+    rows.append(Row("Redis commands per task, uncontended with a backlog", far.commands, 0.1, "<="))
+    rows.append(Row("Redis commands per minute, idle worker (heartbeat 5 s)", idle_commands(), 30, "<="))
     return rows
 
 
@@ -151,7 +151,7 @@ def intake(rounds: int) -> list[Row]:
         other = behind_covered(kind, "task:benchmarks.app.nap")
         print(f"  intake, {kind}: {own} {other}", flush=True)
         rows.append(Row(f"messages held, {kind}, limit of the task, 10,000 waiting", other.held, held, "<="))
-        what = f"part of 10,000 covered tasks (5 ms) that start before an uncovered one behind them, {kind}"
+        what = f"share of 10,000 covered tasks (5 ms) that start before an uncovered one behind them, {kind}"
         rows.append(Row(what, other.before, before, "<=", f"{other.seconds:.0f} s after the worker was started"))
     return rows
 

@@ -63,7 +63,7 @@ CASES = {
     "short": Case("A full limit of 4, tasks of 50 ms", nap(4, 0.05, 1000), 4, 6.0),
     "long": Case("A full limit of 8, tasks of 500 ms", nap(8, 0.5, 400), 8, 12.0),
     "free": Case(
-        "A limit of 1000 that is far away, tasks that do nothing",
+        "A limit of 1000 that is nowhere near full, tasks that do nothing",
         Load("noop", "noop", 12_000, limits={"queue:celery": 1000}, workers=2),
         None,
         5.0,

@@ -17,7 +17,7 @@ def write_report(machine: dict[str, Any], rounds: int, rows: list[dict[str, Any]
     lines = [
         "# Benchmarks",
         "",
-        "Measured by `make bench`; this page is written by it, and the raw figures are in `benchmarks/results.json`.",
+        "Measured by `make bench`, which writes this page; the raw figures are in `benchmarks/results.json`.",
         f"Each figure is the median of {rounds} or more runs that alternate with the runs they are compared to.",
         "The intake was run once.",
         f"Machine: {', '.join(f'{name} {value}' for name, value in machine.items())}.",
@@ -49,7 +49,7 @@ def _plot(rows: list[dict[str, Any]]) -> None:
         axes.plot([row["target"]] * 2, [index - 0.4, index + 0.4], color="#222222", linewidth=2)
         axes.text(0.01, index, f"{row['value']:.3f}", va="center", color="white", fontsize=9)
     axes.set_yticks(
-        range(len(shown)), [row["name"].replace(", limits far away", "") for row in reversed(shown)], fontsize=8
+        range(len(shown)), [row["name"].replace(", limits nowhere near full", "") for row in reversed(shown)], fontsize=8
     )
     axes.set_xlim(0, 1.1)
     axes.set_xlabel("ratio; the black mark is the target")

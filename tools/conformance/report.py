@@ -68,7 +68,7 @@ def _results(runs: Iterable[Run], found: Found) -> Iterator[str]:
 def _differences(runs: Iterable[Run], found: Found) -> Iterator[str]:
     yield "## Tests that failed in a run with celery-gconc\n\n"
     yield "Each was run again on its own, without and with celery-gconc; the counts say how often it passed.\n"
-    yield "A test that passes on its own failed because of its neighbours or a busy machine, as can happen in any run.\n\n"
+    yield "A test that passes on its own failed because of its neighbours or a busy machine, as can happen.\n\n"
     if not any(found.values()):
         yield "None.\n\n"
         return
@@ -145,7 +145,7 @@ def _how(runs: Iterable[Run]) -> Iterator[str]:
         yield f"- {rows}{shared}: {versions}.\n"
         for note in dict.fromkeys(str(run.info.get("note", "")) for run in some):
             yield f"  {note}\n" if note else ""
-    yield "\n`make conformance` runs all of it; to run a single row, whose results the next page picks up:\n\n```console\n"
+    yield "\n`make conformance` runs all of it; to run one row, whose results the next page picks up:\n\n```console\n"
     for run in runs:
         if run.mode != "plain":
             yield f"{run.command}\n"
