@@ -48,9 +48,8 @@ def _plot(rows: list[dict[str, Any]]) -> None:
         axes.barh(index, row["value"], color="#3a7d44" if row["reached"] else "#d08c2e", height=0.6)
         axes.plot([row["target"]] * 2, [index - 0.4, index + 0.4], color="#222222", linewidth=2)
         axes.text(0.01, index, f"{row['value']:.3f}", va="center", color="white", fontsize=9)
-    axes.set_yticks(
-        range(len(shown)), [row["name"].replace(", limits nowhere near full", "") for row in reversed(shown)], fontsize=8
-    )
+    names = [row["name"].replace(", limits nowhere near full", "") for row in reversed(shown)]
+    axes.set_yticks(range(len(shown)), names, fontsize=8)
     axes.set_xlim(0, 1.1)
     axes.set_xlabel("ratio; the black mark is the target")
     axes.set_title("celery-gconc beside plain Celery", fontsize=10)
