@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +10,15 @@ import click
 
 from celery_gconc.cli.arguments import LIMIT, MAX, NumberRange
 from celery_gconc.cli.terminal import EXIT_NO, Command, Terminal, pass_terminal
-from celery_gconc.errors import GlobalConcurrencyError
-from celery_gconc.operations.operations import Operations
 from celery_gconc.operations.survey import ANSWER_SECONDS
 from celery_gconc.operations.wording import span
 from celery_gconc.protocol.status import as_json
 
 if TYPE_CHECKING:
-    from celery_gconc.diagnosis.simulation import Forecast, Record
-
-#: How long, in seconds, one call to Redis may take in a scrape (connecting may take two): Prometheus waits for 10 s.
-SCRAPE_TIMEOUT = 1.0
+    from celery_gconc.diagnosis.simulation import Forecast, History
 
 #: The styles of a finding's severity.
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
-
-
-class ExporterError(GlobalConcurrencyError):
-    """The exporter can't serve; the message says why and what to do."""
 
 
 def _timeout_option(function: Any) -> Any:
@@ -144,9 +133,9 @@ def simulate(terminal: Terminal, limit: str, maxima: tuple[int | str, ...], minu
 
     Exit code 1 if fewer than 20 tasks were recorded.
     """
-    from celery_gconc.diagnosis.simulation import forecast, record
+    from celery_gconc.diagnosis.simulation import forecast, read_history
 
-    known = record(terminal.operations, limit, minutes * 60)
+    known = read_history(terminal.operations, limit, minutes * 60)
     tried = [known.max, *(None if value == "unlimited" else int(value) for value in maxima)]
     forecasts = [forecast(known, maximum) for maximum in dict.fromkeys(tried)]
     if terminal.is_json:
@@ -157,7 +146,7 @@ def simulate(terminal: Terminal, limit: str, maxima: tuple[int | str, ...], minu
         terminal.note(remark)
 
 
-def _facts(known: Record) -> dict[str, Any]:
+def _facts(known: History) -> dict[str, Any]:
     """What forecasts rest on, as JSON has it."""
     return {
         "limit": known.limit,
@@ -175,7 +164,7 @@ def _facts(known: Record) -> dict[str, Any]:
     }
 
 
-def _show_forecasts(terminal: Terminal, known: Record, forecasts: Sequence[Forecast]) -> None:
+def _show_forecasts(terminal: Terminal, known: History, forecasts: Sequence[Forecast]) -> None:
     """What they rest on in a sentence, and a table whose first row is the present max."""
     slots = "no live worker" if known.slots is None else f"{known.slots} slots of live workers"
     slots += " for it" if known.limit.startswith("queue:") else ""
@@ -194,7 +183,7 @@ def _row(one: Forecast, remark: str) -> tuple[str, ...]:
         ("unlimited" if one.max is None else str(one.max)) + remark,
         "-" if one.in_use is None else f"{one.in_use:.0%}",
         _span(one.mean_wait),
-        _span(one.most_wait),
+        _span(one.p95_wait),
         f"{one.started_per_minute:.1f}",
         "never" if one.backlog_gone is None else _span(one.backlog_gone),
         str(one.left),
@@ -226,29 +215,12 @@ def exporter(terminal: Terminal, host: str, port: int) -> None:
     Runs until Ctrl-C or SIGTERM. Each scrape reads Redis once, so a single exporter covers the whole cluster and
     needs no worker.
     """
-    try:
-        from prometheus_client import CollectorRegistry, start_http_server
-    except ImportError:
-        raise ExporterError("the exporter needs prometheus_client: pip install 'celery-gconc[prometheus]'") from None
-    from celery_gconc.metrics.prometheus import Collector
+    from celery_gconc.metrics.exporter import Exporter
 
-    terminal.operations.settings.check_usable()  # what is wrong is told here, not by a metric
-    registry = CollectorRegistry()
-    registry.register(Collector(Operations(terminal.app, call_timeout=SCRAPE_TIMEOUT)))
-    try:
-        server, thread = start_http_server(port, addr=host, registry=registry)
-    except (OSError, OverflowError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise ExporterError(f"can't listen on {host} port {port}: {reason}; choose another --host or --port") from None
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
-    url = f"http://{host}:{server.server_port}/metrics"
-    if terminal.is_json:
-        terminal.json({"url": url})
-    else:
-        terminal.line(f"serving {url} until Ctrl-C")
-    sys.stdout.flush()
-    over.wait()
-    server.shutdown()
-    thread.join()
+    with Exporter(terminal.app, host, port) as served:
+        if terminal.is_json:
+            terminal.json({"url": served.url})
+        else:
+            terminal.line(f"serving {served.url} until Ctrl-C")
+        sys.stdout.flush()
+        served.wait()

@@ -1,6 +1,6 @@
-"""What would happen to a limit with another max: the recorded arrivals come once more, to a line with that many places.
+"""Predicts what would happen to a limit with another max, by replaying its recorded arrivals.
 
-Operations (history, holders, waiting, status), the broker's backlog, the workers' queues -> Record -> forecast
+    Operations (history, holders, waiting, status), the broker's backlog, the workers' queues -> History -> forecast
 
 It is a replay, in the order of arrival, of what workers recorded; what nobody recorded it does not know:
 messages that are still in the broker count as present now, but when they came, and that more may come than came
@@ -26,14 +26,14 @@ from celery_gconc.operations.survey import Question, ask
 from celery_gconc.operations.wording import all_of
 from celery_gconc.protocol.status import LimitStatus, Sample, SessionStatus
 
-#: Fewer recorded tasks than this say too little.
-LEAST_SAMPLES = 20
+#: A forecast needs at least this many recorded tasks.
+MIN_SAMPLES = 20
 
-#: How many arrivals are replayed at most: beyond that, those of the last part of the time.
-MOST_ARRIVALS = 200_000
+#: At most this many arrivals are replayed, the latest of them.
+MAX_ARRIVALS = 200_000
 
-#: How many tasks that are there now are counted at most.
-MOST_BACKLOG = 1_000_000
+#: At most this many waiting tasks are counted.
+MAX_BACKLOG = 1_000_000
 
 
 class TooFewSamples(LimitError):
@@ -49,7 +49,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class History:
     """What is known of a limit: its arrivals of the last *seconds*, what runs, and what waits now."""
 
     limit: str
@@ -86,13 +86,13 @@ class Forecast:
     """What happened in one replay. Times in seconds; None where nothing ever starts."""
 
     max: int | None
-    #: How many places there were: the max, or the slots of the live workers where they are fewer.
-    places: int | None
-    #: The share of the places' time in which they were in use; None without a place, or without a bound.
+    #: How many permits there were: the max, or the slots of the live workers where they are fewer.
+    permits: int | None
+    #: The share of time in which they were in use; None where there are none, or where nothing bounds them.
     in_use: float | None
     mean_wait: float | None
-    #: What 95 % of the tasks waited for at most.
-    most_wait: float | None
+    #: 95 % of the tasks waited no longer than this.
+    p95_wait: float | None
     started_per_minute: float
     #: After how long the last of those that wait now has started; 0 where none waits.
     backlog_gone: float | None
@@ -100,25 +100,25 @@ class Forecast:
     left: int
 
 
-def record(operations: Operations, limit: str, seconds: float = 600.0) -> Record:
+def read_history(operations: Operations, limit: str, seconds: float = 600.0) -> History:
     """Read what is known of a limit: *seconds* of history, what runs and waits now, and the broker's backlog.
 
     Where the broker is away, what it holds is not counted, and which queues workers consume is not known: the remarks
     say so.
 
     Raises:
-        TooFewSamples: fewer than ``LEAST_SAMPLES`` tasks have ended under it in that time.
+        TooFewSamples: fewer than ``MIN_SAMPLES`` tasks have ended under it in that time.
         LimitError: the limit's name can't be understood.
         StoreUnavailable: Redis can't be reached.
     """
     name = operations.full_name(limit)
     now = operations.server_time()
     samples = operations.history(name, seconds)
-    if len(samples) < LEAST_SAMPLES:
+    if len(samples) < MIN_SAMPLES:
         raise TooFewSamples(
-            f"{name}: {len(samples)} tasks are recorded that ended under it in the last {seconds / 60:g} min; "
-            f"a forecast needs {LEAST_SAMPLES}: let more of them run (workers tell with their heartbeats), "
-            "or take more --minutes (at most 15 are kept, less where many workers are busy)"
+            f"{name}: only {len(samples)} tasks recorded in the last {seconds / 60:g} min; a forecast needs "
+            f"{MIN_SAMPLES}. Let more of them run (workers report with their heartbeats), or use more --minutes "
+            "(15 are kept at most, fewer if many workers are busy)"
         )
     status = operations.status(name)
     found = status[name] if name in status else LimitStatus(name, None, paused=False, running=0, waiting=0)
@@ -126,7 +126,7 @@ def record(operations: Operations, limit: str, seconds: float = 600.0) -> Record
     waited = [waiting.waited for waiting in operations.waiting(name)]
     arrivals, span = arrivals_of(samples, [*held, *waited], now, seconds)
     in_broker, sessions, doubts = _ask_broker(operations.app, name, status.sessions)
-    return Record(
+    return History(
         limit=name,
         max=found.max,
         seconds=span,
@@ -143,25 +143,25 @@ def record(operations: Operations, limit: str, seconds: float = 600.0) -> Record
     )
 
 
-def forecast(record: Record, maximum: int | None) -> Forecast:
-    """Replay a record with another max: first come, first served, from what runs and waits now.
+def forecast(history: History, maximum: int | None) -> Forecast:
+    """Replay a history with another max: first come, first served, from what runs and waits now.
 
-    The same record and max give the same forecast: what was not recorded (how long the tasks that wait will be held)
+    The same history and max give the same forecast: what was not recorded (how long the tasks that wait will be held)
     is drawn from the recorded holds with a fixed seed.
     """
-    places = _places(maximum, record.slots)
-    backlog = min(record.backlog, MOST_BACKLOG)
-    if places == 0:
-        left = backlog + len(record.arrivals)
+    permits = _bound(maximum, history.slots)
+    backlog = min(history.backlog, MAX_BACKLOG)
+    if permits == 0:
+        left = backlog + len(history.arrivals)
         wait = None if left else 0.0
         return Forecast(maximum, 0, None, wait, wait, 0.0, None if backlog else 0.0, left)
     draw = random.Random(0)
-    line = [(0.0, draw.choice(record.holds)) for _ in range(backlog)]
-    line += [(one.at, draw.choice(record.holds) if one.held is None else one.held) for one in record.arrivals]
-    free = [_rest(elapsed, record.holds, draw) for elapsed in record.running]
-    busy = sum(min(left, record.seconds) for left in free)
-    count = len(free) + len(line) if places is None else min(places, len(free) + len(line))
-    # Above the max tasks drain: the places of the first to end are given to nobody.
+    line = [(0.0, draw.choice(history.holds)) for _ in range(backlog)]
+    line += [(one.at, draw.choice(history.holds) if one.held is None else one.held) for one in history.arrivals]
+    free = [_rest(elapsed, history.holds, draw) for elapsed in history.running]
+    busy = sum(min(left, history.seconds) for left in free)
+    count = len(free) + len(line) if permits is None else min(permits, len(free) + len(line))
+    # Above the max tasks drain: those of the first to end are given to nobody.
     free = sorted(free)[max(len(free) - count, 0) :]
     free += [0.0] * (count - len(free))
     heapq.heapify(free)
@@ -174,25 +174,25 @@ def forecast(record: Record, maximum: int | None) -> Forecast:
         waits.append(start - at)
         if number < backlog:
             gone = start
-        if start < record.seconds:
+        if start < history.seconds:
             started += 1
-            busy += min(start + held, record.seconds) - start
+            busy += min(start + held, history.seconds) - start
         else:
             left += 1
     waits.sort()
     return Forecast(
         max=maximum,
-        places=places,
-        in_use=None if places is None else min(busy / (places * record.seconds), 1.0),
+        permits=permits,
+        in_use=None if permits is None else min(busy / (permits * history.seconds), 1.0),
         mean_wait=sum(waits) / len(waits) if waits else 0.0,
-        most_wait=waits[min(int(0.95 * len(waits)), len(waits) - 1)] if waits else 0.0,
-        started_per_minute=started * 60 / record.seconds,
-        backlog_gone=gone * record.backlog / backlog if backlog else 0.0,
+        p95_wait=waits[min(int(0.95 * len(waits)), len(waits) - 1)] if waits else 0.0,
+        started_per_minute=started * 60 / history.seconds,
+        backlog_gone=gone * history.backlog / backlog if backlog else 0.0,
         left=left,
     )
 
 
-def _places(maximum: int | None, slots: int | None) -> int | None:
+def _bound(maximum: int | None, slots: int | None) -> int | None:
     bounds = [bound for bound in (maximum, slots) if bound is not None]
     return min(bounds) if bounds else None
 
@@ -212,7 +212,7 @@ def arrivals_of(
     came = sorted(((_came(sample), sample) for sample in samples), key=lambda one: one[0])
     arrivals = [Arrival(at, sample.held) for at, sample in _spread(came)]
     arrivals += [Arrival(now - ago, None) for ago in present]
-    arrivals = sorted((one for one in arrivals if one.at >= now - seconds), key=lambda one: one.at)[-MOST_ARRIVALS:]
+    arrivals = sorted((one for one in arrivals if one.at >= now - seconds), key=lambda one: one.at)[-MAX_ARRIVALS:]
     begin = arrivals[0].at if arrivals else now - seconds
     return [Arrival(one.at - begin, one.held) for one in arrivals], max(now - begin, 0.001)
 
@@ -241,7 +241,7 @@ def _spread(came: Sequence[tuple[float, Sample]]) -> list[tuple[float, Sample]]:
 def _weighted_holds(samples: Sequence[Sample]) -> tuple[float, ...]:
     """The holds of the samples, sorted, each as often as it stands for relative to the lightest."""
     least = min(sample.weight for sample in samples)
-    most_copies = max(MOST_ARRIVALS // len(samples), 1)
+    most_copies = max(MAX_ARRIVALS // len(samples), 1)
     copies = [min(max(round(sample.weight / least), 1), most_copies) for sample in samples]
     return tuple(sorted(sample.held for sample, times in zip(samples, copies, strict=True) for _ in range(times)))
 
@@ -249,9 +249,9 @@ def _weighted_holds(samples: Sequence[Sample]) -> tuple[float, ...]:
 def _not_now(limit: LimitStatus) -> Iterator[str]:
     """What keeps every task of a limit from starting now, and isn't replayed."""
     if limit.paused:
-        yield f"{limit.limit} is paused: the forecasts are for after the resume"
+        yield f"{limit.limit} is paused; this is what happens once it is resumed"
     if limit.settling:
-        yield f"{limit.limit} is settling, and starts nothing yet: the forecasts are for after that"
+        yield f"{limit.limit} is settling and starts nothing yet; this is what happens once it has settled"
 
 
 def _ask_broker(
@@ -268,8 +268,10 @@ def _ask_broker(
         with Backlog(app) as backlog:
             count = backlog.count(queue) or 0
     except BrokerUnavailable as exc:
-        text = f"{exc}; the messages that it holds are not counted, and the slots of all workers are"
-        return 0, sessions, [f"{text}, also of those that don't consume {queue}"]
+        text = (
+            f"{exc}; its messages are not counted, and the slots of all workers are, even if they don't consume {queue}"
+        )
+        return 0, sessions, [text]
     return count, *_consuming(app, queue, sessions)
 
 
@@ -281,12 +283,12 @@ def _consuming(app: Celery, queue: str, sessions: Sequence[SessionStatus]) -> tu
     try:
         (told,) = ask(app, [Question("active_queues", destination=nodes)])
     except BrokerUnavailable as exc:
-        return sessions, [f"{exc}; the slots of all workers are counted, also of those that don't consume {queue}"]
+        return sessions, [f"{exc}; the slots of all workers are counted, even if they don't consume {queue}"]
     others = {
         node
         for node, queues in told.items()
         if queue not in {name for names in told_queues([queues]) for name in names}
     }
     silent = [node for node in nodes if node not in told]
-    doubts = [f"no answer from {all_of(silent)}: counted as if consuming {queue}"] if silent else []
+    doubts = [f"{all_of(silent)} did not answer; counted as consuming {queue}"] if silent else []
     return [session for session in sessions if session.node not in others], doubts

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from celery_gconc.diagnosis.simulation import LEAST_SAMPLES, TooFewSamples, forecast, record
+from celery_gconc.diagnosis.simulation import MIN_SAMPLES, TooFewSamples, forecast, read_history
 from tests.cli.case import QUICK, Case, MakeCluster, case_of
 from tests.servers import redis_server, wait_until
 
@@ -17,7 +17,7 @@ def run_some(case: Case) -> None:
     """Run enough tasks for a forecast, and wait until they are recorded."""
     case.cluster.send("nap", 30, 0.02)
     case.cluster.done(30)
-    wait_until(lambda: len(case.operations.history("emails")) >= LEAST_SAMPLES, what="they are recorded")
+    wait_until(lambda: len(case.operations.history("emails")) >= MIN_SAMPLES, what="they are recorded")
 
 
 def test_what_real_tasks_recorded_is_replayed_with_another_max(make_cluster: MakeCluster):
@@ -33,7 +33,7 @@ def test_what_real_tasks_recorded_is_replayed_with_another_max(make_cluster: Mak
             lambda: sum(one.weight for one in case.operations.history("emails")) == cluster.oracle.count("e"),
             what="every end is recorded",
         )
-        known = record(case.operations, "emails")
+        known = read_history(case.operations, "emails")
         assert (known.max, known.slots, known.running, known.paused) == (2, 8, (), True)
         assert known.tasks == cluster.oracle.count("e")
         assert known.backlog == 90 - known.tasks
@@ -41,7 +41,7 @@ def test_what_real_tasks_recorded_is_replayed_with_another_max(make_cluster: Mak
         now, twice, more = forecast(known, 2), forecast(known, 4), forecast(known, 100)
         assert now.backlog_gone == pytest.approx(known.backlog * known.mean_hold / 2, rel=0.2)
         assert twice.backlog_gone == pytest.approx(known.backlog * known.mean_hold / 4, rel=0.2)
-        assert more.places == 8
+        assert more.permits == 8
         assert now.mean_wait > twice.mean_wait > more.mean_wait
 
         done = cluster.celery("gconc", "simulate", "emails", "--max", "4", "--max", "unlimited")
@@ -51,7 +51,7 @@ def test_what_real_tasks_recorded_is_replayed_with_another_max(make_cluster: Mak
         assert heading.split()[:3] == ["MAX", "IN", "USE"]
         assert [row.split()[0] for row in rows] == ["2", "4", "unlimited"]
         assert "2 (now, paused)" in rows[0]
-        remark = "queue:emails is paused: the forecasts are for after the resume"
+        remark = "queue:emails is paused; this is what happens once it is resumed"
         assert done.stderr == f"{remark}\n"
         told = json.loads(cluster.celery("gconc", "simulate", "emails", "--max", "4", "--json").stdout)
         assert [one["max"] for one in told["forecasts"]] == [2, 4]
@@ -66,17 +66,17 @@ def test_only_workers_that_consume_the_queue_have_slots_for_it(make_cluster: Mak
         _, other = cluster.start("w1", concurrency=2) + cluster.start("w2", concurrency=10, queues="other")
         run_some(case)
         # While a permit is on its way from one task to the next, it and its room may both be counted.
-        wait_until(lambda: record(case.operations, "emails").slots == 2, what="all is at rest")
-        known = record(case.operations, "emails")
+        wait_until(lambda: read_history(case.operations, "emails").slots == 2, what="all is at rest")
+        known = read_history(case.operations, "emails")
         assert (known.slots, known.remarks) == (2, ())
-        assert forecast(known, 12).places == 2
-        assert record(case.operations, "app").slots == 12
+        assert forecast(known, 12).permits == 2
+        assert read_history(case.operations, "app").slots == 12
         done = cluster.celery("gconc", "simulate", "emails", "--max", "12")
         assert "2 slots of live workers for it" in done.stdout
         os.kill(other.process.pid, signal.SIGSTOP)
-        known = record(case.operations, "emails")
+        known = read_history(case.operations, "emails")
         os.kill(other.process.pid, signal.SIGCONT)
-        assert (known.slots, known.remarks) == (12, ("no answer from w2@test: counted as if consuming emails",))
+        assert (known.slots, known.remarks) == (12, ("w2@test did not answer; counted as consuming emails",))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -102,7 +102,7 @@ def test_too_few_recorded_tasks_are_refused_in_one_line(make_cluster: MakeCluste
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 2}, **QUICK)
     with case_of(cluster) as case:
         with pytest.raises(TooFewSamples):
-            record(case.operations, "emails")
+            read_history(case.operations, "emails")
         done = cluster.celery("gconc", "simulate", "emails", "--max", "3")
         assert done.returncode == 1
         assert done.stdout == ""

@@ -7,14 +7,14 @@ import random
 
 import pytest
 
-from celery_gconc.diagnosis.simulation import Arrival, Record, arrivals_of, forecast
+from celery_gconc.diagnosis.simulation import Arrival, History, arrivals_of, forecast
 from celery_gconc.protocol.status import Sample
 
 
-def a_record(arrivals: list[tuple[float, float]], seconds: float, **facts: object) -> Record:
+def a_record(arrivals: list[tuple[float, float]], seconds: float, **facts: object) -> History:
     holds = tuple(sorted(held for _, held in arrivals)) or (1.0,)
     made = {"holds": holds, "samples": len(arrivals), "tasks": float(len(arrivals)), **facts}
-    return Record("queue:emails", 1, seconds, arrivals=tuple(Arrival(at, held) for at, held in arrivals), **made)  # type: ignore[arg-type]
+    return History("queue:emails", 1, seconds, arrivals=tuple(Arrival(at, held) for at, held in arrivals), **made)  # type: ignore[arg-type]
 
 
 def erlang_c(load: float, places: int) -> float:
@@ -39,14 +39,14 @@ def test_the_mean_wait_of_random_arrivals_is_that_of_the_erlang_c_formula(places
 
 def test_regular_arrivals_that_one_place_can_serve_never_wait():
     found = forecast(a_record([(float(n), 0.5) for n in range(100)], 100.0), 1)
-    assert (found.mean_wait, found.most_wait, found.in_use, found.left) == (0.0, 0.0, 0.5, 0)
+    assert (found.mean_wait, found.p95_wait, found.in_use, found.left) == (0.0, 0.0, 0.5, 0)
     assert found.started_per_minute == 60.0
 
 
 def test_regular_arrivals_that_one_place_cannot_serve_wait_ever_longer():
     found = forecast(a_record([(float(n), 2.0) for n in range(100)], 100.0), 1)
     assert found.mean_wait == 99 / 2
-    assert found.most_wait == 95.0
+    assert found.p95_wait == 95.0
     assert (found.in_use, found.left) == (1.0, 50)
     assert found.started_per_minute == 30.0
 
@@ -77,13 +77,13 @@ def test_a_task_that_has_been_held_longer_than_any_other_ends_any_moment():
 
 def test_no_more_places_count_than_live_workers_have_slots():
     record = a_record([(float(n), 2.0) for n in range(100)], 100.0, slots=1)
-    assert forecast(record, 50).places == 1
+    assert forecast(record, 50).permits == 1
     assert forecast(record, 50).mean_wait == forecast(record, 1).mean_wait
 
 
 def test_a_max_of_zero_starts_nothing():
     found = forecast(a_record([(0.0, 1.0)], 10.0, backlog=2), 0)
-    assert (found.places, found.started_per_minute, found.left) == (0, 0.0, 3)
+    assert (found.permits, found.started_per_minute, found.left) == (0, 0.0, 3)
     assert found.mean_wait is found.backlog_gone is found.in_use is None
 
 
