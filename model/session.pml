@@ -1,7 +1,7 @@
 /*
  * Sessions, leases, numbered syncs and grants, notices, epochs: two workers, one slot each, under one limit of max 1.
  *
- * Each inline is named after the Lua function (core.lua, open.lua, sync.lua) or the method (ledger.py, link.py) that it
+ * Each inline is named after the Lua function (core.lua, open.lua, sync.lua) or the method (worker/ledger, worker/session) that it
  * stands for. A script is one step, as in Redis. Tasks come for ever; numbers (of permits, grants, syncs) are
  * given again once nothing refers to them any more, so the state space is finite without a bound on the run.
  *
@@ -99,7 +99,7 @@ byte z_ss[NS], z_gr[NS], z_room[NS], z_hold[NS], z_line[NS], z_g[NS * K];
 byte ng[NS * K];        /* grant number told for a permit, 0: none */
 bit nrec[NS];           /* recall */
 
-/* ---- Workers: ledger.py, link.py ---- */
+/* ---- Workers: worker/ledger, worker/session ---- */
 bit up[NW] = 1, joined[NW], cur[NW], trust[NW], contended[NW], needs[NW], due[NW], sub[NW], cf[NW], cut[NW];
 bit reopen[NW], unheard[NW], reuse[NW],
   passed[NW];           /* ghost: the lease of cur has ended on the lease clock */   /* unheard: the id after cur may be open in Redis */
@@ -198,7 +198,7 @@ proctype Link(byte w) {
      }
 #ifdef DELAYED
   :: d_step { FAULT && up[w] && phase[w] == 0 && joined[w] && !reopen[w] && mv[LATE + w] == 0 ->
-       collect(w, 1); delay(w); untold(w); SPEND }
+       collect(w, 1); delay(w); sync_failed(w); SPEND }
 #endif
 #else
   :: d_step { up[w] && phase[w] == 1 && !cut[w] ->            /* executed, and answered */
@@ -247,22 +247,22 @@ proctype Link(byte w) {
      }
 #ifdef MESSAGES
   :: d_step { FAULT && up[w] && (phase[w] == 1 || phase[w] == 2) && mv[w] -> /* not executed */
-       untold(w); SPEND }
+       sync_failed(w); SPEND }
   :: d_step { FAULT && up[w] && phase[w] == 1 && !cut[w] ->  /* executed, the answer is lost */
        sync(w);
        if :: st == OK -> overtaken(w) :: else fi;
-       untold(w); st = 0; me = 0; was = 0; SPEND }
-  :: d_step { FAULT && up[w] && phase[w] == 2 && !cut[w] -> open_(w); untold(w); st = 0; me = 0; x = 0; SPEND }
+       sync_failed(w); st = 0; me = 0; was = 0; SPEND }
+  :: d_step { FAULT && up[w] && phase[w] == 2 && !cut[w] -> open_(w); sync_failed(w); st = 0; me = 0; x = 0; SPEND }
   :: d_step { FAULT && up[w] && sub[w] && (nrec[2 * w + cur[w]] || TOLD(2 * w + cur[w])) ->
        no_notices(2 * w + cur[w]); SPEND }
 #endif
 #ifdef DELAYED
-  :: d_step { FAULT && up[w] && phase[w] == 1 && mv[LATE + w] == 0 -> delay(w); untold(w); SPEND }
-  :: d_step { FAULT && up[w] && phase[w] == 2 && mv[LATE + w] == 0 -> delay(w); untold(w); SPEND }
+  :: d_step { FAULT && up[w] && phase[w] == 1 && mv[LATE + w] == 0 -> delay(w); sync_failed(w); SPEND }
+  :: d_step { FAULT && up[w] && phase[w] == 2 && mv[LATE + w] == 0 -> delay(w); sync_failed(w); SPEND }
   :: d_step { FAULT && up[w] && phase[w] == 1 && !cut[w] && mv[LATE + w] == 0 -> /* executed, not answered, and executed again */
        delay(w); sync(w);
        msn[LATE + w] = 1;
-       untold(w); st = 0; me = 0; was = 0; SPEND }
+       sync_failed(w); st = 0; me = 0; was = 0; SPEND }
 #endif
   od
 }

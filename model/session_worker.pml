@@ -1,6 +1,6 @@
-/* Part of session.pml: what ledger.py and link.py do, one method after the other. */
+/* Part of session.pml: what worker/ledger and worker/session do, one method after the other. */
 
-/* ======== ledger.py ======== */
+/* ======== worker/ledger ======== */
 
 #define REUSABLE(w) (trust[w] && reuse[w] && !contended[w])
 #ifndef NO_LEASE_CHECK
@@ -12,7 +12,7 @@
 #define USED(w) (asked[w] | unasked[w] | spare[w] | runs[w] | ended_[w] | hold[2 * w] | hold[2 * w + 1] | line[2 * w] | line[2 * w + 1] \
   | mend[w] | mask[w] | mheld[w] | mend[LATE + w] | mask[LATE + w] | mheld[LATE + w])
 
-inline ask(w) {         /* _ask_locked */
+inline ask(w) {         /* Permits.ask */
   if
   :: wait_[w] > PC(spare[w]) && asked[w] == 0 ->
      x = USED(w);
@@ -31,12 +31,12 @@ inline ask(w) {         /* _ask_locked */
   fi
 }
 
-inline withdraw(w) {    /* _withdraw_locked */
+inline withdraw(w) {    /* Outbox.withdraw */
   if :: unasked[w] == 0 -> ended_[w] = ended_[w] | asked[w]; due[w] = 1 :: else fi;
   unasked[w] = 0; asked[w] = 0
 }
 
-inline recall(w) {      /* _recall_locked */
+inline recall(w) {      /* Permits.recall */
   if
   :: contended[w] && (spare[w] & ~new_[w]) ->
      ended_[w] = ended_[w] | (spare[w] & ~new_[w]); spare[w] = new_[w]; due[w] = 1
@@ -44,7 +44,7 @@ inline recall(w) {      /* _recall_locked */
   fi
 }
 
-inline granted_(w, n, number) { /* _grant_locked, one grant */
+inline granted_(w, n, number) { /* Permits.grant */
   if
   :: number <= granted[w]
   :: else ->
@@ -52,7 +52,7 @@ inline granted_(w, n, number) { /* _grant_locked, one grant */
      if :: broom[w] -> broom[w]-- :: else fi;
      if
      :: asked[w] == BIT(n) -> asked[w] = 0; unasked[w] = 0; spare[w] = spare[w] | BIT(n); new_[w] = new_[w] | BIT(n)
-     :: asked[w] != BIT(n) && (ended_[w] & BIT(n)) && asked[w] -> /* its withdrawal was not told yet: it answers the other */
+     :: asked[w] != BIT(n) && (ended_[w] & BIT(n)) && asked[w] -> /* Redis didn't know of its withdrawal: it serves the other */
         ended_[w] = ended_[w] & ~BIT(n);
         withdraw(w);
         spare[w] = spare[w] | BIT(n); new_[w] = new_[w] | BIT(n)
@@ -61,7 +61,7 @@ inline granted_(w, n, number) { /* _grant_locked, one grant */
   fi
 }
 
-inline give(w) {        /* _give_locked: the safety of promise 1 is here */
+inline give(w) {        /* Permits.give: the safety of promise 1 is here */
   if
   :: new_[w] -> j = 0; do :: (new_[w] & BIT(j)) -> break :: else -> j++ od
   :: else -> j = 0; do :: (spare[w] & BIT(j)) -> break :: else -> j++ od
@@ -117,7 +117,7 @@ inline overtaken(w) {   /* a later sync was executed: the delayed one is stale *
   fi
 }
 
-inline untold(w) {
+inline sync_failed(w) {
   needs[w] = 1; due[w] = 1; phase[w] = 0;
   sub[w] = 0;           /* _lost: the subscription goes too */
   no_notices(2 * w); no_notices(2 * w + 1);
@@ -186,7 +186,7 @@ inline opened(w) {
   cur[w] = ms[w] & 1; unheard[w] = 0; joined[w] = 1; known[w] = epoch; trust[w] = 1; passed[w] = 0; cf[w] = 0;
   hears_longest(w);
   granted[w] = 1; contended[w] = 0; needs[w] = 1; due[w] = 1; sub[w] = 1; broom[w] = 0; cut[w] = 0;
-#ifdef REUSE_AT_ONCE    /* ledger.opened() before the model: a restated permit passes on before it is known to be over the max */
+#ifdef REUSE_AT_ONCE    /* Exchange.opened before the model: a restated permit passes on before it is known to be over the max */
   reuse[w] = 1;
 #else
   reuse[w] = 0;
@@ -200,7 +200,7 @@ inline opened(w) {
 inline no_connections() {
   i = 0;
   do :: i < NW -> sub[i] = 0; no_notices(2 * i); no_notices(2 * i + 1); i++ :: else -> break od;
-  if :: phase[0] == 1 -> untold(0) :: else fi;
-  if :: phase[1] == 1 -> untold(1) :: else fi;
+  if :: phase[0] == 1 -> sync_failed(0) :: else fi;
+  if :: phase[1] == 1 -> sync_failed(1) :: else fi;
   i = 0
 }

@@ -20,9 +20,8 @@ bit held[2];
 bit settled = 0;        /* ghost: the limit was opened while the worker's session lived */
 
 /* the worker */
-byte table = 0;         /* Ledger.table, by its version */
-byte dict = 0;          /* Ledger._covering: which of the dictionaries */
-byte cache[3];          /* in each: 0 no answer, 1 uncovered, 2 covered */
+byte table = 0;         /* Book.table, by its version */
+byte cache[2];          /* LimitTable.covering, what each remembers: 0 no answer, 1 uncovered, 2 covered */
 byte task[2];
 bit lock = 0;
 bit opened_ = 1;
@@ -39,28 +38,27 @@ inline settle() {
   fi
 }
 
-/* Ledger.covering: without the lock */
+/* Book.covering: without the lock */
 inline covering(answer) {
-  atomic { known = dict; answer = cache[known] };
+  atomic { known = table; answer = cache[known] };
   if
   :: answer == 0 ->
-     read = table;
-#ifdef CACHE_READ_LAST  /* before the model: the dictionary is looked up after the table */
-     atomic { cache[dict] = 1 + read; answer = 1 + read }
+#ifdef CACHE_APART      /* before the model: the answers were kept beside the table, and looked up after it */
+     atomic { cache[table] = 1 + known; answer = 1 + known }
 #else
-     atomic { cache[known] = 1 + read; answer = 1 + read }
+     atomic { cache[known] = 1 + known; answer = 1 + known }
 #endif
   :: else
   fi
 }
 
 proctype Gate() {       /* admit: two requests, one after the other */
-  byte i, known, read, answer;
+  byte i, known, answer;
   do
   :: i < 2 ->
      covering(answer);
      atomic { lock == 0 -> lock = 1 };
-#ifndef NO_SECOND_LOOK  /* Ledger.started looks again, with the lock */
+#ifndef NO_SECOND_LOOK  /* Ledger.start_uncovered and wait look again, with the lock */
      covering(answer);
 #endif
      atomic {
@@ -70,7 +68,7 @@ proctype Gate() {       /* admit: two requests, one after the other */
           assert(!(settled && live && !fresh))              /* uncounted: it starts though the limit is open */
        :: else              /* it is parked, and starts with a permit of its own */
        fi;
-       lock = 0; answer = 0; known = 0; read = 0; i++
+       lock = 0; answer = 0; known = 0; i++
      }
   :: else -> break
   od
@@ -80,10 +78,9 @@ proctype End(byte i) {
   atomic { task[i] != NOTHING && lock == 0 -> task[i] = NOTHING }
 }
 
-inline set_table() {    /* _set_table_locked: the table first, then a new cache */
+inline set_table() {    /* Ledger._set_table */
   atomic { lock == 0 -> lock = 1 };
   table = VERSION;
-  atomic { dict++; cache[dict] = 0 };
   i = 0;
   do
   :: i < 2 ->
@@ -94,10 +91,10 @@ inline set_table() {    /* _set_table_locked: the table first, then a new cache 
      i++
   :: else -> break
   od;
-  atomic { lock = 0; answer = 0; known = 0; read = 0; i = 0 }
+  atomic { lock = 0; answer = 0; known = 0; i = 0 }
 }
 
-inline statement() {    /* collect, holdings: _adopt_locked */
+inline statement() {    /* Exchange.collect, Ledger.holdings: Started.adopt */
   atomic {
     lock == 0;
     if :: task[0] == COVERED -> task[0] = ADOPTED :: else fi;
@@ -111,7 +108,7 @@ inline statement() {    /* collect, holdings: _adopt_locked */
 }
 
 proctype Link() {
-  byte i, known, read, answer, by, told;
+  byte i, known, answer, by, told;
   bit states[2], runs;
   do
   :: opened_ ->

@@ -15,7 +15,7 @@ from celery.utils.log import get_logger
 from celery_gconc import signals
 from celery_gconc.clock import now
 from celery_gconc.limits.claims import Limits
-from celery_gconc.worker.ledger.ledger import Queued
+from celery_gconc.worker.ledger.lines import Queued
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.session.counts import Tally
 

@@ -134,7 +134,7 @@ class Run:
         """Hand the request to the pool; revoked or refused, it ends here."""
         request = self.request
         if (permit := self.permit) is not None and permit.fence:
-            request.delivery_info[PERMIT_KEY] = permit.told(self.gate.session)
+            request.delivery_info[PERMIT_KEY] = permit.for_task(self.gate.session)
         try:
             result = type(request).execute_using_pool(request, pool, **kwargs)
         except BaseException:  # TaskRevokedError is swallowed by WorkController._process_task

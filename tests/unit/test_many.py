@@ -57,7 +57,7 @@ def test_what_no_limit_covers_any_more_is_free_in_one_go_in_order_of_arrival():
     worker = Worker(FEW)
     first = worker.ledger.waiting()
     worker.version += 1
-    worker.ledger._set_table_locked({}, worker.version)
+    worker.ledger._set_table({}, worker.version)
     freed = worker.ledger.uncovered()
     assert len(freed) == len(first)
     assert [run.arrived for run in freed] == sorted(run.arrived for run in first)

@@ -9,9 +9,8 @@ from itertools import islice
 
 import pytest
 
-from celery_gconc.worker.ledger import ledger as ledger_module
+from celery_gconc.worker.ledger import exchange, outbox, permits, trust
 from celery_gconc.worker.ledger import moves as moves_module
-from celery_gconc.worker.ledger import outbox as outbox_module
 from celery_gconc.worker.ledger.moves import Answer, Moves
 
 from .test_ledger import Harness, Request
@@ -22,7 +21,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.time = 1000.0
-        for module in (moves_module, ledger_module, outbox_module):
+        for module in (moves_module, exchange, outbox, permits, trust):
             monkeypatch.setattr(module, "now", lambda: self.time)
 
 
@@ -113,7 +112,7 @@ def test_the_queues_that_are_taken_are_told_when_they_change_and_again_after_a_f
     assert not moves.take("here", ["emails"])
     assert moves.say([])[0] == ("emails",)
     assert moves.say([])[0] is None
-    moves.untold()
+    moves.sync_failed()
     assert moves.say([])[0] == ("emails",)
     assert moves.take("here", [])
     assert moves.say([])[0] == ()
@@ -163,7 +162,7 @@ def test_a_session_with_a_slot_again_says_nothing(clock: Clock):
 def test_those_that_go_leave_the_others_in_their_order(clock: Clock):
     harness = Harness(slots=0, lease=1000.0)
     news = ("app", "queue:news", "task:t")
-    harness.ledger._set_table_locked({"app": 1}, 1)
+    harness.ledger._set_table({"app": 1}, 1)
     requests = [Request(), Request(news, queue="news"), Request(news, queue="news"), Request()]
     for request in requests:
         harness.ledger.wait(request)

@@ -1,9 +1,11 @@
 """What waits here without a slot while another session could start it: what Redis is asked of it, and has answered.
 
-    Ledger (offers, room) -> Moves -> Sync.weak;  Synced.elsewhere -> Moves -> Gate (what goes back to its queue)
+    Permits (offers, room) -> Moves -> Sync.weak;  Synced.elsewhere -> Moves -> Gate (what goes back to its queue)
+
+Thread: any, under the ledger's lock.
 
 A request whose turn has come and that finds no slot within half a second is *weak*. Where another session takes
-messages of its queue and has room, the message goes back to its place in the queue, and the worker leaves that queue
+messages of its queue and has room, the message goes back to its position in the queue, and the worker leaves that queue
 alone for a while. Where nobody has room it stays in this worker's line for slots, which it would lose by going.
 """
 
@@ -13,9 +15,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
 from celery_gconc.clock import now
+from celery_gconc.worker.ledger.lines import Line
+from celery_gconc.worker.ledger.request import R
 
 #: How long, in seconds, a request whose turn has come waits here for a slot before Redis is asked who else has one.
 WEAK_SECONDS = 0.5
@@ -33,26 +36,6 @@ LOOKED_AT = 256
 EARLY_SECONDS = 0.001
 
 
-class Waiting(Protocol):
-    """A request that waits here."""
-
-    #: The queue that its message came from, if that is known.
-    queue: str | None
-    #: Whether its message may go back for others to take.
-    may_move: bool
-
-
-class Line(Protocol):
-    """Requests under the same limits, in order, and the numbers of what was asked for them."""
-
-    def after(self, count: int) -> Iterator[Waiting]:
-        """Those that wait behind the first so many, in order."""
-
-    @property
-    def asked(self) -> Sequence[int]:
-        """What Redis was asked for them."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What Redis said of queues."""
@@ -63,13 +46,14 @@ class Answer:
 
 
 class Moves:
-    """One session's, behind its ledger's lock."""
+    """Owns what Redis is told of this worker's queues, and what it was asked of them."""
 
     def __init__(self) -> None:
         #: Which broker messages are taken from (a digest), and which queues of it.
         self.source = ""
         self.takes: tuple[str, ...] = ()
-        self._is_takes_told = True
+        #: Redis was told of them.
+        self._is_sent = True
         #: Since when there is something whose turn has come, and no slot.
         self._missed_at: float | None = None
         self._asked_at = 0.0
@@ -85,7 +69,7 @@ class Moves:
         if (self.source, self.takes) == (source, takes):
             return False
         self.source, self.takes = source, takes
-        self._is_takes_told = False
+        self._is_sent = False
         return True
 
     def leave(self, queues: frozenset[str]) -> None:
@@ -101,12 +85,12 @@ class Moves:
         """There is a slot."""
         self._missed_at = None
 
-    def untold(self) -> None:
+    def sync_failed(self) -> None:
         """What was said last may not have arrived."""
-        self._is_takes_told = False
+        self._is_sent = False
 
-    def due_in(self, lines: Iterable[Line]) -> float | None:
-        """In how many seconds Redis is to be asked; None where there is nothing to ask."""
+    def due_in(self, lines: Iterable[Line[R]]) -> float | None:
+        """In how many seconds to ask Redis; None where there is nothing to ask."""
         if self._missed_at is not None and any(self._weak(lines)):
             ask_at = max(self._missed_at + WEAK_SECONDS, self._asked_at + ASK_SECONDS)
         elif self._left:
@@ -115,9 +99,9 @@ class Moves:
             return None
         return max(ask_at - now(), 0.0)
 
-    def say(self, lines: Iterable[Line]) -> tuple[tuple[str, ...] | None, list[tuple[int, list[str]]]]:
+    def say(self, lines: Iterable[Line[R]]) -> tuple[tuple[str, ...] | None, list[tuple[int, list[str]]]]:
         """What the next sync says: the queues that are taken, where that is news; and what is weak."""
-        takes, self._is_takes_told = None if self._is_takes_told else self.takes, True
+        takes, self._is_sent = None if self._is_sent else self.takes, True
         moment, weak = now() + EARLY_SECONDS, list[tuple[int, list[str]]]()
         if moment - self._asked_at >= ASK_SECONDS:
             if self._missed_at is not None and moment - self._missed_at >= WEAK_SECONDS:
@@ -141,7 +125,7 @@ class Moves:
         answer, self._answer = self._answer, None
         return answer
 
-    def _weak(self, lines: Iterable[Line]) -> Iterator[tuple[int, list[str]]]:
+    def _weak(self, lines: Iterable[Line[R]]) -> Iterator[tuple[int, list[str]]]:
         for line in lines:
             if line.asked:
                 first = islice(line.after(0), LOOKED_AT)

@@ -1,4 +1,7 @@
-"""A permit, as the worker that holds it keeps it."""
+"""A permit, as the worker that holds it keeps it.
+
+Thread: any, under the ledger's lock.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any
 
 from celery_gconc.limits.claims import Limits
 
-#: How many tasks may use one grant, one after another: each has a fencing number of its own, so many above the grant's.
+#: How many tasks may use one grant, one after another. Each has a fencing number of its own, and Redis keeps as many
+#: numbers free between one grant's and the next.
 STEPS = 1 << 16
 
 
@@ -18,10 +22,10 @@ class Permit:
     number: int
     limits: Limits
     #: Granted and not used yet: it may be used even where others wait, for that is what it was granted for.
-    new: bool = False
+    is_new: bool = False
     #: Since when it has no task, by :func:`~celery_gconc.clock.now`.
     idle_since: float = 0.0
-    #: The fencing number of its grant, 0 if there was none: it covers a task that ran before its limit began.
+    #: The fencing number of its grant; 0 where there was none, and it covers a task that ran before its limit began.
     fence: int = 0
     #: How many tasks have used it before.
     step: int = 0
@@ -33,7 +37,12 @@ class Permit:
         """A number above that of every permit that was granted before this one, by Redis or in this session."""
         return self.fence * STEPS + self.step
 
-    def told(self, session: str) -> dict[str, Any]:
+    @property
+    def may_pass_on(self) -> bool:
+        """Whether it has a fencing number for one more task."""
+        return self.fence > 0 and self.step + 1 < STEPS
+
+    def for_task(self, session: str) -> dict[str, Any]:
         """As it travels to the task, which gets it as a :class:`TaskPermit`."""
         return {
             "limits": list(self.limits),
@@ -41,8 +50,3 @@ class Permit:
             "session": session,
             "granted_at": self.granted_at,
         }
-
-    @property
-    def may_pass_on(self) -> bool:
-        """Whether it has a fencing number for one more task."""
-        return self.fence > 0 and self.step + 1 < STEPS

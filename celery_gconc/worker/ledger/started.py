@@ -1,0 +1,71 @@
+"""The requests that this session has handed to the pool and that have not ended.
+
+    Ledger (a start, an end) -> Started -> Outbox (what is covered anew) and Exchange (a statement)
+
+Thread: any, under the ledger's lock; the length of ``running`` is read without it.
+"""
+
+from __future__ import annotations
+
+from typing import Generic
+
+from celery_gconc.limits.table import LimitTable
+from celery_gconc.worker.ledger.outbox import Outbox
+from celery_gconc.worker.ledger.permit import Permit
+from celery_gconc.worker.ledger.request import R
+
+
+class Started(Generic[R]):
+    """Owns who runs here, and who of them under which limits."""
+
+    __slots__ = ("_outbox", "_unadopted", "covered", "running")
+
+    def __init__(self, outbox: Outbox[R]) -> None:
+        self._outbox = outbox
+        #: All of them, covered or not, in order of their start.
+        self.running: dict[R, None] = {}
+        #: Those that have a permit: no more than there are slots, except where a limit begins.
+        self.covered: dict[R, None] = {}
+        #: Those whose permit may not be one of just the limits that cover them now.
+        self._unadopted: dict[R, None] = {}
+
+    def start(self, request: R, permit: Permit) -> None:
+        """It goes to the pool with a permit."""
+        request.permit = permit
+        self.running[request] = self.covered[request] = None
+
+    def start_unlimited(self, request: R) -> None:
+        """It goes to the pool without a permit, whether a limit covers it or not."""
+        self.running[request] = self._unadopted[request] = None
+
+    def end(self, request: R) -> Permit | None:
+        """It runs no more; return its permit, if it had one."""
+        del self.running[request]
+        permit, request.permit = request.permit, None
+        if permit is not None:
+            del self.covered[request]
+        if self._unadopted:
+            self._unadopted.pop(request, None)
+        return permit
+
+    def go_by(self, table: LimitTable) -> None:
+        """Another table holds: :meth:`adopt` gives those permits that it covers otherwise."""
+        for request in self.running:
+            limits = table.covering(request.names)
+            if limits != request.limits:
+                request.limits = limits
+                self._unadopted[request] = None
+
+    def adopt(self) -> None:
+        """Give each request that runs a permit of just the limits that cover it now."""
+        unadopted, self._unadopted = self._unadopted, {}
+        for request in unadopted:
+            permit = request.permit
+            if not request.limits or (permit is not None and permit.limits == request.limits):
+                continue  # no limit covers it (any more: then its permit ends with it), or just these do
+            if permit is None:
+                request.permit = Permit(self._outbox.new_number(), request.limits)
+                self.covered[request] = None
+            else:
+                permit.limits = request.limits
+            self._outbox.restate(request)
