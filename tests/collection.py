@@ -22,11 +22,11 @@ class _Collector:
         self.items = list(session.items)
 
 
-def collect_items(folder: Path) -> list[pytest.Item]:
-    """The tests of a folder; SystemExit with what pytest said where it can't collect them."""
+def collect_items(*folders: Path) -> list[pytest.Item]:
+    """The tests of folders; SystemExit with what pytest said where it can't collect them."""
     collector = _Collector()
     said = io.StringIO()
-    options = ["--collect-only", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", str(folder)]
+    options = ["--collect-only", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *map(str, folders)]
     with contextlib.redirect_stdout(said):
         code = pytest.main(options, plugins=[collector])
     if code != pytest.ExitCode.OK:

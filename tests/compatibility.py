@@ -21,7 +21,7 @@ from tests.wild import AREAS
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "lifecycle"
-WILD = ROOT / "tests" / "wild"
+WILD = (ROOT / "tests" / "wild", ROOT / "tests" / "brokers")
 PAGE = ROOT / "docs" / "explanation" / "compatibility.md"
 
 BROKER_NAMES = {"redis": "Redis", "rabbitmq": "RabbitMQ"}
@@ -80,7 +80,7 @@ def collect() -> dict[tuple[str, str], Row]:
 def collect_wild() -> dict[str, list[tuple[str, str, str]]]:
     """What is tested of each area: the case, what comes of it, and the test's file."""
     found: dict[str, list[tuple[str, str, str]]] = {area: [] for area in AREAS}
-    for item in sorted(collect_items(WILD), key=lambda item: (item.location[0], item.location[1])):
+    for item in sorted(collect_items(*WILD), key=lambda item: (item.location[0], item.location[1])):
         for marker in item.iter_markers("wild"):  # those without show a detail of another's case
             area, case = marker.args
             row = (case, marker.kwargs.get("result", "works"), Path(item.location[0]).name)

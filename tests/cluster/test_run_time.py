@@ -78,7 +78,9 @@ def test_a_lowered_limit_drains_and_then_holds(make_cluster):
     result = cluster.celery("control", "set_global_concurrency", "emails", "1")
     assert result.returncode == 0, result.stderr
     lowered = cluster.oracle.now() + 0.3  # those that ran then have ended
-    cluster.done(cluster.oracle.count("e") + 10)
+    ended = cluster.oracle.count("e")
+    cluster.send("nap", 10, 0.1, first=1000)
+    cluster.done(ended + 10)
     assert cluster.oracle.peak(until=lowered - 1) <= 6
     assert cluster.oracle.peak(since=lowered) == 1
 

@@ -1,0 +1,227 @@
+"""RabbitMQ as the broker: the suite over classic and quorum queues, and what only its channels and queues have."""
+
+from __future__ import annotations
+
+import pytest
+from kombu import Connection, Consumer
+from kombu.message import Message
+
+from celery_gconc.brokers.amqp import AMQPBroker
+from tests.brokers.exercise import (
+    Broker,
+    Exercise,
+    LongWait,
+    said,
+    starts_of_a_hung_workers_surplus,
+    subscribed,
+    wait_for_long,
+)
+from tests.cluster.kit import cluster
+from tests.cluster.queues import SPECIAL
+from tests.cluster.versions import needs_quorum_queues
+from tests.namespace import empty_namespace
+from tests.proxy import proxy
+from tests.servers import RedisServer, free_port, rabbitmq_server, wait_until
+
+#: What a worker's log says when the broker has closed its channel or its connection.
+CHANNEL_CLOSED = ("PRECONDITION_FAILED", "Unrecoverable", "Connection to broker lost", "Traceback")
+
+#: The broker's ``consumer_timeout``, in seconds.
+CONSUMER_TIMEOUT = 4.0
+
+#: How many tasks are parked of each queue: more than a queue is stopped at.
+PARKED = 9
+
+#: The prefetch count of a worker of four slots: on a quorum queue, it takes no more messages that wait.
+PREFETCH = 4 * 4
+
+
+@pytest.fixture(scope="module")
+def impatient(
+    redis_process: RedisServer, oracle_url: str, rabbitmq_process, tmp_path_factory: pytest.TempPathFactory
+) -> LongWait:
+    """What was seen of tasks of four kinds of queues that were parked for thrice the broker's time-out."""
+    queues = ("emails", "quorum", "strict", "single")
+    folder, redis_url = tmp_path_factory.mktemp("impatient"), redis_process.url
+    empty_namespace(redis_url)
+    settings = {
+        "global_concurrency_limits": dict.fromkeys(queues, 1),
+        "global_concurrency_consumer_timeout": CONSUMER_TIMEOUT,
+    }
+    with (
+        rabbitmq_server(consumer_timeout=int(CONSUMER_TIMEOUT * 1000)) as server,
+        cluster(server.url, redis_url, oracle_url, folder, **settings) as made,
+        Connection(server.url) as connection,
+        connection.channel() as channel,
+    ):
+        made.special = queues[1:]
+        consumers = {"of single": lambda: channel.queue_declare("single", passive=True).consumer_count}
+        return wait_for_long(made, CONSUMER_TIMEOUT, queues, PARKED, consumers, "w1")
+
+
+class TestClassicQueues(Exercise):
+    """The suite over queues as they are by default."""
+
+    @pytest.fixture
+    def broker(self, rabbitmq_url: str) -> Broker:
+        return Broker(
+            rabbitmq_url,
+            on_their_way=PREFETCH,
+            parks=100,
+            priorities=(9, 5, 1),
+            with_priorities={"task_queue_max_priority": 10},
+        )
+
+    @needs_quorum_queues
+    def test_tasks_parked_for_thrice_the_brokers_time_out_run_once(self, impatient):
+        super().test_tasks_parked_for_thrice_the_brokers_time_out_run_once(impatient)
+
+
+@needs_quorum_queues
+class TestQuorumQueues(Exercise):
+    """The suite over quorum queues, which make the prefetch static and count deliveries."""
+
+    @pytest.fixture
+    def broker(self, rabbitmq_with_special_queues: str) -> Broker:
+        return Broker(rabbitmq_with_special_queues, "quorum", on_their_way=PREFETCH, parks=PREFETCH)
+
+    @pytest.fixture
+    def long_wait(self, impatient: LongWait) -> LongWait:
+        return impatient
+
+
+# -- Parked for longer than the broker's time-out ------------------------------------------------------------
+
+
+@needs_quorum_queues
+def test_the_brokers_time_out_never_closes_the_channel_of_a_worker_with_parked_tasks(impatient):
+    assert [sign for sign in CHANNEL_CLOSED if sign in impatient.log] == []
+
+
+@needs_quorum_queues
+def test_a_parked_message_is_handed_back_once_in_each_half_of_the_brokers_time_out(impatient):
+    handed_back = [impatient.delivery_counts[number] for number in impatient.parked["quorum"]]
+    assert max(handed_back) <= 3 * CONSUMER_TIMEOUT / (CONSUMER_TIMEOUT / 2) + 2
+
+
+@needs_quorum_queues
+def test_waiting_never_uses_up_the_delivery_limit_of_a_quorum_queue(impatient):
+    strict = [impatient.delivery_counts.get(number) for number in impatient.parked["strict"]]
+    assert None not in strict, "the broker dropped it"
+    assert max(strict) <= 4
+
+
+@needs_quorum_queues
+def test_a_queue_with_a_single_active_consumer_is_never_cancelled(impatient):
+    assert impatient.seen == {"of single": {1}}
+
+
+# -- Connections and pools ----------------------------------------------------------------------------------
+
+
+def test_an_operator_who_cancels_a_stopped_queue_is_obeyed_through_a_reconnect(
+    make_cluster, rabbitmq_process, rabbitmq_url
+):
+    with proxy(rabbitmq_process.port) as link:
+        cluster = make_cluster(
+            rabbitmq_url.replace(str(rabbitmq_process.port), str(link.port)), global_concurrency_limits={"emails": 1}
+        )
+        (worker,) = cluster.start("w1", queues="emails,other")
+        cluster.broker = rabbitmq_url
+        cluster.send("held", 1)
+        cluster.send("nap", 60, 0.02, first=1)
+        wait_until(lambda: said(cluster, worker).get("stopped_queues") == ["emails"], what="the queue is stopped")
+        assert subscribed(cluster, worker) == {"emails", "other"}
+
+        control = cluster.app().control
+        control.cancel_consumer("emails", destination=[worker.node], reply=True)
+        left = wait_until(lambda: cluster.waiting_in("emails"), what="some stayed in the broker")
+        cluster.oracle.let_go()
+        cluster.done(61 - left, seconds=30)
+        cluster.send("pooled", 1, 0.01, queue="other", first=1000)
+        cluster.done(1, name="pooled")
+        assert subscribed(cluster, worker) == {"other"}
+        assert cluster.waiting_in("emails") == left, "we resumed a queue that the operator had cancelled"
+
+        link.cut()
+        link.restore()
+        cluster.send("pooled", 1, 0.01, queue="other", first=1001)
+        cluster.done(2, name="pooled")
+        assert subscribed(cluster, worker) == {"other"}
+        assert cluster.waiting_in("emails") == left, "the reconnect resumed a queue that the operator had cancelled"
+
+        control.add_consumer("emails", destination=[worker.node], reply=True)
+        cluster.done(60, name="nap", seconds=30)
+        assert cluster.oracle.starts("nap") == list(range(1, 61))
+
+
+def test_green_threaded_and_solo_workers_share_a_limit_and_all_take_part(make_cluster, rabbitmq_url):
+    cluster = make_cluster(rabbitmq_url, global_concurrency_limits={"emails": 2})
+    workers = [cluster.spawn(pool, pool=pool, concurrency=2) for pool in ("gevent", "threads", "solo")]
+    cluster.ready(*workers)
+    cluster.send("nap", 60, 0.1)
+    cluster.done(60)
+    assert cluster.oracle.peak() == 2
+    assert sorted(cluster.oracle.starts()) == list(range(60))
+    assert {event.pid for event in cluster.oracle.events()} == {worker.process.pid for worker in workers}
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_what_a_hung_worker_of_another_pool_has_read_starts_in_another(make_cluster, rabbitmq_url, pool):
+    cluster = make_cluster(rabbitmq_url, global_concurrency_limits={"emails": 4}, worker_prefetch_multiplier=2)
+    starts_of_a_hung_workers_surplus(cluster, pool)
+
+
+# -- Messages of quorum queues go back ------------------------------------------------------------------------
+
+
+@needs_quorum_queues
+def test_a_message_of_a_quorum_queue_may_go_back_up_to_half_of_its_delivery_limit(rabbitmq_process):
+    queue = SPECIAL["strict"]  # its limit is 4
+    with Connection(rabbitmq_process.url) as connection, connection.channel() as channel:
+        queue(channel).declare()
+        queue(channel).purge()
+        connection.Producer().publish({}, routing_key=queue.routing_key, exchange=queue.exchange)
+        received: list[Message] = []
+        with Consumer(channel, [queue(channel)], on_message=received.append, accept=["json"]) as consumer:
+            broker = AMQPBroker(consumer)
+            may_move = []
+            while len(received) < 4:
+                connection.drain_events(timeout=20)
+                may_move.append(broker.may_move("strict", received[-1]))
+                received[-1].requeue() if len(received) < 4 else received[-1].ack()
+    assert may_move == [True, True, False, False]
+
+
+@needs_quorum_queues
+@pytest.mark.parametrize("can_publish", [True, False])
+def test_messages_near_their_delivery_limit_go_back_as_copies_or_themselves_and_none_is_kept(
+    rabbitmq_process, can_publish
+):
+    queue = SPECIAL["strict"]
+    with Connection(rabbitmq_process.url) as connection, connection.channel() as channel:
+        queue(channel).declare()
+        queue(channel).purge()
+        for number in range(3):
+            headers = {"number": number, "app": "mine"}
+            connection.Producer().publish({}, routing_key=queue.routing_key, exchange=queue.exchange, headers=headers)
+        received: list[Message] = []
+
+        def receive() -> list[int]:
+            received.clear()
+            while len(received) < 3:
+                connection.drain_events(timeout=20)
+            return [message.headers.get("x-delivery-count", 0) for message in received]
+
+        with Consumer(channel, [queue(channel)], on_message=received.append, accept=["json"]) as consumer:
+            broker, port = AMQPBroker(consumer), connection.port
+            for count in range(2):  # of four; from two before on a copy is made
+                assert receive() == [count] * 3
+                broker.give_back([("strict", message) for message in received])
+            assert receive() == [2] * 3
+            connection.port = port if can_publish else free_port()  # one more connection can't be made
+            broker.give_back([("strict", message) for message in received])
+            assert receive() == ([0] * 3 if can_publish else [3] * 3)
+            assert sorted(message.headers["number"] for message in received) == [0, 1, 2]
+            for message in received:
+                message.ack()
