@@ -5,7 +5,7 @@
  * once. Tasks of other queues take slots, and end. Of a session's room Redis believes what it said last.
  * Time is left out, but for one thing: who takes a queue reads what is in it sooner than another takes it up again.
  *
- * Step -> code: Sync Exchange.collect (room) · Offer core.lua offer · Weak Moves.say, sync.lua elsewhere ·
+ * Step -> code: Sync Exchange.collect (room) · Offer core/rooms.lua offer · Weak Moves.say, sync.lua elsewhere ·
  * Act gate._move, intake.move · Back intake.take_up, take_up_overdue · Others gate._next
  *
  * LONG  worker 0's tasks of other queues never end, and worker 1 has none: what worker 0 holds must leave it

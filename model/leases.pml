@@ -3,7 +3,7 @@
  * that waits for a permit (interval 2; its own lease plays no part).
  *
  * Time here is counted, in small steps: real time as the workers measure it, Redis' wall clock, which may step once by
- * an hour, and the lease clock, which goes on by no more than `cap` in a script. core.lua's `clock`, `look_at_heartbeats`,
+ * an hour, and the lease clock, which goes on by no more than `cap` in a script. core/clock.lua, core/heartbeats.lua's `changed`,
  * the end of leases in `begin`; open.lua and sync.lua, which renew a lease; link.py: what a session trusts, when W calls.
  * A script is one step. A request may be under way while time passes; the worker counts from its sending.
  */
@@ -43,7 +43,7 @@ byte next = WAITS;      /* when W calls */
 bit stepped = 0;
 hidden byte x, s;
 
-/* core.lua: the interval of the lease clock is the least of a live session */
+/* core/heartbeats.lua: the interval of the lease clock is the least of a live session */
 inline look_at_heartbeats(opener) {
 #ifdef LAST_OPENER      /* META's interval is written by whoever opened last */
   if :: opener < 2 -> cap = INTERVAL(opener) :: else fi

@@ -1,5 +1,5 @@
 /*
- * Places, lines, room and turns: what core.lua does at each script, for two limits that cross.
+ * Places, lines, room and turns: what core/serving.lua and core/lines.lua do at each script, for two limits that cross.
  *
  * Four requests, each with a session of its own (so that room comes and goes for each alone): 0 wants A, 1 wants B,
  * 2 wants A and B, 3 wants what WANTS3 says. Each asks, is granted, runs, ends and asks again, in any order, for ever.
@@ -10,7 +10,7 @@
 #define N 4
 #endif
 #ifndef TURNS
-#define TURNS 3         /* core.lua has the same */
+#define TURNS 3         /* protocol/scripts.py has the same */
 #endif
 #ifndef WANTS3
 #define WANTS3 3
@@ -51,7 +51,7 @@ hidden byte i, q, r, lack, p, now_;
 #else
 #define HAS_ROOM(n) roomy[n]
 #endif
-#ifdef ROOMLESS_STAYS   /* core.lua before the model: a waiter without room stays in a line whose limit has a place */
+#ifdef ROOMLESS_STAYS   /* before the model: a waiter without room stays in a line whose limit has a place */
 #define ROOMLESS skip
 #else
 #define ROOMLESS at[now_] = lack
@@ -129,7 +129,7 @@ inline serve_all() {
   od
 }
 
-/* What core.lua promises after each script. */
+/* What core/serving.lua promises after each script. */
 #define COULD(n) (waits[n] && BLOCKING(n, 0) == 0)
 inline check() {
   q = 0;

@@ -1,7 +1,7 @@
 /*
  * Sessions, leases, numbered syncs and grants, notices, epochs: two workers, one slot each, under one limit of max 1.
  *
- * Each inline is named after the Lua function (core.lua, open.lua, sync.lua) or the method (worker/ledger, worker/session) that it
+ * Each inline is named after the Lua function (core/*.lua, open.lua, sync.lua) or the method (worker/ledger, worker/session) that it
  * stands for. A script is one step, as in Redis. Tasks come for ever; numbers (of permits, grants, syncs) are
  * given again once nothing refers to them any more, so the state space is finite without a bound on the run.
  *

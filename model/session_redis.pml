@@ -1,8 +1,8 @@
 /* Part of session.pml: what the scripts do. */
 
-/* ======== core.lua ======== */
+/* ======== core/*.lua ======== */
 
-inline end_session(s) {
+inline end_session(s) { /* sessions.finish */
   live[s] = 0; seen[s] = 0; ss[s] = 0; gr[s] = 0; room[s] = 0; hold[s] = 0; line[s] = 0;
   j = 0;
   do :: j < K -> g[s * K + j] = 0; j++ :: else -> break od;
@@ -40,7 +40,7 @@ inline serve_all() {    /* in order of arrival at the gates */
   fi
 }
 
-inline contend(s) {
+inline contend(s) {     /* contention.begin */
   if
   :: flag == STAR || flag == s + 1
   :: else ->
@@ -58,7 +58,7 @@ inline contend(s) {
   fi
 }
 
-inline settle() {
+inline open_settled() {
   if
   :: fresh && (!live[0] || seen[0]) && (!live[1] || seen[1]) && (!live[2] || seen[2]) && (!live[3] || seen[3]) -> fresh = 0
   :: else
@@ -66,7 +66,7 @@ inline settle() {
 }
 
 inline finish() {       /* a recall is told only if there is still reason when the script ends */
-  settle(); serve_all();
+  open_settled(); serve_all();
   j = 0;
   do :: j < NS -> if :: nrec[j] && !CONTENTION(j) -> nrec[j] = 0 :: else fi; j++ :: else -> break od
 }
@@ -236,7 +236,7 @@ inline sync(c) {
         do :: j < K -> if :: g[me * K + j] > mgr[c] && x > 0 -> x-- :: else fi; j++ :: else -> break od;
 #endif
         room[me] = x; x = 0;
-        settle(); serve_all();
+        open_settled(); serve_all();
         j = 0;
         do
         :: j < K ->

@@ -28,7 +28,7 @@ bit opened_ = 1;
 
 #define UNCOUNTED(i) (task[i] != NOTHING && !held[i])
 
-inline settle() {
+inline open_settled() {
   if
   :: fresh && other_seen && (!live || seen >= VERSION) ->
      fresh = 0;
@@ -118,7 +118,7 @@ proctype Link() {
        :: live ->
           seen = by; told = version;
           held[0] = (states[0] && task[0]); held[1] = (states[1] && task[1]);
-          settle()
+          open_settled()
        :: else -> opened_ = 0
        fi;
        states[0] = 0; states[1] = 0; by = 0
@@ -134,7 +134,7 @@ proctype Link() {
 #else
        seen = by;
 #endif
-       settle();
+       open_settled();
        states[0] = 0; states[1] = 0; by = 0; runs = 0
      };
      if :: told != table -> set_table() :: else fi;
@@ -145,9 +145,9 @@ proctype Link() {
 proctype Others() {
   bit running;
   do
-  :: atomic { !is_set -> is_set = 1; version = VERSION; fresh = 1; settle() }                    /* change.lua */
-  :: atomic { is_set && !other_seen -> other_seen = 1; settle() }
-  :: atomic { lapsing && live && seen == 0 -> lapsing = 0; live = 0; held[0] = 0; held[1] = 0; settle() } /* its lease ends */
+  :: atomic { !is_set -> is_set = 1; version = VERSION; fresh = 1; open_settled() }                    /* change.lua */
+  :: atomic { is_set && !other_seen -> other_seen = 1; open_settled() }
+  :: atomic { lapsing && live && seen == 0 -> lapsing = 0; live = 0; held[0] = 0; held[1] = 0; open_settled() } /* its lease ends */
   :: !is_set -> skip
   od
 }

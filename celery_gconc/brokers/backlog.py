@@ -172,7 +172,7 @@ class Backlog:
                 ):
                     at = 0
                     while True:
-                        left, gone = run_on_broker(channel, ("remove",), [key], at, STEP, but, *names)
+                        left, gone = run_on_broker(channel, "remove", [key], at, STEP, but, *names)
                         if not left and not gone:
                             break
                         at, removed = at + left, removed + gone
@@ -259,8 +259,7 @@ class _RedisSearch:
         return self.task_id in (headers.get("id"), properties.get("correlation_id"))
 
     def _run(self, script: str, keys: list[str], *arguments: Any) -> Any:
-        text = ("names", script)
-        return run_on_broker(self.channel, text, keys, dumps(self.task_id), *arguments)
+        return run_on_broker(self.channel, script, keys, dumps(self.task_id), *arguments)
 
 
 def _message(message: dict[str, Any], queue: str, **where: Any) -> Message:

@@ -108,7 +108,7 @@ class RedisBroker(VirtualBroker):
                 keys.append(self._list_of(name, payload))
                 arguments += [message.delivery_tag, text]
                 size += len(text)
-            run_on_broker(channel, ("give_back",), keys, *arguments)
+            run_on_broker(channel, "give_back", keys, *arguments)
             for tag in arguments[::2]:
                 channel.qos._quick_ack(tag)
 
@@ -147,9 +147,7 @@ class RedisBroker(VirtualBroker):
         for key in lists:
             looked = self._looked.get(key, 0)
             keys = [key, channel.unacked_key, channel.unacked_index_key]
-            left, *found = run_on_broker(
-                self.channel, ("take_past",), keys, looked, LOOKED_AT, most, time.time(), *passed
-            )
+            left, *found = run_on_broker(self.channel, "take_past", keys, looked, LOOKED_AT, most, time.time(), *passed)
             self._looked[key] = looked + left
             for payload in found:
                 self._receivers[name](loads(payload))

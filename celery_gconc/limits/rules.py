@@ -5,6 +5,9 @@ from __future__ import annotations
 from celery_gconc.errors import LimitError
 from celery_gconc.limits.name import MOST_SHOWN, shown
 
+#: The greatest max of a limit.
+MAX_VALUE = 2**31
+
 
 def parse_max(value: object) -> int | None:
     """Return *value* as a max (an int >= 0), or None for ``unlimited``.
@@ -22,6 +25,6 @@ def parse_max(value: object) -> int | None:
             raise LimitError(rule) from None
     if isinstance(value, bool) or not isinstance(value, int):
         raise LimitError(rule)
-    if not 0 <= value <= 2**31:
-        raise LimitError(f"a max must be between 0 and {2**31}, or 'unlimited'; got {shown(value)}")
+    if not 0 <= value <= MAX_VALUE:
+        raise LimitError(f"a max must be between 0 and {MAX_VALUE}, or 'unlimited'; got {shown(value)}")
     return value

@@ -54,7 +54,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """What a session tells Redis in one round trip; see ``lua/sync.lua``."""
+    """What a session tells Redis in one round trip; see ``lua/session/sync.lua``."""
 
     session: str
     epoch: str
@@ -253,7 +253,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a session counted since it last told; see ``lua/record.lua``."""
+    """What a session counted since it last told; see ``lua/session/record.lua``."""
 
     limits: Mapping[str, LimitCounts]
     recent: Mapping[str, Lately]

@@ -19,7 +19,6 @@ from celery_gconc.connection.client import connect
 from celery_gconc.connection.failures import Names, is_about_rights
 from celery_gconc.connection.location import Place, read
 from celery_gconc.connection.nodes import CONNECT_TIMEOUT
-from celery_gconc.connection.scripts import lua
 from celery_gconc.errors import StoreRefused
 from celery_gconc.protocol.causes import Causes
 from celery_gconc.protocol.keys import Keys
@@ -35,6 +34,7 @@ from celery_gconc.protocol.messages import (
     grants_of,
     text_of,
 )
+from celery_gconc.protocol.scripts import SCRIPTS, script
 from celery_gconc.protocol.status import (
     Change,
     Found,
@@ -66,12 +66,6 @@ MOST_QUEUES = 100
 #: How many notices are read in one go.
 MOST_NOTICES = 1000
 
-#: Each is a file in ``lua/``, and has a method here.
-SCRIPTS = {
-    "session": ("open", "sync", "record", "close"),
-    "operator": ("ticket", "change", "status", "holders", "waiting", "find", "recent", "totals", "audit"),
-}
-
 #: ``max`` of an unlimited limit on the wire, where JSON has no infinity.
 UNLIMITED = -1
 
@@ -92,11 +86,7 @@ class Store:
         self._told_of_strangers = False
         self._client = connect(place, self.keys.key("meta"), call_timeout)
         self._causes = Causes(self._client, self.keys, Names(place.source))
-        self._scripts = {
-            name: self._client.register_script(lua(__package__, "core", f"{folder}/{name}"))
-            for folder, names in SCRIPTS.items()
-            for name in names
-        }
+        self._scripts = {name: self._client.register_script(script(name)) for name in SCRIPTS}
 
     @classmethod
     def from_settings(cls, settings: Settings, call_timeout: float = CALL_TIMEOUT) -> Store:

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_gconc.protocol.messages import Ask, Former, Held
+from celery_gconc.protocol.scripts import TURNS
 
 from .namespace import Namespace, Session, State
 
@@ -27,9 +28,6 @@ EXAMPLES = int(os.environ.get("GCONC_FUZZ_EXAMPLES", "120"))
 
 #: Two limits of max 1: "well" holds both, "other" waits for both.
 A, B = "pool:a", "pool:b"
-
-#: How often a waiter may miss its turn before places are held back for it; as in core.lua.
-TURNS = 3
 
 #: What may stand where something else should.
 JUNK: list[Any] = [

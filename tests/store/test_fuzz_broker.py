@@ -6,13 +6,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from typing import Any
 
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from celery_gconc.connection.scripts import assemble
 
 QUEUE, UNACKED, INDEX, OTHER = "celery", "unacked", "unacked_index", "a string"
 
@@ -85,7 +86,7 @@ class Lists:
 
     def call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Call a script; None where it gave an error, which must have come before its first write."""
-        script = resources.files("celery_gconc.brokers").joinpath(f"lua/{name}.lua").read_text()
+        script = assemble("celery_gconc.brokers", name)
         before = self.dump()
         try:
             return self.raw.eval(script, len(keys), *keys, *arguments)

@@ -1,4 +1,4 @@
-"""The waiting line: who is served first, over one limit and over several at once. (Most of core.lua.)"""
+"""The waiting line: who is served first, over one limit and over several at once. (core/serving.lua, lines.lua)"""
 
 from __future__ import annotations
 

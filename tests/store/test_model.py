@@ -20,13 +20,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from celery_gconc.protocol.messages import Ask, Grant, Held, Sync, Synced
+from celery_gconc.protocol.scripts import TURNS
 
 from .namespace import INTERVAL, TIMEOUT, Request, Session, State, TimedNamespace
 
 LIMITS = ("pool:a", "pool:b", "pool:c")
-
-#: How often a waiter may miss its turn before places are held back for it; as in core.lua.
-TURNS = 3
 
 #: What happens to a sync: mostly nothing.
 FATES = st.sampled_from(["ok", "ok", "ok", "ok", "request lost", "reply lost", "doubled", "late"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import celery_gconc
-from celery_gconc.protocol.store import SCRIPTS
+from celery_gconc.protocol.scripts import SCRIPTS
 
 PACKAGE = Path(celery_gconc.__file__).parent
 
@@ -17,10 +17,11 @@ def test_the_wheel_takes_the_whole_package_folder():
 
 
 def test_every_script_that_the_store_registers_is_a_file_with_a_header():
-    scripts = {path.stem for path in (PACKAGE / "protocol" / "lua").rglob("*.lua")}
-    assert scripts == {"core", *(name for names in SCRIPTS.values() for name in names)}
+    scripts = {f"{path.parent.name}/{path.stem}" for path in (PACKAGE / "protocol/lua").rglob("*.lua")}
+    scripts = {name for name in scripts if not name.startswith("core/")}
+    assert scripts == set(SCRIPTS.values())
     for path in PACKAGE.rglob("*.lua"):
-        header = path.read_text(encoding="utf-8").split("\n\n")[0]
-        assert "-- Guarantee:" in path.read_text(encoding="utf-8"), path
-        assert header.startswith("-- "), path
+        header = path.read_text(encoding="utf-8").partition("\nlocal ")[0]
+        assert header.startswith("-- uses: "), path
+        assert path.parent.name == "core" or "-- Guarantee:" in header, path
     assert (PACKAGE / "py.typed").exists()

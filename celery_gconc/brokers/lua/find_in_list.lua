@@ -1,3 +1,4 @@
+-- uses: names
 -- Where a task's message stands in a list of kombu's. Looks at a part of it, from the producers' end; changes nothing.
 --
 -- Runs on the broker's Redis, over a list of kombu's.

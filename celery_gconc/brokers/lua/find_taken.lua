@@ -1,3 +1,4 @@
+-- uses: names
 -- A task's messages among those that workers have taken and not acknowledged. Looks at a part; changes nothing.
 --
 -- Runs on the broker's Redis, over kombu's own keys.

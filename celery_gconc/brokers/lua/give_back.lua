@@ -1,3 +1,4 @@
+-- uses: nothing
 -- Put messages back to the consuming end of the lists that they came from, as if they had never been taken.
 --
 -- Runs on the broker's Redis, over kombu's own keys, in one step.

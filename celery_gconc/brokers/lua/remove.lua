@@ -1,3 +1,4 @@
+-- uses: nothing
 -- Remove the messages of some tasks from a list. Looks at a part of it, from the producers' end.
 --
 -- Runs on the broker's Redis, over a list of kombu's.

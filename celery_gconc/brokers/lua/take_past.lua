@@ -1,3 +1,4 @@
+-- uses: nothing
 -- Take the first messages of a list, from its consuming end, whose task is not among the named ones.
 --
 -- Runs on the broker's Redis, over a list of kombu's. What BRPOP is to a whole list, this is to a part of it.

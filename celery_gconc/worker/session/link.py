@@ -25,6 +25,7 @@ from redis.client import PubSub
 from celery_gconc.clock import now
 from celery_gconc.errors import SessionRefused, StoreUnavailable, StoreUnusable
 from celery_gconc.protocol.messages import Former, Opened, Stall, Stranger, Synced
+from celery_gconc.protocol.scripts import LAST_RETRY
 from celery_gconc.protocol.store import MOST_NOTICES, Store
 from celery_gconc.settings import Settings
 from celery_gconc.worker.children import PIPES_SECONDS, Children, Pipes
@@ -34,10 +35,10 @@ from celery_gconc.worker.wake import Bell
 
 logger = get_logger(__name__)
 
-#: Seconds between tries to reach a Redis that is away: doubled from the first to the last, with jitter; and no more
+#: Seconds until the first new try to reach a Redis that is away: doubled up to LAST_RETRY, with jitter; and no more
 #: than half a heartbeat interval. A Redis that has lost its data waits for a little longer for those who lived, even
-#: where the first to come has a shorter interval than they (``until_back`` in ``lua/open.lua``).
-FIRST_RETRY, LAST_RETRY = 0.1, 1.5
+#: where the first to come has a shorter interval than they (``until_back`` in ``lua/session/open.lua``).
+FIRST_RETRY = 0.1
 
 #: How often, in seconds, it is said again that Redis can't be used until somebody changes something.
 REMINDER_SECONDS = 300.0
@@ -265,7 +266,7 @@ class Link:
         """Open a session, stating what runs already.
 
         It listens only from then on: what it could have missed comes with the answer to the sync. (A session that
-        listens before it is known to Redis is one that lived before a loss of data, to ``lua/open.lua``.)
+        listens before it is known to Redis is one that lived before a loss of data, to ``lua/session/open.lua``.)
         """
         version = max(self.ledger.table.version, 0)
         former = Former(tuple(self._ids), self._epoch, self._lease, version, self._overrides, self._longest)

@@ -1,3 +1,4 @@
+-- uses: input time members permits rooms lines sessions epochs reply
 -- Where a task is among the requests, a part of them at each call: it waits for a permit, or holds one.
 --
 -- Guarantee: what was there from the first call (cursor "0") to the last (cursor "0" replied) is found; a request that
@@ -6,30 +7,37 @@
 -- Reply   {status: "ok", cursor, found: [{number (<session>:<number>), session, node, id, task, limits, waits, span (ms
 --         for which it has waited or held), line and place (of a waiter), room (of its session), full: [limit...]}...]}
 -- Cost    O(1000), and O(log(waiters)) for each one found
-expect({ task = short, cursor = function(it) return short(it) and string.find(it, '^%d+$') ~= nil end })
-begin()
-finish()
-local found = {}
-local cursor, pairs_ = unpack(call('HSCAN', REQUESTS, asked.cursor, 'COUNT', 1000))
-for i = 1, #pairs_, 2 do
-  local id, record = pairs_[i], cjson.decode(pairs_[i + 1])
-  if record.t == asked.task and record.i ~= 1 then
-    local sid, place = owner(id), place_of(id, record)
-    local item = {
-      number = id, session = sid, node = node_of(sid), id = record.t, task = record.n or '', limits = record.l,
-      waits = record.g == 0, room = room(sid), full = {},
-    }
-    if item.waits then
-      item.span = waited(record)
-      item.line = record.at
-      item.place = call('ZLEXCOUNT', WAITERS, first(record.at), '(' .. record.at .. US .. place) + 1
-      for _, limit in ipairs(record.l) do
-        if not has_place(limit, place) then table.insert(item.full, limit) end
-      end
-    else
-      item.span = math.max(now - record.s, 0)
-    end
-    table.insert(found, item)
+local asked = input.asked
+local function cursor(it) return input.short(it) and string.find(it, '^%d+$') ~= nil end
+input.expect({ task = input.short, cursor = cursor })
+epochs.begin()
+reply.finish()
+
+local function where(id, record)
+  local sid = members.owner(id)
+  local item = {
+    number = id, session = sid, node = sessions.node_of(sid), id = record.t, task = record.n or '', limits = record.l,
+    waits = record.g == 0, room = rooms.of(sid), full = {},
+  }
+  if not item.waits then
+    item.span = math.max(time.now - record.s, 0)
+    return item
   end
+  local order = members.order_key(id, record)
+  item.span = permits.waited(record)
+  item.line = record.at
+  item.place = call('ZLEXCOUNT', key.waiters, members.first(record.at),
+    '(' .. record.at .. members.US .. order) + 1
+  for _, limit in ipairs(record.l) do
+    if not lines.has_free(limit, order) then table.insert(item.full, limit) end
+  end
+  return item
 end
-return cjson.encode({ status = 'ok', cursor = cursor, found = found })
+
+local found = {}
+local next_cursor, fields = unpack(call('HSCAN', key.requests, asked.cursor, 'COUNT', 1000))
+for i = 1, #fields, 2 do
+  local record = cjson.decode(fields[i + 1])
+  if record.t == asked.task and record.i ~= 1 then table.insert(found, where(fields[i], record)) end
+end
+return cjson.encode({ status = 'ok', cursor = next_cursor, found = found })

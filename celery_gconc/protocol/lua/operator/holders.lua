@@ -1,3 +1,4 @@
+-- uses: input members permits sessions epochs reply
 -- Which tasks hold a permit under a limit, as far as their sessions have told.
 --
 -- Guarantee: one instant; dead sessions are reclaimed first. A permit that passed from one task to the next within a
@@ -6,16 +7,18 @@
 -- Reply   {status: "ok", holders: [{session, node, id, task, since (wall time, ms), limits}...]}, without idle ones,
 --         those that have held it for longest first
 -- Cost    O(holders of the limit)
-expect({ limit = limit_name, most = function(it) return whole(it, 1, 1e9) end })
-begin()
-finish()
+local asked = input.asked
+input.expect({ limit = input.limit_name, most = function(it) return input.whole(it, 1, 1e9) end })
+epochs.begin()
+reply.finish()
 local holders = {}
-for _, member in ipairs(call('ZRANGEBYLEX', HOLDERS, first(asked.limit), last(asked.limit))) do
+for _, member in ipairs(call('ZRANGEBYLEX', key.holders, members.first(asked.limit), members.last(asked.limit))) do
   local id = string.sub(member, #asked.limit + 2)
-  local record = load(id)
+  local record = permits.load(id)
   if record and record.i ~= 1 then
     table.insert(holders, {
-      session = owner(id), node = node_of(owner(id)), id = record.t or '', task = record.n or '', since = record.s,
+      session = members.owner(id), node = sessions.node_of(members.owner(id)), id = record.t or '',
+      task = record.n or '', since = record.s,
       limits = record.l,
     })
   end

@@ -1,3 +1,4 @@
+-- uses: input meta time clock members limits overrides permits rooms counters epochs reply
 -- What holds now: limits with their values and counts, sessions with their leases.
 --
 -- Guarantee: one instant. Dead sessions are reclaimed first, so what they held isn't shown.
@@ -9,9 +10,12 @@
 --          sessions: [{session, lease (ms left), interval and timeout (ms), queues, info, config, permits, waiting, room,
 --          stall: {why, slots, since (ms)} where it starts nothing though slots are free}...]}
 -- Cost    O(limits + sessions + holders + waiters)
-expect({ limit = function(it) return it == cjson.null or limit_name(it) end })
-begin()
-finish()
+local asked = input.asked
+local SESSION = key.session
+local first, last = members.first, members.last
+input.expect({ limit = function(it) return it == cjson.null or input.limit_name(it) end })
+epochs.begin()
+reply.finish()
 local names, seen = {}, {}
 local function name(limit)
   if not seen[limit] then
@@ -22,22 +26,22 @@ end
 if asked.limit ~= cjson.null then
   name(asked.limit)
 else
-  for _, key in ipairs({ MAX, CONFIGURED, OVERRIDES }) do
-    for _, limit in ipairs(call('HKEYS', key)) do name(limit) end
+  for _, hash in ipairs({ key.max, key.configured, key.overrides }) do
+    for _, limit in ipairs(call('HKEYS', hash)) do name(limit) end
   end
 end
 table.sort(names)
 
-local idle, parked, sessions = {}, {}, {}
-for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
-  local permits, waiting = 0, 0
+local idle, parked, live = {}, {}, {}
+for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
+  local holding, waiting = 0, 0
   for limit, more in pairs(cjson.decode(call('HGET', SESSION, sid .. ':parked') or '{}')) do
     parked[limit] = (parked[limit] or 0) + more
   end
-  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, '[' .. sid .. ':', '(' .. sid .. ';')) do
-    local record = load(sid .. ':' .. string.match(member, ':%d+:(.*)$'))
+  for _, member in ipairs(call('ZRANGEBYLEX', key.roll, members.roll_of(sid))) do
+    local record = permits.load(sid .. ':' .. string.match(member, ':%d+:(.*)$'))
     if record and record.g > 0 then
-      permits = permits + 1
+      holding = holding + 1
       if record.i == 1 then
         for _, limit in ipairs(record.l) do idle[limit] = (idle[limit] or 0) + 1 end
       end
@@ -45,9 +49,9 @@ for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
       waiting = waiting + 1
     end
   end
-  table.insert(sessions, {
-    session = sid, lease = tonumber(call('ZSCORE', SESSIONS, sid)) - clock, permits = permits, waiting = waiting,
-    room = room(sid), info = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}'),
+  table.insert(live, {
+    session = sid, lease = tonumber(call('ZSCORE', key.sessions, sid)) - clock.at, permits = holding, waiting = waiting,
+    room = rooms.of(sid), info = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}'),
     config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}'),
     queues = cjson.decode(call('HGET', SESSION, sid .. ':queues') or '[]'),
     interval = tonumber(call('HGET', SESSION, sid .. ':interval')) or 0,
@@ -57,9 +61,9 @@ for _, sid in ipairs(call('ZRANGE', SESSIONS, 0, -1)) do
 end
 
 local function ended(limit)
-  local total, sum = call('HGET', TOTALS, limit), 0
+  local total, sum = call('HGET', key.totals, limit), 0
   for _, pair in ipairs(total and cjson.decode(total).lately or {}) do
-    if pair[1] > math.floor(now / SLOT) - SLOTS then sum = sum + pair[2] end
+    if pair[1] > math.floor(time.now / counters.SLOT) - counters.SLOTS then sum = sum + pair[2] end
   end
   return sum
 end
@@ -67,26 +71,28 @@ end
 local FIRST = 32 -- how many of a line are looked at for the longest wait
 local function longest(limit)
   local most = nil
-  for _, member in ipairs(call('ZRANGEBYLEX', WAITERS, first(limit), last(limit), 'LIMIT', 0, FIRST)) do
-    local record = load(string.match(string.sub(member, #limit + 2), US .. '(.*)$'))
-    if record then most = math.max(most or 0, waited(record)) end
+  for _, member in ipairs(call('ZRANGEBYLEX', key.waiters, first(limit), last(limit), 'LIMIT', 0, FIRST)) do
+    local record = permits.load(string.match(string.sub(member, #limit + 2), members.US .. '(.*)$'))
+    if record then most = math.max(most or 0, permits.waited(record)) end
   end
   return most
 end
 
-local limits = {}
-for _, limit in ipairs(names) do
-  local override = call('HGET', OVERRIDES, limit)
-  override = override and cjson.decode(override) or {}
-  local configured = tonumber(call('HGET', CONFIGURED, limit))
+local function status_of(limit)
+  local override, configured = overrides.of(limit), limits.configured(limit)
   local max = override.max ~= cjson.null and override.max or configured or -1
-  local paused, settling, taken = override.paused or false, fresh[limit] ~= nil or shut ~= nil, held(limit)
-  local is_closed = paused or settling or (max >= 0 and taken - (idle[limit] or 0) >= max)
-  table.insert(limits, {
+  local paused, settling = override.paused or false, limits.settling[limit] ~= nil or meta.shut ~= nil
+  local held = permits.held(limit)
+  local is_closed = paused or settling or (max >= 0 and held - (idle[limit] or 0) >= max)
+  return {
     limit = limit, max = max, paused = paused, configured = configured or cjson.null,
-    override = next(override) and override or cjson.null, held = taken, idle = idle[limit] or 0, settling = settling,
-    waiting = call('ZLEXCOUNT', WAITERS, first(limit), last(limit)), parked = is_closed and parked[limit] or 0,
+    override = next(override) and override or cjson.null, held = held, idle = idle[limit] or 0, settling = settling,
+    waiting = call('ZLEXCOUNT', key.waiters, first(limit), last(limit)), parked = is_closed and parked[limit] or 0,
     longest = longest(limit), ended = ended(limit),
-  })
+  }
 end
-return cjson.encode({ status = 'ok', now = now, version = version, live = #sessions, limits = limits, sessions = sessions })
+local found = {}
+for _, limit in ipairs(names) do table.insert(found, status_of(limit)) end
+return cjson.encode({
+  status = 'ok', now = time.now, version = meta.version, live = #live, limits = found, sessions = live,
+})

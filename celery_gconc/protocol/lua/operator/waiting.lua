@@ -1,3 +1,4 @@
+-- uses: input members permits sessions epochs reply
 -- Which tasks stand in a limit's line, in order.
 --
 -- Guarantee: one instant; dead sessions are reclaimed first. A request stands in the line of one full limit at a time.
@@ -5,18 +6,21 @@
 -- ARGV[2] limit; most: how many at most
 -- Reply   {status: "ok", waiting: [{session, node, id, task, place, waited (ms), limits}...]}
 -- Cost    O(log(waiters) + most)
-expect({ limit = limit_name, most = function(it) return whole(it, 1, 1e9) end })
-begin()
-finish()
+local asked = input.asked
+input.expect({ limit = input.limit_name, most = function(it) return input.whole(it, 1, 1e9) end })
+epochs.begin()
+reply.finish()
 local waiting = {}
-local line = call('ZRANGEBYLEX', WAITERS, first(asked.limit), last(asked.limit), 'LIMIT', 0, asked.most)
+local line = call('ZRANGEBYLEX', key.waiters, members.first(asked.limit), members.last(asked.limit), 'LIMIT', 0,
+  asked.most)
 for place, member in ipairs(line) do
-  local id = string.match(string.sub(member, #asked.limit + 2), US .. '(.*)$')
-  local record = load(id)
+  local id = string.match(string.sub(member, #asked.limit + 2), members.US .. '(.*)$')
+  local record = permits.load(id)
   if record then
     table.insert(waiting, {
-      session = owner(id), node = node_of(owner(id)), id = record.t or '', task = record.n or '', place = place,
-      waited = waited(record), limits = record.l,
+      session = members.owner(id), node = sessions.node_of(members.owner(id)), id = record.t or '',
+      task = record.n or '', place = place,
+      waited = permits.waited(record), limits = record.l,
     })
   end
 end

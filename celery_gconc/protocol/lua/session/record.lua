@@ -1,3 +1,4 @@
+-- uses: input time counters epochs reply
 -- What a session has counted since it last told: with a heartbeat, where there was anything.
 --
 -- Guarantee: none is lost while Redis serves; what was told in a call whose reply was lost is told again.
@@ -13,47 +14,53 @@ local MOST_LIMITS = 10000 -- for which totals are kept; above, those of limits t
 local KEEP = 15 * 60      -- seconds for which recent is kept
 local MOST_ENTRIES = 5000 -- in recent, about
 local KEEP_TOTALS = 30 * 86400 -- seconds after the last change
-local function counts(it) return every(it, count) and #it <= 64 end
+local asked, count = input.asked, input.count
+local me = input.me
+local SESSION, TOTALS, RECENT = key.session, key.totals, key.recent
+local function counts(it) return input.every(it, count) and #it <= 64 end
 local function of_limit(it)
   return type(it) == 'table' and count(it.grants) and counts(it.wait) and count(it.waited) and counts(it.hold)
     and count(it.held)
 end
 local function sample(it) return counts(it) and #it == 3 end
 local function lately(it)
-  return type(it) == 'table' and count(it.ended) and every(it.samples, sample) and #it.samples <= 1000
+  return type(it) == 'table' and count(it.ended) and input.every(it.samples, sample) and #it.samples <= 1000
 end
-local function counters(it)
+local function of_namespace(it)
   return type(it) == 'table' and count(it.lease_losses) and count(it.redis_errors) and count(it.without_redis)
 end
 local function stall(it)
-  return it == cjson.null or (type(it) == 'table' and short(it.why) and count(it.slots) and count(it.span))
+  return it == cjson.null or (type(it) == 'table' and input.short(it.why) and count(it.slots) and count(it.span))
 end
-expect({
-  session = session_id, limits = function(it) return by_limit(it, of_limit) end, counts = counters,
-  parked = function(it) return by_limit(it, count) end, stall = stall, recent = function(it) return by_limit(it, lately) end,
+local function each(kind)
+  return function(it) return input.by_limit(it, kind) end
+end
+input.expect({
+  session = input.session_id, limits = each(of_limit), counts = of_namespace, parked = each(count), stall = stall,
+  recent = each(lately),
 })
-begin()
+epochs.begin()
 local function add(to, more)
   for i = 1, #more do to[i] = (to[i] or 0) + more[i] end
   return to
 end
 -- How many have ended in each SLOT of the last minute: pairs of its number and a count, the newest first.
 local function lately_of(before, ended)
-  local slot = math.floor(now / SLOT)
-  local lately = { { slot, ended } }
+  local slot = math.floor(time.now / counters.SLOT)
+  local parts = { { slot, ended } }
   for _, pair in ipairs(before or {}) do
     if pair[1] == slot then
-      lately[1][2] = lately[1][2] + pair[2]
-    elseif pair[1] > slot - SLOTS then
-      table.insert(lately, pair)
+      parts[1][2] = parts[1][2] + pair[2]
+    elseif pair[1] > slot - counters.SLOTS then
+      table.insert(parts, pair)
     end
   end
-  return lately
+  return parts
 end
 local function make_room()
   for _, limit in ipairs(call('HKEYS', TOTALS)) do
-    local lives = limit == '' or asked.limits[limit] or call('HEXISTS', MAX, limit) == 1
-      or call('HEXISTS', CONFIGURED, limit) == 1 or call('HEXISTS', OVERRIDES, limit) == 1
+    local lives = limit == '' or asked.limits[limit] or call('HEXISTS', key.max, limit) == 1
+      or call('HEXISTS', key.configured, limit) == 1 or call('HEXISTS', key.overrides, limit) == 1
     if not lives then call('HDEL', TOTALS, limit) end
   end
   return MOST_LIMITS - call('HLEN', TOTALS)
@@ -72,24 +79,25 @@ for limit, more in pairs(asked.limits) do
     }))
   end
 end
-add_to_totals(asked.counts)
+counters.add(asked.counts)
 call('EXPIRE', TOTALS, KEEP_TOTALS)
 if next(asked.recent) then
   call('XADD', RECENT, 'MAXLEN', '~', MOST_ENTRIES, '*', 'limits', cjson.encode(asked.recent))
   call('EXPIRE', RECENT, KEEP)
 end
-if call('ZSCORE', SESSIONS, me) then
+if call('ZSCORE', key.sessions, me) then
   if next(asked.parked) then
     call('HSET', SESSION, me .. ':parked', cjson.encode(asked.parked))
   else
     call('HDEL', SESSION, me .. ':parked')
   end
   if asked.stall ~= cjson.null then
-    local told = { why = asked.stall.why, slots = asked.stall.slots, since = now - asked.stall.span }
-    call('HSET', SESSION, me .. ':stall', cjson.encode(told))
+    local since = time.now - asked.stall.span
+    local stalled = { why = asked.stall.why, slots = asked.stall.slots, since = since }
+    call('HSET', SESSION, me .. ':stall', cjson.encode(stalled))
   else
     call('HDEL', SESSION, me .. ':stall')
   end
 end
-finish()
+reply.finish()
 return cjson.encode({ status = 'ok' })

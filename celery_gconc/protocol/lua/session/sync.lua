@@ -1,3 +1,4 @@
+-- uses: input meta time clock members limits overrides permits rooms contention serving takers epochs reply
 -- One round trip of a session: what ended, what is asked for, the room it has; at heartbeats all that it holds.
 --
 -- Guarantee: syncs are numbered, an older one changes nothing. A statement (full) brings Redis in line with the
@@ -23,125 +24,152 @@
 --         {status: "closed"}: no such session (its lease ran out, or data was lost): open a new one
 --         {status: "stale"}: a later sync came first; nothing was changed
 -- Cost    O(ended + asks + held + grants + takes + weak), each as core says
+local int, asked = members.int, input.asked
+local SESSION, SESSIONS, ROLL = key.session, key.sessions, key.roll
+local me = input.me
+
 -- (As `expect` does, but for less: this is the script that is called all the time. A session that isn't open is told so.)
+local whole, count, every, limit_name = input.whole, input.count, input.every, input.limit_name
 local function is_weak(row) return type(row) == 'table' and count(row[1]) and every(row[2], limit_name) end
 local function may_be_left_out(it, kind) return it == nil or kind(it) end
 if not (type(me) == 'string' and whole(asked.sync, 0, 9e15) and whole(asked.confirmed, 0, 9e15)
-  and grant_number(asked.granted) and whole(asked.room, -9e15, 9e15) and whole(asked.version, -1, 9e15)
+  and input.grant_number(asked.granted) and whole(asked.room, -9e15, 9e15) and whole(asked.version, -1, 9e15)
   and type(asked.full) == 'boolean' and every(asked.ended, count) and every(asked.interests, limit_name)
-  and asks(asked.asks) and holdings(asked.held) and may_be_left_out(asked.growth, count)
+  and input.asks(asked.asks) and input.holdings(asked.held) and may_be_left_out(asked.growth, count)
   and (asked.takes == nil and asked.weak == nil or limit_name(asked.source) and every(asked.takes or {}, limit_name)
     and every(asked.weak or {}, is_weak))) then
   error('celery-gconc: not what this script takes')
 end
-if not epoch then return cjson.encode({ status = 'closed' }) end
-begin()
-local state = call('HMGET', SESSION, me .. ':sync', me .. ':room', me .. ':timeout', me .. ':interval')
-if epoch == asked.epoch and state[1] and tonumber(state[1]) < asked.confirmed then
-  -- What we answered is forgotten, on the same server: DEBUG RELOAD NOSAVE, or a restart where its id can't be read.
-  begin_epoch(slowest() + MARGIN)
-end
-local status = (epoch ~= asked.epoch or not state[1]) and 'closed' or asked.sync <= tonumber(state[1]) and 'stale'
-if status then
-  finish()
-  return cjson.encode({ status = status })
-end
-local lease = clock + tonumber(state[3])
-call('ZADD', SESSIONS, int(lease), me)
-call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':seen', asked.version, me .. ':offered', '0')
-if asked.takes then set_takes(me, asked.source, asked.takes) end
-if asked.growth then call('HSET', SESSION, me .. ':growth', int(asked.growth)) end
-local interests = {}
+if not meta.epoch then return cjson.encode({ status = 'closed' }) end
+epochs.begin()
 
-for _, number in ipairs(asked.ended) do remove(me .. ':' .. int(number)) end
+local interests = {} -- limits whose contention the session is to hear
 
-if asked.full then
-  local stated = {}
-  for _, item in ipairs(asked.held) do stated[int(item[1])] = true end
-  for _, item in ipairs(asked.asks) do stated[int(item[1])] = true end
-  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, '[' .. me .. ':', '(' .. me .. ';')) do
-    local number_of_grant, number = string.match(member, ':(%d+):(.*)$')
-    if not stated[number] and tonumber(number_of_grant) <= asked.granted then remove(me .. ':' .. number) end
+-- What a statement doesn't name is removed, but for grants that the session couldn't know of.
+local function remove_unnamed()
+  local named = {}
+  for _, item in ipairs(asked.held) do named[int(item[1])] = true end
+  for _, item in ipairs(asked.asks) do named[int(item[1])] = true end
+  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, members.roll_of(me))) do
+    local grant, number = members.read_roll(member)
+    if not named[number] and tonumber(grant) <= asked.granted then serving.remove(me .. ':' .. number) end
   end
 end
 
-for _, item in ipairs(asked.held) do
+local function are_same(some, others) return table.concat(some, '\31') == table.concat(others, '\31') end
+
+local function state(item)
   local id = me .. ':' .. int(item[1])
-  local record = load(id)
-  if record and record.g > 0 and table.concat(record.l, US) == table.concat(item[2], US) then
+  local record = permits.load(id)
+  if record and record.g > 0 and are_same(record.l, item[2]) then
     if record.t ~= item[3] or record.i ~= item[5] then -- reused for another task, or idle
-      record.t, record.n, record.i, record.s = item[3], item[4], item[5], now - item[7]
-      save(id, record)
+      record.t, record.n, record.i, record.s = item[3], item[4], item[5], time.now - item[7]
+      permits.save(id, record)
     end
   else
-    if record then remove(id) end
-    adopt(item, asked.granted)
+    if record then serving.remove(id) end
+    permits.adopt(me, item, asked.granted)
   end
   for _, limit in ipairs(item[2]) do interests[limit] = true end
 end
 
--- Room as stated, less the grants since the one it knows, as far as they still stand.
-local before = tonumber(state[2])
-set_room(me, asked.room
-  - call('ZLEXCOUNT', ROLL, string.format('[%s:%012.0f:', me, asked.granted + 1), '(' .. me .. ';'))
-
-settle()
-serve_all()
-if before <= 0 or asked.full then
-  touch_waiting(me)
-  serve_all()
-end
-for _, item in ipairs(asked.asks) do
+local function ask(item)
   local id = me .. ':' .. int(item[1])
-  local record = load(id)
-  if record and record.g == 0 and table.concat(record.l, US) ~= table.concat(item[3], US) then
-    remove(id)
-    serve_all()
+  local record = permits.load(id)
+  if record and record.g == 0 and not are_same(record.l, item[3]) then
+    serving.remove(id)
+    serving.serve_all()
     record = nil
   end
   if not record then
-    ask(id, item[3], item[2], item[4], item[5])
-  elseif record.g == 0 and record.t ~= item[4] then -- another of its requests is at this place of its line by now
-    record.t, record.n, record.w = item[4], item[5], arrival_of(item[2])
-    save(id, record)
+    serving.ask(id, item[3], item[2], item[4], item[5])
+  elseif record.g == 0 and record.t ~= item[4] then -- another of its requests is at this position of its line by now
+    record.t, record.n, record.w = item[4], item[5], clock.arrival_of(item[2])
+    permits.save(id, record)
   end
   for _, limit in ipairs(item[3]) do interests[limit] = true end
 end
-local elsewhere = {}
-for _, row in ipairs(asked.weak or {}) do
-  local record = row[1] > 0 and load(me .. ':' .. int(row[1]))
-  if row[1] == 0 or record and record.g == 0 and record.o then
-    for _, queue in ipairs(row[2]) do
-      if is_taken_elsewhere(asked.source, queue) then table.insert(elsewhere, queue) end
+
+-- Of the queues that are said to be weak those that another session takes and has room for.
+local function taken_elsewhere()
+  local found = {}
+  for _, row in ipairs(asked.weak or {}) do
+    local record = row[1] > 0 and permits.load(me .. ':' .. int(row[1]))
+    if row[1] == 0 or record and record.g == 0 and record.o then
+      for _, queue in ipairs(row[2]) do
+        if takers.is_taken_elsewhere(asked.source, queue) then table.insert(found, queue) end
+      end
     end
   end
+  return found
 end
-finish()
 
-local grants = {}
-for _, member in ipairs(call('ZRANGEBYLEX', ROLL,
-  string.format('[%s:%012.0f:', me, asked.granted + 1), '(' .. me .. ';')) do
-  local number_of_grant, number = string.match(member, ':(%d+):(.*)$')
-  local record = load(me .. ':' .. number)
-  table.insert(grants, { tonumber(number_of_grant), tonumber(number), record.f, record.s })
+local function unknown_grants()
+  local grants = {}
+  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, members.roll_since(me, asked.granted + 1))) do
+    local grant, number = members.read_roll(member)
+    local record = permits.load(me .. ':' .. number)
+    table.insert(grants, { tonumber(grant), tonumber(number), record.f, record.s })
+  end
+  return grants
 end
+
+-- In how many ms something may happen that this session would not be told of; nil: nothing.
+local function until_next_event(own_interval)
+  local soonest, least = call('ZRANGE', SESSIONS, 0, 1, 'WITHSCORES'), nil
+  for i = #soonest - 1, 1, -2 do
+    if soonest[i] ~= me then least = math.max(tonumber(soonest[i + 1]) - clock.at, 0) end
+  end
+  if meta.shut then least = math.min(least or math.huge, meta.shut - clock.at) end
+  -- Where nobody calls often enough for the lease clock to go with the time (its least interval is a dead session's,
+  -- say), whoever waits does.
+  if least and time.now - (clock.is_held and time.now or meta.held or 0) <= own_interval then
+    least = math.min(least, math.ceil(meta.interval * 1.05))
+  end
+  if meta.ends then least = math.min(least or math.huge, math.max(meta.ends - time.now, 0)) end
+  return least
+end
+
+local known = call('HMGET', SESSION, me .. ':sync', me .. ':room', me .. ':timeout', me .. ':interval')
+local last_sync, room_before = tonumber(known[1]), tonumber(known[2])
+if meta.epoch == asked.epoch and last_sync and last_sync < asked.confirmed then
+  -- What we answered is forgotten, on the same server: DEBUG RELOAD NOSAVE, or a restart where its id can't be read.
+  epochs.begin_after_loss()
+end
+local refusal = (meta.epoch ~= asked.epoch or not last_sync) and 'closed' or asked.sync <= last_sync and 'stale'
+if refusal then
+  reply.finish()
+  return cjson.encode({ status = refusal })
+end
+local lease = clock.at + tonumber(known[3])
+call('ZADD', SESSIONS, int(lease), me)
+call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':seen', asked.version, me .. ':offered', '0')
+if asked.takes then takers.set(me, asked.source, asked.takes) end
+if asked.growth then call('HSET', SESSION, me .. ':growth', int(asked.growth)) end
+
+for _, number in ipairs(asked.ended) do serving.remove(me .. ':' .. int(number)) end
+if asked.full then remove_unnamed() end
+for _, item in ipairs(asked.held) do state(item) end
+
+-- Room as stated, less the grants since the one it knows, as far as they still stand.
+rooms.know(me, room_before)
+rooms.set(me, asked.room - call('ZLEXCOUNT', ROLL, members.roll_since(me, asked.granted + 1)))
+limits.open_settled()
+serving.serve_all()
+if room_before <= 0 or asked.full then
+  rooms.touch_lines_of(me)
+  serving.serve_all()
+end
+for _, item in ipairs(asked.asks) do ask(item) end
+local elsewhere = taken_elsewhere()
+reply.finish()
+
 for _, limit in ipairs(asked.interests) do interests[limit] = true end
-local reply = {
-  status = 'ok', version = version, grants = grants, recall = recall(interests, me),
-  offer = call('HGET', SESSION, me .. ':offered') == '1', lease = lease,
-  longest = longest(),
+local answer = {
+  status = 'ok', version = meta.version, grants = unknown_grants(), recall = contention.recall(interests, me),
+  offer = rooms.is_offered(), lease = lease, longest = epochs.longest(),
+  expires = until_next_event(tonumber(known[4])),
 }
-local soonest = call('ZRANGE', SESSIONS, 0, 1, 'WITHSCORES')
-for i = #soonest - 1, 1, -2 do
-  if soonest[i] ~= me then reply.expires = math.max(tonumber(soonest[i + 1]) - clock, 0) end
-end
-if shut then reply.expires = math.min(reply.expires or math.huge, shut - clock) end
--- Where nobody calls often enough for the lease clock to go with the time (its least interval is a dead session's, say),
--- whoever waits does.
-if reply.expires and now - (is_held and now or tonumber(meta[13]) or 0) <= tonumber(state[4]) then
-  reply.expires = math.min(reply.expires, math.ceil(interval * 1.05))
-end
-if ends then reply.expires = math.min(reply.expires or math.huge, math.max(ends - now, 0)) end
-if #elsewhere > 0 then reply.elsewhere = elsewhere end
-if version ~= asked.version then reply.table, reply.overrides = limit_table(), overrides() end
-return cjson.encode(reply)
+if #elsewhere > 0 then answer.elsewhere = elsewhere end
+if meta.version ~= asked.version then answer.table, answer.overrides = limits.all(), overrides.all() end
+return cjson.encode(answer)

@@ -1,4 +1,5 @@
--- Whether a message is a task's own: what comes before the scripts that look for one (find_in_list, find_taken).
+-- uses: nothing
+-- Whether a message is a task's own.
 --
 -- Guarantee: none is missed as kombu writes it, with its headers and properties in JSON; one that only names the task
 --         (its children do, as their parent) is not taken for it.

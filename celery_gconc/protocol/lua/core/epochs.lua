@@ -1,0 +1,70 @@
+-- uses: meta time clock members limits overrides sessions heartbeats counters
+-- Epochs: lives of the data. And what every script does first.
+local epochs
+do
+
+  -- The server, by the id of its process; nil where our user may not ask.
+  local info = redis.pcall('INFO', 'server')
+  local server = string.match(type(info) == 'string' and info or '', 'run_id:(%w+)')
+
+  -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
+  -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
+  local function longest()
+    if meta.born and clock.at < meta.born + meta.heard then return math.max(meta.longest, meta.heard) end
+    return meta.longest
+  end
+
+  local function shut_until(moment, is_new)
+    if moment > (meta.shut or clock.at) then
+      meta.shut = moment
+      call('HSET', key.meta, 'shut', members.int(moment), 'lost', is_new and '0' or '1')
+    end
+  end
+
+  -- Another life of the data: all of it was lost, or it went back in time (an old snapshot, a replica that lacked the
+  -- last writes). What is here may be out of date, so every limit begins anew: it settles when each session that is
+  -- known here has stated what it runs, or run out. For sessions that are not known, nothing is granted for `hold` ms:
+  -- whoever lives says something within the longest interval, or, cut off, holds a lease that ends by the longest.
+  -- Counters begin at 0, for those who read them take any step back for that.
+  local function begin_epoch(hold, is_new)
+    call('EXPIRE', key.totals, 0)
+    meta.epoch = (server or '') .. ':' .. members.int(time.now * 1000 + time.us)
+    meta.born = clock.at
+    call('HSET', key.meta, 'epoch', meta.epoch, 'run', server or '', 'born', members.int(meta.born),
+      'known', members.int(meta.version), 'clock', members.int(clock.at), 'time', members.int(time.now))
+    shut_until(clock.at + hold, is_new)
+    limits.settle_all()
+  end
+
+  local function begin_after_loss()
+    local MARGIN = 500 -- ms after an interval within which every session that lives has said something
+    begin_epoch(heartbeats.slowest() + MARGIN)
+  end
+
+  local function end_dead_sessions()
+    local dead = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'LIMIT', 0, 64)
+    if #dead == 0 then return end
+    local reclaims = 0
+    for _, sid in ipairs(dead) do reclaims = reclaims + sessions.finish(sid) end
+    heartbeats.changed()
+    if reclaims > 0 then counters.add({ reclaims = reclaims }) end
+  end
+
+  local function begin()
+    if not meta.epoch then return end
+    clock.save()
+    if server and server ~= meta.run then begin_after_loss() end
+    if meta.shut and clock.at >= meta.shut then
+      meta.shut = nil
+      call('HDEL', key.meta, 'shut', 'lost')
+      limits.touch_all()
+    end
+    end_dead_sessions()
+    overrides.end_due()
+  end
+
+  epochs = {
+    server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
+    begin_after_loss = begin_after_loss, begin = begin,
+  }
+end

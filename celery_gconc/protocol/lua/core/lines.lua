@@ -1,0 +1,63 @@
+-- uses: meta members limits permits rooms contention
+-- Lines: where requests wait, and for whom permits are held back.
+--
+-- A waiter stands in the line of one full limit at a time. After TURNS missed turns a permit is held back for it in each
+-- of its limits: RESERVED has it then, ordered as WAITERS.
+local lines
+do
+  -- Has the limit a permit for a request that stands at this order key (arrival members.US id)?
+  local function has_free(limit, order)
+    local max = limits.max_of(limit)
+    if not max then return true end
+    if meta.shut or limits.settling[limit] then return false end
+    local taken = permits.held(limit)
+    if taken >= max then return false end
+    local before = '(' .. limit .. members.US .. order
+    for _, member in ipairs(call('ZRANGEBYLEX', key.reserved, members.first(limit), before)) do
+      if rooms.of(members.owner_of_waiter(member)) > 0 then taken = taken + 1 end
+      if taken >= max then return false end
+    end
+    return true
+  end
+
+  -- The first of its other limits that has no permit for the request.
+  local function blocking(record, order, but)
+    for _, limit in ipairs(record.l) do
+      if limit ~= but and not has_free(limit, order) then return limit end
+    end
+  end
+
+  local function stand(id, record, limit)
+    record.at = limit
+    permits.save(id, record)
+    call('ZADD', key.waiters, 0, limit .. members.US .. members.order_key(id, record))
+    contention.begin(limit, members.owner(id))
+  end
+
+  local function leave(id, record)
+    local limit = record.at
+    call('ZREM', key.waiters, limit .. members.US .. members.order_key(id, record))
+    record.at = nil
+    contention.finish_if_empty(limit)
+  end
+
+  local function reserve(id, record)
+    for _, limit in ipairs(record.l) do
+      call('ZADD', key.reserved, 0, limit .. members.US .. members.order_key(id, record))
+      contention.begin(limit, members.owner(id))
+    end
+  end
+
+  local function unreserve(id, record)
+    if record.k < constant.TURNS then return end
+    for _, limit in ipairs(record.l) do
+      call('ZREM', key.reserved, limit .. members.US .. members.order_key(id, record))
+      contention.finish_if_empty(limit)
+      limits.touch(limit)
+    end
+  end
+
+  lines = {
+    has_free = has_free, blocking = blocking, stand = stand, leave = leave, reserve = reserve, unreserve = unreserve,
+  }
+end

@@ -1,0 +1,50 @@
+"""The Lua scripts of the coordination Redis: which there are, and what Python and Lua have to agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from celery_gconc.connection.scripts import assemble
+from celery_gconc.limits.rules import MAX_VALUE
+from celery_gconc.protocol.keys import KEYSPACE
+from celery_gconc.settings import MOST_TIMEOUT
+
+#: Each is a file in a folder of ``lua/``; the stores have a method for each.
+SCRIPTS: Mapping[str, str] = {
+    name: f"{folder}/{name}"
+    for folder, names in {
+        "session": ("open", "sync", "record", "close"),
+        "operator": ("ticket", "change", "status", "holders", "waiting", "find", "recent", "totals", "audit"),
+    }.items()
+    for name in names
+}
+
+#: How often a waiter may miss its turn before permits are held back for it.
+TURNS = 3
+
+#: The longest pause between two tries of a worker to reach Redis, in seconds.
+LAST_RETRY = 1.5
+
+#: What the scripts are told of Python's values, as ``constant.<name>``; times in ms.
+CONSTANTS: Mapping[str, int] = {
+    "KEYS": len(KEYSPACE),
+    "TURNS": TURNS,
+    "MAX": MAX_VALUE,
+    "MAX_TIMEOUT": int(MOST_TIMEOUT * 1000),
+    "LAST_RETRY": int(LAST_RETRY * 1000),
+}
+
+
+def script(name: str) -> str:
+    """The text of one of :data:`SCRIPTS`."""
+    return assemble(__package__, SCRIPTS[name], head=_head(), first="epochs.begin()")
+
+
+def _head() -> str:
+    keys = (f"{name} = KEYS[{number}]" for number, name in enumerate(KEYSPACE, 1))
+    constants = (f"{name} = {value}" for name, value in CONSTANTS.items())
+    return f"local call = redis.call\nlocal key = {_table(keys)}\nlocal constant = {_table(constants)}"
+
+
+def _table(entries: Iterable[str]) -> str:
+    return "{\n" + "".join(f"  {entry},\n" for entry in entries) + "}"

@@ -1,0 +1,129 @@
+local call = redis.call
+local key = {
+  meta = KEYS[1],
+  sessions = KEYS[2],
+  session = KEYS[3],
+  heartbeats = KEYS[4],
+  requests = KEYS[5],
+  roll = KEYS[6],
+  holders = KEYS[7],
+  waiters = KEYS[8],
+  reserved = KEYS[9],
+  max = KEYS[10],
+  configured = KEYS[11],
+  overrides = KEYS[12],
+  fresh = KEYS[13],
+  contended = KEYS[14],
+  changes = KEYS[15],
+  changed = KEYS[16],
+  totals = KEYS[17],
+  recent = KEYS[18],
+  takers = KEYS[19],
+}
+local constant = {
+  KEYS = 19,
+  TURNS = 3,
+  MAX = 2147483648,
+  MAX_TIMEOUT = 300000,
+  LAST_RETRY = 1500,
+}
+-- uses: nothing
+-- What the script is asked, and whether that is what it takes.
+--
+-- A script first says what it takes, by `expect`: anything else is an error, and nothing has been written yet (Redis
+-- does not take back what a script wrote before it failed).
+--
+-- KEYS    the keyspace, in the order of keys.py
+-- ARGV[1] channel prefix of notices
+-- ARGV[2] JSON, what the script is asked to do
+-- Reply   JSON, each script its own
+local input
+do
+  if #KEYS ~= constant.KEYS or #ARGV ~= 2 or ARGV[1] == '' then
+    error('celery-gconc: not the keys and arguments of this script')
+  end
+  local asked = cjson.decode(ARGV[2])
+
+  local function whole(it, least, greatest)
+    return type(it) == 'number' and it % 1 == 0 and it >= least and it <= greatest
+  end
+  local function short(it) return type(it) == 'string' and #it <= 4096 end
+  local function flag(it) return it == true or it == false end
+  local function count(it) return whole(it, 0, 9e15) end
+  local function integer(it) return whole(it, -9e15, 9e15) end
+  local function grant_number(it) return whole(it, 1, 999999999999) end -- sorted by its twelve digits
+  local function version_number(it) return whole(it, 0, 9e13) end      -- JSON carries fourteen digits
+  local function session_id(it)
+    return type(it) == 'string' and #it <= 64 and string.find(it, '^[%w_.-]+$') ~= nil
+  end
+
+  local function every(list, kind) -- JSON: a table is an array or an object, whose keys are strings
+    if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
+    for i = 1, #list do
+      if not kind(list[i]) then return false end
+    end
+    return true
+  end
+
+  local good_names = {}
+  local function limit_name(it)
+    if good_names[it] then return true end
+    if not short(it) or it == '' or string.find(it, '%c') then return false end
+    good_names[it] = true
+    return true
+  end
+
+  local function by_limit(it, kind)
+    if type(it) ~= 'table' then return false end
+    for limit, value in pairs(it) do
+      if not limit_name(limit) or not kind(value) then return false end
+    end
+    return true
+  end
+  local function configured_max(it) return whole(it, 0, constant.MAX) end
+  local function configuration(it) return by_limit(it, configured_max) end
+
+  -- Rows of a number, the limits (at `at`), task id and task name; `rest` looks at what else is in them.
+  local function rows(list, at, rest)
+    if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
+    for i = 1, #list do
+      local row = list[i]
+      if type(row) ~= 'table' then return false end
+      local number, limits, id, name = row[1], row[at], row[at + 1], row[at + 2]
+      if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(limits) ~= 'table'
+        or type(id) ~= 'string' or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not limits[1]
+        or not rest(row) then return false end
+      for j = 1, #limits do
+        if not good_names[limits[j]] and not limit_name(limits[j]) then return false end
+      end
+    end
+    return true
+  end
+  local function is_idle_fence_and_age(row) return (row[5] == 0 or row[5] == 1) and count(row[6]) and count(row[7]) end
+  local function is_age(row) return whole(row[2], -1e18, 1e18) end
+  local function holdings(it) return rows(it, 2, is_idle_fence_and_age) end
+  local function asks(it) return rows(it, 3, is_age) end
+
+  local function expect(kinds)
+    for field, kind in pairs(kinds) do
+      if not kind(asked[field]) then error('celery-gconc: not what this script takes as ' .. field) end
+    end
+  end
+
+  input = {
+    asked = asked, me = asked.session, expect = expect, whole = whole, short = short, flag = flag, count = count,
+    integer = integer, grant_number = grant_number, version_number = version_number, session_id = session_id, every = every,
+    limit_name = limit_name, by_limit = by_limit, configuration = configuration, holdings = holdings, asks = asks,
+  }
+end
+
+-- uses: input
+-- doesn't begin: a number is all that it reads or writes
+-- Take the number by which a change that is announced now takes its turn among all changes.
+--
+-- Guarantee: every ticket is above all those before it.
+-- ARGV[2] {}
+-- Reply   {status: "ok", ticket}
+-- Cost    O(1)
+input.expect({})
+return cjson.encode({ status = 'ok', ticket = call('HINCRBY', key.meta, 'ticket', 1) })

@@ -1,0 +1,1066 @@
+local call = redis.call
+local key = {
+  meta = KEYS[1],
+  sessions = KEYS[2],
+  session = KEYS[3],
+  heartbeats = KEYS[4],
+  requests = KEYS[5],
+  roll = KEYS[6],
+  holders = KEYS[7],
+  waiters = KEYS[8],
+  reserved = KEYS[9],
+  max = KEYS[10],
+  configured = KEYS[11],
+  overrides = KEYS[12],
+  fresh = KEYS[13],
+  contended = KEYS[14],
+  changes = KEYS[15],
+  changed = KEYS[16],
+  totals = KEYS[17],
+  recent = KEYS[18],
+  takers = KEYS[19],
+}
+local constant = {
+  KEYS = 19,
+  TURNS = 3,
+  MAX = 2147483648,
+  MAX_TIMEOUT = 300000,
+  LAST_RETRY = 1500,
+}
+-- uses: nothing
+-- What the script is asked, and whether that is what it takes.
+--
+-- A script first says what it takes, by `expect`: anything else is an error, and nothing has been written yet (Redis
+-- does not take back what a script wrote before it failed).
+--
+-- KEYS    the keyspace, in the order of keys.py
+-- ARGV[1] channel prefix of notices
+-- ARGV[2] JSON, what the script is asked to do
+-- Reply   JSON, each script its own
+local input
+do
+  if #KEYS ~= constant.KEYS or #ARGV ~= 2 or ARGV[1] == '' then
+    error('celery-gconc: not the keys and arguments of this script')
+  end
+  local asked = cjson.decode(ARGV[2])
+
+  local function whole(it, least, greatest)
+    return type(it) == 'number' and it % 1 == 0 and it >= least and it <= greatest
+  end
+  local function short(it) return type(it) == 'string' and #it <= 4096 end
+  local function flag(it) return it == true or it == false end
+  local function count(it) return whole(it, 0, 9e15) end
+  local function integer(it) return whole(it, -9e15, 9e15) end
+  local function grant_number(it) return whole(it, 1, 999999999999) end -- sorted by its twelve digits
+  local function version_number(it) return whole(it, 0, 9e13) end      -- JSON carries fourteen digits
+  local function session_id(it)
+    return type(it) == 'string' and #it <= 64 and string.find(it, '^[%w_.-]+$') ~= nil
+  end
+
+  local function every(list, kind) -- JSON: a table is an array or an object, whose keys are strings
+    if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
+    for i = 1, #list do
+      if not kind(list[i]) then return false end
+    end
+    return true
+  end
+
+  local good_names = {}
+  local function limit_name(it)
+    if good_names[it] then return true end
+    if not short(it) or it == '' or string.find(it, '%c') then return false end
+    good_names[it] = true
+    return true
+  end
+
+  local function by_limit(it, kind)
+    if type(it) ~= 'table' then return false end
+    for limit, value in pairs(it) do
+      if not limit_name(limit) or not kind(value) then return false end
+    end
+    return true
+  end
+  local function configured_max(it) return whole(it, 0, constant.MAX) end
+  local function configuration(it) return by_limit(it, configured_max) end
+
+  -- Rows of a number, the limits (at `at`), task id and task name; `rest` looks at what else is in them.
+  local function rows(list, at, rest)
+    if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
+    for i = 1, #list do
+      local row = list[i]
+      if type(row) ~= 'table' then return false end
+      local number, limits, id, name = row[1], row[at], row[at + 1], row[at + 2]
+      if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(limits) ~= 'table'
+        or type(id) ~= 'string' or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not limits[1]
+        or not rest(row) then return false end
+      for j = 1, #limits do
+        if not good_names[limits[j]] and not limit_name(limits[j]) then return false end
+      end
+    end
+    return true
+  end
+  local function is_idle_fence_and_age(row) return (row[5] == 0 or row[5] == 1) and count(row[6]) and count(row[7]) end
+  local function is_age(row) return whole(row[2], -1e18, 1e18) end
+  local function holdings(it) return rows(it, 2, is_idle_fence_and_age) end
+  local function asks(it) return rows(it, 3, is_age) end
+
+  local function expect(kinds)
+    for field, kind in pairs(kinds) do
+      if not kind(asked[field]) then error('celery-gconc: not what this script takes as ' .. field) end
+    end
+  end
+
+  input = {
+    asked = asked, me = asked.session, expect = expect, whole = whole, short = short, flag = flag, count = count,
+    integer = integer, grant_number = grant_number, version_number = version_number, session_id = session_id, every = every,
+    limit_name = limit_name, by_limit = by_limit, configuration = configuration, holdings = holdings, asks = asks,
+  }
+end
+
+-- uses: nothing
+-- How the members of the sorted sets are written. In sets ordered by name, what begins alike stands together.
+local members
+do
+  local US = '\31'    -- between a limit's name and the rest of a member; names have no control characters
+  local AFTER = '\32' -- the byte after it: the end of a limit's range
+  local WAITING = '000000000000' -- in place of the grant number of a request that waits
+
+  local function int(number) return string.format('%.0f', number) end
+
+  -- The range of a limit's members.
+  local function first(limit) return '[' .. limit .. US end
+  local function last(limit) return '(' .. limit .. AFTER end
+
+  -- The session that a request, or a waiter's member, is of.
+  local function owner(id) return string.match(id, '^([^:]*):') end
+  local function owner_of_waiter(member) return owner(string.match(member, US .. '%d+' .. US .. '(.*)$')) end
+
+  local function roll_member(id, grant)
+    local sid, number = string.match(id, '^([^:]*):(.*)$')
+    return string.format('%s:%012.0f:%s', sid, grant, number)
+  end
+  local function roll_of(sid) return '[' .. sid .. ':', '(' .. sid .. ';' end
+  local function waiting_roll_of(sid)
+    return '[' .. sid .. ':' .. WAITING .. ':', '(' .. sid .. ':' .. WAITING .. ';'
+  end
+  local function roll_since(sid, grant) return string.format('[%s:%012.0f:', sid, grant), '(' .. sid .. ';' end
+  local function read_roll(member) return string.match(member, ':(%d+):(.*)$') end
+
+  -- Where a waiter stands in a line: its arrival, and its id among those that came at once.
+  local function order_key(id, record) return record.a .. US .. id end
+
+  members = {
+    US = US, AFTER = AFTER, int = int, first = first, last = last, owner = owner, owner_of_waiter = owner_of_waiter,
+    roll_member = roll_member, roll_of = roll_of, waiting_roll_of = waiting_roll_of, roll_since = roll_since,
+    read_roll = read_roll, order_key = order_key,
+  }
+end
+
+-- uses: nothing
+-- The scalars of the namespace, read once. Whoever changes one here writes it to META too.
+local meta
+do
+  local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch', 'run',
+    'born', 'heard', 'shut', 'fence', 'ends')
+  meta = {
+    clock = tonumber(found[1]),           -- the lease clock (ms)
+    time = tonumber(found[2]),            -- its last step (wall time, ms)
+    held = tonumber(found[3]),            -- its last step that was held back (wall time, ms)
+    interval = tonumber(found[4]) or 0,   -- the least of a live session (ms); while none lives, that of the last
+    longest = tonumber(found[5]) or 0,    -- the longest lease of a live session (ms); likewise
+    version = tonumber(found[6]) or 0,    -- of the limit table
+    epoch = found[7] or nil,
+    run = found[8],                       -- the id of the server that the epoch began on
+    born = tonumber(found[9]),            -- when the epoch began (lease clock, ms)
+    heard = tonumber(found[10]) or 0,     -- the longest lease of before the epoch (ms)
+    shut = tonumber(found[11]),           -- nothing is granted until then: unknown sessions may live (lease clock, ms)
+    fence = tonumber(found[12]) or 0,     -- the last fencing number
+    ends = tonumber(found[13]),           -- when the next of what operators set for a time may end (wall time, ms)
+    fence_before = found[12],
+  }
+end
+
+-- uses: nothing
+-- Redis' wall time.
+local time
+do
+  local parts = call('TIME')
+  time = {
+    now = parts[1] * 1000 + math.floor(parts[2] / 1000), -- ms
+    us = parts[2] % 1000,                                -- since then
+  }
+end
+
+-- uses: time meta members
+-- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
+--
+-- One step is at most the least interval of a live session, for each trusts its lease to its end less an interval of
+-- its own.
+local clock
+do
+  local step = math.max(time.now - (meta.time or time.now), 0)
+  local is_held = step > meta.interval * 1.02 -- it goes slower than the time, as nobody has called in between
+  local at = (meta.clock or time.now) + math.min(step, meta.interval)
+
+  local function save()
+    if is_held then
+      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now), 'held', members.int(time.now))
+    else
+      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now))
+    end
+  end
+
+  -- age: us since a request reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
+  local function arrival_of(age)
+    local arrival = members.int(math.max(at * 1000 + time.us - math.max(age, 0), 0))
+    return string.rep('0', 16 - #arrival) .. arrival
+  end
+
+  clock = { at = at, is_held = is_held, save = save, arrival_of = arrival_of }
+end
+
+-- uses: meta time clock members
+-- Requests for permits, and the permits that were granted: one record each, in REQUESTS.
+--
+-- A record's fields are
+--   l   its limits, [limit...]; a permit is all of them at once
+--   g   the number of its grant in its session; 0 while it waits
+--   t   task id                        n   task name
+--   f   fencing number (0: it was never granted; its task ran before the limit began)
+--   s   since when its task has it (wall time, ms)
+--   i   1 while no task has it (idle)
+-- and of a waiter
+--   a   arrival at its gate (lease clock, us, sixteen digits): where it stands in a line
+--   w   arrival of the task that it stands for now, where that is another than the one it came for
+--   at  the limit in whose line it stands
+--   k   how often it missed its turn, as another of its limits was full
+--   o   1 once its turn came while its session had no room
+-- A waiter becomes a holder when it is granted; what a session states to run is a holder at once.
+local permits
+do
+  local function load(id)
+    local text = call('HGET', key.requests, id)
+    return text and cjson.decode(text) or nil
+  end
+  local function save(id, record) call('HSET', key.requests, id, cjson.encode(record)) end
+
+  local function held(limit) return call('ZLEXCOUNT', key.holders, members.first(limit), members.last(limit)) end
+
+  -- The fencing number last given, in steps of 100 us of Redis' clock: it only grows, and is never behind that clock
+  -- when a permit is granted, so it goes on growing where it was lost with the rest of the data.
+  local function next_fence()
+    meta.fence = math.max(meta.fence + 1, math.floor(time.now * 10 + time.us / 100))
+    return meta.fence
+  end
+  local function save_fence()
+    local fence = members.int(meta.fence)
+    if fence ~= meta.fence_before and meta.fence > 0 then call('HSET', key.meta, 'fence', fence) end
+  end
+
+  local function hold(id, record, grant, since)
+    record.g = grant
+    record.s = since
+    save(id, record)
+    call('ZADD', key.roll, 0, members.roll_member(id, grant))
+    for _, limit in ipairs(record.l) do call('ZADD', key.holders, 0, limit .. members.US .. id) end
+  end
+
+  -- What a session states to run counts whether there is a permit for it or not.
+  -- item: [number, [limits], task id, task name, idle (0 or 1), fencing number (0: it was never granted), ms for which
+  -- its task has had it]
+  local function adopt(sid, item, grant)
+    meta.fence = math.max(meta.fence, item[6])
+    local record = { l = item[2], a = string.rep('0', 16), k = 0, t = item[3], n = item[4], i = item[5], f = item[6] }
+    hold(sid .. ':' .. members.int(item[1]), record, grant, time.now - item[7])
+  end
+
+  -- For how long the task of a waiter has waited (ms).
+  local function waited(record) return math.max(clock.at - tonumber(record.w or record.a) / 1000, 0) end
+
+  permits = {
+    load = load, save = save, held = held, next_fence = next_fence, save_fence = save_fence, hold = hold,
+    adopt = adopt, waited = waited,
+  }
+end
+
+-- uses: meta members
+-- The limit table: which max holds, which limits are settling, and in which of them a permit may have come free.
+local limits
+do
+  local has_changed = false
+
+  -- The work list of those in which a permit may have come free.
+  local queue, queued = {}, {}
+  local function touch(limit)
+    if not queued[limit] then
+      queued[limit] = true
+      queue[#queue + 1] = limit
+    end
+  end
+  local function touch_all()
+    for _, limit in ipairs(call('HKEYS', key.max)) do touch(limit) end
+  end
+  local taken = 0
+  local function next_touched()
+    taken = taken + 1
+    local limit = queue[taken]
+    if limit then queued[limit] = nil else taken = taken - 1 end
+    return limit
+  end
+
+  local maxima = {}
+  local function max_of(limit) -- false = unlimited
+    local max = maxima[limit]
+    if max == nil then
+      max = tonumber(call('HGET', key.max, limit)) or false
+      maxima[limit] = max
+    end
+    return max
+  end
+
+  -- Limit -> the version of the table with which it began.
+  local settling = {}
+  local fields = call('HGETALL', key.fresh)
+  for i = 1, #fields, 2 do settling[fields[i]] = tonumber(fields[i + 1]) end
+
+  local function settle_with(limit, version)
+    call('HSET', key.fresh, limit, version)
+    settling[limit] = version
+  end
+  local function has_settled(limit)
+    call('HDEL', key.fresh, limit)
+    settling[limit] = nil
+  end
+
+  -- Limits that began while tasks ran open once every live session has stated what it runs under them.
+  local function open_settled()
+    if not next(settling) then return end
+    local least = math.huge
+    for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
+      least = math.min(least, tonumber(call('HGET', key.session, sid .. ':seen')) or 0)
+    end
+    for limit, since in pairs(settling) do
+      if since <= least then
+        has_settled(limit)
+        touch(limit)
+      end
+    end
+  end
+
+  -- Sessions are to hear of a changed table, or of what operators set.
+  local function new_version()
+    meta.version = call('HINCRBY', key.meta, 'version', 1)
+    has_changed = true
+  end
+
+  -- Every limit begins anew.
+  local function settle_all()
+    local names = call('HKEYS', key.max)
+    if #names == 0 then return end
+    new_version()
+    for _, limit in ipairs(names) do settle_with(limit, meta.version) end
+  end
+
+  -- The max that holds for a limit is this from now on; nil: none.
+  local function hold_to(limit, value)
+    local old = tonumber(call('HGET', key.max, limit))
+    if value == old then return end
+    new_version()
+    maxima[limit] = value or false
+    if value then
+      call('HSET', key.max, limit, members.int(value))
+      if not old then settle_with(limit, meta.version) end
+    else
+      call('HDEL', key.max, limit)
+      has_settled(limit)
+    end
+    touch(limit)
+  end
+
+  -- The smallest value that a live session is configured with; nil: none.
+  local function configure_with(limit, value)
+    if value then call('HSET', key.configured, limit, members.int(value)) else call('HDEL', key.configured, limit) end
+  end
+  local function configured(limit) return tonumber(call('HGET', key.configured, limit)) end
+
+  local function all()
+    local found = call('HGETALL', key.max)
+    local table_ = {}
+    for i = 1, #found, 2 do table_[found[i]] = tonumber(found[i + 1]) end
+    return table_
+  end
+
+  limits = {
+    touch = touch, touch_all = touch_all, next_touched = next_touched, max_of = max_of, settling = settling,
+    settle_all = settle_all, open_settled = open_settled, new_version = new_version, hold_to = hold_to,
+    configured = configured, configure_with = configure_with, all = all,
+    has_changed = function() return has_changed end,
+  }
+end
+
+-- uses: meta time members limits
+-- What operators set at run time, for a time or for good, and what holds for a limit because of it.
+--
+-- An override is {max (-1: unlimited), by, at, reason, ends} and the same of a pause.
+local overrides
+do
+  local FIELDS = {
+    value = { 'max', 'by', 'at', 'reason', 'ends' },
+    pause = { 'paused', 'paused_by', 'paused_at', 'paused_reason', 'paused_ends' },
+  }
+
+  local function of(limit)
+    local text = call('HGET', key.overrides, limit)
+    return text and cjson.decode(text) or {}
+  end
+
+  -- The value that holds for a limit, from its override and the configured one.
+  local function refresh(limit)
+    local override, value = of(limit), nil
+    if override.paused then
+      value = 0
+    elseif override.max == nil or override.max == cjson.null then
+      value = limits.configured(limit)
+    elseif override.max >= 0 then
+      value = override.max
+    end
+    limits.hold_to(limit, value)
+  end
+
+  -- What an operator has set for a limit: its max, a pause, both, or nothing any more.
+  local function set(limit, override)
+    if override.max == nil and not override.paused then
+      call('HDEL', key.overrides, limit)
+    else
+      call('HSET', key.overrides, limit, cjson.encode(override))
+      local first_end = math.min(override.ends or math.huge, override.paused_ends or math.huge)
+      if first_end < (meta.ends or math.huge) then
+        meta.ends = first_end
+        call('HSET', key.meta, 'ends', members.int(first_end))
+      end
+    end
+    refresh(limit)
+  end
+
+  -- As it stands: sessions remember it for the case that it is lost here.
+  local function all()
+    local fields = call('HGETALL', key.overrides)
+    local texts = {}
+    for i = 1, #fields, 2 do texts[fields[i]] = fields[i + 1] end
+    return texts
+  end
+
+  -- What operators set for a time, and whose time is over, is reset.
+  local function end_due()
+    if not meta.ends or time.now < meta.ends then return end
+    meta.ends = nil
+    call('HDEL', key.meta, 'ends')
+    for limit, text in pairs(all()) do
+      local override = cjson.decode(text)
+      if override.ends and override.ends <= time.now then
+        for _, field in ipairs(FIELDS.value) do override[field] = nil end
+      end
+      if override.paused_ends and override.paused_ends <= time.now then
+        for _, field in ipairs(FIELDS.pause) do override[field] = nil end
+      end
+      set(limit, override)
+    end
+  end
+
+  -- The smallest value that a live session is configured with, found anew.
+  local function configure(limit)
+    local least = nil
+    for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
+      local config = cjson.decode(call('HGET', key.session, sid .. ':config') or '{}')
+      if config[limit] and (not least or config[limit] < least) then least = config[limit] end
+    end
+    limits.configure_with(limit, least)
+    refresh(limit)
+  end
+
+  overrides = {
+    FIELDS = FIELDS, of = of, set = set, all = all, end_due = end_due, refresh = refresh, configure = configure,
+  }
+end
+
+-- uses: nothing
+-- What other sessions are to hear when the script is done.
+local notices
+do
+  local all = {} -- by session
+
+  -- The notice to a session: grants, limits (whose contention it is told), offer, version.
+  local function to(sid)
+    local notice = all[sid]
+    if not notice then
+      notice = { grants = {}, limits = {} }
+      all[sid] = notice
+    end
+    return notice
+  end
+
+  notices = { all = all, to = to }
+end
+
+-- uses: input members limits permits notices
+-- Room: how many more a session could start, as it stated, less the grants since.
+local rooms
+do
+  local known = {}
+  local is_offered = false -- whether a turn came of the session that calls, which has no room
+  local function of(sid)
+    local left = known[sid]
+    if left == nil then
+      left = tonumber(call('HGET', key.session, sid .. ':room')) or 0
+      known[sid] = left
+    end
+    return left
+  end
+  -- What was read of a session's room beside other fields.
+  local function know(sid, left) known[sid] = left end
+
+  local function each_waiter(sid, visit)
+    local from, to = members.waiting_roll_of(sid)
+    for _, member in ipairs(call('ZRANGEBYLEX', key.roll, from, to)) do
+      local record = permits.load(sid .. ':' .. string.sub(member, #from))
+      if record then visit(record) end
+    end
+  end
+
+  local function touch_reserved(record)
+    if record.k >= constant.TURNS then
+      for _, limit in ipairs(record.l) do limits.touch(limit) end
+    end
+  end
+
+  -- A session without room has nothing held back for it: what it had reserved is free for others meanwhile.
+  local function set(sid, left)
+    local before = of(sid)
+    known[sid] = left
+    call('HSET', key.session, sid .. ':room', members.int(left))
+    if left <= 0 and before > 0 and call('EXISTS', key.reserved) == 1 then each_waiter(sid, touch_reserved) end
+  end
+
+  local function touch_line(record)
+    if record.at then limits.touch(record.at) end
+  end
+
+  -- Lines of a session's waiters, to be served now that it has room.
+  local function touch_lines_of(sid) each_waiter(sid, touch_line) end
+
+  -- A waiter's turn came, but its session has no room: it keeps its position in line, and its session is told, once.
+  local function offer(id, record)
+    if not record.o then
+      record.o = 1
+      permits.save(id, record)
+    end
+    local sid = members.owner(id)
+    if sid == input.me then is_offered = true end
+    if call('HGET', key.session, sid .. ':offered') == '1' then return end
+    call('HSET', key.session, sid .. ':offered', '1')
+    if sid ~= input.me then notices.to(sid).offer = true end
+  end
+
+  rooms = {
+    of = of, know = know, set = set, touch_lines_of = touch_lines_of, offer = offer,
+    is_offered = function() return is_offered end,
+  }
+end
+
+-- uses: input members limits permits notices
+-- Who waits for a limit while others could use its permits again.
+--
+-- CONTENDED has the one session that waits, or * for several; it may be behind, and says then that more wait than do.
+local contention
+do
+  -- Somebody of session sid waits for the limit: recall idle and reused permits of every other session.
+  local function begin(limit, sid)
+    local flag = call('HGET', key.contended, limit)
+    if flag == '*' or flag == sid then return end
+    call('HSET', key.contended, limit, flag and '*' or sid)
+    local told = {}
+    for _, member in ipairs(call('ZRANGEBYLEX', key.holders, members.first(limit), members.last(limit))) do
+      local holder = members.owner(string.sub(member, #limit + 2))
+      if not told[holder] and holder ~= input.me and (flag or holder ~= sid) then
+        told[holder] = true
+        notices.to(holder).limits[limit] = true
+      end
+    end
+  end
+
+  -- Nobody waits for it any more.
+  local function finish_if_empty(limit)
+    local first, last = members.first(limit), members.last(limit)
+    if #call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, 1) == 0
+      and #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) == 0 then
+      call('HDEL', key.contended, limit)
+    end
+  end
+
+  -- Must this session give permits of the limit back rather than use them again? (Yes when in doubt.) And how many
+  -- of its own requests are at the head of the line: for those it may use a permit again all the same.
+  local function between(limit, sid)
+    local SCAN = 64 -- how many waiters are looked at to see whether only one session waits
+    local max = limits.max_of(limit)
+    if max and permits.held(limit) > max then return true, 0 end
+    local flag = call('HGET', key.contended, limit)
+    if not flag or flag == sid then return false, 0 end
+    local first, last = members.first(limit), members.last(limit)
+    if #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) > 0 then return true, 0 end
+    local line = call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, SCAN)
+    local streak = 0
+    for _, member in ipairs(line) do
+      if members.owner_of_waiter(member) ~= sid then return true, streak end
+      streak = streak + 1
+    end
+    if #line == SCAN then return true, streak end
+    if #line == 0 then call('HDEL', key.contended, limit) else call('HSET', key.contended, limit, sid) end
+    return false, 0
+  end
+
+  -- What a session is told of limits: those that others wait for, each with its own streak at the head of the line.
+  local function recall(names, sid)
+    local found = nil
+    for limit in pairs(names) do
+      local is_contended, streak = between(limit, sid)
+      if is_contended then
+        found = found or {}
+        found[limit] = streak
+      end
+    end
+    return found
+  end
+
+  contention = { begin = begin, finish_if_empty = finish_if_empty, recall = recall }
+end
+
+-- uses: meta members limits permits rooms contention
+-- Lines: where requests wait, and for whom permits are held back.
+--
+-- A waiter stands in the line of one full limit at a time. After TURNS missed turns a permit is held back for it in each
+-- of its limits: RESERVED has it then, ordered as WAITERS.
+local lines
+do
+  -- Has the limit a permit for a request that stands at this order key (arrival members.US id)?
+  local function has_free(limit, order)
+    local max = limits.max_of(limit)
+    if not max then return true end
+    if meta.shut or limits.settling[limit] then return false end
+    local taken = permits.held(limit)
+    if taken >= max then return false end
+    local before = '(' .. limit .. members.US .. order
+    for _, member in ipairs(call('ZRANGEBYLEX', key.reserved, members.first(limit), before)) do
+      if rooms.of(members.owner_of_waiter(member)) > 0 then taken = taken + 1 end
+      if taken >= max then return false end
+    end
+    return true
+  end
+
+  -- The first of its other limits that has no permit for the request.
+  local function blocking(record, order, but)
+    for _, limit in ipairs(record.l) do
+      if limit ~= but and not has_free(limit, order) then return limit end
+    end
+  end
+
+  local function stand(id, record, limit)
+    record.at = limit
+    permits.save(id, record)
+    call('ZADD', key.waiters, 0, limit .. members.US .. members.order_key(id, record))
+    contention.begin(limit, members.owner(id))
+  end
+
+  local function leave(id, record)
+    local limit = record.at
+    call('ZREM', key.waiters, limit .. members.US .. members.order_key(id, record))
+    record.at = nil
+    contention.finish_if_empty(limit)
+  end
+
+  local function reserve(id, record)
+    for _, limit in ipairs(record.l) do
+      call('ZADD', key.reserved, 0, limit .. members.US .. members.order_key(id, record))
+      contention.begin(limit, members.owner(id))
+    end
+  end
+
+  local function unreserve(id, record)
+    if record.k < constant.TURNS then return end
+    for _, limit in ipairs(record.l) do
+      call('ZREM', key.reserved, limit .. members.US .. members.order_key(id, record))
+      contention.finish_if_empty(limit)
+      limits.touch(limit)
+    end
+  end
+
+  lines = {
+    has_free = has_free, blocking = blocking, stand = stand, leave = leave, reserve = reserve, unreserve = unreserve,
+  }
+end
+
+-- uses: input time clock members limits permits rooms lines notices
+-- The rules by which permits are given.
+--
+-- Guarantee: after each script, no waiter whose session has room stands in line while all of its limits have a
+-- permit for it; and no limit has more holders than its max but those that a statement of holdings added.
+--
+-- Cost    O(log N) for each permit given or freed, N = holders + waiters of all limits; O(1) otherwise
+local serving
+do
+  local function grant(id, record)
+    local sid = members.owner(id)
+    local number = call('HINCRBY', key.session, sid .. ':granted', 1)
+    rooms.set(sid, rooms.of(sid) - 1)
+    if record.at then lines.leave(id, record) end
+    lines.unreserve(id, record)
+    call('ZREM', key.roll, members.roll_member(id, 0))
+    record.o = nil
+    record.f = permits.next_fence()
+    permits.hold(id, record, number, time.now)
+    if sid ~= input.me then
+      local notice = notices.to(sid)
+      table.insert(notice.grants, { number, tonumber(string.match(id, ':(.*)$')), record.f, time.now })
+      for _, limit in ipairs(record.l) do notice.limits[limit] = true end
+    end
+  end
+
+  -- End a request, waiting or granted, and free what it took.
+  local function remove(id)
+    local record = permits.load(id)
+    if not record then return end
+    if record.g == 0 then
+      lines.leave(id, record)
+      lines.unreserve(id, record)
+    else
+      for _, limit in ipairs(record.l) do
+        call('ZREM', key.holders, limit .. members.US .. id)
+        limits.touch(limit)
+      end
+    end
+    call('ZREM', key.roll, members.roll_member(id, record.g))
+    call('HDEL', key.requests, id)
+  end
+
+  -- Its turn came, but another of its limits is full: it stands in that one's line, with its old arrival.
+  -- After TURNS such misses a permit is held back for it in each of its limits. Only those that arrived later
+  -- are held up by that, so two such waiters can't wait for each other.
+  local function miss_turn(id, record, full)
+    lines.leave(id, record)
+    record.k = record.k + 1
+    if record.k == constant.TURNS then lines.reserve(id, record) end
+    lines.stand(id, record, full)
+  end
+
+  local function serve_one(id, order, limit)
+    local record = permits.load(id)
+    local full = lines.blocking(record, order, limit)
+    if rooms.of(members.owner(id)) <= 0 then
+      if full then
+        lines.leave(id, record)
+        lines.stand(id, record, full)
+      else
+        rooms.offer(id, record)
+      end
+    elseif full then
+      miss_turn(id, record, full)
+    else
+      grant(id, record)
+    end
+  end
+
+  -- Give the limit's free permits to the first in line whose session has room.
+  local function serve(limit)
+    local from = members.first(limit)
+    while true do
+      local line = call('ZRANGEBYLEX', key.waiters, from, members.last(limit), 'LIMIT', 0, 16)
+      if #line == 0 then return end
+      for _, member in ipairs(line) do
+        from = '(' .. member
+        local order = string.sub(member, #limit + 2)
+        if not lines.has_free(limit, order) then return end
+        serve_one(string.match(order, members.US .. '(.*)$'), order, limit)
+      end
+    end
+  end
+
+  local function serve_all()
+    for limit in limits.next_touched do serve(limit) end
+  end
+
+  -- A request for a permit: granted at once where every limit has one, else it stands in line.
+  local function ask(id, names, age, task, name)
+    local record = { l = names, a = clock.arrival_of(age), g = 0, k = 0, t = task, n = name }
+    call('ZADD', key.roll, 0, members.roll_member(id, 0))
+    local full = lines.blocking(record, members.order_key(id, record))
+    if full then
+      lines.stand(id, record, full)
+    elseif rooms.of(members.owner(id)) > 0 then
+      grant(id, record)
+    else
+      lines.stand(id, record, names[1])
+      rooms.offer(id, record)
+    end
+  end
+
+  serving = { remove = remove, serve_all = serve_all, ask = ask }
+end
+
+-- uses: input time members rooms
+-- Which sessions take messages of which queue: those who have such messages and no room for them ask.
+local takers
+do
+  local function member_of(source, queue, sid) return source .. members.US .. queue .. members.US .. sid end
+
+  -- The queues that a session takes messages of.
+  -- source: at which broker, for a queue of the same name at another one is another queue.
+  local function set(sid, source, queues)
+    local field = sid .. ':takes'
+    local old = cjson.decode(call('HGET', key.session, field) or '[]')
+    for _, queue in ipairs(old[2] or {}) do call('ZREM', key.takers, member_of(old[1], queue, sid)) end
+    if #queues == 0 then
+      call('HDEL', key.session, field)
+      return
+    end
+    for _, queue in ipairs(queues) do call('ZADD', key.takers, 0, member_of(source, queue, sid)) end
+    call('HSET', key.session, field, cjson.encode({ source, queues }))
+  end
+
+  -- Some of those who take a queue: of many, each time others.
+  local function some_of(from, to)
+    local LOOKED_AT = 16 -- how many are looked at for one with room
+    local start = '[' .. from .. string.format('%02x', time.us % 256)
+    local found = call('ZRANGEBYLEX', key.takers, start, to, 'LIMIT', 0, LOOKED_AT)
+    if #found == LOOKED_AT then return found end
+    for _, member in ipairs(call('ZRANGEBYLEX', key.takers, '[' .. from, '(' .. string.sub(start, 2), 'LIMIT', 0,
+      LOOKED_AT - #found)) do
+      table.insert(found, member)
+    end
+    return found
+  end
+
+  -- Does another session take the queue, and have room, or may grow?
+  local function is_taken_elsewhere(source, queue)
+    local from, to = member_of(source, queue, ''), '(' .. source .. members.US .. queue .. members.AFTER
+    for _, member in ipairs(some_of(from, to)) do
+      local sid = string.sub(member, #from + 1)
+      local growth = tonumber(call('HGET', key.session, sid .. ':growth')) or 0
+      if sid ~= input.me and rooms.of(sid) + growth > 0 then return true end
+    end
+    return false
+  end
+
+  takers = { set = set, is_taken_elsewhere = is_taken_elsewhere }
+end
+
+-- uses: meta members
+-- The heartbeat settings of live sessions: all intervals in order, then all timeouts.
+local heartbeats
+do
+  local INTERVAL, TIMEOUT = 'interval\31', 'timeout\31'
+
+  local function beat_of(kind, ms, sid) return string.format('%s%010.0f%s%s', kind, ms, members.US, sid) end
+  local function ms_at(index)
+    local found = call('ZRANGE', key.heartbeats, index, index)
+    return found[1] and tonumber(string.match(found[1], members.US .. '(%d+)' .. members.US))
+  end
+
+  local function add(sid, interval, timeout)
+    call('ZADD', key.heartbeats, 0, beat_of(INTERVAL, interval, sid), 0, beat_of(TIMEOUT, timeout, sid))
+  end
+  local function remove(sid, interval, timeout)
+    call('ZREM', key.heartbeats, beat_of(INTERVAL, interval, sid), beat_of(TIMEOUT, timeout, sid))
+  end
+
+  -- The longest interval of a live session (ms).
+  local function slowest() return ms_at(call('ZCARD', key.heartbeats) / 2 - 1) or meta.interval end
+
+  -- Sessions have begun or ended: the least interval holds back the lease clock. While none lives, the last one's does.
+  local function changed()
+    meta.interval, meta.longest = ms_at(0) or meta.interval, ms_at(-1) or meta.longest
+    call('HSET', key.meta, 'interval', members.int(meta.interval), 'longest', members.int(meta.longest))
+  end
+
+  heartbeats = {
+    INTERVAL = INTERVAL, TIMEOUT = TIMEOUT, add = add, remove = remove, slowest = slowest, changed = changed,
+  }
+end
+
+-- uses: members overrides serving takers heartbeats
+-- Sessions: who they are, and their end.
+local sessions
+do
+  local FIELDS = {
+    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'seen', 'offered', 'parked', 'stall',
+    'growth',
+  }
+
+  -- A session ends: all that it holds and waits for goes, and its configured values no longer count.
+  -- Return how many permits it held.
+  local function finish(sid)
+    call('ZREM', key.sessions, sid)
+    local permits_held = 0
+    local from, to = members.roll_of(sid)
+    for _, member in ipairs(call('ZRANGEBYLEX', key.roll, from, to)) do
+      local grant, number = members.read_roll(member)
+      if tonumber(grant) > 0 then permits_held = permits_held + 1 end
+      serving.remove(sid .. ':' .. number)
+    end
+    takers.set(sid, '', {})
+    local config = cjson.decode(call('HGET', key.session, sid .. ':config') or '{}')
+    local beats = call('HMGET', key.session, sid .. ':interval', sid .. ':timeout')
+    if beats[1] then heartbeats.remove(sid, beats[1], beats[2]) end
+    for _, field in ipairs(FIELDS) do call('HDEL', key.session, sid .. ':' .. field) end
+    for limit in pairs(config) do overrides.configure(limit) end
+    return permits_held
+  end
+
+  local nodes = {}
+  local function node_of(sid)
+    local node = nodes[sid]
+    if not node then
+      node = cjson.decode(call('HGET', key.session, sid .. ':info') or '{}').node or '?'
+      nodes[sid] = node
+    end
+    return node
+  end
+
+  sessions = { finish = finish, node_of = node_of }
+end
+
+-- uses: nothing
+-- What is counted, under each limit and for the whole namespace.
+local counters
+do
+  -- For the whole namespace: one record, under no limit's name.
+  local function add(counts)
+    local totals = cjson.decode(call('HGET', key.totals, '') or '{}')
+    for name, more in pairs(counts) do totals[name] = (totals[name] or 0) + more end
+    call('HSET', key.totals, '', cjson.encode(totals))
+  end
+
+  -- What has ended in the last minute is counted in parts: their length (ms), and how many they are.
+  counters = { SLOT = 5000, SLOTS = 12, add = add }
+end
+
+-- uses: meta time clock members limits overrides sessions heartbeats counters
+-- Epochs: lives of the data. And what every script does first.
+local epochs
+do
+
+  -- The server, by the id of its process; nil where our user may not ask.
+  local info = redis.pcall('INFO', 'server')
+  local server = string.match(type(info) == 'string' and info or '', 'run_id:(%w+)')
+
+  -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
+  -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
+  local function longest()
+    if meta.born and clock.at < meta.born + meta.heard then return math.max(meta.longest, meta.heard) end
+    return meta.longest
+  end
+
+  local function shut_until(moment, is_new)
+    if moment > (meta.shut or clock.at) then
+      meta.shut = moment
+      call('HSET', key.meta, 'shut', members.int(moment), 'lost', is_new and '0' or '1')
+    end
+  end
+
+  -- Another life of the data: all of it was lost, or it went back in time (an old snapshot, a replica that lacked the
+  -- last writes). What is here may be out of date, so every limit begins anew: it settles when each session that is
+  -- known here has stated what it runs, or run out. For sessions that are not known, nothing is granted for `hold` ms:
+  -- whoever lives says something within the longest interval, or, cut off, holds a lease that ends by the longest.
+  -- Counters begin at 0, for those who read them take any step back for that.
+  local function begin_epoch(hold, is_new)
+    call('EXPIRE', key.totals, 0)
+    meta.epoch = (server or '') .. ':' .. members.int(time.now * 1000 + time.us)
+    meta.born = clock.at
+    call('HSET', key.meta, 'epoch', meta.epoch, 'run', server or '', 'born', members.int(meta.born),
+      'known', members.int(meta.version), 'clock', members.int(clock.at), 'time', members.int(time.now))
+    shut_until(clock.at + hold, is_new)
+    limits.settle_all()
+  end
+
+  local function begin_after_loss()
+    local MARGIN = 500 -- ms after an interval within which every session that lives has said something
+    begin_epoch(heartbeats.slowest() + MARGIN)
+  end
+
+  local function end_dead_sessions()
+    local dead = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'LIMIT', 0, 64)
+    if #dead == 0 then return end
+    local reclaims = 0
+    for _, sid in ipairs(dead) do reclaims = reclaims + sessions.finish(sid) end
+    heartbeats.changed()
+    if reclaims > 0 then counters.add({ reclaims = reclaims }) end
+  end
+
+  local function begin()
+    if not meta.epoch then return end
+    clock.save()
+    if server and server ~= meta.run then begin_after_loss() end
+    if meta.shut and clock.at >= meta.shut then
+      meta.shut = nil
+      call('HDEL', key.meta, 'shut', 'lost')
+      limits.touch_all()
+    end
+    end_dead_sessions()
+    overrides.end_due()
+  end
+
+  epochs = {
+    server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
+    begin_after_loss = begin_after_loss, begin = begin,
+  }
+end
+
+-- uses: input meta limits permits serving contention notices
+-- What every script does last: serve what was touched, and tell the other sessions.
+local reply
+do
+  local function finish()
+    limits.open_settled()
+    serving.serve_all()
+    permits.save_fence()
+    if limits.has_changed() then
+      for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
+        if sid ~= input.me then notices.to(sid).version = meta.version end
+      end
+    end
+    for sid, notice in pairs(notices.all) do
+      if #notice.grants == 0 then notice.grants = nil end
+      notice.recall = contention.recall(notice.limits, sid)
+      notice.limits = nil
+      call('PUBLISH', ARGV[1] .. sid, cjson.encode(notice))
+    end
+  end
+
+  reply = { finish = finish }
+end
+
+-- uses: input members permits sessions epochs reply
+-- Which tasks stand in a limit's line, in order.
+--
+-- Guarantee: one instant; dead sessions are reclaimed first. A request stands in the line of one full limit at a time.
+--         Which of its own requests stands at which of its places, a session tells with its heartbeats.
+-- ARGV[2] limit; most: how many at most
+-- Reply   {status: "ok", waiting: [{session, node, id, task, place, waited (ms), limits}...]}
+-- Cost    O(log(waiters) + most)
+local asked = input.asked
+input.expect({ limit = input.limit_name, most = function(it) return input.whole(it, 1, 1e9) end })
+epochs.begin()
+reply.finish()
+local waiting = {}
+local line = call('ZRANGEBYLEX', key.waiters, members.first(asked.limit), members.last(asked.limit), 'LIMIT', 0,
+  asked.most)
+for place, member in ipairs(line) do
+  local id = string.match(string.sub(member, #asked.limit + 2), members.US .. '(.*)$')
+  local record = permits.load(id)
+  if record then
+    table.insert(waiting, {
+      session = members.owner(id), node = sessions.node_of(members.owner(id)), id = record.t or '',
+      task = record.n or '', place = place,
+      waited = permits.waited(record), limits = record.l,
+    })
+  end
+end
+return cjson.encode({ status = 'ok', waiting = waiting })
