@@ -1,11 +1,10 @@
-"""What others are told of this worker's limited tasks: signals, task events, a warning of long waits, the tally.
+"""What others are told of this worker's limited tasks: signals, task events, a warning of long waits, counters.
 
-Gate (waiting, granted, released) -> Observer -> signals, events, Tally
+Gate (waiting, granted, released), Health (lost leases) -> Observer -> signals, events, Counters
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,7 +16,8 @@ from celery_gconc.clock import now
 from celery_gconc.limits.claims import Limits
 from celery_gconc.worker.ledger.lines import Queued
 from celery_gconc.worker.run import Run
-from celery_gconc.worker.session.counts import Tally
+from celery_gconc.worker.session.counts import Counters
+from celery_gconc.worker.session.health import Health, LostLeases
 
 logger = get_logger(__name__)
 
@@ -25,8 +25,12 @@ logger = get_logger(__name__)
 class Observer:
     """One worker's. What is slow goes to the consumer's thread; :meth:`granted` and :meth:`released` are for any."""
 
-    def __init__(self, tally: Tally, *, send_event: Callable[..., Any], wait_warning: float) -> None:
-        self._tally = tally
+    def __init__(
+        self, counters: Counters, health: Health, *, send_event: Callable[..., Any], wait_warning: float
+    ) -> None:
+        self._counters = counters
+        self._lost_leases = LostLeases()
+        health.listen(self._lost_leases)
         #: Sends a task event where they are on, else does nothing.
         self._send_event = send_event
         #: After how many seconds of waiting a line is logged; 0 = never.
@@ -34,7 +38,6 @@ class Observer:
         #: The sets of limits for which it was, and whose requests still wait so long.
         self._warned: set[Limits] = set()
         self._table: Mapping[str, int] | None = None
-        self._lost_leases: deque[tuple[str, int]] = deque()
 
     # -- Any thread --------------------------------------------------------------------------------------
 
@@ -42,7 +45,7 @@ class Observer:
         """A task that a limit covers goes to the pool."""
         run.granted, run.counted = moment, limits = now(), run.limits
         waited = moment - run.arrived
-        self._tally.granted(limits, waited)
+        self._counters.granted(limits, waited)
         if signals.permit_granted.receivers:
             _send(signals.permit_granted, run, limits, waited=waited, headers=run.request.request_dict)
 
@@ -50,18 +53,13 @@ class Observer:
         """Its permit is free again."""
         moment = now()
         held = moment - run.granted
-        self._tally.released(run.counted, moment, run.granted - run.arrived, held)
+        self._counters.released(run.counted, moment, run.granted - run.arrived, held)
         if signals.permit_released.receivers:
             _send(signals.permit_released, run, run.counted, held=held)
 
     def ran_without_permit(self) -> None:
         """A task that a limit covers goes to the pool while Redis is away."""
-        self._tally.count("without_redis")
-
-    def lease_lost(self, session: str, running: int) -> None:
-        """The worker's session was closed while it lived. Told with the next :meth:`look`."""
-        self._tally.count("lease_losses")
-        self._lost_leases.append((session, running))
+        self._counters.count("without_redis")
 
     # -- The consumer's thread ---------------------------------------------------------------------------
 
@@ -75,9 +73,8 @@ class Observer:
 
     def look(self, table: Mapping[str, int]) -> None:
         """There may be news of the limits."""
-        while self._lost_leases:
-            session, running = self._lost_leases.popleft()
-            signals.lease_lost.send(sender=session, running=running)
+        while (lost := self._lost_leases.take()) is not None:
+            signals.lease_lost.send(sender=lost.session, running=lost.running)
         before, self._table = self._table, table
         if before is None or before is table or not signals.limit_changed.receivers:
             return

@@ -5,15 +5,10 @@ Consumer.on_task_request -> Gate;  Link -> Starter -> Gate.pump, on the consumer
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
-from weakref import WeakSet
 
-import celery
 from celery import Celery
 from celery.bootsteps import RUN, StartStopStep  # type: ignore[attr-defined]
 from celery.exceptions import WorkerShutdown
@@ -23,7 +18,6 @@ from celery.worker import state as worker_state
 
 from celery_gconc.brokers.queues import goes_by, identity_of, queue_named
 from celery_gconc.clock import now
-from celery_gconc.connection.urls import without_secrets
 from celery_gconc.errors import LimitError, SessionRefused, SettingError
 from celery_gconc.limits.claims import Limits, TaskOption, candidates
 from celery_gconc.metrics import opentelemetry as telemetry
@@ -33,6 +27,7 @@ from celery_gconc.settings import NO_REDIS, SWITCHED_OFF, Settings
 from celery_gconc.shell import refuse_start
 from celery_gconc.version import __version__
 from celery_gconc.worker.autoscale import count_only_startable
+from celery_gconc.worker.children import Children
 from celery_gconc.worker.embedded import end_wait, watch_start
 from celery_gconc.worker.events import Observer
 from celery_gconc.worker.gate import Gate
@@ -40,10 +35,14 @@ from celery_gconc.worker.intake import Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.run import Run, note_delivery
-from celery_gconc.worker.session.counts import Tally
+from celery_gconc.worker.session.counts import Counters
+from celery_gconc.worker.session.forks import keep_out_of_children
+from celery_gconc.worker.session.health import Health
+from celery_gconc.worker.session.identity import Identity
 from celery_gconc.worker.session.link import Link
 from celery_gconc.worker.starter import TICK_SECONDS, ConsumerStarter, GreenStarter, HubStarter, Starter
 from celery_gconc.worker.stats import StatsRows
+from celery_gconc.worker.wake import Bell
 from celery_gconc.worker.watch.deadlocks import DeadlockWatch
 from celery_gconc.worker.watch.lost_leases import Terminator
 from celery_gconc.worker.watch.stalls import Lookout
@@ -65,9 +64,6 @@ UNLIMITED_CONTACT = 1.0
 
 T = TypeVar("T")
 
-_links: WeakSet[Link] = WeakSet()
-_fork_hooks_installed = False
-
 
 class GlobalConcurrencyStep(StartStopStep):
     """One for each worker, made when the consumer is built; survives broker reconnects."""
@@ -81,6 +77,7 @@ class GlobalConcurrencyStep(StartStopStep):
         self.consumer = consumer
         settings = self.settings = _or_refuse(lambda: Settings.from_app(self.app))
         config = _or_refuse(lambda: configured_limits(self.app, settings)) if settings.enabled else {}
+        self._config = config
         self.enabled = _is_on(settings, config, consumer)
         if self.enabled:
             self._build(settings, config)
@@ -102,17 +99,22 @@ class GlobalConcurrencyStep(StartStopStep):
         for key, meant in settings.misspelt:
             logger.warning("celery-gconc: this app reads no setting %s: is %s meant?", key, meant)
 
+        link_bell = Bell()
+        self.health = Health(settings.safe_url)
+        counters = Counters()
+        self.children = Children(link_bell)
         self.lookout = Lookout(
             pool,
             self._knock,
             self._on_loop_late,
             self._on_loop_back,
             free_slots=lambda: 0 if self.gate.is_closed else pool.size - self.ledger.running_count,
-            unused_slots=lambda: self.ledger.unused_slots() if self.link.connected else 0,
+            unused_slots=lambda: self.ledger.unused_slots() if self.health.connected else 0,
+            counters=counters,
         )
 
         # One step of Redis' clock moves the lease clock by up to the least interval of all, and nobody tells us.
-        self.ledger: Ledger[Run] = Ledger(config, pool=pool, bell=_LedgerBell(self), margin=settings.heartbeat_interval)
+        self.ledger: Ledger[Run] = Ledger(config, pool=pool, bell=link_bell, margin=settings.heartbeat_interval)
         self.intake = Intake(
             table=lambda: self.ledger.table,
             slots=lambda: pool.size,
@@ -121,9 +123,11 @@ class GlobalConcurrencyStep(StartStopStep):
             leaves=self.ledger.leave_queues,
         )
         self.starter: Starter = self._make_starter(consumer)
-        tally = Tally()
         self.observer = Observer(
-            tally, send_event=self._send_event if settings.task_events else _nothing, wait_warning=settings.wait_warning
+            counters,
+            self.health,
+            send_event=self._send_event if settings.task_events else _nothing,
+            wait_warning=settings.wait_warning,
         )
         telemetry.install()
         self.gate = Gate(
@@ -133,47 +137,37 @@ class GlobalConcurrencyStep(StartStopStep):
             names_of=self._names_of,
             watcher=self.intake,
             audience=self.observer,
-            watch_child=self._watch_child,
+            watch_child=self.children.watch,
             wake=self.starter.wake,
             runs_unlimited=self._runs_unlimited,
             later=self.starter.later,
             keep_turning=self.starter.keep_turning,
         )
+        identity = Identity.of(consumer, pool.name, config)
         self.link: Link = _or_refuse(
             lambda: Link(
                 settings,
                 self.ledger,
-                tally,
-                info={
-                    "node": consumer.hostname,
-                    "pid": os.getpid(),
-                    "pool": pool.name,
-                    "version": __version__,
-                    "celery": celery.__version__,
-                    "python": platform.python_version(),
-                    "app": self.app.main or "",
-                    "broker": without_secrets(self.app.conf.broker_url or "")[:500],
-                },
-                config=config,
-                queues=lambda: self.app.amqp.queues.consume_from,
-                on_news=self.starter.wake,
-                on_refused=self._on_refused,
-                on_lease_lost=self._on_lease_lost,
-                on_child_exit=self._on_child_exit,
-                on_result_written=self._on_result_written,
-                stall=self.lookout.stall,
+                bell=link_bell,
+                health=self.health,
+                counters=counters,
+                identity=identity,
+                children=self.children,
+                runs=self.gate,
+                consumer=self.starter,
             )
         )
         self._rows = StatsRows(self.link.call)
         self.deadlocks = DeadlockWatch(self.link.call)
-        self.terminator = Terminator(self.gate, interval=settings.heartbeat_interval, call_soon=consumer.call_soon)
+        self.terminator = Terminator(
+            self.gate, self.health, interval=settings.heartbeat_interval, call_soon=consumer.call_soon
+        )
+        #: Why this worker must not run, once it was stopped for that. The consumer's thread.
         self._refusal: str | None = None
         watch_start(consumer.controller, lambda: self._refusal)
         #: Which broker messages are taken from: a digest.
         self._source = ""
         self._next_pump = 0.0
-        #: How often this worker's session was closed while it lived.
-        self.lease_losses = 0
         # celery 4.0-5.7: strategies read on_task_request when they are built (Tasks.start), so it is wrapped here,
         # before the first start; plain, rate-limited and ETA requests all pass through it.
         consumer.on_task_request = self.gate.admit
@@ -182,7 +176,7 @@ class GlobalConcurrencyStep(StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """The broker is connected (again)."""
-        self.link.watch_results({})
+        self.children.watch_pipes({})
         driver_type = consumer.connection.transport.driver_type
         self.intake.attach(consumer.task_consumer, consumer.qos, driver_type)
         if isinstance(self.starter, ConsumerStarter):
@@ -193,18 +187,18 @@ class GlobalConcurrencyStep(StartStopStep):
             task_received.connect(self._on_received, sender=consumer)
         count_only_startable(consumer, self.pool, self.gate)
         if not self.link.is_started:
-            _install_fork_hooks(self.link)
+            keep_out_of_children(self.link)
             self.starter.start()
             self.link.start()
             if self.settings.on_lease_lost == "terminate":
                 self.terminator.start()
             self._check_broker()
-            self.link.tried.wait(FIRST_CONTACT if self.ledger.table else UNLIMITED_CONTACT)
+            self.health.tried.wait(FIRST_CONTACT if self.ledger.table else UNLIMITED_CONTACT)
             self._rows.refresh()
             for text in misfits(self.app, self._configured, self.ledger.table):
                 logger.warning("celery-gconc: %s", text)
             self.lookout.start(has_loop=consumer.hub is not None)
-        if self._refusal is not None:
+        if self._is_refused():
             end_wait(consumer.controller)
             raise WorkerShutdown(EX_CONFIG)
         if consumer.hub is None:
@@ -220,8 +214,9 @@ class GlobalConcurrencyStep(StartStopStep):
             unseen = self.intake.check_rights(setting)
         except SessionRefused as exc:
             why = str(exc)
-        if why and self.link.has_limits:
-            self._on_refused(why)
+        if why and self._config:
+            logger.critical("celery-gconc: this worker must not run: %s", why)
+            self._refuse(why)
         elif why:
             logger.error("celery-gconc: %s; limits that are set at run time can't be kept", why)
         for text in unseen:
@@ -240,7 +235,7 @@ class GlobalConcurrencyStep(StartStopStep):
         if consumer.blueprint.state == RUN:
             self.gate.connection_lost()
             # Celery 5.4-5.7 now tries to connect until it succeeds, and reads no results of a prefork pool meanwhile.
-            self.link.watch_results(self.gate.busy_pipes())
+            self.children.watch_pipes(self.gate.busy_pipes())
         else:
             self.gate.close()
 
@@ -265,10 +260,10 @@ class GlobalConcurrencyStep(StartStopStep):
             "global_concurrency": {
                 "time": time.time(),
                 "version": __version__,
-                "session": self.link.session,
-                "connected": self.link.connected,
-                "redis_error": self.link.trouble,
-                "redis_error_is_permanent": self.link.is_unusable,
+                "session": self.link.session.id,
+                "connected": self.health.connected,
+                "redis_error": self.health.trouble,
+                "redis_error_is_permanent": self.health.is_unusable,
                 "running": counts.running,
                 "parked": counts.parked,
                 "stopped_queues": self.intake.stopped,
@@ -276,7 +271,7 @@ class GlobalConcurrencyStep(StartStopStep):
                 "runs_without_permit": self.gate.unlimited_runs,
                 "heartbeat_interval": self.settings.heartbeat_interval,
                 "heartbeat_timeout": self.settings.heartbeat_timeout,
-                "lease_losses": self.lease_losses,
+                "lease_losses": self.health.lease_losses,
                 "terminated": self.terminator.terminated,
             },
         }
@@ -293,6 +288,7 @@ class GlobalConcurrencyStep(StartStopStep):
         )
 
     def _pump(self) -> None:
+        self._is_refused()
         self.lookout.came_round()
         self.pool.shrink_on()
         if self.ledger.holds_slot and self.ledger.free_slots <= 0 and self.pool.autoscaler is not None:
@@ -321,14 +317,8 @@ class GlobalConcurrencyStep(StartStopStep):
     def _knock(self) -> None:
         self.starter.knock()
 
-    def _watch_child(self, pid: int) -> None:
-        self.link.watch_child(pid)
-
     def _runs_unlimited(self) -> bool:
-        return self.settings.on_redis_error == "run" and self.link.tried.is_set() and not self.link.connected
-
-    def _on_child_exit(self, pid: int) -> None:
-        self.gate.child_exited(pid)
+        return self.settings.on_redis_error == "run" and self.health.is_away
 
     def _on_received(self, request: Any, **kwargs: Any) -> None:
         note_delivery(request)
@@ -338,30 +328,22 @@ class GlobalConcurrencyStep(StartStopStep):
         if dispatcher is not None and dispatcher.enabled:
             dispatcher.send(kind, **facts)
 
-    def _on_result_written(self, job: int) -> None:
-        self.gate.result_written(job)
-
     def _on_loop_late(self) -> None:
         self.ledger.slots_changed()
-        self.link.watch_results(self.gate.busy_pipes())
+        self.children.watch_pipes(self.gate.busy_pipes())
 
     def _on_loop_back(self) -> None:
-        self.link.watch_results({})
+        self.children.watch_pipes({})
 
-    def _on_refused(self, why: str) -> None:
-        """On the link's thread: the namespace doesn't take us. The consumer's thread stops the worker."""
-        logger.critical("celery-gconc: this worker must not run: %s", why)
+    def _is_refused(self) -> bool:
+        """Whether the link, or this step, has found that this worker must not run; then Celery stops it."""
+        if self._refusal is None and self.health.refusal is not None:
+            self._refuse(self.health.refusal)
+        return self._refusal is not None
+
+    def _refuse(self, why: str) -> None:
         self._refusal = why
         worker_state.should_stop = EX_CONFIG  # type: ignore[assignment]
-        self.starter.wake()
-
-    def _on_lease_lost(self, session: str) -> None:
-        """On the link's thread: tasks may run that Redis counts no more."""
-        self.lease_losses += 1
-        self.observer.lease_lost(session, self.ledger.running_count)
-        self.starter.wake()
-        if self.settings.on_lease_lost == "terminate":
-            self.terminator.lease_lost()
 
     # -- Names and limits --------------------------------------------------------------------------------
 
@@ -384,16 +366,6 @@ class GlobalConcurrencyStep(StartStopStep):
             consumed = queue_named(self.consumer.task_consumer, queue) if queue is not None else None
             names = self._names[key] = candidates(task.name, goes_by(consumed) if consumed else queue, option)
         return names, queue
-
-
-class _LedgerBell:
-    """What the ledger rings, until the link has a bell."""
-
-    def __init__(self, step: GlobalConcurrencyStep) -> None:
-        self._step = step
-
-    def ring(self) -> None:
-        self._step.link.wake()
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
@@ -436,37 +408,3 @@ def _or_refuse(function: Callable[[], T]) -> T:
         return function()
     except (SettingError, LimitError) as exc:
         refuse_start(exc)
-
-
-def _install_fork_hooks(link: Link) -> None:
-    """Keep the link's lock and sockets out of pool children; one pair of hooks for the process."""
-    global _fork_hooks_installed
-    if not hasattr(os, "register_at_fork"):  # Windows, where nothing forks
-        return
-    _links.add(link)
-    if _fork_hooks_installed:
-        return
-    _fork_hooks_installed = True
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-    # Python 3.12 and later warn at every fork of a process with threads. billiard's child goes on to its own code,
-    # which uses nothing of ours (the hooks above see to that), so the warning is silenced there, and only there.
-    warnings.filterwarnings(
-        "ignore", message=r".*multi-threaded, use of fork", category=DeprecationWarning, module=r"billiard\."
-    )
-
-
-def _before_fork() -> None:
-    for link in _links:
-        link.ledger.freeze()
-
-
-def _after_fork_in_parent() -> None:
-    for link in _links:
-        link.ledger.thaw()
-
-
-def _after_fork_in_child() -> None:
-    for link in list(_links):
-        link.ledger.thaw()
-        link.forget_in_child()
-    _links.clear()

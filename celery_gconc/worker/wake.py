@@ -11,6 +11,14 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
+from typing import Protocol
+
+
+class Wakeable(Protocol):
+    """A part that has a thread, or a turn of one, of its own: others only tell it that there is news."""
+
+    def wake(self) -> None:
+        """There is news. Any thread; never waits."""
 
 
 class Bell:

@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.store import Store
-from celery_gconc.worker.session.counts import Tally
+from celery_gconc.worker.session.counts import Counters
 from tests.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.store import namespace as kit
 from tests.store.test_model import Model
@@ -106,9 +106,10 @@ def tour(guarded: Guarded) -> dict[str, Any]:
         found["limits"] = len(namespace.store.status().limits)
         found["holders"] = len(namespace.store.holders("app", 5))
         found["waiting"] = len(namespace.store.waiting("app", 5)) + len(namespace.store.find("unknown"))
-        tally = Tally()
-        tally.released(("app",), 1.0, 0.0, 1.0)
-        namespace.store.record("a", tally.collect(1.0, {"app": 1}))
+        counters = Counters()
+        counters.released(("app",), 1.0, 0.0, 1.0)
+        with counters.collect(1.0, {"app": 1}) as record:
+            namespace.store.record("a", record)
         found["history"] = len(namespace.store.history("app", 60)) + len(namespace.store.totals().limits)
         found["audit"] = namespace.store.audit(repair=True)
         for name in "ab":

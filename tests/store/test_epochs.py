@@ -12,7 +12,7 @@ import pytest
 
 from celery_gconc.protocol.messages import Held
 from celery_gconc.protocol.status import Totals
-from celery_gconc.worker.session.counts import Tally
+from celery_gconc.worker.session.counts import Counters
 
 from .namespace import INTERVAL, TIMEOUT, Namespace, Session
 
@@ -67,12 +67,12 @@ def pass_time(namespace: Namespace, seconds: float, *sessions: Session) -> None:
 
 
 def test_counters_begin_anew_with_another_server_or_older_data(namespace, pair):
-    tally = Tally()
-    tally.granted(("app",), 0.1)
-    tally.count("lease_losses")
-    record = tally.collect(1000.0, {})
-    assert record is not None
-    namespace.store.record("a", record)
+    counters = Counters()
+    counters.granted(("app",), 0.1)
+    counters.count("lease_losses")
+    with counters.collect(1000.0, {}) as record:
+        assert record is not None
+        namespace.store.record("a", record)
     assert namespace.store.totals().lease_losses == 1
     another_server(namespace)
     assert namespace.store.totals() == Totals(), "a step back to anything else would be taken for a step up from 0"

@@ -6,30 +6,30 @@ import json
 
 import pytest
 
-from celery_gconc.protocol.messages import BUCKETS
-from celery_gconc.worker.session.counts import MOST_SAMPLES, Tally
+from celery_gconc.errors import StoreUnavailable
+from celery_gconc.protocol.messages import BUCKETS, Stall
+from celery_gconc.worker.session.counts import MAX_SAMPLES, Counters
 
 from .namespace import Namespace
 
 
-def tell(namespace: Namespace, session: str, tally: Tally, parked: dict[str, int] | None = None) -> None:
-    """As a link does with a heartbeat."""
-    record = tally.collect(1000.0, parked or {})
-    assert record is not None
-    namespace.store.record(session, record)
-    tally.told(arrived=True)
+def send(namespace: Namespace, session: str, counters: Counters, parked: dict[str, int] | None = None) -> None:
+    """As a session does with a heartbeat."""
+    with counters.collect(1000.0, parked or {}) as record:
+        assert record is not None
+        namespace.store.record(session, record)
 
 
 def test_totals_add_up_over_sessions_and_heartbeats(namespace: Namespace):
     namespace.session("a")
     namespace.session("b")
     for name in ("a", "b"):
-        tally = Tally()
+        counters = Counters()
         for _ in range(2):
-            tally.granted(("app", "queue:q"), 0.2)
-            tally.released(("app", "queue:q"), 999.0, 0.2, 7.0)
-            tally.count("redis_errors")
-            tell(namespace, name, tally)
+            counters.granted(("app", "queue:q"), 0.2)
+            counters.released(("app", "queue:q"), 999.0, 0.2, 7.0)
+            counters.count("redis_errors")
+            send(namespace, name, counters)
     totals = namespace.store.totals()
     assert [limit.limit for limit in totals.limits] == ["app", "queue:q"]
     for limit in totals.limits:
@@ -45,10 +45,10 @@ def test_totals_add_up_over_sessions_and_heartbeats(namespace: Namespace):
 
 def test_a_value_on_a_bound_belongs_to_that_bound_and_what_is_above_all_to_the_last(namespace: Namespace):
     namespace.session("a")
-    tally = Tally()
+    counters = Counters()
     for waited in (0.0, 0.005, 0.0051, 1800.0, 1e6):
-        tally.granted(("app",), waited)
-    tell(namespace, "a", tally)
+        counters.granted(("app",), waited)
+    send(namespace, "a", counters)
     counts = dict(namespace.store.totals().limits[0].wait.buckets)
     assert {bound: count for bound, count in counts.items() if count} == {0.005: 2, 0.01: 1, 1800.0: 1, BUCKETS[-1]: 1}
 
@@ -67,10 +67,10 @@ def test_permits_of_a_session_whose_lease_ran_out_are_counted_as_reclaimed(names
 
 def test_what_has_ended_is_kept_as_samples_with_the_time_of_its_end(namespace: Namespace):
     namespace.session("a")
-    tally = Tally()
-    tally.released(("app",), 990.0, 1.5, 0.25)
-    tally.released(("app",), 998.0, 0.0, 2.0)
-    tell(namespace, "a", tally)
+    counters = Counters()
+    counters.released(("app",), 990.0, 1.5, 0.25)
+    counters.released(("app",), 998.0, 0.0, 2.0)
+    send(namespace, "a", counters)
     at = namespace.store.status().at
     first, second = namespace.store.history("app", 60)
     assert (first.waited, first.held, first.weight) == (1.5, 0.25, 1.0)
@@ -83,29 +83,29 @@ def test_what_has_ended_is_kept_as_samples_with_the_time_of_its_end(namespace: N
 
 def test_of_many_ends_some_are_kept_and_stand_for_all(namespace: Namespace):
     namespace.session("a")
-    tally = Tally()
+    counters = Counters()
     for number in range(1000):
-        tally.released(("app",), 999.0, 0.0, number / 1000)
-    tell(namespace, "a", tally)
+        counters.released(("app",), 999.0, 0.0, number / 1000)
+    send(namespace, "a", counters)
     history = namespace.store.history("app", 60)
-    assert len(history) == MOST_SAMPLES
+    assert len(history) == MAX_SAMPLES
     assert sum(sample.weight for sample in history) == pytest.approx(1000)
-    assert sum(sample.held for sample in history) / MOST_SAMPLES == pytest.approx(0.5, abs=0.2)
+    assert sum(sample.held for sample in history) / MAX_SAMPLES == pytest.approx(0.5, abs=0.2)
     assert namespace.store.status("app")["app"].per_minute == 1000
 
 
 def test_recent_is_bounded_and_leaves_by_itself(namespace: Namespace):
     namespace.session("a")
-    tally = Tally()
-    tally.released(("app",), 999.0, 0.0, 1.0)
-    tell(namespace, "a", tally)
+    counters = Counters()
+    counters.released(("app",), 999.0, 0.0, 1.0)
+    send(namespace, "a", counters)
     assert 0 < namespace.raw.ttl(namespace.keys.key("recent")) <= 15 * 60
     with namespace.raw.pipeline() as pipe:
         for _ in range(6000):
             pipe.xadd(namespace.keys.key("recent"), {"limits": "{}"})
         pipe.execute()
-    tally.released(("app",), 999.0, 0.0, 1.0)
-    tell(namespace, "a", tally)
+    counters.released(("app",), 999.0, 0.0, 1.0)
+    send(namespace, "a", counters)
     assert namespace.raw.xlen(namespace.keys.key("recent")) < 5500
     assert len(namespace.store.history("app", 60)) == 1  # the older ones made room
 
@@ -114,8 +114,8 @@ def test_what_workers_hold_behind_the_line_is_summed_over_sessions_and_goes_with
     namespace.set("app", 0)
     namespace.session("a")
     namespace.session("b")
-    tell(namespace, "a", Tally(), {"app": 3})
-    tell(namespace, "b", Tally(), {"app": 4})
+    send(namespace, "a", Counters(), {"app": 3})
+    send(namespace, "b", Counters(), {"app": 4})
     assert namespace.store.status("app")["app"].parked == 7
     namespace.store.close_session("a")
     assert namespace.store.status("app")["app"].parked == 4
@@ -124,7 +124,7 @@ def test_what_workers_hold_behind_the_line_is_summed_over_sessions_and_goes_with
 def test_what_is_held_behind_waits_for_the_limits_that_have_no_place_and_not_for_others(namespace: Namespace):
     session = namespace.session("a", config={"app": 5, "queue:q": 1})
     session.ask("app", "queue:q")
-    tell(namespace, "a", Tally(), {"app": 3, "queue:q": 3})
+    send(namespace, "a", Counters(), {"app": 3, "queue:q": 3})
     status = namespace.store.status()
     assert (status["queue:q"].running, status["queue:q"].parked) == (1, 3)
     assert (status["app"].running, status["app"].parked) == (1, 0)
@@ -132,12 +132,12 @@ def test_what_is_held_behind_waits_for_the_limits_that_have_no_place_and_not_for
     assert namespace.store.status()["app"].parked == 3
 
 
-def test_tasks_a_minute_are_counted_however_many_sessions_tell(namespace: Namespace):
+def test_tasks_a_minute_are_counted_however_many_sessions_send(namespace: Namespace):
     namespace.session("a")
-    tally = Tally()
+    counters = Counters()
     for _ in range(3):
-        tally.released(("app",), 999.0, 0.0, 1.0)
-        tell(namespace, "a", tally)
+        counters.released(("app",), 999.0, 0.0, 1.0)
+        send(namespace, "a", counters)
     with namespace.raw.pipeline() as pipe:
         for _ in range(6000):
             pipe.xadd(namespace.keys.key("recent"), {"limits": "{}"})
@@ -164,9 +164,9 @@ def age(namespace: Namespace, seconds: int) -> None:
 
 def tell_end(namespace: Namespace, session: str) -> None:
     """One more task has ended."""
-    tally = Tally()
-    tally.released(("app",), 999.0, 0.0, 1.0)
-    tell(namespace, session, tally)
+    counters = Counters()
+    counters.released(("app",), 999.0, 0.0, 1.0)
+    send(namespace, session, counters)
 
 
 def test_limits_that_are_no_more_make_room_for_others(namespace: Namespace):
@@ -175,39 +175,56 @@ def test_limits_that_are_no_more_make_room_for_others(namespace: Namespace):
     total = namespace.raw.hget(namespace.keys.key("totals"), "app")
     names = [f"pool:{number}" for number in range(10_000)] + ["queue:kept"]
     namespace.raw.hset(namespace.keys.key("totals"), mapping=dict.fromkeys(names, total))
-    tally = Tally()
-    tally.granted(("queue:new",), 0.0)
-    tell(namespace, "a", tally)
+    counters = Counters()
+    counters.granted(("queue:new",), 0.0)
+    send(namespace, "a", counters)
     assert [limit.limit for limit in namespace.store.totals().limits] == ["queue:kept", "queue:new"]
 
 
-def test_nothing_is_told_where_nothing_has_changed(namespace: Namespace):
-    tally = Tally()
-    assert tally.collect(1.0, {}) is None
-    tally.collect(1.0, {"app": 1})
-    tally.told(arrived=True)
-    assert tally.collect(1.0, {"app": 1}) is None
-    assert tally.collect(1.0, {}) is not None
+def test_nothing_is_sent_where_nothing_has_changed():
+    counters = Counters()
+    with counters.collect(1.0, {}) as record:
+        assert record is None
+    with counters.collect(1.0, {"app": 1}) as record:
+        assert record is not None
+    with counters.collect(1.0, {"app": 1}) as record:
+        assert record is None
+    with counters.collect(1.0, {}) as record:
+        assert record is not None
 
 
-def test_what_may_not_have_arrived_is_told_again_with_what_came_after(namespace: Namespace):
+def test_what_may_not_have_arrived_is_sent_again_with_what_came_after(namespace: Namespace):
     namespace.session("a")
-    tally = Tally()
-    tally.granted(("app",), 0.1)
+    counters = Counters()
+    counters.granted(("app",), 0.1)
     namespace.set("app", 0)
-    assert tally.collect(1.0, {"app": 1}) is not None
-    tally.told(arrived=False)
-    tally.granted(("app",), 0.1)
-    tell(namespace, "a", tally, {"app": 1})
+    with pytest.raises(StoreUnavailable), counters.collect(1.0, {"app": 1}):
+        raise StoreUnavailable
+    counters.granted(("app",), 0.1)
+    send(namespace, "a", counters, {"app": 1})
     assert namespace.store.totals().limits[0].grants == 2
     assert namespace.store.status("app")["app"].parked == 1
 
 
-def test_a_tally_that_nobody_collects_adds_up_what_it_keeps(namespace: Namespace):
-    tally = Tally()
-    for _ in range(25_000):
-        tally.released(("app",), 1.0, 0.0, 0.1)
-    assert len(tally._events) <= 10_001
+def test_a_stall_is_sent_with_each_heartbeat_and_so_is_its_end(namespace: Namespace):
     namespace.session("a")
-    tell(namespace, "a", tally)
+    counters = Counters()
+    counters.stall = Stall("nobody knows", 3, 12.0)
+    for _ in range(2):
+        send(namespace, "a", counters)
+        (session,) = namespace.store.status().sessions
+        assert (session.stalled_why, session.stalled_slots) == ("nobody knows", 3)
+    counters.stall = None
+    send(namespace, "a", counters)
+    (session,) = namespace.store.status().sessions
+    assert session.stalled_since is None
+
+
+def test_counters_that_nobody_collects_add_up_what_they_keep(namespace: Namespace):
+    counters = Counters()
+    for _ in range(25_000):
+        counters.released(("app",), 1.0, 0.0, 0.1)
+    assert len(counters._events) <= 10_001
+    namespace.session("a")
+    send(namespace, "a", counters)
     assert namespace.store.status("app")["app"].per_minute == 25_000

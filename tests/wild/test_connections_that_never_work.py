@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -28,10 +27,8 @@ from celery_gconc.operations.operations import Operations
 from celery_gconc.protocol.keys import Keys
 from celery_gconc.protocol.rights import NEEDED, OPTIONAL, Missing, missing_at_broker
 from celery_gconc.protocol.store import Store
-from celery_gconc.settings import Settings
-from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.session import link
-from celery_gconc.worker.session.counts import Tally
+from celery_gconc.worker.session.health import Health
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
 from tests.conftest import _without
 from tests.failures.certificates import make_certificates
@@ -39,6 +36,7 @@ from tests.failures.kit import complaints, joined, warnings
 from tests.proxy import proxy
 from tests.servers import ROOT, RabbitMQServer, RedisServer, free_port, redis_binary, redis_server, wait_until
 from tests.topologies import NoValkeyBinary, valkey_binary, valkey_server
+from tests.worker.session_parts import Parts
 
 #: The password that is right, and one that isn't. Neither must ever be seen.
 SECRET, WRONG = "open-sesame", "open-barley"
@@ -272,7 +270,7 @@ def test_a_rabbitmq_is_told_from_a_redis(rabbitmq_process: RabbitMQServer):
         ("sentinel://127.0.0.1:{plain}?master_name=m", "name Sentinels in global_concurrency_redis_url"),
         ("rediscluster://127.0.0.1:{plain}", "write a redis:// or rediss:// URL into global_concurrency_redis_url"),
         ("rediscluster://127.0.0.1:{tls}", "write rediss:// instead of redis://"),
-        (f"rediscluster://:{WRONG}@127.0.0.1:{{guarded}}", "write the right ones into global_concurrency_redis_url"),
+        (f"rediscluster://:{WRONG}@127.0.0.1:{{guarded}}", "correct them in global_concurrency_redis_url"),
     ],
 )
 def test_servers_that_are_found_by_others_are_told_apart_too(servers, url, says):
@@ -531,7 +529,7 @@ def stopped(cluster: Any) -> str:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        (f"redis://:{WRONG}@127.0.0.1:{{guarded}}/0", "write the right ones into global_concurrency_redis_url"),
+        (f"redis://:{WRONG}@127.0.0.1:{{guarded}}/0", "correct them in global_concurrency_redis_url"),
         ("rediss://127.0.0.1:{plain}/0?ssl_cert_reqs=none", "write redis:// instead of rediss://"),
         (f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0", f"run ACL SETUSER shop {PATTERNS}"),
     ],
@@ -592,66 +590,60 @@ def told(cluster: Any, command: str) -> str:
     return said if "w1@test can't use the coordination Redis" in said else ""
 
 
-def link_of(url: str) -> link.Link:
-    settings = Settings.from_app(app_of(url, "global_concurrency_redis_url", **QUICK))
-    ledger: Ledger[Any] = Ledger(
-        {"app": 1}, pool=SimpleNamespace(startable=1, growth=None), bell=SimpleNamespace(ring=lambda: None)
-    )
-    ledger.take_queues("some broker", [])
-    return link.Link(
-        settings, ledger, Tally(), info={"node": "w"}, config={"app": 1}, queues=list,
-        on_news=lambda: None, on_refused=lambda why: None, on_lease_lost=lambda session: None,
-        on_child_exit=lambda pid: None, on_result_written=lambda job: None, stall=lambda: None,
-    )  # fmt: skip
+@pytest.fixture
+def start() -> Iterator[Callable[[str], Health]]:
+    """Starts a link to the Redis of a URL, and gives its health."""
+    with ExitStack() as stack:
+
+        def start(url: str) -> Health:
+            parts = Parts(url, **QUICK)
+            link = parts.link()
+            link.start()
+            stack.callback(link.stop)
+            return parts.health
+
+        yield start
 
 
 def times_told(caplog: pytest.LogCaptureFixture) -> int:
-    return sum("write the right ones into global_concurrency_redis_url" in said for said in caplog.messages)
+    return sum("correct them in global_concurrency_redis_url" in said for said in caplog.messages)
 
 
-def test_what_lasts_is_told_again_now_and_then(servers, caplog, monkeypatch):
+def test_what_lasts_is_told_again_now_and_then(servers, caplog, monkeypatch, start):
     monkeypatch.setattr(link, "REMINDER_SECONDS", 0.5)
     servers.admins["plain"].flushall()
     servers.user("shop", *ALL)
-    made = link_of(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0"))
-    made.start()
-    try:
-        wait_until(lambda: made.connected, what="it is connected")
-        assert made.trouble is None
-        servers.do("ACL", "SETUSER", "shop", "resetpass")
-        servers.do("CLIENT", "KILL", "USER", "shop")
-        wait_until(lambda: times_told(caplog) >= 3, what="it is told again and again")
-        assert made.is_unusable
-        servers.user("shop", *ALL)
-        wait_until(lambda: made.connected and not made.is_unusable, what="it is connected again")
-        assert made.trouble is None
-    finally:
-        made.stop()
+    health = start(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0"))
+    wait_until(lambda: health.connected, what="it is connected")
+    assert health.trouble is None
+    servers.do("ACL", "SETUSER", "shop", "resetpass")
+    servers.do("CLIENT", "KILL", "USER", "shop")
+    wait_until(lambda: times_told(caplog) >= 3, what="it is told again and again")
+    assert health.is_unusable
+    servers.user("shop", *ALL)
+    wait_until(lambda: health.connected and not health.is_unusable, what="it is connected again")
+    assert health.trouble is None
 
 
-def test_what_lasts_is_told_once_though_redis_does_not_answer_now_and_then(servers, caplog):
+def test_what_lasts_is_told_once_though_redis_does_not_answer_now_and_then(servers, caplog, start):
     servers.admins["plain"].flushall()
     servers.user("shop", *ALL)
     with proxy(int(servers.url("{plain}"))) as front:
-        made = link_of(f"redis://shop:{SECRET}@127.0.0.1:{front.port}/0")
-        made.start()
-        try:
-            wait_until(lambda: made.connected, what="it is connected")
-            for _ in range(2):
-                caplog.clear()
-                servers.do("ACL", "SETUSER", "shop", "resetpass")
-                servers.do("CLIENT", "KILL", "USER", "shop")
-                for _ in range(3):
-                    wait_until(lambda: made.is_unusable, what="its password is wrong")
-                    front.silence()
-                    wait_until(lambda: not made.is_unusable, what="it has no answer")
-                    front.heal()
-                wait_until(lambda: made.is_unusable, what="its password is wrong, still")
-                assert times_told(caplog) == 1
-                servers.user("shop", *ALL)
-                wait_until(lambda: made.connected, what="it is connected again")
-        finally:
-            made.stop()
+        health = start(f"redis://shop:{SECRET}@127.0.0.1:{front.port}/0")
+        wait_until(lambda: health.connected, what="it is connected")
+        for _ in range(2):
+            caplog.clear()
+            servers.do("ACL", "SETUSER", "shop", "resetpass")
+            servers.do("CLIENT", "KILL", "USER", "shop")
+            for _ in range(3):
+                wait_until(lambda: health.is_unusable, what="its password is wrong")
+                front.silence()
+                wait_until(lambda: not health.is_unusable, what="it has no answer")
+                front.heal()
+            wait_until(lambda: health.is_unusable, what="its password is wrong, still")
+            assert times_told(caplog) == 1
+            servers.user("shop", *ALL)
+            wait_until(lambda: health.connected, what="it is connected again")
 
 
 @pytest.mark.wild("connections", "a Redis whose `INFO` is renamed, and everything else that providers remove")
@@ -719,4 +711,4 @@ def test_a_worker_without_limits_runs_and_tells(servers, make_cluster):  # noqa:
     (worker,) = cluster.start("w1")
     wait_until(lambda: complaints(worker), what="the worker tells")
     (line,) = complaints(worker)
-    assert "write the right ones into global_concurrency_redis_url" in line
+    assert "correct them in global_concurrency_redis_url" in line

@@ -1,6 +1,8 @@
-"""What this session counts of its limited tasks between two heartbeats: waits, holds, and what went wrong.
+"""What this worker counts of its limited tasks between two heartbeats: waits, holds, and what went wrong.
 
-gate, link (granted, released, ...) -> Tally -> link (a Record, with a heartbeat) -> Redis
+    gate, session (granted, released, count) -> Counters -> session (a Record, with a heartbeat) -> Redis
+
+Thread: any adds; the link's collects.
 """
 
 from __future__ import annotations
@@ -9,22 +11,23 @@ import random
 import threading
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from celery_gconc.limits.claims import Limits
 from celery_gconc.protocol.messages import BUCKETS, Lately, LimitCounts, Record, Stall
 
-#: How many ended tasks of a limit are told one by one with a heartbeat; of more, a random choice.
-MOST_SAMPLES = 64
+#: How many ended tasks of a limit are sent one by one with a heartbeat; of more, a random choice.
+MAX_SAMPLES = 64
 
 #: How many events may lie here before they are added up, where no heartbeat comes to do it.
-MOST_EVENTS = 10_000
+MAX_EVENTS = 10_000
 
 
 @dataclass(slots=True)
 class _Counts:
-    """One limit's, since the last heartbeat that told them. Times in seconds."""
+    """One limit's, since the last heartbeat that brought them. Times in seconds."""
 
     grants: int = 0
     wait: list[int] = field(default_factory=lambda: [0] * len(BUCKETS))
@@ -44,24 +47,30 @@ class _Counts:
         self.ended += 1
         self.hold[bisect_left(BUCKETS, held)] += 1
         self.held += held
-        if len(self.samples) < MOST_SAMPLES:
+        if len(self.samples) < MAX_SAMPLES:
             self.samples.append((at, waited, held))
-        elif (place := random.randrange(self.ended)) < MOST_SAMPLES:  # each is as likely as any other to stay
-            self.samples[place] = (at, waited, held)
+        elif (index := random.randrange(self.ended)) < MAX_SAMPLES:  # each is as likely as any other to stay
+            self.samples[index] = (at, waited, held)
 
 
-class Tally:
-    """One worker's. The first four methods are for any thread; the others for the link's."""
+class Counters:
+    """One worker's. Made before all that count."""
 
     def __init__(self) -> None:
-        #: (limits, waited, when it ended or None, held); appended to without a lock.
+        #: Whether the worker starts nothing though it could. Written by the stall watch, on its thread.
+        self.stall: Stall | None = None
+        #: (limits, waited, when it ended or None, held). Any thread appends; whoever has the lock adds them up.
         self._events: deque[tuple[Limits, float, float | None, float]] = deque()
         self._counters: deque[str] = deque()
+        #: Whoever has it may change what follows. Nobody waits for it but the link's thread: others go their way.
         self._folding = threading.Lock()
         self._limits: dict[str, _Counts] = {}
         self._counts: Counter[str] = Counter()
-        self._parked_told: Mapping[str, int] = {}
-        self._is_stall_told = False
+        #: What Redis knows of parked requests, and whether it knows of a stall.
+        self._parked_sent: Mapping[str, int] = {}
+        self._is_stall_sent = False
+
+    # -- Any thread --------------------------------------------------------------------------------------
 
     def granted(self, limits: Limits, waited: float) -> None:
         """A task got its permit, after so many seconds."""
@@ -79,21 +88,35 @@ class Tally:
         self._relieve()
 
     def _relieve(self) -> None:
-        if len(self._events) + len(self._counters) > MOST_EVENTS and self._folding.acquire(blocking=False):
+        if len(self._events) + len(self._counters) > MAX_EVENTS and self._folding.acquire(blocking=False):
             try:
                 self._fold()
             finally:
                 self._folding.release()
 
-    def collect(self, moment: float, parked: Mapping[str, int], stall: Stall | None = None) -> Record | None:
-        """What there is to tell, or None. Until :meth:`told` it is kept, and told again with what comes after."""
-        self._folding.acquire()
-        self._fold()
-        is_as_told = parked == self._parked_told and stall is None and not self._is_stall_told
-        if not self._limits and not self._counts and is_as_told:
-            self._folding.release()
+    # -- The link's thread -------------------------------------------------------------------------------
+
+    @contextmanager
+    def collect(self, moment: float, parked: Mapping[str, int]) -> Iterator[Record | None]:
+        """What there is to send at *moment*, or None: it counts as sent when the block ends.
+
+        Where the block raises, all of it is kept, and sent again with what comes after.
+        """
+        with self._folding:
+            self._fold()
+            record = self._record(moment, parked)
+            if record is not None:
+                self._parked_sent, self._is_stall_sent = {}, True  # as if Redis knew something else
+            yield record
+            if record is not None:
+                self._parked_sent, self._is_stall_sent = record.parked, record.stall is not None
+                self._limits, self._counts = {}, Counter()
+
+    def _record(self, moment: float, parked: Mapping[str, int]) -> Record | None:
+        stall = self.stall
+        is_as_sent = parked == self._parked_sent and stall is None and not self._is_stall_sent
+        if not self._limits and not self._counts and is_as_sent:
             return None
-        self._parked_told, self._is_stall_told = dict(parked), stall is not None
         return Record(
             limits={
                 limit: LimitCounts(of.grants, tuple(of.wait), of.waited, tuple(of.hold), of.held)
@@ -107,17 +130,9 @@ class Tally:
             lease_losses=self._counts["lease_losses"],
             redis_errors=self._counts["redis_errors"],
             without_redis=self._counts["without_redis"],
-            parked=self._parked_told,
+            parked=dict(parked),
             stall=stall,
         )
-
-    def told(self, arrived: bool) -> None:
-        """What was collected has reached Redis, or may not have."""
-        if arrived:
-            self._limits, self._counts = {}, Counter()
-        else:
-            self._parked_told, self._is_stall_told = {}, True
-        self._folding.release()
 
     def _fold(self) -> None:
         while self._events:

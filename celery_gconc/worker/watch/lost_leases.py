@@ -1,6 +1,6 @@
 """Ends tasks whose lease is over, where ``global_concurrency_on_lease_lost`` is ``"terminate"``.
 
-    the lease's end by this worker's own clock, the link (its session was closed) -> Terminator -> the pool
+    the lease's end by this worker's own clock, Health (Redis has ended the session) -> Terminator -> the pool
 
 Another session may be given the permits of a lease as soon as it has ended, whether this worker can reach Redis or
 not, and a reply that tells of it comes when that has happened. So the worker's own clock decides, and a moment ahead.
@@ -18,6 +18,7 @@ from celery.utils.log import get_logger
 
 from celery_gconc.worker.gate import Gate
 from celery_gconc.worker.run import Run
+from celery_gconc.worker.session.health import Health, LostLeases
 
 logger = get_logger(__name__)
 
@@ -30,43 +31,44 @@ LOOK_SECONDS, LOOK_AT_LEAST = 0.1, 1.0
 
 
 class Terminator:
-    """One worker's. A thread of its own watches the lease; :meth:`lease_lost` is for the link's."""
+    """One worker's. A thread of its own watches the lease, and takes note of those that were lost all the same."""
 
-    def __init__(self, gate: Gate, *, interval: float, call_soon: Callable[..., Any]) -> None:
+    def __init__(self, gate: Gate, health: Health, *, interval: float, call_soon: Callable[..., Any]) -> None:
         self._gate = gate
+        self._health = health
+        self._lost = LostLeases()
         self._call_soon = call_soon
         self._ahead = min(AHEAD, interval / 2)
         #: How many tasks were terminated.
         self.terminated = 0
         self._doomed: set[Run] = set()
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._watch, name="celery-gconc-terminator", daemon=True)
 
     def start(self) -> None:
         """Begin to watch the lease."""
+        self._health.listen(self._lost)
         self._thread.start()
 
     def close(self) -> None:
         """The worker has ended its tasks."""
-        self._closed.set()
-
-    def lease_lost(self) -> None:
-        """The session was closed. Called before another is opened, so that whatever runs ran on the lost lease."""
-        self._terminate(self._gate.running_on_lease())
+        self._is_closed = True
+        self._lost.wake()
 
     def _watch(self) -> None:
-        while not self._closed.wait(self._next_look()):
+        while not self._is_closed:
+            self._lost.wait(self._next_look())
+            while (lost := self._lost.take()) is not None:
+                self._terminate([run for run in self._gate.running_on_lease() if run in lost.holders])
             self._terminate(self._gate.running_on_lease(ends_within=self._ahead))
 
     def _next_look(self) -> float:
         return min(max(self._gate.ledger.lease_left() - self._ahead, LOOK_SECONDS), LOOK_AT_LEAST)
 
     def _terminate(self, runs: list[Run]) -> None:
-        with self._lock:
-            self._doomed = {run for run in self._doomed if not run.ended}
-            doomed = [run for run in runs if run not in self._doomed]
-            self._doomed.update(doomed)
+        self._doomed = {run for run in self._doomed if not run.ended}
+        doomed = [run for run in runs if run not in self._doomed]
+        self._doomed.update(doomed)
         if not doomed:
             return
         self.terminated += len(doomed)

@@ -19,6 +19,7 @@ from celery.utils.log import get_logger
 from celery_gconc.clock import now
 from celery_gconc.protocol.messages import Stall
 from celery_gconc.worker.pool import Pool
+from celery_gconc.worker.session.counts import Counters
 from celery_gconc.worker.starter import TICK_SECONDS
 
 logger = get_logger(__name__)
@@ -46,11 +47,13 @@ class Lookout:
         *,
         free_slots: Callable[[], int],
         unused_slots: Callable[[], int],
+        counters: Counters,
     ) -> None:
         self._pool = pool
         self._knock, self._on_late, self._on_back = knock, on_late, on_back
         #: How many slots are free, and how many of them nothing is to have though something waits.
         self._free_slots, self._unused_slots = free_slots, unused_slots
+        self._counters = counters
         #: Whether there is an event loop: without one (solo), the consumer's thread may run tasks itself.
         self._has_loop = False
         #: When it was last seen to run, by :func:`now`.
@@ -97,6 +100,7 @@ class Lookout:
                 elif was_late:
                     self._on_back()
                 self._look_for_stall(seen)
+                self._counters.stall = self.stall()
             except Exception:
                 logger.exception("celery-gconc: looking after the event loop failed")
             was_late = is_late

@@ -1,0 +1,99 @@
+"""What Redis tells a session without having been asked: the subscription, and what is read from it.
+
+    Redis -> Notices -> Ledger, and the consumer is woken where its gate may have something to do
+
+Thread: the link's.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from contextlib import suppress
+from typing import Any
+
+from redis.client import PubSub
+
+from celery_gconc.clock import now
+from celery_gconc.protocol.store import MOST_NOTICES, Store
+from celery_gconc.worker.ledger.ledger import Ledger
+from celery_gconc.worker.wake import Wakeable
+
+
+class Notices:
+    """One worker's; one subscription at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger[Any],
+        selector: selectors.BaseSelector,
+        consumer: Wakeable,
+        *,
+        patience: float,
+    ) -> None:
+        self._store, self._ledger, self._consumer = store, ledger, consumer
+        #: Waits for the subscription's socket, whose data is :meth:`read`.
+        self._selector = selector
+        #: For how many seconds the connection may owe an answer.
+        self._patience = patience
+        self._session = ""
+        self._lease = 0.0
+        self._pubsub: PubSub | None = None
+        self._socket: socket.socket | None = None
+        #: Since when the connection owes an answer, by the session's clock; None = it has given all.
+        self._asked_at: float | None = None
+        #: Whether more may have come than :meth:`read` has taken in: redis-py may hold it, which no selector shows.
+        self.has_more = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a subscription."""
+        return self._pubsub is not None
+
+    def subscribe(self, session: str, lease: float) -> None:
+        """Listen to what a session is told from now on; *lease* is its length in seconds."""
+        self.close()
+        self._session, self._lease = session, lease
+        self._pubsub = self._store.subscribe(session, lease)
+        # redis-py has no public way to the socket of a subscription (tried: 5.0 to 8.1), kombu uses the same one.
+        connection: Any = self._pubsub.connection
+        self._socket = connection._sock
+        self._selector.register(connection._sock, selectors.EVENT_READ, self.read)
+
+    def read(self) -> None:
+        """Take in what has come; never waits."""
+        assert self._pubsub is not None
+        self._asked_at = None
+        notices = self._store.notices(self._pubsub, self._session)
+        self.has_more = len(notices) >= MOST_NOTICES
+        is_news = False
+        for notice in notices:
+            is_news = self._ledger.notice(notice) or is_news
+        if is_news:
+            self._consumer.wake()
+
+    def check(self, moment: float) -> bool:
+        """Called with each heartbeat: see that the connection lives. Return whether it did.
+
+        One that a firewall has forgotten is silent for ever, and neither side hears of it: then there is another one
+        now, and what was said on the first is lost.
+        """
+        was_alive = self._asked_at is None or moment - self._asked_at < self._patience
+        if not was_alive:
+            self.subscribe(self._session, self._lease)
+        if self._asked_at is None and self._pubsub is not None:
+            self._store.ask(self._pubsub)
+            self._asked_at = max(moment, now())  # the sync may have taken its time
+        return was_alive
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._socket is not None:
+            with suppress(KeyError, ValueError, OSError):
+                self._selector.unregister(self._socket)
+        if self._pubsub is not None:
+            with suppress(Exception):
+                self._pubsub.close()
+        self._pubsub = self._socket = self._asked_at = None
+        self.has_more = False

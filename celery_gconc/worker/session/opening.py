@@ -1,0 +1,68 @@
+"""What is checked before a worker opens its first session, and what its log says of one that was opened.
+
+Thread: the link's.
+"""
+
+from __future__ import annotations
+
+from celery.utils.log import get_logger
+
+from celery_gconc.errors import SessionRefused
+from celery_gconc.protocol.messages import Opened, Stranger
+from celery_gconc.protocol.store import Store
+from celery_gconc.settings import Settings
+from celery_gconc.worker.session.identity import Identity
+
+logger = get_logger(__name__)
+
+
+def check_server(store: Store, settings: Settings) -> None:
+    """See that Redis gives us the rights that we need, and keeps what it is given.
+
+    Raises:
+        StoreUnusable: a right is missing.
+        SessionRefused: it may evict our keys, and it was named for us.
+    """
+    for text in store.check_rights():
+        logger.warning("celery-gconc: the coordination Redis %s: %s", settings.safe_url, text)
+    policy = store.server_info("memory").get("maxmemory_policy", "")
+    if policy.startswith("allkeys"):
+        text = (
+            f"the coordination Redis {settings.safe_url} may evict our keys "
+            f"(maxmemory-policy is {policy}): use noeviction"
+        )
+        if not settings.inherited_url:
+            raise SessionRefused(text)
+        logger.warning("celery-gconc: %s", text)
+
+
+def log_opened(opened: Opened, settings: Settings, identity: Identity) -> None:
+    """Say what people should know of a session that was just opened: why nothing starts yet, and who else is there."""
+    if opened.shut and opened.lost:
+        logger.warning(
+            "celery-gconc: Redis has lost data: tasks under limits start in %.1f s, when no worker that it doesn't "
+            "know of can still run any",
+            opened.shut,
+        )
+    elif opened.shut:
+        logger.info(
+            "celery-gconc: namespace %s is new: tasks under limits start in %.1f s", settings.namespace, opened.shut
+        )
+    if opened.strangers:
+        logger.warning("celery-gconc: %s", _of_strangers(opened.strangers, settings, identity))
+
+
+def _of_strangers(strangers: tuple[Stranger, ...], settings: Settings, identity: Identity) -> str:
+    info = identity.info
+    own = Stranger(str(info.get("app")), str(info.get("node")), str(info.get("broker")))
+    others = "; ".join(sorted({_named(stranger) for stranger in strangers}))
+    return (
+        f"namespace {settings.namespace} has apps that share no queue, and their tasks count under the same "
+        f"limits: {_named(own)}; {others}. Where that is not meant, give one of them its own "
+        "global_concurrency_key_prefix"
+    )
+
+
+def _named(session: Stranger) -> str:
+    """A session's app, as people know it."""
+    return f"app {session.app or '(without a name)'} at {session.broker or 'no broker'} ({session.node})"

@@ -1,0 +1,260 @@
+"""A worker's session in Redis: opened, brought in line by syncs, renewed by heartbeats, opened again where it ended.
+
+    Ledger -> Session -> Store (open, sync, record);  Store (answers) -> Session -> Ledger
+
+Thread: the link's. It has none of its own, and never sleeps: :meth:`Session.run_once` does what is due, a step at a
+time, and returns when the next is.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_gconc.errors import StoreUnavailable
+from celery_gconc.protocol.messages import Former, Opened, Synced
+from celery_gconc.protocol.store import Store
+from celery_gconc.settings import Settings
+from celery_gconc.worker.ledger.ledger import Ledger
+from celery_gconc.worker.session.counts import Counters
+from celery_gconc.worker.session.health import Health, LostLease
+from celery_gconc.worker.session.identity import Identity
+from celery_gconc.worker.session.notices import Notices
+from celery_gconc.worker.session.opening import check_server, log_opened
+from celery_gconc.worker.wake import Wakeable
+
+logger = get_logger(__name__)
+
+#: How long, in seconds, after a lease's end a waiting session comes to reclaim it.
+RECLAIM_DELAY = 0.01
+
+#: How many sessions are opened in a row that Redis ends before it has answered a sync of theirs.
+MAX_OPENINGS = 3
+
+
+class Session:
+    """One worker's, from its first contact with Redis to its end; Redis knows it by an id, another each time it opens.
+
+    All times are on the clock by which :meth:`run_once` is called (:func:`~celery_gconc.clock.now`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        ledger: Ledger[Any],
+        notices: Notices,
+        *,
+        identity: Identity,
+        counters: Counters,
+        health: Health,
+        consumer: Wakeable,
+    ) -> None:
+        self._settings, self._store, self._ledger, self._notices = settings, store, ledger, notices
+        self._identity, self._counters, self._health, self._consumer = identity, counters, health, consumer
+        #: Its id; and, while the next is being opened, those under which that was tried.
+        self._ids: list[str] = []
+        #: Whether one was opened since the worker started; and whether, as far as is known, it is still open.
+        self._has_lived = self._is_open = False
+        #: Whether Redis has answered a sync since it was last found to be away, or the session was opened.
+        self.is_synced = False
+        #: How many were opened since the last answer to a sync.
+        self._openings = 0
+        self._epoch = ""
+        #: The number of the last sync that was sent in this session, and of the last that was answered.
+        self._number = self._confirmed = 0
+        #: The end of the lease on Redis' lease clock (ms), as last heard. (By our own clock: the ledger has it.)
+        self._lease = 0
+        #: The longest lease of any session (s), as last heard: a Redis that lost its data waits for its end.
+        self._longest = 0.0
+        #: What operators have set, as last heard: a Redis that lost it gets it back.
+        self._overrides: Mapping[str, str] = {}
+        self._next_heartbeat = 0.0
+        #: When somebody else's lease ends that has what requests here wait for.
+        self._next_reclaim: float | None = None
+        self._last_sync = 0.0
+
+    @property
+    def id(self) -> str:
+        """By which Redis knows it; empty before the first is tried. Any thread."""
+        return self._ids[0] if self._ids else ""
+
+    def run_once(self, moment: float) -> float:
+        """Do what is due at *moment*, at most one step: open the session, or sync. Return when the next is due.
+
+        Raises:
+            StoreUnavailable: Redis isn't there; call :meth:`disconnected`, and come back later.
+            SessionRefused: this worker must not run.
+        """
+        if not self._is_open:
+            self._open(moment)
+            return moment
+        is_resumed = not self._notices.is_open
+        if is_resumed:
+            self._resume()
+        is_heartbeat = is_resumed or moment >= self._next_heartbeat
+        if is_heartbeat or self._is_due(moment):
+            self._sync(moment, full=is_heartbeat)
+        return self._next_due(moment)
+
+    def disconnected(self) -> None:
+        """Redis isn't there: what it says meanwhile is lost, and what was said to it may be."""
+        self._notices.close()
+        self.is_synced = False
+
+    def close(self, moment: float) -> None:
+        """The last round trip: everything that it has is free. Without it, the lease runs out."""
+        if self._has_lived:
+            with suppress(StoreUnavailable):
+                self._record(moment)
+                self._store.close_session(self.id)
+        self._notices.close()
+
+    # -- Opening -----------------------------------------------------------------------------------------
+
+    def _open(self, moment: float) -> None:
+        """Open a session, stating what runs already.
+
+        It listens only from the first sync on: what it could have missed comes with the answer to that. (A session that
+        listens before it is known to Redis is one that lived before a loss of data, to ``lua/session/open.lua``.)
+        """
+        if self._openings >= MAX_OPENINGS:
+            self._openings = 0
+            raise StoreUnavailable(
+                f"the coordination Redis has ended {MAX_OPENINGS} sessions as soon as they were open"
+            )
+        if not self._has_lived:
+            check_server(self._store, self._settings)
+        former = self._former()
+        self._ids.append(secrets.token_hex(8))
+        held, version = self._ledger.holdings()
+        opened = self._store.open(
+            self._ids[-1],
+            interval=self._settings.heartbeat_interval,
+            timeout=self._settings.heartbeat_timeout,
+            info={**self._identity.info, "clock": int(time.time() * 1000)},
+            config=self._identity.config,
+            room=0,
+            held=held,
+            version=version,
+            former=former,
+            queues=self._identity.queues,
+        )
+        self._openings += 1
+        if self._has_lived:
+            self._log_reopened(opened)
+        self._take_up(opened, moment)
+        log_opened(opened, self._settings, self._identity)
+        if opened.lapsed:
+            self._lease_lost(former.sessions[0])
+
+    def _former(self) -> Former:
+        """What this worker knows of the session that it has had, if any."""
+        version = max(self._ledger.table.version, 0)
+        return Former(tuple(self._ids), self._epoch, self._lease, version, self._overrides, self._longest)
+
+    def _take_up(self, opened: Opened, moment: float) -> None:
+        self._ids = self._ids[-1:]
+        self._has_lived = self._is_open = True
+        self.is_synced = False
+        self._number = self._confirmed = 0
+        self._epoch, self._lease, self._overrides = opened.epoch, opened.lease, opened.overrides
+        self._longest = opened.longest
+        self._notices.close()
+        self._ledger.opened(self.id, opened.table, opened.version, self._lease_end(moment))
+
+    def _log_reopened(self, opened: Opened) -> None:
+        logger.warning(
+            "celery-gconc: session %s is over: %s; session %s states its %d running tasks",
+            self.id,
+            "its lease ran out" if opened.lapsed else "Redis was restarted or replaced, or has lost data",
+            self._ids[-1],
+            self._ledger.running_count,
+        )
+
+    def _lease_lost(self, session: str) -> None:
+        """Tasks may run that Redis counts no more. Nothing is granted to the new session yet, so it is just these."""
+        self._counters.count("lease_losses")
+        self._health.lease_lost(LostLease(session, tuple(self._ledger.covered()), self._ledger.running_count))
+        self._consumer.wake()
+
+    # -- Syncs -------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Listen again; what was missed comes with the answer to a sync that states everything."""
+        self._notices.subscribe(self.id, self._settings.heartbeat_timeout)
+        self._ledger.sync_failed()
+
+    def _is_due(self, moment: float) -> bool:
+        due_at = self._sync_due_at()
+        if self._next_reclaim is not None:
+            due_at = self._next_reclaim if due_at is None else min(due_at, self._next_reclaim)
+        return due_at is not None and moment >= due_at
+
+    def _sync_due_at(self) -> float | None:
+        """When the ledger has something to say: no sooner than the commit interval after the last sync."""
+        due_at = self._ledger.due_at
+        return None if due_at is None else max(due_at, self._last_sync + self._settings.commit_interval)
+
+    def _next_due(self, moment: float) -> float:
+        """When there is something to do. It ends permits that were idle for too long, so that they are part of that."""
+        if not self._is_open:
+            return moment
+        due = [self._next_heartbeat]
+        idle = self._ledger.retire_idle()
+        if idle is not None:
+            due.append(moment + idle)
+        if self._next_reclaim is not None:
+            due.append(self._next_reclaim)
+        if (due_at := self._sync_due_at()) is not None:
+            due.append(due_at)
+        return min(due)
+
+    def _sync(self, moment: float, *, full: bool) -> None:
+        self._number += 1
+        sync = self._ledger.collect(self._epoch, self._number, confirmed=self._confirmed, full=full)
+        self._last_sync = moment
+        try:
+            reply = self._store.sync(sync)
+        except StoreUnavailable:
+            self._ledger.sync_failed()
+            raise
+        if reply.status == "ok":
+            self._take_in(reply, sync.number, moment)
+            if sync.full:
+                self._next_heartbeat = moment + self._settings.heartbeat_interval
+                if not self._notices.check(moment):
+                    self._ledger.sync_failed()
+                self._record(moment)
+        elif reply.status == "stale":
+            self._ledger.sync_failed()
+        else:
+            self._is_open = self.is_synced = False
+
+    def _take_in(self, reply: Synced, number: int, moment: float) -> None:
+        self.is_synced, self._openings = True, 0
+        self._confirmed, self._lease, self._longest = number, reply.lease, reply.longest
+        if reply.table is not None:
+            self._overrides = reply.overrides
+        # A recall that was lost on the way shows with the next heartbeat: until then permits may be used again here.
+        reuse_ends = moment + 2 * self._settings.heartbeat_interval
+        if self._ledger.apply(reply, self._lease_end(moment), reuse_ends):
+            self._consumer.wake()  # what it starts need not wait for what else is done here
+        self._next_reclaim = None
+        if reply.expires is not None and self._ledger.waiting_count:
+            self._next_reclaim = moment + reply.expires + RECLAIM_DELAY
+
+    def _lease_end(self, moment: float) -> float:
+        """When a lease ends that was renewed by what was sent at *moment*, or after it."""
+        return moment + self._settings.heartbeat_timeout
+
+    def _record(self, moment: float) -> None:
+        """Say what was counted since the last time, if anything was."""
+        with self._counters.collect(moment, self._ledger.parked()) as record:
+            if record is not None:
+                self._store.record(self.id, record)

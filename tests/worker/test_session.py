@@ -1,0 +1,357 @@
+"""A session's steps over a real Redis, with no thread and a clock of the test's: what is due, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from celery_gconc.errors import SessionRefused, StoreUnavailable
+from celery_gconc.protocol.store import MOST_NOTICES
+from celery_gconc.worker.ledger.permits import IDLE_SECONDS, LAZY_SECONDS
+from celery_gconc.worker.session.health import LostLeases
+from celery_gconc.worker.session.session import MAX_OPENINGS
+from tests.proxy import Proxy, proxy
+from tests.servers import wait_until
+from tests.store.namespace import Namespace
+
+from .session_parts import INTERVAL, TIMEOUT, Request, Running
+
+#: How long a step and what stands around it may take on a loaded machine, in seconds.
+SLACK = 2.0
+
+
+@pytest.fixture
+def namespace(redis_url: str) -> Iterator[Namespace]:
+    """Redis as it really is."""
+    namespace = Namespace(redis_url)
+    yield namespace
+    namespace.close()
+
+
+@pytest.fixture
+def make(redis_url: str) -> Iterator[Callable[..., Running]]:
+    """Makes sessions that nobody has called yet."""
+    with ExitStack() as stack:
+
+        def make(url: str = redis_url, **how: Any) -> Running:
+            running = Running(url, **how)
+            stack.callback(running.close)
+            return running
+
+        yield make
+
+
+@pytest.fixture
+def running(make: Callable[..., Running]) -> Running:
+    """A session that nobody has called yet."""
+    return make()
+
+
+@pytest.fixture
+def way(redis_process: Any) -> Iterator[Proxy]:
+    """The way to Redis."""
+    with proxy(redis_process.port) as made:
+        yield made
+
+
+def syncs(namespace: Namespace, running: Running) -> int:
+    """How many syncs of the present session Redis has heard."""
+    return int(namespace.raw.hget(namespace.keys.key("session"), f"{running.session.id}:sync") or 0)
+
+
+def started(running: Running) -> Request:
+    """A request that runs with a permit."""
+    request = Request()
+    running.ledger.wait(request)
+    running.run_once()
+    assert running.ledger.next() is request
+    return request
+
+
+def given_back(running: Running, namespace: Namespace) -> None:
+    """Wait until the session has given back what it doesn't use; its ledger goes by the real time."""
+
+    def is_given_back() -> bool:
+        running.run_once()
+        return not namespace.holders("app")
+
+    wait_until(is_given_back, what="its permit is free")
+
+
+# -- Opening ---------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_opened_in_the_first_step_and_syncs_in_the_next(running, namespace):
+    assert running.run_once() == 0.0, "the next step is due at once"
+    assert namespace.live() == [running.session.id]
+    assert (syncs(namespace, running), running.notices.is_open, running.session.is_synced) == (0, False, False)
+    assert 0.0 < running.run_once() <= INTERVAL
+    assert (syncs(namespace, running), running.notices.is_open, running.session.is_synced) == (1, True, True)
+
+
+def test_an_open_session_goes_by_what_holds_in_redis(running, namespace):
+    namespace.set("queue:other", 7)
+    running.open()
+    assert dict(running.ledger.table) == {"app": 1, "queue:other": 7}
+    assert running.ledger.session == running.session.id
+    assert TIMEOUT - SLACK < running.ledger.lease_left() <= TIMEOUT
+    assert running.consumer.wakes >= 1
+
+
+def test_a_redis_that_may_evict_keys_refuses_a_worker_before_it_writes_anything(running, namespace):
+    namespace.raw.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(SessionRefused, match="maxmemory-policy is allkeys-lru"):
+            running.run_once()
+    finally:
+        namespace.raw.config_set("maxmemory-policy", "noeviction")
+    assert namespace.live() == []
+
+
+# -- Syncs -----------------------------------------------------------------------------------------------
+
+
+def test_a_session_with_nothing_to_say_is_due_with_the_next_heartbeat_and_says_nothing_before(running, namespace):
+    running.open()
+    before = syncs(namespace, running)
+    assert INTERVAL - SLACK < running.run_once() <= INTERVAL
+    assert running.run_once(after=INTERVAL / 2) > 0
+    assert syncs(namespace, running) == before
+
+
+def test_a_request_that_waits_is_asked_for_and_its_grant_wakes_the_consumer(running, namespace):
+    running.open()
+    woken = running.consumer.wakes
+    request = Request()
+    running.ledger.wait(request)
+    running.run_once()
+    assert len(namespace.holders("app")) == 1
+    assert running.consumer.wakes > woken
+    assert running.ledger.next() is request
+
+
+def test_a_permit_that_nobody_uses_goes_back_in_a_moment(running, namespace):
+    running.open()
+    request = started(running)
+    running.ledger.ended(request)
+    assert running.run_once() <= IDLE_SECONDS + LAZY_SECONDS
+    given_back(running, namespace)
+
+
+def test_syncs_are_a_commit_interval_apart(make, namespace):
+    running = make(global_concurrency_commit_interval=1.0)
+    running.open()
+    before = syncs(namespace, running)
+    running.ledger.wait(Request())
+    assert 1.0 - SLACK < running.run_once() <= 1.0
+    assert syncs(namespace, running) == before
+    running.run_once(after=1.0)
+    assert syncs(namespace, running) == before + 1
+
+
+def test_a_heartbeat_states_everything_and_renews_the_lease(running, namespace):
+    running.open()
+    started(running)
+    (holder,) = namespace.holders("app")
+    for name in ("holders", "requests", "roll"):  # as if Redis had forgotten it
+        namespace.raw.delete(namespace.keys.key(name))
+    before = namespace.look().leases[running.session.id]
+    namespace.step_wall_clock(INTERVAL)
+    assert running.run_once(after=INTERVAL) <= INTERVAL
+    assert namespace.holders("app") == [holder]
+    assert namespace.look().leases[running.session.id] - before >= 1000 * INTERVAL
+    assert running.ledger.lease_left() > TIMEOUT + INTERVAL - SLACK, "by the clock that it is called with"
+
+
+def test_what_was_counted_goes_with_a_heartbeat(running, namespace):
+    running.open()
+    running.counters.granted(("app",), 0.1)
+    running.run_once()
+    assert not namespace.store.totals().limits
+    running.run_once(after=INTERVAL)
+    assert namespace.store.totals().limits[0].grants == 1
+
+
+def test_a_sync_that_came_too_late_is_followed_at_once_by_one_that_states_everything(running, namespace):
+    running.open()
+    assert running.hear(), "Redis answers on the connection for notices"
+    started(running)
+    first = running.session.id
+    key, field, before = namespace.keys.key("session"), f"{first}:sync", syncs(namespace, running)
+    namespace.raw.hset(key, field, 1000)  # a later one came first
+    running.ledger.wait(Request())
+    running.run_once()
+    assert namespace.line("app") == []
+    for name in ("holders", "requests", "roll"):
+        namespace.raw.delete(namespace.keys.key(name))
+    namespace.raw.hset(key, field, before)
+    running.run_once()
+    assert len(namespace.holders("app")) == len(namespace.line("app")) == 1
+    assert running.session.id == first
+
+
+# -- The end of a session, and the next ------------------------------------------------------------------
+
+
+def test_a_session_whose_lease_ran_out_is_opened_anew_with_what_runs_and_says_that_it_was_lost(running, namespace):
+    lost = LostLeases()
+    running.health.listen(lost)
+    running.open()
+    request = started(running)
+    first, other = running.session.id, namespace.session("other")
+    for _ in range(4):
+        namespace.step_wall_clock(INTERVAL)
+        other.state()
+    assert namespace.live() == ["other"]
+    woken = running.consumer.wakes
+    assert running.run_once(after=4 * INTERVAL) == 0.0, "Redis says that it has ended"
+    assert running.run_once() == 0.0
+    assert running.session.id != first
+    assert namespace.live() == sorted(["other", running.session.id])
+    assert len(namespace.holders("app")) == 1, "what runs is stated when it is opened"
+    running.run_once()
+    assert running.session.is_synced
+    found = lost.take()
+    assert found is not None
+    assert (found.session, found.holders, found.running) == (first, (request,), 1)
+    assert running.health.lease_losses == 1
+    assert running.consumer.wakes > woken
+    assert namespace.store.totals().lease_losses == 1
+
+
+def test_a_session_whose_redis_lost_all_data_is_opened_anew_and_brings_back_what_was_set(running, namespace):
+    running.open()
+    namespace.set("app", 3)
+    running.run_once(after=INTERVAL)
+    started(running)
+    first = running.session.id
+    namespace.raw.flushall()
+    assert running.run_once(after=INTERVAL) == 0.0
+    running.run_once()
+    running.run_once()
+    assert running.session.id != first
+    assert namespace.max("app") == 3
+    assert len(namespace.holders("app")) == 1
+    assert running.health.lease_losses == 0, "its lease had not run out"
+
+
+def test_a_redis_that_ends_each_session_at_once_is_taken_to_be_away(running, namespace):
+    for _ in range(MAX_OPENINGS):
+        assert running.run_once() == 0.0
+        namespace.store.close_session(running.session.id)
+        assert running.run_once() == 0.0
+    with pytest.raises(StoreUnavailable, match="as soon as they were open"):
+        running.run_once()
+    running.session.disconnected()
+    running.open()
+
+
+def test_a_session_that_is_closed_leaves_nothing_behind(running, namespace):
+    running.open()
+    running.counters.count("redis_errors")
+    running.session.close(running.moment)
+    assert namespace.live() == []
+    assert namespace.store.totals().redis_errors == 1
+    assert not running.notices.is_open
+
+
+# -- Redis is away ---------------------------------------------------------------------------------------
+
+
+def test_a_session_goes_on_where_redis_was_away_and_states_everything(make, namespace, way):
+    running = make(f"redis://127.0.0.1:{way.port}/0")
+    running.open()
+    request = started(running)
+    first, before = running.session.id, syncs(namespace, running)
+    running.ledger.ended(request)
+    way.cut()
+    with pytest.raises(StoreUnavailable):
+        running.run_once(after=INTERVAL)
+    running.session.disconnected()
+    assert (running.notices.is_open, running.session.is_synced) == (False, False)
+    way.restore()
+    running.run_once()
+    assert running.session.id == first, "its lease lasted"
+    assert (running.notices.is_open, running.session.is_synced) == (True, True)
+    assert syncs(namespace, running) > before
+    given_back(running, namespace)
+
+
+def test_the_ids_under_which_a_session_was_tried_are_said_when_it_is_opened(make, namespace, way):
+    running = make(f"redis://127.0.0.1:{way.port}/0")
+    way.cut()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            running.run_once()
+        running.session.disconnected()
+    way.restore()
+    running.open()
+    assert namespace.live() == [running.session.id]
+
+
+# -- Others ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_dead_session_holds_is_reclaimed_as_soon_as_its_lease_ends(running, namespace):
+    lease = 2.0
+    dead = namespace.session("dead", interval=1.0, timeout=lease, config={"app": 1})
+    dead.ask("app")
+    assert namespace.holders("app") == [("dead", 1)]
+    running.open()
+    request = Request()
+    running.ledger.wait(request)
+    due_in, passed = running.run_once(), 0.0
+    while running.ledger.next() is None:
+        assert due_in > 0
+        passed += due_in
+        namespace.step_wall_clock(due_in)
+        due_in = running.run_once(after=due_in)
+    assert lease - 0.5 < passed < INTERVAL - 1.0, "it doesn't wait for the heartbeat"
+
+
+def test_a_grant_that_redis_gives_unasked_is_heard(running, namespace):
+    running.open()
+    other = namespace.session("other")
+    held = other.ask("app")
+    request = Request()
+    running.ledger.wait(request)
+    running.run_once()
+    assert running.ledger.next() is None
+    woken = running.consumer.wakes
+    other.release(held)
+    while running.ledger.next() is None:
+        assert running.hear(), "nothing came"
+    assert running.consumer.wakes > woken
+
+
+def test_notices_that_came_in_one_go_are_all_read(running, namespace):
+    running.open()
+    channel = namespace.keys.channel(running.session.id)
+    running.hear(0)
+    with namespace.raw.pipeline() as pipe:
+        for number in range(2 * MOST_NOTICES):
+            pipe.publish(channel, f'{{"recall": {{"queue:{number}": 0}}}}')
+        pipe.execute()
+    goes = 0
+    while running.notices.has_more or running.hear(1.0):
+        goes += 1
+        if running.notices.has_more:
+            running.notices.read()
+    interests = running.ledger.collect("", 0, confirmed=0, full=False).interests
+    assert len(interests) == 2 * MOST_NOTICES, "all of them are contended"
+    assert goes >= 2
+
+
+def test_a_connection_for_notices_that_is_silent_for_an_interval_is_replaced(running):
+    running.open()
+    first = running.notices._socket
+    for _ in range(2):
+        assert running.hear(), "Redis answers on it"
+        running.run_once(after=INTERVAL)
+        assert running.notices._socket is first
+    running.run_once(after=INTERVAL)  # nobody has read the answer
+    assert running.notices._socket is not first
+    assert running.ledger.due_at is not None, "what it may have missed comes with the next sync"
