@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 import pytest
@@ -328,3 +329,83 @@ def test_the_link_is_woken_once_for_what_is_due_and_again_for_what_is_due_sooner
     assert harness.ledger.due_at == 0.0, "room for one that was asked for"
     harness.wait()
     assert harness.wakes == 2
+
+
+def test_a_request_ends_once():
+    harness = Harness()
+    request = harness.wait()
+    (ask,) = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
+    assert harness.ledger.next() is request
+    assert harness.ledger.ended(request)
+    assert not harness.ledger.ended(request)
+    assert not harness.ledger.ended(Request()), "it never ran"
+    assert harness.ledger.running_count == 0
+
+
+def test_a_grant_for_who_has_left_serves_the_next_where_redis_has_not_heard_of_it():
+    harness = Harness(slots=2)
+    first, second = harness.wait(), harness.wait()
+    asks = harness.sync().asks
+    harness.ledger.leave(second)  # withdraws the last ask
+    third = harness.wait()
+    harness.ledger.leave(first)
+    harness.ledger.notice(Notice(grants=(granted(2, asks[1].number),)))
+    assert harness.ledger.next() is third
+    sent = harness.sync()
+    assert asks[1].number not in sent.ended, "it is in use"
+    assert asks[0].number in sent.ended
+    assert sent.asks == []
+
+
+def test_a_grant_for_who_has_left_goes_back_where_nobody_else_waits():
+    harness = Harness()
+    request = harness.wait()
+    (ask,) = harness.sync().asks
+    harness.ledger.leave(request)
+    harness.sync()
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
+    assert harness.sync().ended == (ask.number,), "both messages were under way"
+
+
+def test_slots_that_are_reserved_are_no_room():
+    harness = Harness(slots=3)
+    harness.ledger.reserve(2)
+    assert harness.sync().room == 1
+    harness.ledger.reserve(3)
+    assert harness.sync().room == 0
+    harness.ledger.notice(Notice(offer=True))
+    assert harness.sync(offer=True).room == 1, "but one for what Redis would grant"
+
+
+@pytest.mark.parametrize(("growth", "is_news"), [(None, False), (0, True), (2, True)])
+def test_an_offer_without_a_grant_is_news_only_where_the_pool_may_grow(growth, is_news):
+    harness = Harness()
+    harness.pool.growth = growth
+    assert harness.ledger.notice(Notice(offer=True)) is is_news
+    assert not harness.ledger.notice(Notice(contended={"queue:emails": 0}))
+    assert harness.ledger.notice(Notice(grants=(granted(2, 99),)))
+
+
+def test_those_that_run_on_a_lease_that_ends_soon_are_all_that_have_a_permit():
+    harness = Harness(lease=60.0)
+    request = harness.wait()
+    (ask,) = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
+    assert harness.ledger.next() is request
+    harness.ledger.start_unlimited(Request())
+    assert harness.ledger.covered() == [request]
+    assert harness.ledger.covered(ends_within=1.0) == []
+    assert harness.ledger.covered(ends_within=61.0) == [request]
+
+
+def test_a_frozen_ledger_waits_until_it_is_thawed():
+    harness = Harness()
+    harness.ledger.freeze()
+    other = threading.Thread(target=harness.wait)
+    other.start()
+    other.join(0.1)
+    assert harness.ledger.waiting() == [], "only the thread that forks may look"
+    harness.ledger.thaw()
+    other.join(10)
+    assert len(harness.ledger.waiting()) == 1

@@ -6,7 +6,7 @@ Thread: any. The one lock of the ledger is made here, and everything else is beh
 The parts, from below, each used with the lock held:
 
     Lines      who waits here, by limits                            lines.py
-    Outbox     what Redis is yet to be told                         outbox.py
+    Outbox     what Redis has yet to hear                           outbox.py
     Started    who runs here                                        started.py
     Trust      what Redis knows and has said, and what that lets    trust.py
                this session do without asking

@@ -25,7 +25,7 @@ from celery_gconc.worker.ledger.trust import Trust
 
 
 class Exchange(Generic[R]):
-    """Carries nothing itself: the link does. Owns none of the parts, and is the only writer of most of Trust."""
+    """Reads and writes the parts; owns none of them. It writes most of Trust, and nobody else does."""
 
     def __init__(
         self,

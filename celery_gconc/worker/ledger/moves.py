@@ -46,13 +46,13 @@ class Answer:
 
 
 class Moves:
-    """Owns what Redis is told of this worker's queues, and what it was asked of them."""
+    """Owns which queues this worker takes messages of or leaves alone, what Redis is asked of them, and its answer."""
 
     def __init__(self) -> None:
         #: Which broker messages are taken from (a digest), and which queues of it.
         self.source = ""
         self.takes: tuple[str, ...] = ()
-        #: Redis was told of them.
+        #: Redis has heard of them.
         self._is_sent = True
         #: Since when there is something whose turn has come, and no slot.
         self._missed_at: float | None = None
