@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kit.tiers import Order, Tiers, Times, starts
 from tests.namespace import empty_namespace
 from tests.servers import (
     NoRabbitMQBinary,
@@ -21,30 +22,22 @@ from tests.servers import (
 )
 from tests.topologies import NoValkeyBinary, valkey_binary
 
-#: pytest-xdist begins with the groups of most tests. What takes long must not come last, so it joins one of them.
-LARGE_GROUP = "test_client.py"
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of these tests."""
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/cli/golden with what is printed now")
 
 
-def pytest_configure() -> None:
-    """A shell has what it runs in the background ignore SIGINT, and what that starts too: not so for what is tested."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests have tiers, an order, and SIGINT, which a shell has ignored by all that it runs in the background."""
+    for plugin in (Tiers(), Order(), Times()):
+        config.pluginmanager.register(plugin, type(plugin).__name__)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay together where several processes share the work (pytest-xdist): those of a file, or a column."""
-    for item in items:
-        column = getattr(item, "callspec", None) and item.callspec.params.get("column")  # tests/lifecycle
-        group = LARGE_GROUP if item.get_closest_marker("takes_long") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(str(column or group)))
-
-
 @pytest.fixture(scope="session")
+@starts("redis")
 def redis_process() -> Iterator[RedisServer]:
     """One Redis for the whole run."""
     try:
@@ -56,6 +49,7 @@ def redis_process() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
+@starts("redis")
 def rabbitmq_process() -> Iterator[RabbitMQServer]:
     """One RabbitMQ for the whole run. Each test makes queues with names of its own, or deletes what it made."""
     try:

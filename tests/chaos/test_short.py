@@ -12,8 +12,6 @@ import pytest
 from tests.servers import ROOT
 from tools.chaos import schedule
 
-pytestmark = pytest.mark.takes_long
-
 
 def chaos(out: Path, *arguments: str) -> tuple[int, dict, str]:
     """Run it; returns exit code, result and output."""
@@ -35,6 +33,8 @@ def chaos(out: Path, *arguments: str) -> tuple[int, dict, str]:
     return ended.returncode, json.loads(out.read_text()), text
 
 
+@pytest.mark.takes_long
+@pytest.mark.process
 def test_all_promises_hold_in_a_short_run(tmp_path: Path) -> None:
     code, result, text = chaos(tmp_path / "result.json", "--seed", "14", "--minutes", "0.4")
     assert code == 0, text
@@ -43,6 +43,8 @@ def test_all_promises_hold_in_a_short_run(tmp_path: Path) -> None:
     assert result["done"] >= 50
 
 
+@pytest.mark.takes_long
+@pytest.mark.process
 def test_a_worker_without_the_extension_is_found(tmp_path: Path) -> None:
     code, result, text = chaos(
         tmp_path / "result.json", "--seed", "1", "--minutes", "0.3", "--faults", "none", "--break", "worker"
@@ -52,6 +54,8 @@ def test_a_worker_without_the_extension_is_found(tmp_path: Path) -> None:
     assert "Replay:  python -m tools.chaos --seed 1 " in text
 
 
+@pytest.mark.takes_long
+@pytest.mark.process
 def test_a_holder_that_nobody_owns_is_found(tmp_path: Path) -> None:
     code, result, text = chaos(
         tmp_path / "result.json", "--seed", "1", "--minutes", "0.05", "--faults", "none", "--break", "leak"

@@ -227,6 +227,7 @@ def test_changes_are_obeyed_by_real_workers_and_their_consequences_are_told(
     running(7)
 
 
+@pytest.mark.redis
 def test_a_change_while_redis_is_away_ends_with_69_and_one_line():
     with redis_server() as server:
         app = Celery("shell", broker=f"redis://:secret@127.0.0.1:{server.port}/0", set_as_current=False)

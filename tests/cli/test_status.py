@@ -153,6 +153,7 @@ def test_without_redis_it_ends_with_69_and_one_line_that_shows_no_password(argum
     app.close()
 
 
+@pytest.mark.redis
 def test_a_redis_that_hangs_is_away_too():
     with redis_server() as server:
         app = Celery("shell", broker=server.url, set_as_current=False)
@@ -197,6 +198,7 @@ def celery(*arguments: str, broker: str = "", stdout: int = subprocess.PIPE, **e
 GCONC = ("-A", "tests.cluster.app", "gconc")
 
 
+@pytest.mark.process
 def test_it_is_a_command_of_celery_that_needs_no_broker_but_redis(redis_url: str):
     conf = json.dumps({"global_concurrency_limits": {"queue:emails": 2}, "global_concurrency_redis_url": redis_url})
     broker = f"pyamqp://guest:guest@127.0.0.1:{free_port()}//"
@@ -206,6 +208,7 @@ def test_it_is_a_command_of_celery_that_needs_no_broker_but_redis(redis_url: str
     assert done.stdout.splitlines()[1].split() == ["queue:emails", "0/3", "0", "-", "0", "open", "set"]
 
 
+@pytest.mark.process
 def test_without_an_app_it_says_that_none_was_named():
     done = celery("gconc", "status")
     assert (done.returncode, done.stdout) == (1, "")
@@ -213,6 +216,7 @@ def test_without_an_app_it_says_that_none_was_named():
     assert done.stderr.endswith("(no app given; use celery -A <app> gconc ...)\n")
 
 
+@pytest.mark.process
 def test_a_misspelt_command_gets_a_suggestion(redis_url: str):
     done = celery(*GCONC, "stauts", broker=redis_url)
     assert done.returncode == 2
@@ -220,6 +224,7 @@ def test_a_misspelt_command_gets_a_suggestion(redis_url: str):
     assert "status" in done.stderr.split("Did you mean")[1]
 
 
+@pytest.mark.process
 def test_a_pipe_that_closes_early_is_no_traceback(redis_url: str):
     reading, writing = os.pipe()
     os.close(reading)
@@ -240,6 +245,7 @@ def on_a_terminal(*arguments: str, broker: str, **env: str) -> str:
         os.close(its)
 
 
+@pytest.mark.process
 def test_a_terminal_gets_bars_and_colours_and_none_where_they_are_not_wanted(redis_url: str):
     columns = {"COLUMNS": "80", "LINES": "24"}
     colourful = on_a_terminal(*GCONC, "status", broker=redis_url, **columns)
@@ -255,6 +261,7 @@ def test_a_terminal_gets_bars_and_colours_and_none_where_they_are_not_wanted(red
     assert "░" not in narrow
 
 
+@pytest.mark.process
 def test_what_the_locale_has_no_character_for_is_a_question_mark_on_a_terminal(redis_url: str):
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "NO_COLOR": "1", "COLUMNS": "120"}
     assert celery(*GCONC, "set", "emails", "3", "--reason", "caf\u00e9", broker=redis_url).returncode == 0
@@ -263,6 +270,7 @@ def test_what_the_locale_has_no_character_for_is_a_question_mark_on_a_terminal(r
     assert "." * 10 in text
 
 
+@pytest.mark.process
 def test_every_celery_command_imports_it_so_it_loads_nothing_that_only_some_of_its_commands_need():
     heavy = (
         "rich", "tornado", "prometheus_client", "flower",
@@ -274,6 +282,7 @@ def test_every_celery_command_imports_it_so_it_loads_nothing_that_only_some_of_i
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.process
 def test_an_app_with_preload_options_of_its_own_has_the_command_too(redis_url: str, tmp_path: Path):
     (tmp_path / "proj.py").write_text(
         "import click\nfrom celery import Celery\nfrom celery.signals import user_preload_options\n"

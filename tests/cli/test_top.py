@@ -19,6 +19,7 @@ import pytest
 from celery_gconc import Operations
 from tests.cli.conftest import Gconc
 from tests.cluster.kit import Cluster
+from tests.kit.tiers import starts
 from tests.namespace import empty_namespace
 from tests.servers import ROOT, redis_server, wait_until
 
@@ -92,6 +93,7 @@ class Pane:
 
 
 @pytest.fixture
+@starts("process")
 def terminal(redis_url: str) -> Iterator[Callable[..., Pane]]:
     """Opens terminals: *conf* is the app's configuration."""
     if shutil.which("tmux") is None:
@@ -316,6 +318,7 @@ def test_where_there_is_no_terminal_it_says_what_to_use(gconc: Gconc):
     assert "nan is not a number" in gconc("top", "--json", "--interval", "nan").stderr
 
 
+@pytest.mark.process
 def test_json_is_a_line_for_each_look_until_it_is_interrupted(redis_url: str):
     environ = {**os.environ, "TEST_BROKER": redis_url, "TEST_CONF": '{"global_concurrency_limits": {"app": 3}}'}
     command = [*TOP.split(), "--json"]

@@ -11,10 +11,12 @@ from kombu import Connection
 
 from tests.cluster.kit import Cluster, cluster
 from tests.cluster.queues import QUEUES
+from tests.kit.tiers import starts
 from tests.servers import RabbitMQServer, redis_server
 
 
 @pytest.fixture(scope="session")
+@starts("redis")
 def oracle_url() -> Iterator[str]:
     """The oracle's own Redis."""
     with redis_server() as server:
@@ -22,6 +24,7 @@ def oracle_url() -> Iterator[str]:
 
 
 @pytest.fixture
+@starts("process")
 def make_cluster(redis_url: str, oracle_url: str, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Makes a cluster with the given settings."""
     with ExitStack() as stack:

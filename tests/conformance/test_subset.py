@@ -10,6 +10,7 @@ import pytest
 from tests.servers import ROOT
 
 
+@pytest.mark.process
 @pytest.mark.takes_long
 @pytest.mark.timeout(900)  # the first time, it downloads Celery's source distribution and what its tests need
 def test_no_test_of_celery_that_passes_without_the_extension_fails_with_it():

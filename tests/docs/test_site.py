@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.kit.tiers import starts
 from tests.servers import ROOT
 
 DOCS = ROOT / "docs"
@@ -36,6 +37,7 @@ class Loads(HTMLParser):
 
 
 @pytest.fixture(scope="module")
+@starts("process")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as ``make docs`` does."""
     if importlib.util.find_spec("sphinx") is None or importlib.util.find_spec("myst_parser") is None:

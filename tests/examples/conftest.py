@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.tiers import starts
 from tests.servers import ROOT
 from tests.tutorial.walk import Walk, walk
 
@@ -25,6 +26,7 @@ def environ(redis_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
+@starts("process")
 def run(environ: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``python -m ...`` to its end."""
 
@@ -39,6 +41,7 @@ def run(environ: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Com
 
 
 @pytest.fixture
+@starts("process")
 def follow(redis_url: str, tmp_path: Path) -> Iterator[Callable[[str], Walk]]:
     """Do what the README of an example says, in a copy of the examples, with our Python; its workers live on.
 

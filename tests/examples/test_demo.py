@@ -35,6 +35,7 @@ def test_the_demo_never_exceeds_the_limit_and_recovers_and_draws_its_picture(run
         assert words in drawn
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_interrupted_ends_its_workers_and_cleans_the_redis_it_was_given(
     number: signal.Signals, environ: dict[str, str], tmp_path: Path

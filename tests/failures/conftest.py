@@ -13,6 +13,7 @@ from tests.cluster.kit import Oracle
 from tests.failures.ills import SECRET, Ill, Patient
 from tests.failures.kit import ApartCluster, Coordination
 from tests.failures.report import HEARTBEAT, name_of, record
+from tests.kit.tiers import starts
 from tests.proxy import proxy
 
 __all__ = ["apart", "coordination", "make_cluster", "make_patient", "oracle_url", "rabbitmq_url", "took"]
@@ -25,6 +26,7 @@ def took(request: pytest.FixtureRequest) -> Callable[[float], None]:
 
 
 @pytest.fixture
+@starts("redis")
 def coordination(tmp_path: Path) -> Iterator[Coordination]:
     """A Redis of its own for permits, started and empty."""
     folder = tmp_path / "coordination"
@@ -38,6 +40,7 @@ def coordination(tmp_path: Path) -> Iterator[Coordination]:
 
 
 @pytest.fixture
+@starts("process")
 def apart(
     coordination: Coordination, redis_url: str, oracle_url: str, tmp_path: Path
 ) -> Iterator[Callable[..., ApartCluster]]:

@@ -13,6 +13,7 @@ from tests.failures.report import HEARTBEAT
 from tests.failures.topology_kit import LIMIT, QUEUES, TopologyCluster, over
 from tests.failures.worker_kit import passed
 from tests.kept import Kept
+from tests.kit.tiers import starts
 from tests.servers import RedisServer, patience, wait_until
 from tests.topologies import Topology, redis_cluster, sentinel_setup, valkey_server
 
@@ -36,6 +37,7 @@ TOPOLOGIES: dict[str, Callable[[], AbstractContextManager[Topology]]] = {
 
 
 @pytest.fixture(scope="module")
+@starts("process")
 def kept(
     request: pytest.FixtureRequest,
     redis_process: RedisServer,

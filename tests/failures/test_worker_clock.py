@@ -14,11 +14,13 @@ import pytest
 import celery_gconc.clock
 import celery_gconc.worker.ledger.trust
 from tests.failures.worker_kit import OWN_APP, TIMEOUT, heard, no_leak, received, sessions, stats
+from tests.kit.tiers import starts
 
 _CLOCKS = "import time; print(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))"
 
 
 @pytest.fixture
+@starts("process")
 def shift(tmp_path, monkeypatch):
     """Steps the wall clock, and no other, of processes that the test starts: a function of the shift in seconds."""
     compiler = shutil.which("cc") or shutil.which("gcc")

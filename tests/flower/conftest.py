@@ -12,6 +12,7 @@ from celery_gconc.operations.operations import Operations
 from tests.cluster.kit import Cluster, cluster
 from tests.conftest import _without
 from tests.flower.kit import VERSIONS, Bench, Browser, Flower, NoBrowser, NoFlower, browser, flower, flower_folder
+from tests.kit.tiers import starts
 from tests.namespace import empty_namespace
 from tests.servers import RedisServer, redis_server, wait_until
 
@@ -35,6 +36,7 @@ def versions() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
+@starts("redis")
 def flower_redis(redis_process: RedisServer) -> Iterator[RedisServer]:
     """A Redis that these tests have to themselves: others empty theirs."""
     with redis_server() as server:
@@ -43,6 +45,7 @@ def flower_redis(redis_process: RedisServer) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
+@starts("process")
 def bare_cluster(flower_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster without a worker."""
     url = flower_redis.url
@@ -51,6 +54,7 @@ def bare_cluster(flower_redis: RedisServer, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
+@starts("process")
 def bench(bare_cluster: Cluster) -> Iterator[Bench]:
     """The cluster, with a worker that has room for four."""
     bare_cluster.start("w1", queues="emails,other,celery", options=("-E",))
@@ -82,6 +86,7 @@ def tasks(bench: Bench) -> Iterator[Callable[..., list[str]]]:
 
 
 @pytest.fixture(scope="session")
+@starts("process")
 def flowers(bench: Bench, versions: tuple[str, ...]) -> Iterator[dict[str, Flower]]:
     """A Flower of each version, all beside the same cluster: with a login, and below /ops."""
     with ExitStack() as stack:
@@ -93,6 +98,7 @@ def flowers(bench: Bench, versions: tuple[str, ...]) -> Iterator[dict[str, Flowe
 
 
 @pytest.fixture(scope="session")
+@starts("process")
 def open_flowers(bench: Bench, versions: tuple[str, ...]) -> Iterator[dict[str, Flower]]:
     """The same, started with no option at all."""
     with ExitStack() as stack:
@@ -100,6 +106,7 @@ def open_flowers(bench: Bench, versions: tuple[str, ...]) -> Iterator[dict[str, 
 
 
 @pytest.fixture(scope="session")
+@starts("process")
 def chromium() -> Iterator[Browser]:
     """One browser for all tests."""
     try:

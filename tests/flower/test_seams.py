@@ -17,6 +17,7 @@ import pytest
 from celery_gconc.flower import install_when_flower_starts
 from tests.cluster.kit import Cluster
 from tests.flower.kit import VERSIONS, Flower, flower
+from tests.kit.tiers import starts
 from tests.namespace import empty_namespace
 from tests.servers import ROOT, RedisServer, redis_server, wait_until
 
@@ -119,6 +120,7 @@ def test_installing_needs_no_flower():
 
 
 @pytest.fixture
+@starts("redis")
 def coordination(flower_redis: RedisServer) -> Iterator[RedisServer]:
     """A coordination Redis that may die; the broker is another."""
     with redis_server() as server:

@@ -46,7 +46,10 @@ with open(os.environ["TEST_FACTS"], "w") as told:
     json.dump({"facts": facts, "chance": random.random(), "modules": sorted(sys.modules)}, told)
 """
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="all processes are cold here")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="all processes are cold here"),
+]
 
 
 def environment(**more: str) -> dict[str, str]:

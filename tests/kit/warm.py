@@ -99,6 +99,7 @@ class WarmPopen(subprocess.Popen):  # type: ignore[type-arg]
 
     def _execute_child(self, args, _executable, _preexec, _close, _pass, cwd, env, _info, _flags, _shell,
                        p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *_more) -> None:  # fmt: skip
+        sys.audit("subprocess.Popen", args[0], args, cwd, env)
         job = {
             "command": list(args),
             "cwd": str(cwd or os.getcwd()),

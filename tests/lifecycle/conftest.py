@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.tiers import starts
 from tests.lifecycle.bench import Bench
 from tests.lifecycle.matrix import COLUMNS, Column, Feature
 from tests.servers import RabbitMQServer, RedisServer, redis_server
@@ -48,6 +49,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(scope="package")
+@starts("redis")
 def oracle_url() -> Iterator[str]:
     """The oracle's own Redis."""
     with redis_server() as server:
@@ -55,6 +57,7 @@ def oracle_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="package")
+@starts("redis")
 def lifecycle_redis(redis_process: RedisServer) -> Iterator[RedisServer]:
     """A Redis for brokers, results and permits, which no test outside empties."""
     with redis_server() as server:
@@ -65,6 +68,7 @@ MakeBench = Callable[..., Bench]
 
 
 @pytest.fixture(scope="package")
+@starts("process")
 def make_bench(
     lifecycle_redis: RedisServer, oracle_url: str, tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,

@@ -14,11 +14,13 @@ from celery.contrib.testing.worker import start_worker
 from kombu.asynchronous import set_event_loop
 
 from celery_gconc import GlobalConcurrency
+from tests.kit.tiers import starts
 from tests.lifecycle.bench import PATIENCE
 from tests.servers import RedisServer, redis_server, wait_until
 
 
 @pytest.fixture
+@starts("redis")
 def quiet_redis() -> Iterator[RedisServer]:
     """A Redis that nobody else uses."""
     with redis_server() as server:
@@ -73,6 +75,7 @@ def test_a_direct_call_and_apply_run_here_whatever_their_limits_and_redis_hears_
     assert connections(quiet_redis) == eager_app.made_before + 1
 
 
+@pytest.mark.process
 @pytest.mark.feature("several apps in one process", "running")
 def test_each_app_of_a_process_keeps_to_limits_of_its_own(two_apps):
     for app, limit in zip(two_apps, (1, 2), strict=True):
@@ -87,6 +90,7 @@ def test_each_app_of_a_process_keeps_to_limits_of_its_own(two_apps):
             assert app.peak == limit
 
 
+@pytest.mark.process
 @pytest.mark.feature("several apps in one process", "parked")
 def test_a_limit_that_one_app_sets_parks_nothing_of_another(two_apps):
     one, two = two_apps

@@ -13,6 +13,7 @@ from celery_gconc import Operations
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
 from tests.cluster.kit import Cluster, cluster
 from tests.conftest import _without
+from tests.kit.tiers import starts
 from tests.monitoring.kit import NoPrometheus, Prometheus, exporter, prometheus, promtool
 from tests.namespace import empty_namespace
 from tests.servers import RedisServer, redis_server
@@ -21,6 +22,7 @@ __all__ = ["make_cluster", "oracle_url", "rabbitmq_url"]
 
 
 @pytest.fixture(scope="session", autouse=True)
+@starts("process")
 def _tools() -> None:
     """Prometheus is on this machine."""
     try:
@@ -30,6 +32,7 @@ def _tools() -> None:
 
 
 @pytest.fixture
+@starts("redis")
 def coordination() -> Iterator[RedisServer]:
     """A coordination Redis that may die; the broker is another."""
     with redis_server() as server:
@@ -38,6 +41,7 @@ def coordination() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
+@starts("process")
 def make_watched(
     coordination: RedisServer, redis_url: str, oracle_url: str, tmp_path: Path
 ) -> Iterator[Callable[..., tuple[Cluster, Operations, Prometheus]]]:

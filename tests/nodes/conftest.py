@@ -40,6 +40,7 @@ from pytest_celery import (
 from pytest_celery.vendors.worker import tasks as pytest_celery_tasks
 
 from tests.cluster.kit import Oracle
+from tests.kit.tiers import starts
 from tests.nodes import app as app_template
 from tests.nodes import tasks
 from tests.nodes.fixtures import default_redis_backend, default_redis_broker
@@ -68,6 +69,7 @@ NODES = 3
 
 
 @pytest.fixture
+@starts("process")
 def oracle() -> Iterator[Oracle]:
     """The oracle, with a Redis that neither Celery nor celery-gconc knows."""
     with redis_server() as server:
@@ -77,6 +79,7 @@ def oracle() -> Iterator[Oracle]:
 
 
 @pytest.fixture(scope="module")
+@starts("redis")
 def default_rabbitmq_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRabbitMQ]:
     """One RabbitMQ for all tests, which leave its queue empty: it takes long to start."""
     try:

@@ -14,6 +14,7 @@ from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.store import Store
 from tests.conftest import valkey_or_skip
 from tests.kept import Kept
+from tests.kit.tiers import starts
 from tests.namespace import served
 from tests.servers import patience, wait_until
 from tests.topologies import MASTER, RedisCluster, SentinelSetup, Topology, redis_cluster, sentinel_setup
@@ -29,6 +30,7 @@ TOPOLOGIES: dict[str, Callable[[], AbstractContextManager[Topology]]] = {
 
 
 @pytest.fixture(scope="module")
+@starts("redis")
 def kept(request: pytest.FixtureRequest) -> Iterator[Kept[Topology]]:
     """The servers that tests share."""
     with closing(Kept(TOPOLOGIES[request.param], lambda made: (made.settle(), made.empty()))) as made:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.kit.tiers import starts
 from tests.servers import ROOT, NoRedisBinary, free_port, redis_binary
 
 from .walk import is_shown, steps, walk
@@ -25,6 +26,7 @@ CHECKOUT = "pip install <path to the checkout>"
 
 
 @pytest.fixture
+@starts("process")
 def environ(tmp_path: Path) -> dict[str, str]:
     """What a new shell has: nothing of the virtual environment that the tests run in."""
     try:

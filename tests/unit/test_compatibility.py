@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "explanation" / "compatibility.md"
 
 
+@pytest.mark.process
 def test_the_compatibility_page_is_what_the_tests_say():
     result = subprocess.run(
         [sys.executable, "-m", "tests.compatibility", "--print"],

@@ -56,6 +56,7 @@ def written(times: dict[str, list[float]], text: str = TABLE) -> str:
     return page(table, lines_of(table, ITEMS), times)
 
 
+@pytest.mark.process
 def test_the_page_of_failure_modes_its_table_and_the_tests_agree():
     result = subprocess.run(
         [sys.executable, "-m", "tests.failure_modes", "--check"],

@@ -8,12 +8,14 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from celery import Celery
 
 import celery_gconc
 from celery_gconc import GlobalConcurrency
 
 
+@pytest.mark.process
 def test_importing_and_installing_opens_no_connection_and_starts_no_thread():
     code = (
         "import socket, threading\n"
@@ -53,6 +55,7 @@ def test_every_public_name_has_a_docstring():
         assert getattr(celery_gconc, name).__doc__, name
 
 
+@pytest.mark.process
 def test_a_worker_starts_from_a_checkout_that_is_not_installed(tmp_path):
     # No metadata of a distribution: the package's own folder is all there is, beside what it depends on.
     (tmp_path / "celery_gconc").symlink_to(Path(celery_gconc.__file__).parent)

@@ -14,9 +14,10 @@ import pytest
 
 from tools import model
 
-pytestmark = pytest.mark.skipif(
-    bool(model.missing()) and not os.environ.get("CI"), reason=model.missing() or "all is there"
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(bool(model.missing()) and not os.environ.get("CI"), reason=model.missing() or "all is there"),
+]
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "protocol-model.md"
 

@@ -9,6 +9,7 @@ import pytest
 
 from celery_gconc.protocol.store import Store
 from tests.cluster.kit import Cluster
+from tests.kit.tiers import starts
 from tests.namespace import served
 from tests.servers import wait_until
 from tests.topologies import PLAIN, Node
@@ -18,6 +19,7 @@ QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heart
 
 
 @pytest.fixture
+@starts("redis")
 def pair(tmp_path: Path) -> Iterator[list[Node]]:
     """Two servers that know nothing of each other."""
     nodes = [Node(tmp_path, *PLAIN) for _ in range(2)]

@@ -15,6 +15,7 @@ import redis
 from celery import Celery
 
 from tests.failures.certificates import make_certificates
+from tests.kit.tiers import starts
 from tests.servers import RedisServer, free_port, redis_server
 from tests.wild.reach import works
 
@@ -51,6 +52,7 @@ class Servers:
 
 
 @pytest.fixture(scope="module")
+@starts("redis")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     folder = tmp_path_factory.mktemp("tls")
     make_certificates(folder)

@@ -15,6 +15,7 @@ import redis
 from tests.cluster.kit import Oracle
 from tests.failures.certificates import make_certificates
 from tests.kit import warm
+from tests.kit.tiers import starts
 from tests.servers import ROOT, RedisServer, free_port, redis_server, wait_until
 
 PROJECT = Path(__file__).parent / "market"
@@ -58,6 +59,7 @@ class Market:
 
 
 @pytest.fixture
+@starts("process")
 def market(redis_url: str, tmp_path: Path) -> Iterator[Market]:
     make_certificates(tmp_path)
     port = free_port()

@@ -14,6 +14,7 @@ from redis.crc import key_slot
 from celery_gconc import GlobalConcurrency, SettingError
 from celery_gconc.protocol.keys import Keys
 from celery_gconc.settings import Settings
+from tests.kit.tiers import starts
 from tests.servers import ROOT, RedisServer, redis_server
 
 #: The rights of a worker whose broker is Redis too: those of security.md, but for keys and channels.
@@ -26,6 +27,7 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
+@starts("redis")
 def server() -> Iterator[RedisServer]:
     with redis_server() as made:
         yield made

@@ -15,6 +15,7 @@ from celery_gconc.cli.keyboard import ConsoleKeyboard
 from tests.cluster.conftest import oracle_url, rabbitmq_url
 from tests.cluster.kit import Oracle
 from tests.failures.worker_kit import OWN_APP, heard
+from tests.kit.tiers import starts
 from tests.servers import ROOT, wait_until
 from tests.wild.elsewhere import ElsewhereCluster, python
 
@@ -62,6 +63,7 @@ for name in gconc.commands:
 
 
 @pytest.fixture
+@starts("process")
 def elsewhere(redis_url: str, oracle_url: str, tmp_path: Path) -> Iterator[Callable[..., ElsewhereCluster]]:
     """Makes a cluster of another system, with these settings."""
     made: list[ElsewhereCluster] = []
@@ -79,6 +81,7 @@ def elsewhere(redis_url: str, oracle_url: str, tmp_path: Path) -> Iterator[Calla
         cluster.oracle.client.close()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "system",
     [
@@ -94,6 +97,7 @@ def test_every_module_can_be_imported(system: str):
     assert "celery_gconc.flower.page" in done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.wild("platforms", "WebAssembly (Pyodide): import, where Python has no processes and refuses a clock")
 def test_it_can_be_imported_where_python_has_no_processes():
     done = subprocess.run(
@@ -102,6 +106,7 @@ def test_it_can_be_imported_where_python_has_no_processes():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.wild("platforms", "a container whose user has no name")
 def test_a_user_without_a_name_is_a_question_mark():
     if os.getuid() != 0:
@@ -122,6 +127,7 @@ def test_status_can_be_read_on_a_console_of_windows_that_lacks_a_character(elsew
     assert "queue:emails-?? " in said.stdout
 
 
+@pytest.mark.process
 @pytest.mark.wild("platforms", "Windows: the commands")
 def test_every_command_gives_its_help_on_windows():
     done = python("Windows", HELP, dict(os.environ))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.kit.tiers import starts
 from tests.namespace import begin_namespace, empty_namespace
 from tests.servers import ROOT, RedisServer, free_port, redis_server, wait_until
 from tests.wild.shell import Shell
@@ -22,6 +23,7 @@ APP = "tests.wild.recipes.app"
 
 
 @pytest.fixture(scope="module")
+@starts("redis")
 def broker() -> Iterator[RedisServer]:
     """A Redis with messages and results only: who is connected to the other one is there for limits."""
     with redis_server() as server:
@@ -29,6 +31,7 @@ def broker() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
+@starts("redis")
 def limits_redis() -> Iterator[RedisServer]:
     """A Redis with limits only, and of these tests only: who is connected to it, is through them."""
     with redis_server() as server:
@@ -49,6 +52,7 @@ def over_redis(broker: RedisServer) -> dict[str, str]:
 
 
 @pytest.fixture
+@starts("process")
 def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs Python with such settings."""
 
@@ -235,6 +239,7 @@ TO_WORKER = ("-d", "w@test", "--timeout", "20")
 ADD = "from tests.wild.recipes.app import add\nprint(add.delay(1, 2).get(timeout=30))"
 
 
+@pytest.mark.process
 @pytest.mark.wild("recipes", "a broker in the file system, no limit, no Redis")
 def test_an_app_without_limits_needs_no_redis(tmp_path, over_files):
     shell = Shell(tmp_path, APP, over_files)
@@ -256,6 +261,7 @@ def test_an_app_without_limits_needs_no_redis(tmp_path, over_files):
         assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.process
 @pytest.mark.wild("recipes", "at a shell, limits and no Redis", result="one line, exit code 1")
 def test_at_a_shell_limits_without_a_redis_are_one_line(tmp_path, over_files):
     done = Shell(tmp_path, APP, {**over_files, **LIMITED}).celery("worker")
@@ -267,6 +273,7 @@ def test_at_a_shell_limits_without_a_redis_are_one_line(tmp_path, over_files):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.wild("recipes", "at a shell, global_concurrency_enabled = False")
 def test_switched_off_a_worker_has_nothing_of_ours(tmp_path, over_files, redis_url):
     before = received_by(redis_url)
@@ -284,6 +291,7 @@ def test_switched_off_a_worker_has_nothing_of_ours(tmp_path, over_files, redis_u
     assert received_by(redis_url) == before + 1  # our own look at it
 
 
+@pytest.mark.process
 @pytest.mark.wild("recipes", "no limit, a Redis that comes later: nothing waits, then limits set at run time hold")
 def test_while_redis_is_away_and_no_limit_is_known_nothing_waits(tmp_path, over_files):
     port = free_port()
@@ -300,6 +308,7 @@ def test_while_redis_is_away_and_no_limit_is_known_nothing_waits(tmp_path, over_
             wait_until(lambda: done.stdout.strip() in shell.celery(*waiting).stdout, what="the task waits for a permit")
 
 
+@pytest.mark.process
 @pytest.mark.wild(
     "recipes", 'a task option that covers nothing: global_concurrency="db"', result="reported at the start"
 )

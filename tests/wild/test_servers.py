@@ -15,6 +15,7 @@ from celery import Celery
 from celery_gconc.protocol.store import Store
 from tests.cluster.kit import Cluster
 from tests.failures.certificates import make_certificates
+from tests.kit.tiers import starts
 from tests.servers import free_port, redis_binary
 from tests.topologies import MASTER, PLAIN, Node, redis_cluster, valkey_binary
 from tests.wild.reach import works
@@ -43,6 +44,7 @@ class Secure:
 
 
 @pytest.fixture(scope="module")
+@starts("redis")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     folder = tmp_path_factory.mktemp("secure")
     make_certificates(folder)

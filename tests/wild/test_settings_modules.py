@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.tiers import starts
 from tests.servers import RedisServer
 from tests.wild.shell import Shell
 
@@ -47,6 +48,7 @@ app.autodiscover_tasks()
 
 
 @pytest.fixture
+@starts("process")
 def project(tmp_path: Path, redis_process: RedisServer, redis_url: str):
     """Makes the project, and gives a shell for each of its apps."""
 

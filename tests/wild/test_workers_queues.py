@@ -11,6 +11,7 @@ from kombu import Connection
 
 from tests.cluster.kit import Cluster, Worker
 from tests.cluster.versions import needs_quorum_queues
+from tests.kit.tiers import starts
 from tests.servers import NoRabbitMQBinary, rabbitmq_binary, rabbitmq_server, wait_until
 
 pytestmark = pytest.mark.xdist_group("wild-queues")
@@ -30,6 +31,7 @@ DEFINITIONS = {
 
 
 @pytest.fixture(scope="module")
+@starts("redis")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A RabbitMQ with a policy that deletes queues."""
     try:

@@ -13,6 +13,7 @@ from celery.contrib.testing.worker import start_worker
 from kombu.asynchronous import set_event_loop
 
 from celery_gconc import GlobalConcurrency
+from tests.kit.tiers import starts
 
 
 @contextmanager
@@ -50,6 +51,7 @@ def make_app(redis_url: str) -> Iterator[Callable[..., Celery]]:
 
 
 @pytest.fixture
+@starts("process")
 def run_worker() -> Iterator[Callable[..., Any]]:
     """Runs workers inside this process until the test ends."""
     with ExitStack() as stack:

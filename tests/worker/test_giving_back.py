@@ -74,6 +74,7 @@ def full(make_app, redis_url) -> Iterator[FullWorker]:
     worker.client.close()
 
 
+@pytest.mark.process
 def test_all_that_goes_back_for_another_worker_stands_in_its_order(full, redis_url):
     namespace = Namespace(redis_url)
     with full.run():
@@ -90,6 +91,7 @@ def test_all_that_goes_back_for_another_worker_stands_in_its_order(full, redis_u
     namespace.close()
 
 
+@pytest.mark.process
 def test_all_that_goes_back_from_a_worker_that_stops_stands_in_its_order(full):
     with full.run():
         thread = threading.Thread(target=full.release_when_they_are_back)
