@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.servers import ROOT
 
 #: Two callbacks, in an order that a set of functions has by chance: of many pairs some would be called the other way.
@@ -24,6 +26,7 @@ for _ in range(64):
 """
 
 
+@pytest.mark.process
 def test_benchmarks_have_the_broker_first_in_each_turn_of_the_loop() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
