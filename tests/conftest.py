@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kit.tiers import Order, Tiers, Times, starts
+from tests.kit.order import Order
+from tests.kit.tiers import Tiers, Times, starts
 from tests.namespace import empty_namespace
 from tests.servers import (
     NoRabbitMQBinary,
@@ -30,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests have tiers, an order, and SIGINT, which a shell has ignored by all that it runs in the background."""
-    for plugin in (Tiers(), Order(), Times()):
+    for plugin in (Tiers(), Order(config), Times()):
         config.pluginmanager.register(plugin, type(plugin).__name__)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,13 +21,6 @@ TIERS = ("unit", "redis", "process")
 #: What a test of the tier ``redis`` may start. (openssl makes certificates for one.)
 SERVERS = {"redis-server", "valkey-server", "rabbitmq-server", "openssl"}
 
-#: Seconds that a test is taken to need before it has been seen to run, by its tier; and one that ``takes_long``.
-GUESS = {"unit": 0.02, "redis": 0.1, "process": 4.0}
-GUESS_LONG = 40.0
-
-#: Where the cache of pytest keeps how long each group took in the last run.
-KEPT = "gconc/seconds"
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 _allowed: int | None = None  # the tier of the test that runs; none between tests
 
@@ -56,15 +49,6 @@ def tier_of(item: pytest.Item) -> str:
     return max(found, key=TIERS.index, default="unit")
 
 
-def group_of(item: pytest.Item) -> str:
-    """Which tests stay in one process, where several share the work: those of a file, or of a column of the matrix."""
-    if marker := item.get_closest_marker("xdist_group"):
-        return str(marker.args[0])
-    callspec = getattr(item, "callspec", None)
-    column = callspec.params.get("column") if callspec else None  # tests/lifecycle
-    return str(column or item.path.relative_to(item.config.rootpath))
-
-
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if _allowed is None:
         return
@@ -83,15 +67,13 @@ sys.addaudithook(_audit)
 
 
 class Tiers:
-    """Marks each test with its tier and group, and holds it to its tier."""
+    """Marks each test with its tier, and holds it to it."""
 
     @pytest.hookimpl(tryfirst=True)  # before -m looks at markers
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Tests are collected."""
         for item in items:
             item.add_marker(tier_of(item))
-            if item.get_closest_marker("xdist_group") is None:
-                item.add_marker(pytest.mark.xdist_group(group_of(item)))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
@@ -104,44 +86,24 @@ class Tiers:
             _allowed = None
 
 
-class Order:
-    """Where several processes share the tests: what takes long comes first, so that none is left alone at the end."""
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Tests are collected."""
-        if not hasattr(config, "workerinput"):
-            return
-        seconds: dict[str, float] = defaultdict(float)
-        for item in items:
-            seconds[group_of(item)] += GUESS_LONG if item.get_closest_marker("takes_long") else GUESS[tier_of(item)]
-        cache = getattr(config, "cache", None)
-        known = cache.get(KEPT, {}) if cache else {}
-        seconds.update((group, spent) for group, spent in known.items() if group in seconds)
-        items.sort(key=lambda item: (-seconds[group_of(item)], group_of(item)))
-
-
 class Times:
-    """Tells how long the tests of each tier took, and keeps how long each group did for the order of the next run."""
+    """Tells how long the tests of each tier took."""
 
     def __init__(self) -> None:
-        self._tiers: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
-        self._groups: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._tests: dict[str, set[str]] = defaultdict(set)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A phase of a test has ended, here or in another process."""
         tier = next((tier for tier in reversed(TIERS) if tier in report.keywords), None)  # a folder is called unit
         if tier is not None:
-            self._tiers[tier] += report.duration
-            self._counts[tier] += report.when == "call"
-        self._groups[report.nodeid.rpartition("@")[2]] += report.duration  # so pytest-xdist names them
+            self._seconds[tier] += report.duration
+            self._tests[tier].add(report.nodeid)
 
-    def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say it."""
-        told = [f"{tier} {self._counts[tier]} in {self._tiers[tier]:.0f} s" for tier in TIERS if tier in self._tiers]
+        told = [
+            f"{len(self._tests[tier])} {tier} in {self._seconds[tier]:.0f} s" for tier in TIERS if tier in self._tests
+        ]
         if told:
             terminalreporter.write_line(f"tests by what they need: {', '.join(told)}")
-        cache = getattr(config, "cache", None)
-        if cache and config.getoption("dist", "no") == "loadgroup":
-            cache.set(KEPT, {**cache.get(KEPT, {}), **self._groups})

@@ -14,8 +14,6 @@ from tests.servers import wait_until
 #: that never declared the exchange doesn't know that it is a fanout.)
 RELOAD = {"queue": "reload", "declare": [SPECIAL["reload"].exchange]}
 
-pytestmark = pytest.mark.xdist_group("wild-broadcast")
-
 
 @pytest.mark.wild("workers", "a limit on a Broadcast queue", result="one limit for all processes, by its name")
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])

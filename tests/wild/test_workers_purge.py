@@ -11,8 +11,6 @@ from celery_gconc import GlobalConcurrency
 from tests.cluster.kit import Cluster
 from tests.servers import wait_until
 
-pytestmark = pytest.mark.xdist_group("wild-purge")
-
 NAP = "tests.cluster.app.nap"
 
 

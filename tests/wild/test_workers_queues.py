@@ -14,8 +14,6 @@ from tests.cluster.versions import needs_quorum_queues
 from tests.kit.tiers import starts
 from tests.servers import NoRabbitMQBinary, rabbitmq_binary, rabbitmq_server, wait_until
 
-pytestmark = pytest.mark.xdist_group("wild-queues")
-
 #: After how long, in milliseconds, a policy of the server deletes a queue that nobody uses.
 EXPIRES = 5000
 
