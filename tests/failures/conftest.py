@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
-from tests.cluster.kit import Oracle
+from tests.cluster.kit import Oracle, Worker
 from tests.failures.ills import SECRET, Ill, Patient
 from tests.failures.kit import ApartCluster, Coordination
 from tests.failures.report import HEARTBEAT, name_of, record
 from tests.kit.tiers import starts
 from tests.proxy import proxy
 
-__all__ = ["apart", "coordination", "make_cluster", "make_patient", "oracle_url", "rabbitmq_url", "took"]
+__all__ = ["apart", "coordination", "make_cluster", "make_patient", "oracle_url", "pair", "rabbitmq_url", "took"]
 
 
 @pytest.fixture
@@ -65,6 +65,21 @@ def apart(
         for made in clusters:
             made.stop()
             made.oracle.client.close()
+
+
+@pytest.fixture
+def pair(apart: Callable[..., ApartCluster]) -> Callable[..., tuple[ApartCluster, Worker, Worker]]:
+    """Makes a cluster of two workers: things are done to the first, which consumes ``emails``; the other, ``other``."""
+
+    def make(*, pool: str = "prefork", concurrency: int = 4, app: str = "tests.cluster.app", **conf: object):
+        cluster = apart(**conf)
+        cluster.module = app
+        first = cluster.spawn("w1", pool=pool, queues="emails", concurrency=concurrency)
+        other = cluster.spawn("w2", queues="other", concurrency=concurrency)
+        cluster.ready()
+        return cluster, first, other
+
+    return make
 
 
 @pytest.fixture

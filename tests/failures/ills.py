@@ -111,6 +111,16 @@ def _is_well(patient: Patient) -> None:
     wait_until(patient.redis.answers, what="Redis answers")
 
 
+def ordered(says: str, *breaks: str, heals: str, **more: bool) -> Ill:
+    """An ill that commands bring about, and the last one cures."""
+    return Ill(says, commands(*breaks), commands(heals), **more)
+
+
+def of_the_network(breaks: Callable[[Proxy], object]) -> Ill:
+    """An ill of the way to it."""
+    return Ill("Timeout", lambda patient: breaks(patient.proxy), lambda patient: patient.proxy.heal())
+
+
 #: A master that nobody plays.
 _NOBODY = free_port()
 
@@ -126,40 +136,17 @@ ILLS = {
         breaks=lambda patient: patient.redis.freeze(),
         heals=lambda patient: patient.redis.thaw(),
     ),
-    "paused": Ill(
-        "Timeout",
-        breaks=commands(f"CLIENT PAUSE {LONG} WRITE"),
-        heals=commands("CLIENT UNPAUSE"),
-    ),
-    "slow": Ill(
-        "Timeout",
-        breaks=lambda patient: patient.proxy.delay(2.0),
-        heals=lambda patient: patient.proxy.heal(),
-    ),
-    "silent": Ill(
-        "Timeout",
-        breaks=lambda patient: patient.proxy.silence(),
-        heals=lambda patient: patient.proxy.heal(),
-    ),
-    "unreachable": Ill(
-        "Timeout",
-        breaks=lambda patient: patient.proxy.vanish(),
-        heals=lambda patient: patient.proxy.heal(),
-    ),
-    "deaf": Ill(
-        "Timeout",
-        breaks=lambda patient: patient.proxy.silence(frozenset({"to workers"})),
-        heals=lambda patient: patient.proxy.heal(),
-    ),
-    "read-only": Ill(
-        "read only replica",
-        breaks=commands(f"REPLICAOF 127.0.0.1 {_NOBODY}"),
-        heals=commands("REPLICAOF NO ONE"),
-    ),
-    "masterdown": Ill(
+    "paused": ordered("Timeout", f"CLIENT PAUSE {LONG} WRITE", heals="CLIENT UNPAUSE"),
+    "slow": of_the_network(lambda way: way.delay(2.0)),
+    "silent": of_the_network(lambda way: way.silence()),
+    "unreachable": of_the_network(lambda way: way.vanish()),
+    "deaf": of_the_network(lambda way: way.silence(frozenset({"to workers"}))),
+    "read-only": ordered("read only replica", f"REPLICAOF 127.0.0.1 {_NOBODY}", heals="REPLICAOF NO ONE"),
+    "masterdown": ordered(
         "MASTER is down",
-        breaks=commands("CONFIG SET replica-serve-stale-data no", f"REPLICAOF 127.0.0.1 {_NOBODY}"),
-        heals=commands("REPLICAOF NO ONE"),
+        "CONFIG SET replica-serve-stale-data no",
+        f"REPLICAOF 127.0.0.1 {_NOBODY}",
+        heals="REPLICAOF NO ONE",
     ),
     "loading": Ill(
         "loading",
@@ -167,11 +154,7 @@ ILLS = {
         breaks=_start_loading,
         heals=both(commands("CONFIG SET key-load-delay 0"), _is_well),
     ),
-    "full": Ill(
-        "maxmemory",
-        breaks=commands("CONFIG SET maxmemory 1"),
-        heals=commands("CONFIG SET maxmemory 0"),
-    ),
+    "full": ordered("maxmemory", "CONFIG SET maxmemory 1", heals="CONFIG SET maxmemory 0"),
     "password": Ill(
         "invalid username-password",
         prepare=commands(f"CONFIG SET requirepass {SECRET}"),
@@ -187,16 +170,13 @@ ILLS = {
         lasts=True,
         has_tls=True,
     ),
-    "no-scripts": Ill(
-        "ACL SETUSER default +evalsha",
-        breaks=commands("ACL SETUSER default -evalsha"),
-        heals=commands("ACL SETUSER default +evalsha"),
-        lasts=True,
+    "no-scripts": ordered(
+        "ACL SETUSER default +evalsha", "ACL SETUSER default -evalsha", heals="ACL SETUSER default +evalsha", lasts=True
     ),
-    "no-channels": Ill(
+    "no-channels": ordered(
         "ACL SETUSER default &{gconc}:v1:notices:*",
-        breaks=commands("ACL SETUSER default resetchannels"),
-        heals=commands("ACL SETUSER default allchannels"),
+        "ACL SETUSER default resetchannels",
+        heals="ACL SETUSER default allchannels",
         lasts=True,
     ),
     "busy": Ill(
@@ -205,10 +185,8 @@ ILLS = {
         breaks=_keep_busy,
         heals=lambda patient: patient.redis.do("SCRIPT", "KILL"),
     ),
-    "no-replicas": Ill(
-        "Not enough good replicas",
-        breaks=commands("CONFIG SET min-replicas-to-write 1"),
-        heals=commands("CONFIG SET min-replicas-to-write 0"),
+    "no-replicas": ordered(
+        "Not enough good replicas", "CONFIG SET min-replicas-to-write 1", heals="CONFIG SET min-replicas-to-write 0"
     ),
     "crowded": Ill(
         "max number of clients",

@@ -27,23 +27,15 @@ BLOCKED = TIMEOUT + 2 * INTERVAL
 
 
 @pytest.fixture
-def two_workers(apart):
+def two_workers(pair):
     """Makes a worker of some pool, to be blocked, and another; under a limit of one."""
-
-    def make(pool: str):
-        cluster = apart(global_concurrency_limits={"pool:db": 1, "task:tests.cluster.app.hold_gil": 1})
-        cluster.module = OWN_APP
-        worker = cluster.spawn("w1", pool=pool, queues="emails", concurrency=2)
-        cluster.spawn("w2", queues="other", concurrency=2)
-        cluster.ready()
-        return cluster, worker
-
-    return make
+    limits = {"pool:db": 1, "task:tests.cluster.app.hold_gil": 1}
+    return lambda pool: pair(pool=pool, concurrency=2, app=OWN_APP, global_concurrency_limits=limits)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_blocked_consumer_keeps_its_session_and_gives_permits_back(two_workers, took, pool):
-    cluster, worker = two_workers(pool)
+    cluster, worker, _ = two_workers(pool)
     known = sessions(cluster)
     cluster.send("pooled", 1, BLOCKED)
     heard(cluster, "s", 0)
@@ -68,7 +60,7 @@ def test_a_blocked_consumer_keeps_its_session_and_gives_permits_back(two_workers
 
 
 def test_solo_keeps_its_session_while_it_runs_a_long_task(two_workers):
-    cluster, worker = two_workers("solo")
+    cluster, worker, _ = two_workers("solo")
     known = sessions(cluster)
     cluster.send("pooled", 1, BLOCKED)
     heard(cluster, "s", 0)
@@ -83,7 +75,7 @@ def test_solo_keeps_its_session_while_it_runs_a_long_task(two_workers):
 
 
 def test_long_garbage_collections_lose_no_lease(two_workers):
-    cluster, worker = two_workers("threads")
+    cluster, worker, _ = two_workers("threads")
     known = sessions(cluster)
     cluster.send("pooled", 1, BLOCKED + 2.5)
     heard(cluster, "s", 0)
@@ -98,7 +90,7 @@ def test_long_garbage_collections_lose_no_lease(two_workers):
 
 
 def test_native_code_that_keeps_the_interpreters_lock_loses_the_lease(two_workers, took):
-    cluster, worker = two_workers("threads")
+    cluster, worker, _ = two_workers("threads")
     old = session_of(worker)
     cluster.send("hold_gil", 1, BLOCKED + 0.5)
     begun = heard(cluster, "s", 0)

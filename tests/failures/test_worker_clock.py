@@ -50,13 +50,12 @@ def clocks() -> tuple[float, float]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the clock is shifted with LD_PRELOAD")
-def test_steps_of_the_wall_clock_change_nothing(apart, shift):
+def test_steps_of_the_wall_clock_change_nothing(pair, shift):
     # A broker's visibility_timeout goes by the wall clock in kombu: not what is looked at here.
-    cluster = apart(global_concurrency_limits={"pool:db": 1}, broker_transport_options={"visibility_timeout": 86400})
-    cluster.module = OWN_APP
-    worker = cluster.spawn("w1", queues="emails", concurrency=2)
-    other = cluster.spawn("w2", queues="other", concurrency=2)
-    cluster.ready()
+    options = {"visibility_timeout": 86400}
+    cluster, worker, other = pair(
+        concurrency=2, app=OWN_APP, global_concurrency_limits={"pool:db": 1}, broker_transport_options=options
+    )
     known = sessions(cluster)
     # By a clock that goes back, the next heartbeat would come an hour too late: the second task outlasts the lease.
     for first, seconds, long in ((0, 3600, 1.0), (100, -3600, TIMEOUT + 2.0)):

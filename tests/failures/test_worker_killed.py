@@ -14,11 +14,8 @@ from tests.failures.worker_kit import INTERVAL, OWN_APP, TIMEOUT, heard, no_leak
 from tests.servers import patience, wait_until
 
 
-def test_a_killed_workers_permits_are_others_when_its_lease_ends(apart, took):
-    cluster = apart(global_concurrency_limits={"pool:db": 2})
-    victim = cluster.spawn("w1", queues="emails")
-    other = cluster.spawn("w2", queues="other")
-    cluster.ready()
+def test_a_killed_workers_permits_are_others_when_its_lease_ends(pair, took):
+    cluster, victim, other = pair(global_concurrency_limits={"pool:db": 2})
     cluster.send("pooled", 2, 60)
     heard(cluster, "s", 0, 1)
     cluster.send("pooled", 3, 0.1, first=10)
@@ -40,12 +37,8 @@ def test_a_killed_workers_permits_are_others_when_its_lease_ends(apart, took):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
-def test_the_children_of_a_killed_parent_die_at_once_but_not_what_their_tasks_have_started(apart, took):
-    cluster = apart(global_concurrency_limits={"emails": 1, "other": 1})
-    cluster.module = OWN_APP
-    victim = cluster.spawn("w1", queues="emails", concurrency=2)
-    cluster.spawn("w2", queues="other", concurrency=2)
-    cluster.ready()
+def test_the_children_of_a_killed_parent_die_at_once_but_not_what_their_tasks_have_started(pair, took):
+    cluster, victim, _ = pair(concurrency=2, app=OWN_APP, global_concurrency_limits={"emails": 1, "other": 1})
     cluster.send("fork", 1, "subprocess", 60)
     heard(cluster, "s", 0)
     children = [psutil.Process(pid) for pid in victim.children()]

@@ -27,11 +27,8 @@ from tests.servers import patience, wait_until
 LONG = 4.5
 
 
-def test_a_pause_shorter_than_the_lease_costs_nothing(apart):
-    cluster = apart(global_concurrency_limits={"pool:db": 2})
-    worker = cluster.spawn("w1", queues="emails")
-    other = cluster.spawn("w2", queues="other")
-    cluster.ready()
+def test_a_pause_shorter_than_the_lease_costs_nothing(pair):
+    cluster, worker, other = pair(global_concurrency_limits={"pool:db": 2})
     known = sessions(cluster)
     cluster.send("pooled", 2, 3.0)
     heard(cluster, "s", 0, 1)
@@ -50,11 +47,8 @@ def test_a_pause_shorter_than_the_lease_costs_nothing(apart):
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
-def test_tasks_that_outlast_their_lease_count_again_and_drain(apart, took, pool):
-    cluster = apart(global_concurrency_limits={"pool:db": 1})
-    worker = cluster.spawn("w1", pool=pool, concurrency=2, queues="emails")
-    cluster.spawn("w2", queues="other", concurrency=2)
-    cluster.ready()
+def test_tasks_that_outlast_their_lease_count_again_and_drain(pair, took, pool):
+    cluster, worker, _ = pair(pool=pool, concurrency=2, global_concurrency_limits={"pool:db": 1})
     first = session_of(worker)
     cluster.send("pooled", 1, LONG)
     heard(cluster, "s", 0)
@@ -85,14 +79,14 @@ def test_tasks_that_outlast_their_lease_count_again_and_drain(apart, took, pool)
 
 
 @pytest.mark.parametrize(("pool", "task"), [("prefork", "late"), ("gevent", "pooled")])
-def test_what_ran_on_a_lost_lease_is_terminated(apart, took, pool, task):
-    cluster = apart(
-        global_concurrency_limits={"pool:db": 1, "task:tests.cluster.app.late": 1},
+def test_what_ran_on_a_lost_lease_is_terminated(pair, took, pool, task):
+    limits = {"pool:db": 1, "task:tests.cluster.app.late": 1}
+    cluster, worker, _ = pair(
+        pool=pool,
+        concurrency=2,
+        global_concurrency_limits=limits,
         global_concurrency_on_lease_lost="terminate",
     )
-    worker = cluster.spawn("w1", pool=pool, concurrency=2, queues="emails")
-    cluster.spawn("w2", queues="other", concurrency=2)
-    cluster.ready()
     app = cluster.app()
     result = app.send_task(f"tests.cluster.app.{task}", (0, 60), queue="emails")
     app.send_task("tests.cluster.app.nap", (1, 5), queue="emails")
@@ -132,11 +126,8 @@ def test_a_pool_that_cannot_terminate_is_refused_at_the_start(apart, pool):
     assert "Traceback" not in worker.output()
 
 
-def test_children_of_a_stopped_parent_run_on_and_start_nothing_more(apart, took):
-    cluster = apart(global_concurrency_limits={"pool:db": 2})
-    worker = cluster.spawn("w1", queues="emails", concurrency=4)
-    cluster.spawn("w2", queues="other", concurrency=4)
-    cluster.ready()
+def test_children_of_a_stopped_parent_run_on_and_start_nothing_more(pair, took):
+    cluster, worker, _ = pair(global_concurrency_limits={"pool:db": 2})
     cluster.send("pooled", 2, 3.5)
     heard(cluster, "s", 0, 1)
     cluster.send("pooled", 4, 0.1, first=2)
