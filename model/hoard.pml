@@ -101,7 +101,7 @@ end:
   od
 }
 
-proctype Others(byte w) { /* a free slot is kept where Redis has a place for what waits here */
+proctype Others(byte w) { /* a free slot is reserved if Redis has a permit for a waiting request here */
 end:
   do
 #ifdef LONG

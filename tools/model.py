@@ -155,20 +155,20 @@ def _search(run: Run, folder: Path) -> Outcome:
 
 def _words(found: str) -> str:
     if found.startswith("acceptance cycle"):
-        return "waits for ever"
+        return "waits forever"
     if "invalid end state" in found:
         return "nothing can happen any more"
     what = found.removeprefix("assertion violated").strip()
     for part, words in (
-        ("runs[0]", "more than max run"),
+        ("runs[0]", "more than max are running"),
         ("hold[", "a permit is used that Redis doesn't count"),
-        ("moved", "a message leaves a worker though nobody has room"),
+        ("moved", "a message leaves a worker although nobody has room"),
         ("lossy", "an epoch begun without need"),
         ("roomy[i]", "a grant to a session without room"),
-        ("waits[q]", "a free place, and a waiter that nobody serves or asks"),
+        ("waits[q]", "a free permit, and a waiter that nobody serves or asks"),
         ("settled", "a task that isn't counted starts under an open limit"),
         ("trust[", "Redis ends a lease that its worker trusts"),
-        ("last[", "a lease ends late, though somebody waits"),
+        ("last[", "a lease ends late although somebody waits"),
         ("task[", "a limit opens while a task that isn't counted runs"),
     ):
         if part in what:
@@ -215,7 +215,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
             for o in configurations
         ]
     if mutations:
-        lines += ["", "| taken out | in | states | time | result |", "| --- | --- | ---: | ---: | --- |"]
+        lines += ["", "| removed | in | states | time | result |", "| --- | --- | ---: | ---: | --- |"]
         lines += [
             f"| {o.run.takes_out} | {o.run.name}: {o.run.what} | {o.states:,} | {o.seconds:.1f} s | {o.result} |"
             for o in mutations

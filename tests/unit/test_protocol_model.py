@@ -48,7 +48,7 @@ def test_a_configuration_that_is_violated_is_not_good():
     outcome = model.check(violated)
 
     assert not outcome.is_good
-    assert outcome.result.startswith("VIOLATED: more than max run")
+    assert outcome.result.startswith("VIOLATED: more than max are running")
 
 
 def test_a_guard_that_is_not_missed_is_not_good():

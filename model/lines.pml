@@ -43,7 +43,7 @@ hidden byte i, q, r, lack, p, now_;
   + (waits[1] && turns[1] >= TURNS && (L(1) & l) && rank[1] < a && ROOM_COUNTS(1)) \
   + (waits[2] && turns[2] >= TURNS && (L(2) & l) && rank[2] < a && ROOM_COUNTS(2)) + RESERVED3(l, a))
 #define HAS_PLACE(l, a) (HELD(l) + RESERVED(l, a) < max_[l])
-/* the first of its limits, but the one given, that has no place */
+/* the first of its limits, but the one given, that has no room */
 #define BLOCKING(n, but) (((L(n) & A) && but != A && !HAS_PLACE(A, rank[n])) -> A : (((L(n) & B) && but != B && !HAS_PLACE(B, rank[n])) -> B : 0))
 
 #ifdef IGNORES_ROOM
@@ -51,7 +51,7 @@ hidden byte i, q, r, lack, p, now_;
 #else
 #define HAS_ROOM(n) roomy[n]
 #endif
-#ifdef ROOMLESS_STAYS   /* before the model: a waiter without room stays in a line whose limit has a place */
+#ifdef ROOMLESS_STAYS   /* before the model: a waiter without room stays in a line whose limit has room */
 #define ROOMLESS skip
 #else
 #define ROOMLESS at[now_] = lack
@@ -78,7 +78,7 @@ inline set_room(n, value) {
 }
 
 inline grant(n) {
-#ifndef CHANGES         /* for limits of 1: once places are held back for it, no later arrival comes before request 2 */
+#ifndef CHANGES         /* for limits of 1: once permits are reserved for it, no later arrival comes before request 2 */
   assert(!(waits[2] && roomy[2] && turns[2] >= TURNS && n != 2 && rank[n] > rank[2]));
 #endif
   assert(HELD(A) + ((L(n) & A) != 0) <= max_[A] || !(L(n) & A));
@@ -143,7 +143,7 @@ inline check() {
   od;
   i = 0; q = 0; r = 0; lack = 0; p = 0; now_ = 0
 }
-inline ask(n) {         /* with a place at the end of the order of arrival */
+inline ask(n) {         /* with a position at the end of the order of arrival */
   r = 0; p = 0;
   do :: r < N -> p = p + waits[r]; r++ :: else -> break od;
   rank[n] = p; waits[n] = 1; turns[n] = 0;
