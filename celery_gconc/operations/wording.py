@@ -80,7 +80,7 @@ def is_closed(limit: LimitStatus) -> bool:
 def why_closed(limit: LimitStatus, now: float, heartbeat_timeout: float) -> str:
     """Why a limit has no room for a task that waits for it, as part of a sentence."""
     if limit.paused:
-        return f"{limit.limit} is paused" + _change(
+        return f"{limit.limit} {'is' if limit.paused_at is None else 'was'} paused" + _change(
             limit.paused_by, limit.paused_at, limit.paused_reason, limit.paused_until, now
         )
     if limit.settling:

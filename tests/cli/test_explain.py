@@ -205,7 +205,7 @@ def test_a_queued_task_names_its_limit_whether_or_not_a_worker_answers(make_clus
         case.operations.pause("emails", by="ann@host", reason="mail server is down")
         task = case.send("nap")
         found = case.explain(task)
-        assert "in queue emails; queue:emails is paused by ann@host " in found.answer
+        assert "in queue emails; queue:emails was paused by ann@host " in found.answer
         assert found.answer.endswith(' ("mail server is down"); and no worker answers.')
         assert found.line == "queue:emails"
         case.operations.resume("emails")

@@ -47,7 +47,7 @@ def test_what_real_tasks_recorded_is_replayed_with_another_max(make_cluster: Mak
         done = cluster.celery("gconc", "simulate", "emails", "--max", "4", "--max", "unlimited")
         assert done.returncode == 0, done.stderr
         first, heading, *rows = done.stdout.splitlines()
-        assert first.startswith(f"queue:emails: from {known.samples} recorded tasks")
+        assert first.startswith(f"queue:emails: based on {known.samples} of the ")
         assert heading.split()[:3] == ["MAX", "IN", "USE"]
         assert [row.split()[0] for row in rows] == ["2", "4", "unlimited"]
         assert "2 (now, paused)" in rows[0]
@@ -72,7 +72,7 @@ def test_only_workers_that_consume_the_queue_have_slots_for_it(make_cluster: Mak
         assert forecast(known, 12).permits == 2
         assert read_history(case.operations, "app").slots == 12
         done = cluster.celery("gconc", "simulate", "emails", "--max", "12")
-        assert "2 slots of live workers for it" in done.stdout
+        assert "2 slots in live workers that consume it" in done.stdout
         os.kill(other.process.pid, signal.SIGSTOP)
         known = read_history(case.operations, "emails")
         os.kill(other.process.pid, signal.SIGCONT)
@@ -92,7 +92,7 @@ def test_without_the_broker_it_goes_on_and_says_so(make_cluster: MakeCluster, re
             broker.process.send_signal(how)
             done = cluster.celery("gconc", "simulate", "emails", "--max", "2")
             assert done.returncode == 0, done.stderr
-            assert "queue:emails: from " in done.stdout
+            assert "queue:emails: based on " in done.stdout
             (line,) = done.stderr.splitlines()
             assert line.startswith("broker unavailable: ")
             assert "; its messages are not counted, and the slots of all workers are, even if" in line

@@ -44,7 +44,7 @@ AS_IT_STANDS = re.compile(r"\b(?:was|is|now|to|max|most|allows|configured:) $")
 OF_THE_MAX = re.compile(r"(?<= of )\d+(?= running)")
 
 #: What a page says before a block for which a terminal is opened.
-NEW_TERMINAL = re.compile(r"\bin (?:a (?:new|second|third)|its own) terminal", re.IGNORECASE)
+NEW_TERMINAL = re.compile(r"\bin (?:a new|another new|its own) terminal", re.IGNORECASE)
 FREE = {
     r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b": r"[0-9a-f-]{36}",
     r"\b[0-9a-f]{16}\b": r"[0-9a-f]{16}",

@@ -107,7 +107,7 @@ def test_nothing_is_expected_of_a_limit_of_which_no_task_has_ended_lately() -> N
     [
         (
             replace(OPEN, max=0, paused=True, paused_by="ann@host", paused_reason="mail is down", paused_at=NOW - 5),
-            'queue:emails is paused by ann@host 5.0 s ago ("mail is down")',
+            'queue:emails was paused by ann@host 5.0 s ago ("mail is down")',
         ),
         (
             replace(OPEN, max=0, overridden=True, set_by="bob@host", set_at=NOW - 61),
