@@ -171,7 +171,7 @@ def test_of_more_limits_than_can_be_open_at_once_the_others_say_why_they_show_no
         chromium.driver.execute_script("arguments[0].click()", chromium.find(".gconc-open", name))
     for part in ("Running", "Waiting"):
         chromium.shows(f"Only {MOST_OPEN} limits can show this at once", f'section[aria-label="{part}"]', many[-1])
-        chromium.shows("Nothing", f'section[aria-label="{part}"]', many[-2])
+        chromium.shows("No tasks", f'section[aria-label="{part}"]', many[-2])
     chromium.click(".gconc-open", many[0])
     chromium.shows("No tasks are running under this limit.", 'section[aria-label="Running"]', many[-1])
 

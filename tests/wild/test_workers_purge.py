@@ -122,7 +122,7 @@ def test_purge_asks_first_and_removes_nothing_where_nobody_says_yes(make_cluster
     cluster.send("nap", 3, 0)
     result = cluster.celery("gconc", "purge", "emails")
     assert (result.returncode, result.stdout) == (1, "")
-    assert "all messages that wait for queue:emails" in result.stderr
+    assert "all messages waiting for queue:emails" in result.stderr
     assert cluster.waiting_in("emails") == 3
     result = cluster.celery("gconc", "purge", "-f", "emails")
     assert (result.returncode, result.stderr) == (0, "")
