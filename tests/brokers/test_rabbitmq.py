@@ -19,6 +19,7 @@ from tests.brokers.exercise import (
 from tests.cluster.kit import cluster
 from tests.cluster.queues import SPECIAL
 from tests.cluster.versions import needs_quorum_queues
+from tests.kit.tiers import starts
 from tests.namespace import empty_namespace
 from tests.proxy import proxy
 from tests.servers import RedisServer, free_port, rabbitmq_server, wait_until
@@ -37,6 +38,7 @@ PREFETCH = 4 * 4
 
 
 @pytest.fixture(scope="module")
+@starts("process")
 def impatient(
     redis_process: RedisServer, oracle_url: str, rabbitmq_process, tmp_path_factory: pytest.TempPathFactory
 ) -> LongWait:

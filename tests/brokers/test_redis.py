@@ -22,6 +22,7 @@ from tests.brokers.exercise import (
     watch,
 )
 from tests.cluster.kit import Cluster, cluster
+from tests.kit.tiers import starts
 from tests.namespace import empty_namespace
 from tests.servers import RedisServer, wait_until
 
@@ -47,6 +48,7 @@ USES: dict[str, tuple[Mapping[str, object], Mapping[str, object], int, tuple[str
 
 
 @pytest.fixture(scope="module", params=USES)
+@starts("process")
 def impatient(
     request: pytest.FixtureRequest,
     redis_process: RedisServer,

@@ -170,10 +170,10 @@ def test_broadcasts_of_any_kind_get_a_short_answer_and_change_nothing(make_clust
     assert not cluster.client.exists("{gconc}:v1:overrides")
     command = {"name": "emails", "by": MEGABYTE, "ticket": 2**40}
     (reply,) = control.broadcast("set_global_concurrency", {"limit": command, "max": 1}, reply=True, timeout=5, limit=1)
-    assert "is 1" in str(reply), "what claims a ticket that was never given is taken as none"
+    assert "now 1" in str(reply), "what claims a ticket that was never given is taken as none"
     assert cluster.client.hstrlen("{gconc}:v1:overrides", "queue:emails") < 500
     assert int(cluster.client.hget("{gconc}:v1:meta", "ticket")) == 1
-    assert "is 3" in cluster.celery("control", "set_global_concurrency", "emails", "3").stdout
+    assert "now 3" in cluster.celery("control", "set_global_concurrency", "emails", "3").stdout
     assert "celery-gconc: unexpected" not in worker.output()
 
 

@@ -200,7 +200,7 @@ def run_tasks(cluster: Any) -> None:
     app = cluster.app()
     results = [app.send_task("tests.cluster.app.nap", (n, 0.05), queue="emails") for n in range(40)]
     told = cluster.celery("control", "set_global_concurrency", "emails", "3")
-    assert "is 3" in told.stdout, told.stdout + told.stderr
+    assert "now 3" in told.stdout, told.stdout + told.stderr
     assert "queue:emails" in cluster.celery("inspect", "global_concurrency").stdout
     for result in results:
         result.get(timeout=30)
