@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Generic, Protocol
+from typing import Generic
 
 from celery_gconc.limits.claims import Limits
 from celery_gconc.limits.table import LimitTable
@@ -32,13 +32,7 @@ from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.started import Started
 from celery_gconc.worker.ledger.trust import Trust
 from celery_gconc.worker.pool import Pool
-
-
-class Bell(Protocol):
-    """What wakes the link."""
-
-    def ring(self) -> None:
-        """Have it look for what there is to carry. Never waits."""
+from celery_gconc.worker.wake import Bell
 
 
 class Book(Generic[R]):
@@ -55,6 +49,7 @@ class Book(Generic[R]):
         #: How many requests wait here: those in lines, and those that no limit covers any more. Written with the lock;
         #: read without it to save a look where nobody waits: each arrival is followed by a look of its own.
         self.waiting_count = 0
+        #: Wakes the link when there is something to carry to Redis.
         self._bell = bell
         self._pool = pool
         self._lines: Lines[R] = Lines()
