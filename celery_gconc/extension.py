@@ -22,14 +22,14 @@ STEP = "celery_gconc.worker.step:GlobalConcurrencyStep"
 class GlobalConcurrency(Operations):
     """Global concurrency limits for a Celery app.
 
-    ``GlobalConcurrency(app)`` makes every worker of *app* keep to the limits in ``app.conf`` and in its tasks'
-    ``global_concurrency=`` options, over all workers that share the coordination Redis. It may be called more than
-    once; it opens no connection. Its methods, those of :class:`~celery_gconc.Operations`, read and change
-    limits from any process, with no worker alive.
+    ``GlobalConcurrency(app)`` makes every worker of *app* follow the limits in ``app.conf`` and in its tasks'
+    ``global_concurrency=`` options, across all workers that share the coordination Redis. It may be called more than
+    once, and opens no connection. Its methods, those of :class:`~celery_gconc.Operations`, read and change limits from
+    any process, even when no worker is running.
 
     Raises:
-        SettingError: a ``global_concurrency_*`` setting that is known by now breaks its rule. In a ``celery``
-            command that is one line on stderr, and exit code 1.
+        SettingError: a ``global_concurrency_*`` setting known by now breaks its rule. In a ``celery`` command, that is
+            one line on stderr, and exit code 1.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -45,7 +45,7 @@ class GlobalConcurrency(Operations):
         install_when_flower_starts(app)
 
     def purge(self, limit: str, timeout: float = 1.0) -> Purged:
-        """Remove what waits for a limit, at the broker and in workers."""
+        """Permanently remove the messages that wait for a limit, at the broker and in workers."""
         from celery_gconc.operations.purge import purge  # it brings what asks workers, which others don't need
 
         return purge(self, limit, timeout)

@@ -1,4 +1,4 @@
-"""What any process may ask of a namespace and change in it, with no worker alive: the ground of API, CLI and Flower.
+"""Reads and changes the limits of a namespace from any process, with no worker alive: the base of API, CLI, Flower.
 
 caller -> Operations -> Store -> Redis
 """
@@ -31,10 +31,10 @@ class Operations:
     """The limits of an app's namespace, from any process.
 
     The methods connect when called, take at most *call_timeout* seconds each, and raise
-    :class:`~celery_gconc.errors.StoreUnavailable` where Redis can't be reached. A limit is named as at the shell:
-    ``"emails"`` (a queue), ``"task:proj.tasks.sync"``, ``"pool:db"``, ``"app"``; a name or a value that can't be
-    understood raises :class:`~celery_gconc.errors.LimitError`. Changes are made in the name of *by*: ``user@host``
-    where it isn't given. The object may be used by several threads.
+    :class:`~celery_gconc.errors.StoreUnavailable` if Redis is unreachable. Name limits as in the shell: ``"emails"``
+    (a queue), ``"task:proj.tasks.sync"``, ``"pool:db"``, ``"app"``; an invalid name or value raises
+    :class:`~celery_gconc.errors.LimitError`. Changes are recorded as made by *by*, by default ``user@host``. Several
+    threads may share the object.
     """
 
     def __init__(self, app: Celery, *, call_timeout: float = CALL_TIMEOUT) -> None:
@@ -48,7 +48,7 @@ class Operations:
         return Settings.from_app(self.app)
 
     def full_name(self, limit: str) -> str:
-        """The full name of the limit that is meant: a bare name is a queue, a queue's alias is resolved."""
+        """The full name of a limit: a bare name is a queue, and a queue's alias is resolved."""
         return full_name(self.app, parse_limit(limit))
 
     def configured(self) -> dict[str, int]:
@@ -68,9 +68,9 @@ class Operations:
     ) -> Change:
         """Set the max of a limit at run time, for the whole cluster; ``None`` or ``"unlimited"`` lifts it.
 
-        It holds until it is set again or reset, through restarts and deploys; with a *duration* (seconds) it ends by
-        itself, within a heartbeat interval of that time by Redis' clock. Raising it starts waiting tasks at once.
-        Lowering it never ends a task: those above the new max run to their end.
+        The value survives restarts and deploys until it is set again or reset; with a *duration* (seconds) it expires
+        within a heartbeat interval of that time by Redis' clock. Raising it starts waiting tasks at once. Lowering it
+        never ends a task: running tasks finish undisturbed.
         """
         name, value, seconds = self.full_name(limit), parse_max(max), _seconds(duration)
         return self._do(
@@ -80,7 +80,7 @@ class Operations:
         )
 
     def reset(self, limit: str, *, by: str | None = None) -> Change:
-        """Forget what was set at run time: the configured value holds again. A pause stays."""
+        """Go back to the configured max. A pause stays in force."""
         name = self.full_name(limit)
         return self._do(lambda store: store.reset(name, by=by or caller(), config=self.configured()))
 
@@ -92,9 +92,9 @@ class Operations:
         duration: float | timedelta | None = None,
         by: str | None = None,
     ) -> Change:
-        """Start no more tasks of a limit; those that run go on. Its value stays for :meth:`resume`.
+        """Stop starting tasks of a limit; running tasks continue. Its max is kept for :meth:`resume`.
 
-        With a *duration* (seconds) the pause ends by itself.
+        With a *duration* (seconds), the pause expires on its own.
         """
         name, seconds = self.full_name(limit), _seconds(duration)
         return self._do(
@@ -111,9 +111,9 @@ class Operations:
     # -- What holds --------------------------------------------------------------------------------------
 
     def get(self, limit: str) -> int | None:
-        """The max of a limit that holds now; None if it is unlimited.
+        """The current max of a limit; None if it is unlimited.
 
-        A pause is not part of it: see :meth:`status`. While no worker is alive, the caller's own configuration counts.
+        A pause doesn't change it: see :meth:`status`. While no worker is alive, the caller's own configuration counts.
         """
         name = self.full_name(limit)
         status = self.status(name)
@@ -156,30 +156,30 @@ class Operations:
         return self._do(lambda store: store.history(name, seconds))
 
     def totals(self) -> Totals:
-        """Counters and histograms of the namespace, over all its workers."""
+        """Counters and histograms of the namespace, across all its workers."""
         return self._do(lambda store: store.totals())
 
     # -- The server --------------------------------------------------------------------------------------
 
     def audit(self, repair: bool = False) -> tuple[str, ...]:
-        """What in Redis doesn't fit together, one sentence each; with *repair* it is removed, and waiters go on.
+        """Inconsistent records in Redis, one sentence each; with *repair*, they are removed, and waiting tasks proceed.
 
-        None of it can come about by this package's own scripts: somebody else has written to the keys.
+        They only come about if somebody else writes to the keys, never through celery-gconc's own scripts.
         """
         return self._do(lambda store: store.audit(repair=repair))
 
     def server_time(self) -> float:
-        """The time by Redis' clock: Unix time in seconds."""
+        """The time by Redis' clock, as Unix time in seconds."""
         return self.status("app").at
 
     def server_info(self) -> Mapping[str, str]:
-        """What the server tells of itself (INFO), as text; empty where our user may not ask."""
+        """The server's ``INFO``, as text; empty if our user may not call it."""
         return self._do(lambda store: store.server_info())
 
     def check_rights(self) -> tuple[str, ...]:
-        """What can't be seen for the lack of a right that workers need not have, one sentence each.
+        """What workers can't see because they lack optional rights, one sentence each.
 
-        Where they need what is missing, :class:`~celery_gconc.errors.StoreUnusable` names all of it.
+        If they lack required ones, :class:`~celery_gconc.errors.StoreUnusable` names all of them.
         """
         return self._do(lambda store: store.check_rights())
 

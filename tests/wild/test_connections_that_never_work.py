@@ -184,7 +184,7 @@ NEVER = (
     never(
         "TLS, and a missing certificate file",
         "rediss://127.0.0.1:{tls}/0?ssl_cert_reqs=required&ssl_ca_certs={pem}/none.pem",
-        "a file of certificates isn't there", "name in {tls}",
+        "a certificate file is missing", "name in {tls}",
     ),
     never(
         "TLS, and a certificate file with something else in it",
@@ -194,13 +194,13 @@ NEVER = (
     never(
         "a missing client certificate",
         "rediss://127.0.0.1:{mutual}/0?ssl_cert_reqs=required&ssl_ca_certs={pem}/ca.pem",
-        "without the client certificate that it wants", "as ssl_certfile and ssl_keyfile in {tls}",
+        "requires a client certificate", "set ssl_certfile and ssl_keyfile in {tls}",
     ),
     never(
         "a client certificate that the server doesn't trust",
         "rediss://127.0.0.1:{mutual}/0?ssl_cert_reqs=required&ssl_ca_certs={pem}/ca.pem"
         "&ssl_certfile={pem}/other.pem&ssl_keyfile={pem}/other.key",
-        "without the client certificate that it wants", "as ssl_certfile and ssl_keyfile in {tls}",
+        "requires a client certificate", "set ssl_certfile and ssl_keyfile in {tls}",
     ),
     never(
         "a web server on that port",
@@ -215,7 +215,7 @@ NEVER = (
     never(
         "a database number other than 0 on a Redis Cluster",
         "redis://127.0.0.1:{cluster}/1",
-        "database 0 only", "write /0 at the end of {url}",
+        "only has database 0", "end {url} with /0",
     ),
     never(
         "a Redis that runs no scripts (EVAL renamed or forbidden)",
@@ -268,8 +268,8 @@ def test_a_rabbitmq_is_told_from_a_redis(rabbitmq_process: RabbitMQServer):
     ("url", "says"),
     [
         ("sentinel://127.0.0.1:{plain}?master_name=m", "name Sentinels in global_concurrency_redis_url"),
-        ("rediscluster://127.0.0.1:{plain}", "write a redis:// or rediss:// URL into global_concurrency_redis_url"),
-        ("rediscluster://127.0.0.1:{tls}", "write rediss:// instead of redis://"),
+        ("rediscluster://127.0.0.1:{plain}", "use a redis:// or rediss:// URL in global_concurrency_redis_url"),
+        ("rediscluster://127.0.0.1:{tls}", "use rediss:// instead of redis://"),
         (f"rediscluster://:{WRONG}@127.0.0.1:{{guarded}}", "correct them in global_concurrency_redis_url"),
     ],
 )
@@ -309,10 +309,10 @@ def test_what_sentinels_refuse_is_told_with_the_options_that_are_theirs(servers,
 
     try:
         wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), what="the Sentinel takes connections")
-        assert f"write it into sentinel_kwargs in {options}: password=..." in said(port)
-        assert f"write the right ones into sentinel_kwargs in {options}" in said(port, password=WRONG)
-        assert f"write ssl=True into sentinel_kwargs in {options}" in said(tls_port, password=SECRET)
-        assert "know no such master" in said(port, password=SECRET)
+        assert f"set it in sentinel_kwargs in {options}: password=..." in said(port)
+        assert f"correct them in sentinel_kwargs in {options}" in said(port, password=WRONG)
+        assert f"set ssl=True in sentinel_kwargs in {options}" in said(tls_port, password=SECRET)
+        assert "know no master of that name" in said(port, password=SECRET)
     finally:
         server.kill()
         server.wait()
@@ -371,7 +371,7 @@ def test_a_socket_that_may_not_be_opened_is_told(redis_process, tmp_path):
         finally:
             os.seteuid(0)
     assert isinstance(error, StoreUnusable)
-    assert "may not be opened by this process" in str(error)
+    assert "can't be opened by this process" in str(error)
 
 
 @pytest.mark.wild("connections", "a Redis in protected mode, on another machine", result=REFUSED)
@@ -385,7 +385,7 @@ def test_protected_mode_is_told(redis_process):
     with redis_server(None, "--bind", "*", "--protected-mode", "yes") as server:
         error = error_of(app_of(f"redis://{addresses[0]}:{server.port}/0", "broker_url"))
     assert isinstance(error, StoreUnusable)
-    assert "set a password there (requirepass), and write it into broker_url" in str(error)
+    assert "set a password there (requirepass), and in broker_url" in str(error)
 
 
 # -- Rights --------------------------------------------------------------------------------------------------
@@ -530,7 +530,7 @@ def stopped(cluster: Any) -> str:
     ("url", "says"),
     [
         (f"redis://:{WRONG}@127.0.0.1:{{guarded}}/0", "correct them in global_concurrency_redis_url"),
-        ("rediss://127.0.0.1:{plain}/0?ssl_cert_reqs=none", "write redis:// instead of rediss://"),
+        ("rediss://127.0.0.1:{plain}/0?ssl_cert_reqs=none", "use redis:// instead of rediss://"),
         (f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0", f"run ACL SETUSER shop {PATTERNS}"),
     ],
 )
