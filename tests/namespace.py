@@ -28,7 +28,7 @@ def begin_namespace(url: str) -> None:
         info = {"node": "first", "pid": 1, "pool": "solo", "app": "", "broker": ""}
         store.open("first", interval=1.0, timeout=3.0, info=info, config={}, room=0)
         store.close_session("first")
-        client.hdel(store.keys.key("meta"), "shut")
+        client.hdel(store.keys.key("meta"), "closed_until")
     store.close()
 
 
@@ -39,7 +39,7 @@ def change_is_known(url: str, namespace: str = "gconc") -> None:
     def is_known() -> bool:
         version = int(client.hget(f"{key}meta", "version") or 0)
         sessions = [session.decode() for session in client.zrange(f"{key}sessions", 0, -1)]
-        return all(int(client.hget(f"{key}session", f"{one}:seen") or 0) == version for one in sessions)
+        return all(int(client.hget(f"{key}session", f"{one}:stated_version") or 0) == version for one in sessions)
 
     with redis.Redis.from_url(url) as client:
         wait_until(is_known, what="all workers know the limits")

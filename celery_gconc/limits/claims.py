@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from celery_gconc.errors import LimitError
 from celery_gconc.limits.name import APP, MOST_SHOWN, parse_limit, shown
@@ -15,6 +17,19 @@ BUILT_IN = "celery."
 
 #: The names of the limits that cover one task, sorted: its permit is all of them at once.
 Limits = tuple[str, ...]
+
+
+class Claim(NamedTuple):
+    """What one task needs of one limit."""
+
+    limit: str
+    weight: int = 1
+
+
+@lru_cache(maxsize=4096)
+def claims_on(limits: Limits) -> tuple[Claim, ...]:
+    """A task's claims, one for each limit that covers it. Made once for the same limits."""
+    return tuple(Claim(limit) for limit in limits)
 
 
 @dataclass(frozen=True, slots=True)

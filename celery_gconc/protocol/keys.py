@@ -14,14 +14,14 @@ SCHEMA = "v1"
 
 #: Name and content of each key, in the order in which every script gets them as KEYS.
 KEYSPACE: dict[str, str] = {
-    "meta": "hash: epoch, run id of its server, when it was born (lease clock, ms), lease clock (ms), time of its last "
-    "step (ms) and of the last that was held back (held), version of the limit table, the version that overrides go by "
-    "(known), last ticket and fencing number, least interval and longest lease of a live session (ms), heard: the "
-    "longest lease of before the epoch (ms), shut: until when nothing is granted after a loss of data (lost: 1 where "
-    "it is known to be one), and ends: when the next of what operators set for a time may end (ms)",
+    "meta": "hash: epoch, server_id of the server that it began on, epoch_began (lease clock, ms), clock: the lease "
+    "clock (ms), time of its last step (ms) and of the last that was held back (held), version of the limit table, "
+    "overrides_version: that of what operators set, last ticket and fencing number, least interval and longest lease "
+    "of a live session (ms), heard: the longest lease of before the epoch (ms), closed_until: when grants go on after "
+    "a loss of data (lost: 1 where it is known to be one), and next_override_end (ms)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
-    "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, seen, "
-    "offered, parked, takes, growth",
+    "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, "
+    "stated_version, offered, parked, takes, growth",
     "heartbeats": "zset by name: interval US <ms> US <session> and timeout US <ms> US <session> of each live session",
     "requests": "hash: <session>:<number> of each holder and waiter, to its record (JSON)",
     "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
@@ -30,9 +30,9 @@ KEYSPACE: dict[str, str] = {
     "reserved": "zset by name, as waiters: places held back for a waiter that missed its turn too often",
     "max": "hash: limit to the max that holds now (0 while paused); unlimited ones are absent",
     "configured": "hash: limit to the smallest value that a live session is configured with",
-    "overrides": "hash: limit to what an operator set at run time (JSON: max, by, at, reason, ends, and the same of a "
-    "pause)",
-    "fresh": "hash: limit to the table version with which it began; no grants until every session has stated "
+    "overrides": "hash: limit to what an operator set at run time (JSON: max, set, pause; the last two: by, at, "
+    "reason, ends)",
+    "settling": "hash: limit to the table version with which it began; no grants until every session has stated "
     "what it runs",
     "contended": "hash: limit to the one session that waits for it, or * for several",
     "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now, epoch), kept for an hour",

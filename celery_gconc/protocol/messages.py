@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_gconc.limits.claims import Limits
+from celery_gconc.limits.claims import Limits, claims_on
 
 #: How many characters of a task's id or name Redis keeps: a sender may have made an id of any length.
 MOST_TEXT = 255
 
 #: The upper bounds of the ranges in which waits and holds are counted, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, float("inf"))
+
+#: The order of what rows have on the wire. The scripts know it as ``HELD.number``, ``ASK.age`` and so on.
+HELD = ("number", "claims", "task_id", "task", "idle", "fence", "age")
+ASK = ("number", "claims", "age", "task_id", "task")
+GRANT = ("grant", "number", "fence", "at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +35,10 @@ class Held:
     #: For how many seconds its task has had it.
     age: float = 0.0
 
-    def wire(self) -> list[Any]:
-        """As the scripts take it."""
+    def row(self) -> list[Any]:
+        """As the scripts take it: its fields in the order of :data:`HELD`."""
         texts = (text_of(self.task_id), text_of(self.task))
-        return [self.number, list(self.limits), *texts, int(self.idle), self.fence, _milliseconds(self.age)]
+        return [self.number, claims_on(self.limits), *texts, int(self.idle), self.fence, _milliseconds(self.age)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +52,10 @@ class Ask:
     task_id: str = ""
     task: str = ""
 
-    def wire(self) -> list[Any]:
-        """As the scripts take it."""
-        return [self.number, int(self.age * 1e6), list(self.limits), text_of(self.task_id), text_of(self.task)]
+    def row(self) -> list[Any]:
+        """As the scripts take it: its fields in the order of :data:`ASK`."""
+        texts = (text_of(self.task_id), text_of(self.task))
+        return [self.number, claims_on(self.limits), int(self.age * 1e6), *texts]
 
 
 @dataclass(frozen=True, slots=True)

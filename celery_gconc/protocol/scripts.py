@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from celery_gconc.connection.scripts import assemble
 from celery_gconc.limits.rules import MAX_VALUE
 from celery_gconc.protocol.keys import KEYSPACE
+from celery_gconc.protocol.messages import ASK, GRANT, HELD
 from celery_gconc.settings import MOST_TIMEOUT
 
 #: Each is a file in a folder of ``lua/``; the stores have a method for each.
@@ -34,6 +35,9 @@ CONSTANTS: Mapping[str, int] = {
     "LAST_RETRY": int(LAST_RETRY * 1000),
 }
 
+#: Where in a row each field is.
+ROWS: Mapping[str, tuple[str, ...]] = {"HELD": HELD, "ASK": ASK, "GRANT": GRANT}
+
 
 def script(name: str) -> str:
     """The text of one of :data:`SCRIPTS`."""
@@ -43,7 +47,12 @@ def script(name: str) -> str:
 def _head() -> str:
     keys = (f"{name} = KEYS[{number}]" for number, name in enumerate(KEYSPACE, 1))
     constants = (f"{name} = {value}" for name, value in CONSTANTS.items())
-    return f"local call = redis.call\nlocal key = {_table(keys)}\nlocal constant = {_table(constants)}"
+    rows = (f"local {name} = {_offsets(row)}\n" for name, row in ROWS.items())
+    return f"local call = redis.call\nlocal key = {_table(keys)}\nlocal constant = {_table(constants)}\n{''.join(rows)}"
+
+
+def _offsets(row: tuple[str, ...]) -> str:
+    return "{ " + ", ".join(f"{name} = {number}" for number, name in enumerate(row, 1)) + " }"
 
 
 def _table(entries: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from celery_gconc.limits.claims import Limits
+from celery_gconc.limits.rules import Mark
 from celery_gconc.protocol.messages import BUCKETS
 
 
@@ -70,6 +71,16 @@ class LimitStatus:
     longest_wait: float | None = None
     #: How many tasks have ended under it in the last minute, as workers told with their heartbeats.
     per_minute: int = 0
+
+    @property
+    def set_mark(self) -> Mark:
+        """Who set its value, when, why and until when."""
+        return Mark(self.set_by, self.set_at, self.reason, self.set_until)
+
+    @property
+    def pause_mark(self) -> Mark:
+        """Who paused it, when, why and until when."""
+        return Mark(self.paused_by, self.paused_at, self.paused_reason, self.paused_until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +285,22 @@ def value_of(reply: Mapping[str, Any]) -> Value:
     return Value(_max(reply["max"]), bool(reply["paused"]), str(reply["from"]))
 
 
+def mark_of(mark: Mapping[str, Any] | None) -> Mark:
+    """A mark, as Redis keeps it; an empty one where there is none."""
+    if not mark:
+        return Mark()
+    return Mark(mark.get("by"), _seconds(mark.get("at")), mark.get("reason"), _seconds(mark.get("ends")))
+
+
+def limits_of(claims: Iterable[Sequence[Any]]) -> Limits:
+    """The limits that claims are on, as a script replies them."""
+    return tuple(limit for limit, _ in claims)
+
+
 def limit_status_of(item: Mapping[str, Any]) -> LimitStatus:
     """A limit, as a script replies it."""
     override = item["override"] or {}
+    made, paused = mark_of(override.get("set")), mark_of(override.get("pause"))
     return LimitStatus(
         limit=item["limit"],
         max=_max(item["max"]),
@@ -286,14 +310,14 @@ def limit_status_of(item: Mapping[str, Any]) -> LimitStatus:
         idle=item["idle"],
         configured=item["configured"],
         overridden="max" in override,
-        set_by=override.get("by"),
-        set_at=_seconds(override.get("at")),
-        reason=override.get("reason"),
-        set_until=_seconds(override.get("ends")),
-        paused_by=override.get("paused_by"),
-        paused_at=_seconds(override.get("paused_at")),
-        paused_reason=override.get("paused_reason"),
-        paused_until=_seconds(override.get("paused_ends")),
+        set_by=made.by,
+        set_at=made.at,
+        reason=made.reason,
+        set_until=made.until,
+        paused_by=paused.by,
+        paused_at=paused.at,
+        paused_reason=paused.reason,
+        paused_until=paused.until,
         settling=item["settling"],
         parked=item["parked"],
         longest_wait=_seconds(item.get("longest")),
@@ -340,7 +364,8 @@ def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
 
 def holding_of(item: Mapping[str, Any]) -> Holding:
     """A holder, as a script replies it."""
-    return Holding(item["session"], item["node"], item["id"], item["task"], item["since"] / 1000, tuple(item["limits"]))
+    limits = limits_of(item["claims"])
+    return Holding(item["session"], item["node"], item["id"], item["task"], item["since"] / 1000, limits)
 
 
 def waiting_of(item: Mapping[str, Any]) -> Waiting:
@@ -352,7 +377,7 @@ def waiting_of(item: Mapping[str, Any]) -> Waiting:
         item["task"],
         item["place"],
         item["waited"] / 1000,
-        tuple(item["limits"]),
+        limits_of(item["claims"]),
     )
 
 
@@ -363,7 +388,7 @@ def found_of(item: Mapping[str, Any]) -> Found:
         task=item["task"],
         session=item["session"],
         node=item["node"],
-        limits=tuple(item["limits"]),
+        limits=limits_of(item["claims"]),
         is_waiting=item["waits"],
         seconds=item["span"] / 1000,
         line=item.get("line"),

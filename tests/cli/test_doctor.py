@@ -141,7 +141,7 @@ def test_limits_that_start_nothing_are_named(make_cluster: MakeCluster):
         assert not [finding for finding in examined(case) if finding.is_problem]
         with redis.Redis.from_url(case.cluster.redis) as client:  # as if it were two days ago
             told = json.loads(client.hget("{gconc}:v1:overrides", "queue:emails"))
-            told["paused_at"] -= 2 * 86400 * 1000
+            told["pause"]["at"] -= 2 * 86400 * 1000
             client.hset("{gconc}:v1:overrides", "queue:emails", json.dumps(told))
         found_in(case, "warning", "queue:emails has been paused by ann for 2 d")
 
@@ -152,7 +152,7 @@ def test_values_that_nobody_gave_a_reason_for_are_remarked_after_a_week(make_clu
             case.operations.set(limit, 5, by="ann", reason=reason)
             with redis.Redis.from_url(case.cluster.redis) as client:
                 told = json.loads(client.hget("{gconc}:v1:overrides", f"queue:{limit}"))
-                told["at"] -= 8 * 86400 * 1000
+                told["set"]["at"] -= 8 * 86400 * 1000
                 client.hset("{gconc}:v1:overrides", f"queue:{limit}", json.dumps(told))
         texts = [finding.what for finding in examined(case) if finding.severity == "info"]
         assert "queue:emails was set to 5 by ann 8 d ago, without a reason" in texts

@@ -71,7 +71,7 @@ class Namespace:
 
     def reopen(self) -> None:
         """Have grants go on now, where they wait for sessions that could have lived before a loss of data."""
-        self.raw.hdel(self.keys.key("meta"), "shut")
+        self.raw.hdel(self.keys.key("meta"), "closed_until")
 
     def close(self) -> None:
         """Close every connection."""
@@ -92,10 +92,11 @@ class Namespace:
             for name in ("holders", "waiters", "reserved"):
                 pipe.zrange(self.keys.key(name), 0, -1)
             pipe.zrange(self.keys.key("sessions"), 0, -1, withscores=True)
-            for name in ("requests", "session", "max", "fresh", "contended"):
+            for name in ("requests", "session", "max", "settling", "contended"):
                 pipe.hgetall(self.keys.key(name))
             pipe.zcard(self.keys.key("roll"))
-            holders, waiters, reserved, sessions, requests, session, maxima, fresh, contended, rolled = pipe.execute()
+            found = pipe.execute()
+        holders, waiters, reserved, sessions, requests, session, maxima, settling, contended, rolled = found
         return State(
             holders=_by_limit(holders),
             lines=_by_limit(waiters),
@@ -104,7 +105,7 @@ class Namespace:
             rooms={name.decode(): int(session.get(name + b":room", 0)) for name, _ in sessions},
             requests={_request(id): json.loads(text) for id, text in requests.items()},
             maxima={limit.decode(): int(value) for limit, value in maxima.items()},
-            settling={limit.decode() for limit in fresh},
+            settling={limit.decode() for limit in settling},
             contended={limit.decode(): flag.decode() for limit, flag in contended.items()},
             rolled=rolled,
         )

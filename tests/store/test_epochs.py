@@ -35,7 +35,7 @@ class Snapshot:
 
 def another_server(namespace: Namespace) -> None:
     """Let the data have been written by another server process than this one."""
-    namespace.raw.hset(namespace.keys.key("meta"), "run", "another")
+    namespace.raw.hset(namespace.keys.key("meta"), "server_id", "another")
 
 
 def again(session: Session, name: str, **how: object) -> Session:

@@ -36,10 +36,12 @@ JUNK: list[Any] = [
     *("a:b", ":", "a\x1fb", "\x1f", "pool:a\x1f0000000000000000\x1fwell:1", "x\x00y", "new\nline", "\x7f", "é" * 10),
     *("x" * 10_000, "[", "(", "+", "-", "{x}", [], {}, [[]], [None], [1], ["pool:a"], ["pool:a", "pool:a"], {"1": 1}),
     *({"": 0}, {"pool:a": "{}"}, {"pool:a": "[1]"}, {"pool:a": '{"max": 0.5}'}, {"pool:a": '{"max": "1"}'}),
-    *({"pool:a": '{"by": null}'}, {"pool:a": '{"paused": 1}'}, {"pool:a": "1"}, {"pool:a": -1}, {"pool:a": 0.5}),
-    *({"pool:a": None}, {"a\x1fb": 1}, [[1, ["pool:a"], "", "", 0]], [[1, ["pool:a"], "", "", 0, 0]]),
-    *([[1, 0, ["pool:a"], "", ""], [1, 0, ["pool:b"], "", ""]], [[1, [], "", "", 0, 0]], [[1]]),
-    *([[1, "pool:a", "", "", 0, 0]], [[1, ["pool:a"], "", "", 0, 0], [1, ["pool:b"], "", "", 0, 0]]),
+    *({"pool:a": '{"set": {"by": null}}'}, {"pool:a": '{"pause": 1}'}, {"pool:a": '{"paused": true}'}),
+    *({"pool:a": "1"}, {"pool:a": -1}, {"pool:a": 0.5}, {"pool:a": None}, {"a\x1fb": 1}, [["pool:a", 1]]),
+    *([["pool:a", 1], ["pool:a", 1]], [["pool:a", 2]], [["pool:a"]], [["pool:a", 1, 1]], [[1, "pool:a"]]),
+    *([[1, [["pool:a", 1]], "", "", 0]], [[1, [["pool:a", 1]], "", "", 0, 0, 0]], [[1]], [[1, ["pool:a"], 0, "", ""]]),
+    *([[1, [["pool:a", 1]], 0, "", ""], [1, [["pool:b", 1]], 0, "", ""]], [[1, [], "", "", 0, 0, 0]]),
+    [[1, [["pool:a", 1]], "", "", 0, 0, 0], [1, [["pool:b", 1]], "", "", 0, 0, 0]],
 ]
 
 #: Stand for arrays within arrays, so many.
@@ -113,7 +115,7 @@ class Bench:
         self.lay()
         store = self.namespace.store
         if name == "open":
-            text = json.dumps({"max": 3, "by": "somebody", "at": 1})
+            text = json.dumps({"max": 3, "set": {"by": "somebody", "at": 1}})
             former = Former(("gone",), "x:1", 5, 2, {"pool:c": text})
             held = [Held(7, (A,), "id", "name", fence=5)]
             self.namespace.session("new", config={A: 3}, held=held, version=1, former=former, states=False)
@@ -200,7 +202,7 @@ def check_sound(state: State) -> None:
     for id, record in state.requests.items():
         assert id[0] in state.leases, f"{id} of a session that ended"
         holds, stands = ([x for x in place if id in place[x]] for place in (state.holders, state.lines))
-        limits = sorted(set(record["l"]))
+        limits = sorted({limit for limit, _ in record["c"]})
         assert sorted(holds) == (limits if record["g"] > 0 else []), id
         assert stands == ([] if record["g"] > 0 else [record["at"]]), id
         held_back = sorted(limit for limit in state.reserved if id in state.reserved[limit])

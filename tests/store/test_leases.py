@@ -173,7 +173,7 @@ def test_a_newcomer_with_a_short_interval_waits_until_those_with_a_long_one_have
 def test_after_a_restart_with_its_data_grants_wait_for_the_longest_interval(namespace):
     begin(namespace, "slow", SLOW)
     quick = begin(namespace, "quick", QUICK)
-    namespace.raw.hset(namespace.keys.key("meta"), "run", "another")
+    namespace.raw.hset(namespace.keys.key("meta"), "server_id", "another")
     assert again(quick, "quick2").opened.shut == SLOW[0] + 0.5
 
 

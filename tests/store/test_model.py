@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from celery_gconc.protocol.messages import Ask, Grant, Held, Sync, Synced
 from celery_gconc.protocol.scripts import TURNS
+from celery_gconc.protocol.status import limits_of
 
 from .namespace import INTERVAL, TIMEOUT, Request, Session, State, TimedNamespace
 
@@ -331,7 +332,7 @@ class Model(RuleBasedStateMachine):
                 [limit for limit in LIMITS if id in places.get(limit, [])]
                 for places in (state.lines, state.holders, state.reserved)
             )
-            limits = sorted(record["l"])
+            limits = sorted(limits_of(record["c"]))
             if record["g"] > 0:
                 assert (stands, holds, held_back) == ([], limits, []), id
             else:
@@ -378,7 +379,7 @@ class Model(RuleBasedStateMachine):
         for ids in state.lines.values():
             for id in ids:
                 if state.rooms[id[0]] > 0:
-                    limits = state.requests[id]["l"]
+                    limits = limits_of(state.requests[id]["c"])
                     has_places = all(self._has_place(state, limit, id) for limit in limits)
                     assert not has_places, f"{id} has room and waits, though {limits} have a place"
 
@@ -396,17 +397,17 @@ class Model(RuleBasedStateMachine):
     def _check_order(self, before: State, state: State, limit: str, granted: set[Request]) -> None:
         """In order: among requests of this limit alone none is granted before an older one with room."""
         for young in granted:
-            if state.requests[young]["l"] != [limit]:
+            if state.requests[young]["c"] != [[limit, 1]]:
                 continue
             for old in state.lines.get(limit, []):
-                stood = old in before.lines.get(limit, []) and state.requests[old]["l"] == [limit]
+                stood = old in before.lines.get(limit, []) and state.requests[old]["c"] == [[limit, 1]]
                 is_overtaken = stood and state.rooms[old[0]] > 0 and _place(state, old) < _place(state, young)
                 assert not is_overtaken, f"{young} was granted {limit} before {old}"
 
     def _check_stated(self, client: Client) -> None:
         """No leak: just after a statement Redis has neither more nor less of a session than it knows of."""
         mine = {n: record for (name, n), record in self.state.requests.items() if name == client.session.name}
-        held = {n: set(record["l"]) for n, record in mine.items() if record["g"] > 0}
+        held = {n: set(limits_of(record["c"])) for n, record in mine.items() if record["g"] > 0}
         told = {n for n in client.running if n not in client.unstated}  # the rest goes with the next sync
         runs = {n: set(client.running[n].limits) for n in told if client.running[n].limits}
         assert {n: held[n] for n in held if n not in client.ended and n not in client.unstated} == runs

@@ -13,6 +13,7 @@ import pytest
 import celery_gconc
 from celery_gconc.connection import scripts
 from celery_gconc.connection.scripts import ScriptError, assemble
+from celery_gconc.protocol.messages import ASK, GRANT, HELD, Ask, Held, grants_of
 from celery_gconc.protocol.scripts import SCRIPTS, script
 
 from .scopes import functions, shadowed
@@ -31,6 +32,18 @@ def test_each_script_is_what_its_snapshot_says(name: str, request: pytest.Fixtur
         path.parent.mkdir(exist_ok=True)
         path.write_text(script(name), encoding="utf-8")
     assert script(name) == path.read_text(encoding="utf-8"), "see the module's docstring"
+
+
+def test_rows_have_their_fields_in_the_order_that_scripts_know():
+    held = dict(zip(HELD, Held(7, ("app",), "id", "name", idle=True, fence=3, age=2.0).row(), strict=True))
+    assert held == {
+        "number": 7, "claims": (("app", 1),), "task_id": "id", "task": "name", "idle": 1, "fence": 3, "age": 2000,
+    }  # fmt: skip
+    ask = dict(zip(ASK, Ask(7, ("app", "pool:db"), 2.0, "id", "name").row(), strict=True))
+    claims = (("app", 1), ("pool:db", 1))
+    assert ask == {"number": 7, "claims": claims, "age": 2_000_000, "task_id": "id", "task": "name"}
+    (grant,) = grants_of([[{"grant": 1, "number": 2, "fence": 3, "at": 4000}[name] for name in GRANT]])
+    assert (grant.grant, grant.number, grant.fence, grant.at) == (1, 2, 3, 4.0)
 
 
 def test_there_is_no_snapshot_without_a_script():

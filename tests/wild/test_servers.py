@@ -82,7 +82,7 @@ def over(secure: Secure, make_cluster: Callable[..., Cluster]) -> Callable[..., 
         store.open("first", interval=60.0, timeout=180.0, info=info, config={}, room=0)
         store.close_session("first")
         store.close()
-        secure.node.do("HDEL", "{gconc}:v1:meta", "shut")
+        secure.node.do("HDEL", "{gconc}:v1:meta", "closed_until")
         broker = broker.format(tls=secure.master, sentinel=secure.sentinel, ca=secure.folder / "ca.pem")
         return make_cluster(broker=broker, global_concurrency_limits={"emails": 1}, **SLOW, **conf)
 

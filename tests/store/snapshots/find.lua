@@ -12,7 +12,7 @@ local key = {
   max = KEYS[10],
   configured = KEYS[11],
   overrides = KEYS[12],
-  fresh = KEYS[13],
+  settling = KEYS[13],
   contended = KEYS[14],
   changes = KEYS[15],
   changed = KEYS[16],
@@ -27,6 +27,10 @@ local constant = {
   MAX_TIMEOUT = 300000,
   LAST_RETRY = 1500,
 }
+local HELD = { number = 1, claims = 2, task_id = 3, task = 4, idle = 5, fence = 6, age = 7 }
+local ASK = { number = 1, claims = 2, age = 3, task_id = 4, task = 5 }
+local GRANT = { grant = 1, number = 2, fence = 3, at = 4 }
+
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
 --
@@ -83,26 +87,39 @@ do
   local function configured_max(it) return whole(it, 0, constant.MAX) end
   local function configuration(it) return by_limit(it, configured_max) end
 
-  -- Rows of a number, the limits (at `at`), task id and task name; `rest` looks at what else is in them.
+  -- A claim is [limit, weight]; no weight but 1 is counted yet.
+  local function claims(it)
+    if type(it) ~= 'table' or not it[1] then return false end
+    for i = 1, #it do
+      local claim = it[i]
+      if type(claim) ~= 'table' or #claim ~= 2 or claim[2] ~= 1
+        or not (good_names[claim[1]] or limit_name(claim[1])) then
+        return false
+      end
+    end
+    return true
+  end
+
+  -- Rows that have a number, claims, a task's id and name; `rest` looks at what else is in them.
   local function rows(list, at, rest)
     if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
     for i = 1, #list do
       local row = list[i]
       if type(row) ~= 'table' then return false end
-      local number, limits, id, name = row[1], row[at], row[at + 1], row[at + 2]
-      if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(limits) ~= 'table'
-        or type(id) ~= 'string' or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not limits[1]
-        or not rest(row) then return false end
-      for j = 1, #limits do
-        if not good_names[limits[j]] and not limit_name(limits[j]) then return false end
+      local number, id, name = row[at.number], row[at.task_id], row[at.task]
+      if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(id) ~= 'string'
+        or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not claims(row[at.claims]) or not rest(row) then
+        return false
       end
     end
     return true
   end
-  local function is_idle_fence_and_age(row) return (row[5] == 0 or row[5] == 1) and count(row[6]) and count(row[7]) end
-  local function is_age(row) return whole(row[2], -1e18, 1e18) end
-  local function holdings(it) return rows(it, 2, is_idle_fence_and_age) end
-  local function asks(it) return rows(it, 3, is_age) end
+  local function is_holding(row)
+    return (row[HELD.idle] == 0 or row[HELD.idle] == 1) and count(row[HELD.fence]) and count(row[HELD.age])
+  end
+  local function holdings(it) return rows(it, HELD, is_holding) end
+  local function has_age(row) return whole(row[ASK.age], -1e18, 1e18) end
+  local function asks(it) return rows(it, ASK, has_age) end
 
   local function expect(kinds)
     for field, kind in pairs(kinds) do
@@ -168,25 +185,25 @@ do
 end
 
 -- uses: nothing
--- The scalars of the namespace, read once. Whoever changes one here writes it to META too.
+-- The scalars of the namespace, read once. Whoever changes one here writes it to the hash too.
 local meta
 do
-  local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch', 'run',
-    'born', 'heard', 'shut', 'fence', 'ends')
+  local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
+    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end')
   meta = {
-    clock = tonumber(found[1]),           -- the lease clock (ms)
-    time = tonumber(found[2]),            -- its last step (wall time, ms)
-    held = tonumber(found[3]),            -- its last step that was held back (wall time, ms)
-    interval = tonumber(found[4]) or 0,   -- the least of a live session (ms); while none lives, that of the last
-    longest = tonumber(found[5]) or 0,    -- the longest lease of a live session (ms); likewise
-    version = tonumber(found[6]) or 0,    -- of the limit table
+    clock = tonumber(found[1]),              -- the lease clock (ms)
+    time = tonumber(found[2]),               -- its last step (wall time, ms)
+    held = tonumber(found[3]),               -- its last step that was held back (wall time, ms)
+    interval = tonumber(found[4]) or 0,      -- the least of a live session (ms); while none lives, that of the last
+    longest = tonumber(found[5]) or 0,       -- the longest lease of a live session (ms); likewise
+    version = tonumber(found[6]) or 0,       -- of the limit table
     epoch = found[7] or nil,
-    run = found[8],                       -- the id of the server that the epoch began on
-    born = tonumber(found[9]),            -- when the epoch began (lease clock, ms)
-    heard = tonumber(found[10]) or 0,     -- the longest lease of before the epoch (ms)
-    shut = tonumber(found[11]),           -- nothing is granted until then: unknown sessions may live (lease clock, ms)
-    fence = tonumber(found[12]) or 0,     -- the last fencing number
-    ends = tonumber(found[13]),           -- when the next of what operators set for a time may end (wall time, ms)
+    server_id = found[8],                    -- of the server that the epoch began on
+    epoch_began = tonumber(found[9]),        -- (lease clock, ms)
+    heard = tonumber(found[10]) or 0,        -- the longest lease of before the epoch (ms)
+    closed_until = tonumber(found[11]),      -- no grants until then: unknown sessions may live (lease clock, ms)
+    fence = tonumber(found[12]) or 0,        -- the last fencing number
+    next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
     fence_before = found[12],
   }
 end
@@ -223,7 +240,7 @@ end
 -- Requests for permits, and the permits that were granted: one record each, in REQUESTS.
 --
 -- A record's fields are
---   l   its limits, [limit...]; a permit is all of them at once
+--   c   its claims, [[limit, weight]...]; a permit is all of them at once
 --   g   the number of its grant in its session; 0 while it waits
 --   t   task id                        n   task name
 --   f   fencing number (0: it was never granted; its task ran before the limit began)
@@ -262,16 +279,31 @@ do
     record.s = since
     save(id, record)
     call('ZADD', key.roll, 0, members.roll_member(id, grant))
-    for _, limit in ipairs(record.l) do call('ZADD', key.holders, 0, limit .. members.US .. id) end
+    for _, claim in ipairs(record.c) do call('ZADD', key.holders, 0, claim[1] .. members.US .. id) end
   end
 
   -- What a session states to run counts whether there is a permit for it or not.
-  -- item: [number, [limits], task id, task name, idle (0 or 1), fencing number (0: it was never granted), ms for which
-  -- its task has had it]
-  local function adopt(sid, item, grant)
-    meta.fence = math.max(meta.fence, item[6])
-    local record = { l = item[2], a = string.rep('0', 16), k = 0, t = item[3], n = item[4], i = item[5], f = item[6] }
-    hold(sid .. ':' .. members.int(item[1]), record, grant, time.now - item[7])
+  local function adopt(sid, row, grant)
+    meta.fence = math.max(meta.fence, row[HELD.fence])
+    local record = {
+      c = row[HELD.claims], a = string.rep('0', 16), k = 0, t = row[HELD.task_id], n = row[HELD.task],
+      i = row[HELD.idle], f = row[HELD.fence],
+    }
+    hold(sid .. ':' .. members.int(row[HELD.number]), record, grant, time.now - row[HELD.age])
+  end
+
+  -- A grant, as its session is told of it.
+  local function grant_row(grant, number, record)
+    return { [GRANT.grant] = grant, [GRANT.number] = number, [GRANT.fence] = record.f, [GRANT.at] = record.s }
+  end
+
+  -- Are these the same claims, in the same order?
+  local function are_same(some, others)
+    if #some ~= #others then return false end
+    for i = 1, #some do
+      if some[i][1] ~= others[i][1] or some[i][2] ~= others[i][2] then return false end
+    end
+    return true
   end
 
   -- For how long the task of a waiter has waited (ms).
@@ -279,7 +311,7 @@ do
 
   permits = {
     load = load, save = save, held = held, next_fence = next_fence, save_fence = save_fence, hold = hold,
-    adopt = adopt, waited = waited,
+    adopt = adopt, are_same = are_same, grant_row = grant_row, waited = waited,
   }
 end
 
@@ -320,15 +352,15 @@ do
 
   -- Limit -> the version of the table with which it began.
   local settling = {}
-  local fields = call('HGETALL', key.fresh)
+  local fields = call('HGETALL', key.settling)
   for i = 1, #fields, 2 do settling[fields[i]] = tonumber(fields[i + 1]) end
 
   local function settle_with(limit, version)
-    call('HSET', key.fresh, limit, version)
+    call('HSET', key.settling, limit, version)
     settling[limit] = version
   end
   local function has_settled(limit)
-    call('HDEL', key.fresh, limit)
+    call('HDEL', key.settling, limit)
     settling[limit] = nil
   end
 
@@ -337,7 +369,7 @@ do
     if not next(settling) then return end
     local least = math.huge
     for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
-      least = math.min(least, tonumber(call('HGET', key.session, sid .. ':seen')) or 0)
+      least = math.min(least, tonumber(call('HGET', key.session, sid .. ':stated_version')) or 0)
     end
     for limit, since in pairs(settling) do
       if since <= least then
@@ -444,7 +476,7 @@ do
 
   local function touch_reserved(record)
     if record.k >= constant.TURNS then
-      for _, limit in ipairs(record.l) do limits.touch(limit) end
+      for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
     end
   end
 
@@ -560,7 +592,7 @@ do
   local function has_free(limit, order)
     local max = limits.max_of(limit)
     if not max then return true end
-    if meta.shut or limits.settling[limit] then return false end
+    if meta.closed_until or limits.settling[limit] then return false end
     local taken = permits.held(limit)
     if taken >= max then return false end
     local before = '(' .. limit .. members.US .. order
@@ -573,7 +605,8 @@ do
 
   -- The first of its other limits that has no permit for the request.
   local function blocking(record, order, but)
-    for _, limit in ipairs(record.l) do
+    for _, claim in ipairs(record.c) do
+      local limit = claim[1]
       if limit ~= but and not has_free(limit, order) then return limit end
     end
   end
@@ -593,7 +626,8 @@ do
   end
 
   local function reserve(id, record)
-    for _, limit in ipairs(record.l) do
+    for _, claim in ipairs(record.c) do
+      local limit = claim[1]
       call('ZADD', key.reserved, 0, limit .. members.US .. members.order_key(id, record))
       contention.begin(limit, members.owner(id))
     end
@@ -601,7 +635,8 @@ do
 
   local function unreserve(id, record)
     if record.k < constant.TURNS then return end
-    for _, limit in ipairs(record.l) do
+    for _, claim in ipairs(record.c) do
+      local limit = claim[1]
       call('ZREM', key.reserved, limit .. members.US .. members.order_key(id, record))
       contention.finish_if_empty(limit)
       limits.touch(limit)
@@ -616,14 +651,10 @@ end
 -- uses: meta time members limits
 -- What operators set at run time, for a time or for good, and what holds for a limit because of it.
 --
--- An override is {max (-1: unlimited), by, at, reason, ends} and the same of a pause.
+-- An override is {max, set, pause}: max (-1: unlimited) and set, or pause, or all of them; set and pause are marks,
+-- {by, at (wall time, ms), reason, ends (wall time, ms)}. reason and ends may be absent.
 local overrides
 do
-  local FIELDS = {
-    value = { 'max', 'by', 'at', 'reason', 'ends' },
-    pause = { 'paused', 'paused_by', 'paused_at', 'paused_reason', 'paused_ends' },
-  }
-
   local function of(limit)
     local text = call('HGET', key.overrides, limit)
     return text and cjson.decode(text) or {}
@@ -632,9 +663,9 @@ do
   -- The value that holds for a limit, from its override and the configured one.
   local function refresh(limit)
     local override, value = of(limit), nil
-    if override.paused then
+    if override.pause then
       value = 0
-    elseif override.max == nil or override.max == cjson.null then
+    elseif not override.max then
       value = limits.configured(limit)
     elseif override.max >= 0 then
       value = override.max
@@ -642,16 +673,18 @@ do
     limits.hold_to(limit, value)
   end
 
+  local function end_of(mark) return mark and mark.ends or math.huge end
+
   -- What an operator has set for a limit: its max, a pause, both, or nothing any more.
   local function set(limit, override)
-    if override.max == nil and not override.paused then
+    if not override.max and not override.pause then
       call('HDEL', key.overrides, limit)
     else
       call('HSET', key.overrides, limit, cjson.encode(override))
-      local first_end = math.min(override.ends or math.huge, override.paused_ends or math.huge)
-      if first_end < (meta.ends or math.huge) then
-        meta.ends = first_end
-        call('HSET', key.meta, 'ends', members.int(first_end))
+      local first_end = math.min(end_of(override.set), end_of(override.pause))
+      if first_end < (meta.next_override_end or math.huge) then
+        meta.next_override_end = first_end
+        call('HSET', key.meta, 'next_override_end', members.int(first_end))
       end
     end
     refresh(limit)
@@ -667,17 +700,13 @@ do
 
   -- What operators set for a time, and whose time is over, is reset.
   local function end_due()
-    if not meta.ends or time.now < meta.ends then return end
-    meta.ends = nil
-    call('HDEL', key.meta, 'ends')
+    if not meta.next_override_end or time.now < meta.next_override_end then return end
+    meta.next_override_end = nil
+    call('HDEL', key.meta, 'next_override_end')
     for limit, text in pairs(all()) do
       local override = cjson.decode(text)
-      if override.ends and override.ends <= time.now then
-        for _, field in ipairs(FIELDS.value) do override[field] = nil end
-      end
-      if override.paused_ends and override.paused_ends <= time.now then
-        for _, field in ipairs(FIELDS.pause) do override[field] = nil end
-      end
+      if end_of(override.set) <= time.now then override.max, override.set = nil, nil end
+      if end_of(override.pause) <= time.now then override.pause = nil end
       set(limit, override)
     end
   end
@@ -694,7 +723,7 @@ do
   end
 
   overrides = {
-    FIELDS = FIELDS, of = of, set = set, all = all, end_due = end_due, refresh = refresh, configure = configure,
+    of = of, set = set, all = all, end_due = end_due, refresh = refresh, configure = configure,
   }
 end
 
@@ -719,8 +748,8 @@ do
     permits.hold(id, record, number, time.now)
     if sid ~= input.me then
       local notice = notices.to(sid)
-      table.insert(notice.grants, { number, tonumber(string.match(id, ':(.*)$')), record.f, time.now })
-      for _, limit in ipairs(record.l) do notice.limits[limit] = true end
+      table.insert(notice.grants, permits.grant_row(number, tonumber(string.match(id, ':(.*)$')), record))
+      for _, claim in ipairs(record.c) do notice.limits[claim[1]] = true end
     end
   end
 
@@ -732,7 +761,8 @@ do
       lines.leave(id, record)
       lines.unreserve(id, record)
     else
-      for _, limit in ipairs(record.l) do
+      for _, claim in ipairs(record.c) do
+        local limit = claim[1]
         call('ZREM', key.holders, limit .. members.US .. id)
         limits.touch(limit)
       end
@@ -788,8 +818,10 @@ do
   end
 
   -- A request for a permit: granted at once where every limit has one, else it stands in line.
-  local function ask(id, names, age, task, name)
-    local record = { l = names, a = clock.arrival_of(age), g = 0, k = 0, t = task, n = name }
+  local function ask(id, row)
+    local record = {
+      c = row[ASK.claims], a = clock.arrival_of(row[ASK.age]), g = 0, k = 0, t = row[ASK.task_id], n = row[ASK.task],
+    }
     call('ZADD', key.roll, 0, members.roll_member(id, 0))
     local full = lines.blocking(record, members.order_key(id, record))
     if full then
@@ -797,7 +829,7 @@ do
     elseif rooms.of(members.owner(id)) > 0 then
       grant(id, record)
     else
-      lines.stand(id, record, names[1])
+      lines.stand(id, record, record.c[1][1])
       rooms.offer(id, record)
     end
   end
@@ -890,7 +922,7 @@ end
 local sessions
 do
   local FIELDS = {
-    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'seen', 'offered', 'parked', 'stall',
+    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'stated_version', 'offered', 'parked', 'stall',
     'growth',
   }
 
@@ -954,14 +986,14 @@ do
   -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
   -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
   local function longest()
-    if meta.born and clock.at < meta.born + meta.heard then return math.max(meta.longest, meta.heard) end
+    if meta.epoch_began and clock.at < meta.epoch_began + meta.heard then return math.max(meta.longest, meta.heard) end
     return meta.longest
   end
 
   local function shut_until(moment, is_new)
-    if moment > (meta.shut or clock.at) then
-      meta.shut = moment
-      call('HSET', key.meta, 'shut', members.int(moment), 'lost', is_new and '0' or '1')
+    if moment > (meta.closed_until or clock.at) then
+      meta.closed_until = moment
+      call('HSET', key.meta, 'closed_until', members.int(moment), 'lost', is_new and '0' or '1')
     end
   end
 
@@ -973,9 +1005,10 @@ do
   local function begin_epoch(hold, is_new)
     call('EXPIRE', key.totals, 0)
     meta.epoch = (server or '') .. ':' .. members.int(time.now * 1000 + time.us)
-    meta.born = clock.at
-    call('HSET', key.meta, 'epoch', meta.epoch, 'run', server or '', 'born', members.int(meta.born),
-      'known', members.int(meta.version), 'clock', members.int(clock.at), 'time', members.int(time.now))
+    meta.epoch_began = clock.at
+    call('HSET', key.meta, 'epoch', meta.epoch, 'server_id', server or '',
+      'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(meta.version),
+      'clock', members.int(clock.at), 'time', members.int(time.now))
     shut_until(clock.at + hold, is_new)
     limits.settle_all()
   end
@@ -997,10 +1030,10 @@ do
   local function begin()
     if not meta.epoch then return end
     clock.save()
-    if server and server ~= meta.run then begin_after_loss() end
-    if meta.shut and clock.at >= meta.shut then
-      meta.shut = nil
-      call('HDEL', key.meta, 'shut', 'lost')
+    if server and server ~= meta.server_id then begin_after_loss() end
+    if meta.closed_until and clock.at >= meta.closed_until then
+      meta.closed_until = nil
+      call('HDEL', key.meta, 'closed_until', 'lost')
       limits.touch_all()
     end
     end_dead_sessions()
@@ -1043,7 +1076,7 @@ end
 -- Guarantee: what was there from the first call (cursor "0") to the last (cursor "0" replied) is found; a request that
 --         is found by two calls is to be taken once, by its number.
 -- ARGV[2] task (its id, as far as Redis keeps it), cursor
--- Reply   {status: "ok", cursor, found: [{number (<session>:<number>), session, node, id, task, limits, waits, span (ms
+-- Reply   {status: "ok", cursor, found: [{number (<session>:<number>), session, node, id, task, claims, waits, span (ms
 --         for which it has waited or held), line and place (of a waiter), room (of its session), full: [limit...]}...]}
 -- Cost    O(1000), and O(log(waiters)) for each one found
 local asked = input.asked
@@ -1055,7 +1088,7 @@ reply.finish()
 local function where(id, record)
   local sid = members.owner(id)
   local item = {
-    number = id, session = sid, node = sessions.node_of(sid), id = record.t, task = record.n or '', limits = record.l,
+    number = id, session = sid, node = sessions.node_of(sid), id = record.t, task = record.n or '', claims = record.c,
     waits = record.g == 0, room = rooms.of(sid), full = {},
   }
   if not item.waits then
@@ -1067,7 +1100,8 @@ local function where(id, record)
   item.line = record.at
   item.place = call('ZLEXCOUNT', key.waiters, members.first(record.at),
     '(' .. record.at .. members.US .. order) + 1
-  for _, limit in ipairs(record.l) do
+  for _, claim in ipairs(record.c) do
+    local limit = claim[1]
     if not lines.has_free(limit, order) then table.insert(item.full, limit) end
   end
   return item

@@ -10,14 +10,14 @@ do
   -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
   -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
   local function longest()
-    if meta.born and clock.at < meta.born + meta.heard then return math.max(meta.longest, meta.heard) end
+    if meta.epoch_began and clock.at < meta.epoch_began + meta.heard then return math.max(meta.longest, meta.heard) end
     return meta.longest
   end
 
   local function shut_until(moment, is_new)
-    if moment > (meta.shut or clock.at) then
-      meta.shut = moment
-      call('HSET', key.meta, 'shut', members.int(moment), 'lost', is_new and '0' or '1')
+    if moment > (meta.closed_until or clock.at) then
+      meta.closed_until = moment
+      call('HSET', key.meta, 'closed_until', members.int(moment), 'lost', is_new and '0' or '1')
     end
   end
 
@@ -29,9 +29,10 @@ do
   local function begin_epoch(hold, is_new)
     call('EXPIRE', key.totals, 0)
     meta.epoch = (server or '') .. ':' .. members.int(time.now * 1000 + time.us)
-    meta.born = clock.at
-    call('HSET', key.meta, 'epoch', meta.epoch, 'run', server or '', 'born', members.int(meta.born),
-      'known', members.int(meta.version), 'clock', members.int(clock.at), 'time', members.int(time.now))
+    meta.epoch_began = clock.at
+    call('HSET', key.meta, 'epoch', meta.epoch, 'server_id', server or '',
+      'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(meta.version),
+      'clock', members.int(clock.at), 'time', members.int(time.now))
     shut_until(clock.at + hold, is_new)
     limits.settle_all()
   end
@@ -53,10 +54,10 @@ do
   local function begin()
     if not meta.epoch then return end
     clock.save()
-    if server and server ~= meta.run then begin_after_loss() end
-    if meta.shut and clock.at >= meta.shut then
-      meta.shut = nil
-      call('HDEL', key.meta, 'shut', 'lost')
+    if server and server ~= meta.server_id then begin_after_loss() end
+    if meta.closed_until and clock.at >= meta.closed_until then
+      meta.closed_until = nil
+      call('HDEL', key.meta, 'closed_until', 'lost')
       limits.touch_all()
     end
     end_dead_sessions()

@@ -54,26 +54,39 @@ do
   local function configured_max(it) return whole(it, 0, constant.MAX) end
   local function configuration(it) return by_limit(it, configured_max) end
 
-  -- Rows of a number, the limits (at `at`), task id and task name; `rest` looks at what else is in them.
+  -- A claim is [limit, weight]; no weight but 1 is counted yet.
+  local function claims(it)
+    if type(it) ~= 'table' or not it[1] then return false end
+    for i = 1, #it do
+      local claim = it[i]
+      if type(claim) ~= 'table' or #claim ~= 2 or claim[2] ~= 1
+        or not (good_names[claim[1]] or limit_name(claim[1])) then
+        return false
+      end
+    end
+    return true
+  end
+
+  -- Rows that have a number, claims, a task's id and name; `rest` looks at what else is in them.
   local function rows(list, at, rest)
     if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
     for i = 1, #list do
       local row = list[i]
       if type(row) ~= 'table' then return false end
-      local number, limits, id, name = row[1], row[at], row[at + 1], row[at + 2]
-      if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(limits) ~= 'table'
-        or type(id) ~= 'string' or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not limits[1]
-        or not rest(row) then return false end
-      for j = 1, #limits do
-        if not good_names[limits[j]] and not limit_name(limits[j]) then return false end
+      local number, id, name = row[at.number], row[at.task_id], row[at.task]
+      if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(id) ~= 'string'
+        or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not claims(row[at.claims]) or not rest(row) then
+        return false
       end
     end
     return true
   end
-  local function is_idle_fence_and_age(row) return (row[5] == 0 or row[5] == 1) and count(row[6]) and count(row[7]) end
-  local function is_age(row) return whole(row[2], -1e18, 1e18) end
-  local function holdings(it) return rows(it, 2, is_idle_fence_and_age) end
-  local function asks(it) return rows(it, 3, is_age) end
+  local function is_holding(row)
+    return (row[HELD.idle] == 0 or row[HELD.idle] == 1) and count(row[HELD.fence]) and count(row[HELD.age])
+  end
+  local function holdings(it) return rows(it, HELD, is_holding) end
+  local function has_age(row) return whole(row[ASK.age], -1e18, 1e18) end
+  local function asks(it) return rows(it, ASK, has_age) end
 
   local function expect(kinds)
     for field, kind in pairs(kinds) do

@@ -35,15 +35,15 @@ do
 
   -- Limit -> the version of the table with which it began.
   local settling = {}
-  local fields = call('HGETALL', key.fresh)
+  local fields = call('HGETALL', key.settling)
   for i = 1, #fields, 2 do settling[fields[i]] = tonumber(fields[i + 1]) end
 
   local function settle_with(limit, version)
-    call('HSET', key.fresh, limit, version)
+    call('HSET', key.settling, limit, version)
     settling[limit] = version
   end
   local function has_settled(limit)
-    call('HDEL', key.fresh, limit)
+    call('HDEL', key.settling, limit)
     settling[limit] = nil
   end
 
@@ -52,7 +52,7 @@ do
     if not next(settling) then return end
     local least = math.huge
     for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
-      least = math.min(least, tonumber(call('HGET', key.session, sid .. ':seen')) or 0)
+      least = math.min(least, tonumber(call('HGET', key.session, sid .. ':stated_version')) or 0)
     end
     for limit, since in pairs(settling) do
       if since <= least then

@@ -9,7 +9,7 @@ do
   local function has_free(limit, order)
     local max = limits.max_of(limit)
     if not max then return true end
-    if meta.shut or limits.settling[limit] then return false end
+    if meta.closed_until or limits.settling[limit] then return false end
     local taken = permits.held(limit)
     if taken >= max then return false end
     local before = '(' .. limit .. members.US .. order
@@ -22,7 +22,8 @@ do
 
   -- The first of its other limits that has no permit for the request.
   local function blocking(record, order, but)
-    for _, limit in ipairs(record.l) do
+    for _, claim in ipairs(record.c) do
+      local limit = claim[1]
       if limit ~= but and not has_free(limit, order) then return limit end
     end
   end
@@ -42,7 +43,8 @@ do
   end
 
   local function reserve(id, record)
-    for _, limit in ipairs(record.l) do
+    for _, claim in ipairs(record.c) do
+      local limit = claim[1]
       call('ZADD', key.reserved, 0, limit .. members.US .. members.order_key(id, record))
       contention.begin(limit, members.owner(id))
     end
@@ -50,7 +52,8 @@ do
 
   local function unreserve(id, record)
     if record.k < constant.TURNS then return end
-    for _, limit in ipairs(record.l) do
+    for _, claim in ipairs(record.c) do
+      local limit = claim[1]
       call('ZREM', key.reserved, limit .. members.US .. members.order_key(id, record))
       contention.finish_if_empty(limit)
       limits.touch(limit)

@@ -1,14 +1,10 @@
 -- uses: meta time members limits
 -- What operators set at run time, for a time or for good, and what holds for a limit because of it.
 --
--- An override is {max (-1: unlimited), by, at, reason, ends} and the same of a pause.
+-- An override is {max, set, pause}: max (-1: unlimited) and set, or pause, or all of them; set and pause are marks,
+-- {by, at (wall time, ms), reason, ends (wall time, ms)}. reason and ends may be absent.
 local overrides
 do
-  local FIELDS = {
-    value = { 'max', 'by', 'at', 'reason', 'ends' },
-    pause = { 'paused', 'paused_by', 'paused_at', 'paused_reason', 'paused_ends' },
-  }
-
   local function of(limit)
     local text = call('HGET', key.overrides, limit)
     return text and cjson.decode(text) or {}
@@ -17,9 +13,9 @@ do
   -- The value that holds for a limit, from its override and the configured one.
   local function refresh(limit)
     local override, value = of(limit), nil
-    if override.paused then
+    if override.pause then
       value = 0
-    elseif override.max == nil or override.max == cjson.null then
+    elseif not override.max then
       value = limits.configured(limit)
     elseif override.max >= 0 then
       value = override.max
@@ -27,16 +23,18 @@ do
     limits.hold_to(limit, value)
   end
 
+  local function end_of(mark) return mark and mark.ends or math.huge end
+
   -- What an operator has set for a limit: its max, a pause, both, or nothing any more.
   local function set(limit, override)
-    if override.max == nil and not override.paused then
+    if not override.max and not override.pause then
       call('HDEL', key.overrides, limit)
     else
       call('HSET', key.overrides, limit, cjson.encode(override))
-      local first_end = math.min(override.ends or math.huge, override.paused_ends or math.huge)
-      if first_end < (meta.ends or math.huge) then
-        meta.ends = first_end
-        call('HSET', key.meta, 'ends', members.int(first_end))
+      local first_end = math.min(end_of(override.set), end_of(override.pause))
+      if first_end < (meta.next_override_end or math.huge) then
+        meta.next_override_end = first_end
+        call('HSET', key.meta, 'next_override_end', members.int(first_end))
       end
     end
     refresh(limit)
@@ -52,17 +50,13 @@ do
 
   -- What operators set for a time, and whose time is over, is reset.
   local function end_due()
-    if not meta.ends or time.now < meta.ends then return end
-    meta.ends = nil
-    call('HDEL', key.meta, 'ends')
+    if not meta.next_override_end or time.now < meta.next_override_end then return end
+    meta.next_override_end = nil
+    call('HDEL', key.meta, 'next_override_end')
     for limit, text in pairs(all()) do
       local override = cjson.decode(text)
-      if override.ends and override.ends <= time.now then
-        for _, field in ipairs(FIELDS.value) do override[field] = nil end
-      end
-      if override.paused_ends and override.paused_ends <= time.now then
-        for _, field in ipairs(FIELDS.pause) do override[field] = nil end
-      end
+      if end_of(override.set) <= time.now then override.max, override.set = nil, nil end
+      if end_of(override.pause) <= time.now then override.pause = nil end
       set(limit, override)
     end
   end
@@ -79,6 +73,6 @@ do
   end
 
   overrides = {
-    FIELDS = FIELDS, of = of, set = set, all = all, end_due = end_due, refresh = refresh, configure = configure,
+    of = of, set = set, all = all, end_due = end_due, refresh = refresh, configure = configure,
   }
 end

@@ -2,7 +2,7 @@
 -- Requests for permits, and the permits that were granted: one record each, in REQUESTS.
 --
 -- A record's fields are
---   l   its limits, [limit...]; a permit is all of them at once
+--   c   its claims, [[limit, weight]...]; a permit is all of them at once
 --   g   the number of its grant in its session; 0 while it waits
 --   t   task id                        n   task name
 --   f   fencing number (0: it was never granted; its task ran before the limit began)
@@ -41,16 +41,31 @@ do
     record.s = since
     save(id, record)
     call('ZADD', key.roll, 0, members.roll_member(id, grant))
-    for _, limit in ipairs(record.l) do call('ZADD', key.holders, 0, limit .. members.US .. id) end
+    for _, claim in ipairs(record.c) do call('ZADD', key.holders, 0, claim[1] .. members.US .. id) end
   end
 
   -- What a session states to run counts whether there is a permit for it or not.
-  -- item: [number, [limits], task id, task name, idle (0 or 1), fencing number (0: it was never granted), ms for which
-  -- its task has had it]
-  local function adopt(sid, item, grant)
-    meta.fence = math.max(meta.fence, item[6])
-    local record = { l = item[2], a = string.rep('0', 16), k = 0, t = item[3], n = item[4], i = item[5], f = item[6] }
-    hold(sid .. ':' .. members.int(item[1]), record, grant, time.now - item[7])
+  local function adopt(sid, row, grant)
+    meta.fence = math.max(meta.fence, row[HELD.fence])
+    local record = {
+      c = row[HELD.claims], a = string.rep('0', 16), k = 0, t = row[HELD.task_id], n = row[HELD.task],
+      i = row[HELD.idle], f = row[HELD.fence],
+    }
+    hold(sid .. ':' .. members.int(row[HELD.number]), record, grant, time.now - row[HELD.age])
+  end
+
+  -- A grant, as its session is told of it.
+  local function grant_row(grant, number, record)
+    return { [GRANT.grant] = grant, [GRANT.number] = number, [GRANT.fence] = record.f, [GRANT.at] = record.s }
+  end
+
+  -- Are these the same claims, in the same order?
+  local function are_same(some, others)
+    if #some ~= #others then return false end
+    for i = 1, #some do
+      if some[i][1] ~= others[i][1] or some[i][2] ~= others[i][2] then return false end
+    end
+    return true
   end
 
   -- For how long the task of a waiter has waited (ms).
@@ -58,6 +73,6 @@ do
 
   permits = {
     load = load, save = save, held = held, next_fence = next_fence, save_fence = save_fence, hold = hold,
-    adopt = adopt, waited = waited,
+    adopt = adopt, are_same = are_same, grant_row = grant_row, waited = waited,
   }
 end

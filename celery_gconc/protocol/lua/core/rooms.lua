@@ -25,7 +25,7 @@ do
 
   local function touch_reserved(record)
     if record.k >= constant.TURNS then
-      for _, limit in ipairs(record.l) do limits.touch(limit) end
+      for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
     end
   end
 

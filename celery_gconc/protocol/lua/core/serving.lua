@@ -19,8 +19,8 @@ do
     permits.hold(id, record, number, time.now)
     if sid ~= input.me then
       local notice = notices.to(sid)
-      table.insert(notice.grants, { number, tonumber(string.match(id, ':(.*)$')), record.f, time.now })
-      for _, limit in ipairs(record.l) do notice.limits[limit] = true end
+      table.insert(notice.grants, permits.grant_row(number, tonumber(string.match(id, ':(.*)$')), record))
+      for _, claim in ipairs(record.c) do notice.limits[claim[1]] = true end
     end
   end
 
@@ -32,7 +32,8 @@ do
       lines.leave(id, record)
       lines.unreserve(id, record)
     else
-      for _, limit in ipairs(record.l) do
+      for _, claim in ipairs(record.c) do
+        local limit = claim[1]
         call('ZREM', key.holders, limit .. members.US .. id)
         limits.touch(limit)
       end
@@ -88,8 +89,10 @@ do
   end
 
   -- A request for a permit: granted at once where every limit has one, else it stands in line.
-  local function ask(id, names, age, task, name)
-    local record = { l = names, a = clock.arrival_of(age), g = 0, k = 0, t = task, n = name }
+  local function ask(id, row)
+    local record = {
+      c = row[ASK.claims], a = clock.arrival_of(row[ASK.age]), g = 0, k = 0, t = row[ASK.task_id], n = row[ASK.task],
+    }
     call('ZADD', key.roll, 0, members.roll_member(id, 0))
     local full = lines.blocking(record, members.order_key(id, record))
     if full then
@@ -97,7 +100,7 @@ do
     elseif rooms.of(members.owner(id)) > 0 then
       grant(id, record)
     else
-      lines.stand(id, record, names[1])
+      lines.stand(id, record, record.c[1][1])
       rooms.offer(id, record)
     end
   end

@@ -3,7 +3,7 @@
 local sessions
 do
   local FIELDS = {
-    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'seen', 'offered', 'parked', 'stall',
+    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'stated_version', 'offered', 'parked', 'stall',
     'growth',
   }
 

@@ -21,7 +21,7 @@ for i = 1, #requests, 2 do
   local id = requests[i]
   local readable, record = pcall(cjson.decode, requests[i + 1])
   local sid = members.owner(id)
-  if not readable or type(record) ~= 'table' or type(record.l) ~= 'table' or type(record.g) ~= 'number'
+  if not readable or type(record) ~= 'table' or type(record.c) ~= 'table' or type(record.g) ~= 'number'
     or not lives(sid) or not call('ZSCORE', key.roll, members.roll_member(id, record.g)) then
     found('request', id)
     table.insert(dead, id)
@@ -43,7 +43,8 @@ local function look(kind, set, is_right)
   end
 end
 local function covers(record, limit)
-  for _, name in ipairs(record.l) do
+  for _, claim in ipairs(record.c) do
+    local name = claim[1]
     if name == limit then return true end
   end
   return false

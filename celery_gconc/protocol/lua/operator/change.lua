@@ -32,10 +32,10 @@ local limit, field = asked.limit, asked.limit .. members.US .. asked.kind
 local function value_of(override)
   local configured = limits.configured(limit)
   if not configured and call('ZCARD', key.sessions) == 0 then configured = asked.config[limit] end
-  local is_set = override.max ~= nil and override.max ~= cjson.null
+  local is_set = override.max ~= nil
   return {
     max = is_set and override.max or configured or -1,
-    paused = override.paused or false,
+    paused = override.pause ~= nil,
     from = is_set and 'override' or (configured and 'configured' or 'none'),
   }
 end
@@ -48,19 +48,20 @@ local function take_ticket()
   return ticket
 end
 
+local function given(value)
+  if value == cjson.null then return nil end
+  return value
+end
+
 local function change(override)
-  local values = {}
-  if asked.kind == 'pause' and asked.paused then
-    values = { true }
-  elseif asked.kind == 'value' and asked.max ~= cjson.null then
-    values = { asked.max }
+  local mark = { by = asked.by, at = time.now, reason = given(asked.reason) }
+  mark.ends = given(asked.duration) and time.now + asked.duration
+  if asked.kind == 'pause' then
+    override.pause = asked.paused and mark or nil
+  else
+    override.max = given(asked.max)
+    override.set = override.max and mark
   end
-  if values[1] ~= nil then
-    values[2], values[3] = asked.by, time.now
-    values[4] = asked.reason ~= cjson.null and asked.reason or nil
-    values[5] = asked.duration ~= cjson.null and time.now + asked.duration or nil
-  end
-  for i, name in ipairs(overrides.FIELDS[asked.kind]) do override[name] = values[i] end
   overrides.set(limit, override)
   if not limits.has_changed() then limits.new_version() end
 end

@@ -4,7 +4,7 @@
 -- Guarantee: what was there from the first call (cursor "0") to the last (cursor "0" replied) is found; a request that
 --         is found by two calls is to be taken once, by its number.
 -- ARGV[2] task (its id, as far as Redis keeps it), cursor
--- Reply   {status: "ok", cursor, found: [{number (<session>:<number>), session, node, id, task, limits, waits, span (ms
+-- Reply   {status: "ok", cursor, found: [{number (<session>:<number>), session, node, id, task, claims, waits, span (ms
 --         for which it has waited or held), line and place (of a waiter), room (of its session), full: [limit...]}...]}
 -- Cost    O(1000), and O(log(waiters)) for each one found
 local asked = input.asked
@@ -16,7 +16,7 @@ reply.finish()
 local function where(id, record)
   local sid = members.owner(id)
   local item = {
-    number = id, session = sid, node = sessions.node_of(sid), id = record.t, task = record.n or '', limits = record.l,
+    number = id, session = sid, node = sessions.node_of(sid), id = record.t, task = record.n or '', claims = record.c,
     waits = record.g == 0, room = rooms.of(sid), full = {},
   }
   if not item.waits then
@@ -28,7 +28,8 @@ local function where(id, record)
   item.line = record.at
   item.place = call('ZLEXCOUNT', key.waiters, members.first(record.at),
     '(' .. record.at .. members.US .. order) + 1
-  for _, limit in ipairs(record.l) do
+  for _, claim in ipairs(record.c) do
+    local limit = claim[1]
     if not lines.has_free(limit, order) then table.insert(item.full, limit) end
   end
   return item

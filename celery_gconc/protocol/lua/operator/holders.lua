@@ -4,7 +4,7 @@
 -- Guarantee: one instant; dead sessions are reclaimed first. A permit that passed from one task to the next within a
 --         worker is shown with the earlier one until that worker's next heartbeat.
 -- ARGV[2] limit; most: how many holders at most
--- Reply   {status: "ok", holders: [{session, node, id, task, since (wall time, ms), limits}...]}, without idle ones,
+-- Reply   {status: "ok", holders: [{session, node, id, task, since (wall time, ms), claims}...]}, without idle ones,
 --         those that have held it for longest first
 -- Cost    O(holders of the limit)
 local asked = input.asked
@@ -19,7 +19,7 @@ for _, member in ipairs(call('ZRANGEBYLEX', key.holders, members.first(asked.lim
     table.insert(holders, {
       session = members.owner(id), node = sessions.node_of(members.owner(id)), id = record.t or '',
       task = record.n or '', since = record.s,
-      limits = record.l,
+      claims = record.c,
     })
   end
 end

@@ -43,7 +43,7 @@ for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
     if record and record.g > 0 then
       holding = holding + 1
       if record.i == 1 then
-        for _, limit in ipairs(record.l) do idle[limit] = (idle[limit] or 0) + 1 end
+        for _, claim in ipairs(record.c) do idle[claim[1]] = (idle[claim[1]] or 0) + 1 end
       end
     else
       waiting = waiting + 1
@@ -80,8 +80,8 @@ end
 
 local function status_of(limit)
   local override, configured = overrides.of(limit), limits.configured(limit)
-  local max = override.max ~= cjson.null and override.max or configured or -1
-  local paused, settling = override.paused or false, limits.settling[limit] ~= nil or meta.shut ~= nil
+  local max = override.max or configured or -1
+  local paused, settling = override.pause ~= nil, limits.settling[limit] ~= nil or meta.closed_until ~= nil
   local held = permits.held(limit)
   local is_closed = paused or settling or (max >= 0 and held - (idle[limit] or 0) >= max)
   return {

@@ -4,7 +4,7 @@
 -- Guarantee: one instant; dead sessions are reclaimed first. A request stands in the line of one full limit at a time.
 --         Which of its own requests stands at which of its places, a session tells with its heartbeats.
 -- ARGV[2] limit; most: how many at most
--- Reply   {status: "ok", waiting: [{session, node, id, task, place, waited (ms), limits}...]}
+-- Reply   {status: "ok", waiting: [{session, node, id, task, place, waited (ms), claims}...]}
 -- Cost    O(log(waiters) + most)
 local asked = input.asked
 input.expect({ limit = input.limit_name, most = function(it) return input.whole(it, 1, 1e9) end })
@@ -20,7 +20,7 @@ for place, member in ipairs(line) do
     table.insert(waiting, {
       session = members.owner(id), node = sessions.node_of(members.owner(id)), id = record.t or '',
       task = record.n or '', place = place,
-      waited = permits.waited(record), limits = record.l,
+      waited = permits.waited(record), claims = record.c,
     })
   end
 end

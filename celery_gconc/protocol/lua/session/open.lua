@@ -6,8 +6,7 @@
 --         doesn't know of can run anything on a lease.
 -- ARGV[2] session, interval and timeout (ms; its own, others may have others), info (node, pid, app, broker...),
 --         queues (that it takes from, the first of them), config (limit -> max), room,
---         held ([number, [limits], task id, task name, idle, fencing number, ms since]...), version of the limit table that held
---         goes by (-1: none yet)
+--         held [HELD...], as in sync.lua, version of the limit table that held goes by (-1: none yet),
 --         several (this server is one of several that the worker may be at)
 --         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
 --         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
@@ -33,17 +32,22 @@ local function facts(it)
   end
   return true
 end
-local override_kinds = {
-  max = function(it) return input.whole(it, -1, constant.MAX) end, paused = input.flag, by = short, reason = short,
-  paused_by = short, at = count, paused_at = count, ends = count, paused_reason = short, paused_ends = count,
-}
+local function has_only(kinds)
+  return function(it)
+    if type(it) ~= 'table' then return false end
+    for field, value in pairs(it) do
+      if not kinds[field] or not kinds[field](value) then return false end
+    end
+    return true
+  end
+end
+local mark = has_only({ by = short, at = count, reason = short, ends = count })
+local override_kind = has_only({
+  max = function(it) return input.whole(it, -1, constant.MAX) end, set = mark, pause = mark,
+})
 local function set_at_run_time(text) -- an override, as change.lua makes it
   local read, override = pcall(cjson.decode, text)
-  if not read or type(override) ~= 'table' then return false end
-  for field, it in pairs(override) do
-    if not override_kinds[field] or not override_kinds[field](it) then return false end
-  end
-  return true
+  return read and override_kind(override)
 end
 local function set_at_run_times(it) return input.by_limit(it, set_at_run_time) end
 local function session_ids(it) return every(it, input.session_id) end
@@ -88,16 +92,16 @@ local function restore()
   for limit in pairs(asked.overrides) do texts[limit] = texts[limit] or '{}' end
   for limit, text in pairs(texts) do
     local override, told = cjson.decode(text), cjson.decode(asked.overrides[limit] or '{}')
-    for kind, fields in pairs(overrides.FIELDS) do
+    for _, kind in ipairs({ 'value', 'pause' }) do
       local change = call('HGET', key.changes, limit .. members.US .. kind)
       change = change and cjson.decode(change)
       if not change or change.epoch and change.epoch ~= meta.epoch then -- it was made before the loss
-        for _, field in ipairs(fields) do override[field] = told[field] end
+        if kind == 'value' then override.max, override.set = told.max, told.set else override.pause = told.pause end
       end
     end
     overrides.set(limit, override)
   end
-  call('HSET', META, 'known', int(asked.newest), 'version', int(math.max(meta.version, asked.newest)))
+  call('HSET', META, 'overrides_version', int(asked.newest), 'version', int(math.max(meta.version, asked.newest)))
   limits.new_version()
 end
 
@@ -127,8 +131,8 @@ local function look_for_loss()
     epochs.begin_epoch(until_back(), true)
   elseif lapsed and lost then
     if began(asked.known) > began(meta.epoch) then epochs.begin_epoch(lease_of_others) end -- a later one is forgotten
-    lapsed = clock.at >= (meta.born or clock.at) + asked.timeout
-    epochs.shut_until((meta.born or clock.at) + lease_of_others)
+    lapsed = clock.at >= (meta.epoch_began or clock.at) + asked.timeout
+    epochs.shut_until((meta.epoch_began or clock.at) + lease_of_others)
   elseif lapsed and clock.at < asked.lease then
     epochs.begin_epoch(lease_of_others)
     lost, lapsed = true, false
@@ -168,7 +172,7 @@ for sid in pairs(replaced) do sessions.finish(sid) end
 call('HSET', SESSION, me .. ':interval', int(asked.interval), me .. ':timeout', int(asked.timeout))
 heartbeats.add(me, asked.interval, asked.timeout)
 heartbeats.changed()
-if lived and lost and asked.newest > (tonumber(call('HGET', META, 'known')) or 0) then restore() end
+if lived and lost and asked.newest > (tonumber(call('HGET', META, 'overrides_version')) or 0) then restore() end
 local strangers = others_that_share_no_queue()
 
 local lease = clock.at + asked.timeout
@@ -177,7 +181,7 @@ asked.info.since = time.now
 call('HSET', SESSION, me .. ':info', cjson.encode(asked.info), me .. ':config', cjson.encode(asked.config),
   me .. ':queues', cjson.encode(asked.queues), me .. ':granted', 1, me .. ':sync', 0)
 rooms.set(me, asked.room)
-for _, item in ipairs(asked.held) do permits.adopt(me, item, 1) end
+for _, row in ipairs(asked.held) do permits.adopt(me, row, 1) end
 for limit, max in pairs(asked.config) do
   local known = limits.configured(limit)
   if not known or max < known then
@@ -185,10 +189,10 @@ for limit, max in pairs(asked.config) do
     overrides.refresh(limit)
   end
 end
-call('HSET', SESSION, me .. ':seen', lived and lost and 0 or math.max(asked.version, 0))
+call('HSET', SESSION, me .. ':stated_version', lived and lost and 0 or math.max(asked.version, 0))
 reply.finish()
 return cjson.encode({
   status = 'ok', epoch = meta.epoch, version = meta.version, table = limits.all(), overrides = overrides.all(),
-  lease = lease, longest = epochs.longest(), shut = meta.shut and meta.shut - clock.at or cjson.null,
+  lease = lease, longest = epochs.longest(), shut = meta.closed_until and meta.closed_until - clock.at or cjson.null,
   lost = call('HGET', META, 'lost') == '1', lapsed = lapsed, identified = epochs.server ~= nil, strangers = strangers,
 })

@@ -7,15 +7,15 @@
 -- ARGV[2] session, epoch, sync (its number), confirmed (the number of the last one that was
 --         answered, 0 for none), granted (number of the last grant it knows), room (free slots as of that grant),
 --         version (of its limit table), ended [number...],
---         asks [[number, us since its gate, [limits], task id, task name]...],
+--         asks [ASK...] (age: us since its gate),
 --         interests (limits it holds idle or reused permits of, to hear whether they are contended),
---         full (true: a statement), held [[number, [limits], task id, task name, idle, fencing number, ms for which its
---         task has had it]...] (full, or newly covered)
+--         full (true: a statement), held [HELD...] (full, or newly covered; idle: 0 or 1; fence: 0 if it was never
+--         granted; age: ms for which its task has had it)
 --         and where there is something to say: source (a digest of the broker's identity), takes [queue...] (all that it
 --         takes messages of there, when that has changed), growth (by how many slots its pool may still grow),
 --         weak [[number, [queue...]]...] (requests whose turn came while it had no room, with the queues of the messages
 --         that wait there; number 0: queues that it leaves alone, and would take up where nobody else has room)
--- Reply   {status: "ok", version, grants: [[grant number, number, fencing number, time of the grant (ms)]...],
+-- Reply   {status: "ok", version, grants: [GRANT...] (at: wall time, ms),
 --          recall: {contended limit: streak...}, offer, lease (its end, ms on the lease clock),
 --          longest (the longest lease of any session that may live, ms),
 --          expires: ms until another session's lease ends, grants go on, what was set for a time ends, or the lease clock
@@ -48,46 +48,45 @@ local interests = {} -- limits whose contention the session is to hear
 -- What a statement doesn't name is removed, but for grants that the session couldn't know of.
 local function remove_unnamed()
   local named = {}
-  for _, item in ipairs(asked.held) do named[int(item[1])] = true end
-  for _, item in ipairs(asked.asks) do named[int(item[1])] = true end
+  for _, row in ipairs(asked.held) do named[int(row[HELD.number])] = true end
+  for _, row in ipairs(asked.asks) do named[int(row[ASK.number])] = true end
   for _, member in ipairs(call('ZRANGEBYLEX', ROLL, members.roll_of(me))) do
     local grant, number = members.read_roll(member)
     if not named[number] and tonumber(grant) <= asked.granted then serving.remove(me .. ':' .. number) end
   end
 end
 
-local function are_same(some, others) return table.concat(some, '\31') == table.concat(others, '\31') end
-
-local function state(item)
-  local id = me .. ':' .. int(item[1])
+local function state(row)
+  local id, claims = me .. ':' .. int(row[HELD.number]), row[HELD.claims]
   local record = permits.load(id)
-  if record and record.g > 0 and are_same(record.l, item[2]) then
-    if record.t ~= item[3] or record.i ~= item[5] then -- reused for another task, or idle
-      record.t, record.n, record.i, record.s = item[3], item[4], item[5], time.now - item[7]
+  if record and record.g > 0 and permits.are_same(record.c, claims) then
+    if record.t ~= row[HELD.task_id] or record.i ~= row[HELD.idle] then -- reused for another task, or idle
+      record.t, record.n, record.i = row[HELD.task_id], row[HELD.task], row[HELD.idle]
+      record.s = time.now - row[HELD.age]
       permits.save(id, record)
     end
   else
     if record then serving.remove(id) end
-    permits.adopt(me, item, asked.granted)
+    permits.adopt(me, row, asked.granted)
   end
-  for _, limit in ipairs(item[2]) do interests[limit] = true end
+  for _, claim in ipairs(claims) do interests[claim[1]] = true end
 end
 
-local function ask(item)
-  local id = me .. ':' .. int(item[1])
+local function ask(row)
+  local id, claims = me .. ':' .. int(row[ASK.number]), row[ASK.claims]
   local record = permits.load(id)
-  if record and record.g == 0 and not are_same(record.l, item[3]) then
+  if record and record.g == 0 and not permits.are_same(record.c, claims) then
     serving.remove(id)
     serving.serve_all()
     record = nil
   end
   if not record then
-    serving.ask(id, item[3], item[2], item[4], item[5])
-  elseif record.g == 0 and record.t ~= item[4] then -- another of its requests is at this position of its line by now
-    record.t, record.n, record.w = item[4], item[5], clock.arrival_of(item[2])
+    serving.ask(id, row)
+  elseif record.g == 0 and record.t ~= row[ASK.task_id] then -- another of its requests is at this position of its line by now
+    record.t, record.n, record.w = row[ASK.task_id], row[ASK.task], clock.arrival_of(row[ASK.age])
     permits.save(id, record)
   end
-  for _, limit in ipairs(item[3]) do interests[limit] = true end
+  for _, claim in ipairs(claims) do interests[claim[1]] = true end
 end
 
 -- Of the queues that are said to be weak those that another session takes and has room for.
@@ -109,7 +108,7 @@ local function unknown_grants()
   for _, member in ipairs(call('ZRANGEBYLEX', ROLL, members.roll_since(me, asked.granted + 1))) do
     local grant, number = members.read_roll(member)
     local record = permits.load(me .. ':' .. number)
-    table.insert(grants, { tonumber(grant), tonumber(number), record.f, record.s })
+    table.insert(grants, permits.grant_row(tonumber(grant), tonumber(number), record))
   end
   return grants
 end
@@ -120,13 +119,13 @@ local function until_next_event(own_interval)
   for i = #soonest - 1, 1, -2 do
     if soonest[i] ~= me then least = math.max(tonumber(soonest[i + 1]) - clock.at, 0) end
   end
-  if meta.shut then least = math.min(least or math.huge, meta.shut - clock.at) end
+  if meta.closed_until then least = math.min(least or math.huge, meta.closed_until - clock.at) end
   -- Where nobody calls often enough for the lease clock to go with the time (its least interval is a dead session's,
   -- say), whoever waits does.
   if least and time.now - (clock.is_held and time.now or meta.held or 0) <= own_interval then
     least = math.min(least, math.ceil(meta.interval * 1.05))
   end
-  if meta.ends then least = math.min(least or math.huge, math.max(meta.ends - time.now, 0)) end
+  if meta.next_override_end then least = math.min(least or math.huge, math.max(meta.next_override_end - time.now, 0)) end
   return least
 end
 
@@ -143,13 +142,13 @@ if refusal then
 end
 local lease = clock.at + tonumber(known[3])
 call('ZADD', SESSIONS, int(lease), me)
-call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':seen', asked.version, me .. ':offered', '0')
+call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':stated_version', asked.version, me .. ':offered', '0')
 if asked.takes then takers.set(me, asked.source, asked.takes) end
 if asked.growth then call('HSET', SESSION, me .. ':growth', int(asked.growth)) end
 
 for _, number in ipairs(asked.ended) do serving.remove(me .. ':' .. int(number)) end
 if asked.full then remove_unnamed() end
-for _, item in ipairs(asked.held) do state(item) end
+for _, row in ipairs(asked.held) do state(row) end
 
 -- Room as stated, less the grants since the one it knows, as far as they still stand.
 rooms.know(me, room_before)
@@ -160,7 +159,7 @@ if room_before <= 0 or asked.full then
   rooms.touch_lines_of(me)
   serving.serve_all()
 end
-for _, item in ipairs(asked.asks) do ask(item) end
+for _, row in ipairs(asked.asks) do ask(row) end
 local elsewhere = taken_elsewhere()
 reply.finish()
 
