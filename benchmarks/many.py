@@ -18,10 +18,12 @@ from celery.worker import state
 
 from celery_gconc.clock import now
 from celery_gconc.protocol.messages import Grant, Synced
+from celery_gconc.worker.dispatch import Dispatcher
 from celery_gconc.worker.gate import Gate
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
-from celery_gconc.worker.starter import TICK_SECONDS
+from celery_gconc.worker.runs import Runs
+from celery_gconc.worker.watch.stalls import TICK_SECONDS
 
 SLOTS = 4
 
@@ -29,11 +31,21 @@ SLOTS = 4
 MOST_TIMES, MOST_SECONDS = 5.0, 0.005
 
 
-class Broker:
-    """What the gate tells its intake goes nowhere."""
+class Anything:
+    """What the gate's other parts are told goes nowhere."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
+class Intake(Anything):
+    """No broker is under it."""
 
     keep_seconds = 60.0
     wants_more = False
+
+    def queue_of(self, request: Any) -> str:
+        return "celery"
 
     def may_move(self, run: Any) -> bool:
         return True
@@ -44,8 +56,12 @@ class Broker:
     def holds_for(self, name: str | None) -> float | None:
         return 900.0
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *args, **kwargs: None
+
+class Claims(Anything):
+    """All tasks are of one queue."""
+
+    def of(self, task: Any, queue: str) -> tuple[str, ...]:
+        return ("app", f"queue:{queue}", f"task:{task.name}")
 
 
 class Request:
@@ -70,19 +86,14 @@ class Worker:
         self.table = {"queue:celery": 2}
         self.pool = Pool(SimpleNamespace(pool=Threads(SLOTS), hub=None, controller=SimpleNamespace(autoscaler=None)))
         self.ledger: Ledger[Any] = Ledger(self.table, pool=self.pool, bell=SimpleNamespace(ring=lambda: None))
-        self.gate = Gate(
-            ledger=self.ledger,
-            pool=self.pool,
-            start=lambda request: None,
-            names_of=lambda request: (("app", "queue:celery", f"task:{request.task.name}"), "celery"),
-            watcher=Broker(),  # type: ignore[arg-type]
-            audience=Broker(),  # type: ignore[arg-type]
-            watch_child=lambda pid: None,
-            wake=lambda: None,
-            runs_unlimited=lambda: False,
-            later=lambda call: call(),
-            keep_turning=lambda: None,
-        )
+        self.turns: Any = Anything()
+        self.runs = Runs(self.ledger, self.pool, Anything(), Anything(), self.turns)
+        intake: Any = Intake()
+        self.dispatcher = Dispatcher(
+            lambda request: None, self.ledger, self.pool, self.runs, intake, Anything(), Anything(), self.turns,
+            runs_without_redis=False,
+        )  # fmt: skip
+        self.gate = Gate(self.ledger, Claims(), intake, self.dispatcher, self.turns)
         self.ends = now() + 3600
         self.ledger.opened("s", self.table, 1, self.ends)
         self.syncs = self.grants = 0
@@ -92,7 +103,7 @@ class Worker:
             self.admit()
             if self.count == SLOTS:
                 self.sync()
-        while self.gate._unnoted:  # as turns of the loop do
+        while self.dispatcher.has_unnoted:  # as turns of the loop do
             self.gate.pump()
 
     def admit(self) -> None:
@@ -114,7 +125,7 @@ class Worker:
     def end_one(self) -> None:
         """A task ends, the next starts with its permit, and one more comes."""
         run = self.ledger.running()[0]
-        self.gate.end(run)
+        self.dispatcher.done(run)
         self.sync()
         self.admit()
 
@@ -122,7 +133,7 @@ class Worker:
         self.gate.sweep(TICK_SECONDS)
 
     def revoke_one(self) -> None:
-        run = next(iter(self.gate._rounds._runs))
+        run = next(iter(self.dispatcher.rounds._runs))
         state.requests[run.task_id] = run.request
         state.revoked.add(run.task_id)
         self.gate.sweep(TICK_SECONDS)
@@ -131,7 +142,7 @@ class Worker:
     def go_back(self) -> None:
         """Some go back to their queue, and as many come."""
         runs = self.ledger.take_out({"celery"}, 20)
-        self.gate._let_go(runs)
+        self.dispatcher.let_go(runs)
         for _ in runs:
             self.admit()
 

@@ -75,7 +75,7 @@ def purge_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> di
         name = step.full_name(parse_limit(limit))
     except LimitError as exc:
         return {"error": f"{exc}; nothing was discarded"}
-    purged = step.gate.purge(name, MOST_PURGED)
+    purged = step.parts.gate.purge(name, MOST_PURGED)
     more = "; there may be more" if purged == MOST_PURGED else ""
     return {"ok": f"{name}: {purged} discarded{more}", "purged": purged}
 
@@ -89,10 +89,10 @@ def set_local_concurrency(state: Any, size: Any = None, **kwargs: Any) -> dict[s
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         return {"error": f"a pool size must be a whole number >= 1; got {shown(size)}"}
     try:
-        done = step.pool.resize(size)
+        done = step.parts.pool.resize(size)
     except LimitError as exc:
         return {"error": str(exc)}
-    step.starter.wake()
+    step.parts.turns.wake()
     return {"ok": done}
 
 
@@ -104,7 +104,7 @@ def global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str
         return {"error": _why_none(state)}
     try:
         name = None if limit is None else parse_limit(limit)
-        status = step.link.call(lambda store: store.status(name)).result(CONFIRM_SECONDS)
+        status = step.parts.link.call(lambda store: store.status(name)).result(CONFIRM_SECONDS)
     except FutureTimeout:
         return {"error": f"the coordination Redis did not answer within {CONFIRM_SECONDS} s"}
     except GlobalConcurrencyError as exc:
@@ -119,7 +119,7 @@ def global_concurrency_task(state: Any, task_id: Any = None, **kwargs: Any) -> d
     if step is None:
         return {"error": _why_none(state)}
     task_id = str(task_id)
-    found: dict[str, Any] = step.gate.where(task_id) or _before_the_gate(state.consumer, task_id)
+    found: dict[str, Any] = step.parts.gate.where(task_id) or _before_the_gate(state.consumer, task_id)
     return {**found, "revoked": True} if task_id in worker_state.revoked else found
 
 
@@ -159,7 +159,7 @@ def _change(state: Any, limit: Any, change: Callable[[Store, str, str, int], Cha
     by = str(by)[:MOST_BY].encode("utf-8", "replace").decode()  # whoever broadcasts may claim to be anybody
     try:
         name = step.full_name(parse_limit(command.get("name")))
-        future = step.link.call(lambda store: change(store, name, by, ticket))
+        future = step.parts.link.call(lambda store: change(store, name, by, ticket))
         return {"ok": str(future.result(CONFIRM_SECONDS))}
     except FutureTimeout:
         return {"ok": f"{name}: accepted but not confirmed: Redis did not answer within {CONFIRM_SECONDS} s"}

@@ -1,83 +1,80 @@
-"""A request on its way through the gate, and the callbacks by which its end is heard of.
+"""One request on its way through the worker: what it claims, where it stands, when it came and started.
 
-pool callback -> Run -> Gate (accepted, succeed, end) -> the request's own callback
+Thread: the gate's writes it until it is dispatched; after that whoever hears of its end.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
-from celery.concurrency.base import BasePool
+from enum import Enum
+from typing import Any
 
 from celery_gconc.clock import now
 from celery_gconc.limits.claims import Limits
-from celery_gconc.permit import PERMIT_KEY
 from celery_gconc.worker.ledger.permit import Permit
 
-#: Errors that a pool reports while the child that ran the task may still live (billiard runs the callbacks of a
-#: hard time limit, and Celery those of a terminate, before the kill): the permit is free when the child is gone.
-_BEFORE_DEATH = (TimeLimitExceeded, Terminated, WorkerLostError, SystemExit, KeyboardInterrupt)
+#: What a request gets of ours in its ``__dict__``: five callbacks (hooks.py), and where to find the run that it is.
+RUN_KEY = "gconc_run"
+CALLBACKS = ("execute_using_pool", "on_accepted", "on_success", "on_failure", "on_timeout")
+
+#: When the broker delivered it, where that was noted.
+_DELIVERED_KEY = "gconc_delivered_at"
 
 
-_HOOKS = ("execute_using_pool", "on_accepted", "on_success", "on_failure", "on_timeout")
+class RunState(Enum):
+    """Where a request stands. It goes from one to the next, and may leave out any but the last."""
 
-
-class RunOwner(Protocol):
-    """What a run tells of itself to its gate."""
-
-    #: Whether a pool that gives nothing back has run the task (solo), or takes none any more (prefork, closed).
-    runs_inline: bool
-
-    @property
-    def session(self) -> str:
-        """The session whose permits are given."""
-
-    def accepted(self, run: Run, pid: int) -> None:
-        """It starts in the child *pid*."""
-
-    def succeed(self, run: Run) -> None:
-        """It runs no more."""
-
-    def end(self, run: Run) -> None:
-        """It is done with altogether."""
-
-    def may_still_run(self, run: Run) -> bool:
-        """Whether the child that had it may still be alive."""
+    #: It waits here, for a permit or for a slot.
+    PARKED = "parked"
+    #: It has a slot, and a permit where it needs one, and is on its way to the pool.
+    GRANTED = "granted"
+    #: A process, a thread or a greenlet of the pool has begun it.
+    STARTED = "started"
+    #: It runs no more, or was let go: nothing here is its any more.
+    ENDED = "ended"
 
 
 class Run:
-    """One request on its way through the gate: its callbacks are ours for as long as it lives.
-
-    The hooks stand on the request *instance*: ``create_request_cls`` makes a subclass whose ``on_success`` and
-    ``execute_using_pool`` don't call super (celery 3.1 to 5.7), so no ``Task.Request`` class could see them.
-    """
+    """One request. Its fields say who writes them; all may read."""
 
     __slots__ = (
-        "arrived", "counted", "ended", "gate", "granted", "job", "kept",
-        "limits", "may_move", "names", "permit", "queue", "request", "waits",
+        "arrived", "has_waited", "is_unlimited", "job", "kept", "limits", "limits_at_start", "may_move",
+        "names", "permit", "queue", "request", "started_at", "state",
     )  # fmt: skip
 
-    def __init__(self, gate: RunOwner, request: Any, names: Limits, limits: Limits, queue: str | None) -> None:
-        self.gate = gate
+    def __init__(self, request: Any, names: Limits, limits: Limits, queue: str | None) -> None:
+        #: Celery's own.
         self.request = request
+        #: The limits that could cover it, and the queue that its message came from, where that is known.
         self.names = names
-        self.limits = limits
         self.queue = queue
+        #: The limits that cover it, and its permit. The ledger's, under its lock.
+        self.limits = limits
         self.permit: Permit | None = None
+        #: Where it stands. The dispatcher's thread writes GRANTED; callbacks of the pool, or the link's thread, the
+        #: rest. None of them makes ENDED undone.
+        self.state = RunState.PARKED
+        #: When it reached the gate, by :func:`now`. The gate's.
         self.arrived = 0.0
-        self.granted = 0.0
-        #: The limits under which its grant was told and counted: others may cover it by the time at which it ends.
-        self.counted: Limits = ()
-        self.ended = False
-        #: What the pool gave for it.
-        self.job: Any = None
-        #: Whether it was seen to wait for a permit while a slot was free.
-        self.waits = False
-        #: Whether its message may go back to its queue for other workers to take.
+        #: When it went to the pool with a permit, by :func:`now` (0.0: it didn't), and the limits that covered it
+        #: then: others may by the time at which it ends. Written where it is dispatched.
+        self.started_at = 0.0
+        self.limits_at_start: Limits = ()
+        #: Whether it went to the pool without a permit though a limit covers it. Written where it is dispatched.
+        self.is_unlimited = False
+        #: Whether it was seen to wait for a permit while a slot was free. Written where it is parked, and unparked.
+        self.has_waited = False
+        #: Whether its message may go back to its queue for other workers to take. The gate's.
         self.may_move = False
-        #: When the broker was last told that its message is held.
+        #: When the broker was last told that its message is held, by :func:`now`. The gate's.
         self.kept = 0.0
+        #: What the pool gave for it, while it runs: it leads back here, so it is let go at the end.
+        self.job: Any = None
+
+    @classmethod
+    def of(cls, request: Any) -> Run | None:
+        """The run that a request is, while its callbacks are ours."""
+        run = request.__dict__.get(RUN_KEY)
+        return run if isinstance(run, cls) else None
 
     @property
     def task_id(self) -> str:
@@ -99,106 +96,28 @@ class Run:
         """Whether it is not to be run any more. Celery acknowledges and announces it on this call."""
         return bool(self.request.revoked())
 
+    @property
+    def delivered_at(self) -> float:
+        """When the broker delivered it, where that was noted; else when it arrived."""
+        return float(self.request.__dict__.get(_DELIVERED_KEY, self.arrived))
+
     def purge(self) -> None:
         """It is not to be run: acknowledged, and announced as revoked (celery 5.4-5.7: as ``revoked()`` does it)."""
         self.request._announce_revoked("purged", False, None, False)
 
-    @property
-    def delivered_at(self) -> float:
-        """When the broker delivered it, where that was noted; else when it arrived."""
-        return float(self.request.__dict__.get("gconc_delivered_at", self.arrived))
-
-    @classmethod
-    def of(cls, request: Any) -> Run | None:
-        """The run whose hooks a request has, if any."""
-        run = getattr(request.__dict__.get("execute_using_pool"), "__self__", None)
-        return run if isinstance(run, cls) else None
-
-    def hook(self) -> None:
-        """Take the request's callbacks over. They are looked up on the instance when it goes to the pool."""
-        self.request.__dict__.update(
-            execute_using_pool=self.execute_using_pool,
-            on_accepted=self.on_accepted,
-            on_success=self.on_success,
-            on_failure=self.on_failure,
-            on_timeout=self.on_timeout,
-        )
-
-    def unhook(self) -> None:
-        """Give the callbacks back, which also breaks the reference cycle."""
+    def let_go(self) -> None:
+        """It is over: the request has its callbacks back, and no cycle of references is left behind."""
+        self.state = RunState.ENDED
         attributes = self.request.__dict__
-        for name in _HOOKS:
+        for name in CALLBACKS:
             attributes.pop(name, None)
-
-    def execute_using_pool(self, pool: BasePool, **kwargs: Any) -> Any:
-        """Hand the request to the pool; revoked or refused, it ends here."""
-        request = self.request
-        if (permit := self.permit) is not None and permit.fence:
-            request.delivery_info[PERMIT_KEY] = permit.for_task(self.gate.session)
-        try:
-            result = type(request).execute_using_pool(request, pool, **kwargs)
-        except BaseException:  # TaskRevokedError is swallowed by WorkController._process_task
-            self.gate.end(self)
-            raise
-        self.job = result
-        self._follow(result)
-        return result
-
-    def _follow(self, result: Any) -> None:
-        """Where the pool itself can tell that a task is over, hear it: a callback may be skipped by an error.
-
-        (celery 5.4-5.7: ``concurrency.base.apply_target`` calls none where tracing itself raises.)
-        """
-        future = getattr(result, "f", result)  # celery 5.4-5.7: ApplyResult of the threads pool has it there
-        if hasattr(future, "add_done_callback"):
-            future.add_done_callback(lambda _: self.gate.end(self))
-        elif hasattr(result, "link"):  # a greenlet
-            result.link(lambda _: self.gate.end(self))
-        elif result is None and self.gate.runs_inline:
-            self.gate.end(self)
-
-    def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """The task starts in the child *pid*."""
-        request = self.request
-        try:
-            type(request).on_accepted(request, pid, time_accepted)
-        finally:
-            if self.permit is not None:
-                self.gate.accepted(self, pid)
-
-    def on_success(self, *args: Any, **kwargs: Any) -> Any:
-        """A result has come from the task, good or bad: it runs no more."""
-        self.gate.succeed(self)
-        request = self.request
-        try:
-            return type(request).on_success(request, *args, **kwargs)
-        finally:
-            self.gate.end(self)
-
-    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """The task failed, or the pool lost it."""
-        exc = exc_info.exception
-        exc = getattr(exc, "exc", exc)  # celery and billiard: ExceptionWithTraceback
-        dying = isinstance(exc, _BEFORE_DEATH) and self.gate.may_still_run(self)
-        if not dying:
-            self.gate.succeed(self)
-        request = self.request
-        try:
-            return type(request).on_failure(request, exc_info, *args, **kwargs)
-        finally:
-            if not dying:
-                self.gate.end(self)
-
-    def on_timeout(self, soft: bool, timeout: float) -> Any:
-        """A time limit has passed: after a hard one the child is killed, but only after this call."""
-        request = self.request
-        try:
-            return type(request).on_timeout(request, soft, timeout)
-        finally:
-            if not soft and not self.gate.may_still_run(self):
-                self.gate.end(self)
+        attributes.pop(RUN_KEY, None)
+        self.job = None
 
 
-def note_delivery(request: Any) -> None:
-    """Remember when the broker delivered a request: before it comes to the gate, it may wait (ETA, rate limit)."""
-    request.__dict__["gconc_delivered_at"] = now()
+def note_delivery(request: Any, **kwargs: Any) -> None:
+    """Remember when the broker delivered a request: before it comes to the gate, it may wait (ETA, rate limit).
+
+    A receiver of Celery's signal ``task_received``.
+    """
+    request.__dict__[_DELIVERED_KEY] = now()

@@ -1,217 +1,210 @@
-"""Brings news from any thread to the one that may start requests, for each kind of worker.
+"""The thread that may start requests, in each of its turns: it hears what it is asked for, and calls the parts.
 
-link, pool callbacks -> Starter.wake -> Gate.pump;  Lookout -> Starter.knock -> tick;  both on the consumer's thread
+    Turns -> Starter.turn -> Gate (pump, sweep), Intake, the watches
 
-None of it is a timer of Celery's: its loop runs ten of those that are due a turn, the oldest first (kombu 5.4-5.7), so
-behind thousands of tasks with one ETA a timer of ours would be late by minutes.
+Thread: the consumer's; with a green pool a greenlet of its own.
+
+Made last: it knows the parts, and none of them knows it. None of it is a timer of Celery's: its loop runs ten of those
+that are due a turn, the oldest first (kombu 5.4-5.7), so behind thousands of tasks with one ETA a timer of ours would
+be late by minutes.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from time import monotonic
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_gconc.clock import now
+from celery_gconc.worker.dispatch import is_shutting_down
+from celery_gconc.worker.events import Events
+from celery_gconc.worker.gate import Gate
+from celery_gconc.worker.intake import Intake
+from celery_gconc.worker.ledger.ledger import Ledger
+from celery_gconc.worker.pool import Pool
+from celery_gconc.worker.refusal import heed_refusal
+from celery_gconc.worker.run import Run
+from celery_gconc.worker.session.health import Health
+from celery_gconc.worker.turns import GreenBell, Turns
 from celery_gconc.worker.wake import Bell
+from celery_gconc.worker.watch.deadlocks import DeadlockWatch
+from celery_gconc.worker.watch.long_waits import LongWaits
+from celery_gconc.worker.watch.stalls import TICK_SECONDS, StallWatch
 
 logger = get_logger(__name__)
 
-#: How often, in seconds, parked requests and stopped queues are looked after.
-TICK_SECONDS = 0.25
+#: How often, in seconds, it is looked whether something could start though nothing has said so.
+PUMP_SECONDS = 1.0
 
 
-class Starter(Protocol):
-    """Calls *pump* when there is news, and *tick* when it is knocked at, on the thread that may start requests."""
+@dataclass(frozen=True, slots=True)
+class Called:
+    """The parts that a starter calls."""
+
+    health: Health
+    pool: Pool
+    ledger: Ledger[Run]
+    intake: Intake
+    gate: Gate
+    events: Events
+    stalls: StallWatch
+    deadlocks: DeadlockWatch
+    long_waits: LongWaits
+
+
+class Starter:
+    """One worker's. What differs by its kind is how it hears that it was asked: the subclasses below."""
+
+    def __init__(self, turns: Turns, parts: Called, *, has_loop: bool) -> None:
+        self._turns, self._parts = turns, parts
+        #: Whether the consumer's thread runs an event loop, and so comes round soon after it was told to stop.
+        self._has_loop = has_loop
+        #: When it looks, unasked, whether something could start, by :func:`now`.
+        self._next_pump = 0.0
+        #: Which broker messages are taken from: a digest.
+        self._source = ""
 
     def start(self) -> None:
         """The worker is ready to be called."""
 
-    def wake(self) -> None:
-        """There is news. Any thread."""
+    def attach(self, connection: Any, source: str) -> None:
+        """The broker is connected (again)."""
+        self._source = source
+        self.tell_queues()
 
-    def knock(self) -> None:
-        """It is time to tick. Any thread."""
+    def detach(self) -> None:
+        """Its connection is over."""
+        self._parts.ledger.take_queues(self._source, ())
 
-    def later(self, call: Callable[[], None]) -> None:
-        """Call this when what was just started has gone to the pool. On the thread that may start requests."""
-
-    def keep_turning(self) -> None:
-        """A request was kept waiting, so nothing else may come round soon. On the thread that may start requests."""
+    def register(self, hub: Any) -> None:
+        """The event loop starts (again)."""
 
     def close(self) -> None:
         """The worker stops."""
+        self._turns.bell.close()
+
+    def tell_queues(self) -> None:
+        """Have Redis know which queues messages are taken of."""
+        self._parts.ledger.take_queues(self._source, self._parts.intake.subscriptions.taken)
+
+    def turn(self) -> None:
+        """Do what was asked for."""
+        if self._turns.take_resume():
+            self._parts.intake.resume()
+        if self._turns.take_tick():
+            self._tick()
+        if self._turns.take_news():
+            self._pump()
+
+    def turn_or_log(self) -> None:
+        """The same where nobody else would say what failed."""
+        try:
+            self.turn()
+        except Exception:
+            logger.exception("celery-gconc: starting a task failed")
+
+    def _pump(self) -> None:
+        """Start what there is a permit for by now."""
+        parts = self._parts
+        heed_refusal(parts.health)
+        parts.stalls.loop_ran()
+        parts.pool.shrink_on()
+        if parts.pool.autoscaler is not None and parts.ledger.holds_slot and parts.ledger.free_slots <= 0:
+            # With an event loop Celery scales up when a message comes; here permits may come without one.
+            parts.pool.autoscaler.maybe_scale()
+        parts.gate.pump()
+        parts.events.tell_changes(parts.ledger.table)
+
+    def _tick(self) -> None:
+        """Look after what is held, four times a second."""
+        parts = self._parts
+        if parts.stalls.loop_ran():
+            parts.gate.pump()
+        parts.pool.shrink_on()
+        if not self._has_loop and is_shutting_down():
+            parts.gate.close(by_consumer=False)  # the consumer's own loop comes round after some seconds only
+            return
+        parts.deadlocks.suspect(parts.gate.sweep(TICK_SECONDS))
+        if now() >= self._next_pump:
+            self._next_pump = now() + PUMP_SECONDS
+            parts.gate.pump()  # whatever wake-up was lost, nothing waits for longer than this
+            self.tell_queues()
+            parts.long_waits.warn(parts.ledger.queued())
+        parts.intake.take_up_overdue()
+        parts.intake.fetch_past()
+        parts.ledger.tell_room()
 
 
-class HubStarter:
-    """With an event loop: a bell that the loop hears, in each of its turns. Any thread may ring it."""
-
-    def __init__(self, pump: Callable[[], None], tick: Callable[[], None]) -> None:
-        self._pump, self._tick = pump, tick
-        self._bell = Bell()
-        self._is_news = self._is_tick_due = False
-        #: What is to be called in this turn, and in the next. (In the turn after something was started, the loop hears
-        #: that a child takes it, and gives it to the child after all else: kombu 5.4-5.7, "consolidate".)
-        self._now: list[Callable[[], None]] = []
-        self._next: list[Callable[[], None]] = []
-        self._timer: Any = None
-
-    def start(self) -> None:
-        """The loop comes with :meth:`register`."""
+class HubStarter(Starter):
+    """With an event loop: it hears the bell, in each of its turns."""
 
     def register(self, hub: Any) -> None:
         """Add the bell to the loop; again after each reconnect, which resets the loop."""
-        hub.add_reader(self._bell, self._on_rung)
-        self._timer = hub.timer
-
-    def wake(self) -> None:
-        """There is news: have the loop read it."""
-        self._is_news = True
-        self._bell.ring()
-
-    def knock(self) -> None:
-        """Have the loop tick."""
-        self._is_tick_due = True
-        self._bell.ring()
-
-    def later(self, call: Callable[[], None]) -> None:
-        """Call this in the turn after the next, once."""
-        if call not in self._next and call not in self._now:
-            self._next.append(call)
-            self._bell.ring()
-
-    def keep_turning(self) -> None:
-        """Timers that are due go on at once: the loop would sleep for up to a second after each ten (kombu 5.4-5.7)."""
-        due = self._timer._queue if self._timer is not None else None
-        if due and due[0][0] <= monotonic():
-            self._bell.ring()
+        self._parts.stalls.loop_ran()
+        hub.add_reader(self._turns.bell, self._on_rung)
 
     def _on_rung(self) -> None:
-        self._bell.hear()
-        calls, self._now, self._next = self._now, self._next, []
-        if self._now:
-            self._bell.ring()
-        for call in calls:
-            call()
-        if self._is_tick_due:
-            self._is_tick_due = False
-            self._tick()
-        if self._is_news:
-            self._is_news = False
-            self._pump()
-
-    def close(self) -> None:
-        """Close the bell."""
-        self._bell.close()
+        assert isinstance(self._turns.bell, Bell)
+        self._turns.bell.hear()
+        self.turn()
 
 
-class GreenStarter:
+class GreenStarter(Starter):
     """With a green pool (gevent, eventlet): a greenlet of its own, as their ``threading`` makes it.
 
     ``consumer.call_soon`` would be too late: it runs only when ``drain_events`` returns, up to two seconds later.
     """
 
-    def __init__(self, pump: Callable[[], None], tick: Callable[[], None]) -> None:
-        self._pump, self._tick = pump, tick
-        self._news = threading.Event()
-        self._is_tick_due = False
-        self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="celery-gconc-starter", daemon=True)
-
     def start(self) -> None:
         """Start the greenlet."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """There is news."""
-        self._news.set()
-
-    def knock(self) -> None:
-        """Have the greenlet tick."""
-        self._is_tick_due = True
-        self._news.set()
-
-    def later(self, call: Callable[[], None]) -> None:
-        """At once: what was started is in the pool."""
-        call()
-
-    def keep_turning(self) -> None:
-        """Nothing: its timers are a thread of their own, that sleeps only until the next is due."""
+        threading.Thread(target=self._loop, name="celery-gconc-starter", daemon=True).start()
 
     def _loop(self) -> None:
-        while not self._closed:
-            self._news.wait()
-            self._news.clear()
-            if self._closed:
-                return
-            try:
-                self._pump()
-                if self._is_tick_due:
-                    self._is_tick_due = False
-                    self._tick()
-            except Exception:
-                logger.exception("celery-gconc: starting a task failed")
-
-    def close(self) -> None:
-        """End the thread."""
-        self._closed = True
-        self._news.set()
+        bell = self._turns.bell
+        assert isinstance(bell, GreenBell)
+        while not bell.is_closed:
+            bell.wait()
+            if not bell.is_closed:
+                self.turn_or_log()
 
 
-class ConsumerStarter:
+class ConsumerStarter(Starter):
     """Any other pool without an event loop (some brokers, Windows): the consumer's own thread, when it comes round.
 
     Only that thread may use the broker's connection and, in solo, run tasks. It comes round when a message does, or
     after the time-out of a read: Celery's own is two seconds, and a tick's while something waits.
     """
 
-    def __init__(
-        self, pump: Callable[[], None], tick: Callable[[], None], consumer: Any, something_waits: Callable[[], bool]
-    ) -> None:
-        self._pump, self._tick, self._consumer = pump, tick, consumer
-        self._something_waits = something_waits
-        #: What was handed over and not called yet: once is enough.
-        self._pending: set[Callable[[], None]] = set()
-
-    def start(self) -> None:
-        """The consumer's thread is there already."""
-
-    def attach(self, connection: Any) -> None:
-        """The broker is connected (again)."""
+    def attach(self, connection: Any, source: str) -> None:
+        """The broker is connected (again): take a turn before each read."""
+        super().attach(connection, source)
         drain_events = connection.drain_events
+        is_within = False
 
         def come_round(timeout: float | None = None, **options: Any) -> Any:
-            if timeout is not None and self._something_waits():
-                timeout = min(timeout, TICK_SECONDS)
-            return drain_events(timeout=timeout, **options)
+            nonlocal is_within
+            if is_within:  # a read inside of another, or of a turn
+                return drain_events(timeout=timeout, **options)
+            is_within = True
+            try:
+                self.turn_or_log()
+                if timeout is not None and self._something_waits:
+                    timeout = min(timeout, TICK_SECONDS)
+                return drain_events(timeout=timeout, **options)
+            finally:
+                is_within = False
 
         connection.drain_events = come_round  # celery 5.4-5.7: synloop looks it up at each turn
 
-    def wake(self) -> None:
-        """There is news."""
-        self._hand_over(self._pump)
+    @property
+    def _something_waits(self) -> bool:
+        return bool(self._parts.ledger.waiting_count or self._parts.intake.subscriptions.stopped)
 
-    def knock(self) -> None:
-        """Have the consumer's thread tick."""
-        self._hand_over(self._tick)
 
-    def later(self, call: Callable[[], None]) -> None:
-        """At once: what was started is in the pool."""
-        call()
-
-    def keep_turning(self) -> None:
-        """Nothing: its timers are a thread of their own, that sleeps only until the next is due."""
-
-    def _hand_over(self, call: Callable[[], None]) -> None:
-        if call not in self._pending:
-            self._pending.add(call)
-            self._consumer.call_soon(self._do, call)
-
-    def _do(self, call: Callable[[], None]) -> None:
-        self._pending.discard(call)
-        call()
-
-    def close(self) -> None:
-        """Nothing of its own runs."""
+def starter_for(turns: Turns, parts: Called, consumer: Any) -> Starter:
+    """The starter of a worker of this kind."""
+    has_loop = consumer.hub is not None
+    kind = HubStarter if has_loop else GreenStarter if consumer.pool.is_green else ConsumerStarter
+    return kind(turns, parts, has_loop=has_loop)

@@ -1,51 +1,65 @@
-"""The rows that ``inspect stats`` (and so Flower's worker page) shows of the limits: from memory, refreshed behind."""
+"""The rows that ``inspect stats`` (and so Flower's worker page) shows of the limits: from memory, refreshed behind.
+
+Thread: consumer; answers come on the link's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from datetime import datetime, timezone
 
 from celery_gconc.clock import now
 from celery_gconc.protocol.status import LimitStatus, Status
-from celery_gconc.protocol.store import Store
+from celery_gconc.worker.session.link import Link
 
 #: How old what is shown may be, in seconds, before a newer one is asked for (and shown the next time).
 FRESH_SECONDS = 1.0
 
-#: Most limits that are shown.
-MOST_ROWS = 50
+#: How long, in seconds, the first call waits for the first answer.
+FIRST_SECONDS = 0.25
+
+#: How many limits are shown.
+MAX_ROWS = 50
 
 
 class StatsRows:
-    """One worker's. :meth:`rows` is for the consumer's thread and never waits; answers come on the link's."""
+    """One worker's. All fields belong to the consumer's thread, but :attr:`_status`, which the link's writes."""
 
-    def __init__(self, ask: Callable[[Callable[[Store], Status]], Future[Status]]) -> None:
-        self._ask = ask
+    def __init__(self, link: Link) -> None:
+        self._link = link
         self._status: Status | None = None
-        self._asked_at = -FRESH_SECONDS
-
-    def refresh(self) -> None:
-        """Ask for what holds now, unless that was just done."""
-        if now() - self._asked_at >= FRESH_SECONDS:
-            self._asked_at = now()
-            self._ask(lambda store: store.status()).add_done_callback(self._answered)
+        #: When it was last asked for, by :func:`now`.
+        self._asked_at: float | None = None
 
     def rows(self) -> dict[str, str]:
-        """One row for each limit, and one that says when they held."""
-        self.refresh()
+        """One row for each limit, and one that says when they held.
+
+        As of the last call; only the first waits for an answer, for :data:`FIRST_SECONDS` at most.
+        """
+        self._refresh()
         status = self._status
         if status is None:
             return {}
-        rows = {f"gconc {limit.limit}": described(limit) for limit in status.limits[:MOST_ROWS]}
-        if (more := len(status.limits) - MOST_ROWS) > 0:
+        rows = {f"gconc {limit.limit}": described(limit) for limit in status.limits[:MAX_ROWS]}
+        if (more := len(status.limits) - MAX_ROWS) > 0:
             rows["gconc, not shown"] = f"{more} more limits"
         at = datetime.fromtimestamp(status.at, timezone.utc)
         return {**rows, "gconc as of": f"{at:%Y-%m-%d %H:%M:%S} UTC (reload to update)"}
 
-    def _answered(self, future: Future[Status]) -> None:
-        if future.exception() is None:
-            self._status = future.result()
+    def _refresh(self) -> None:
+        """Ask for what holds now, unless that was just done."""
+        is_first, moment = self._asked_at is None, now()
+        if self._asked_at is not None and moment - self._asked_at < FRESH_SECONDS:
+            return
+        self._asked_at = moment
+        answer = self._link.call(lambda store: store.status())
+        answer.add_done_callback(self._answered)
+        if is_first:
+            wait([answer], FIRST_SECONDS)
+
+    def _answered(self, answer: Future[Status]) -> None:
+        if answer.exception() is None:
+            self._status = answer.result()
 
 
 def described(limit: LimitStatus) -> str:

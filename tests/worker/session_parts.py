@@ -37,7 +37,7 @@ class Request:
     limits: tuple[str, ...] = ()
     permit: Permit | None = None
     arrived: float = field(default_factory=now)
-    granted: float = 0.0
+    started_at: float = 0.0
     task_id: str = "id"
     task: str = "t"
     queue: str | None = "emails"

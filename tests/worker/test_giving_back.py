@@ -43,7 +43,7 @@ class FullWorker:
     @contextmanager
     def run(self) -> Iterator[None]:
         with _worker(self.app, "threads", 1) as worker:
-            gate = worker.consumer.global_concurrency.gate
+            gate = worker.consumer.global_concurrency.parts.gate
             self.hold.delay()
             wait_until(lambda: gate.counts.running == 1, what="the slot is taken")
             for number in range(COUNT):

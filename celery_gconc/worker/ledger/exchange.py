@@ -198,5 +198,5 @@ def _asks(asks: Sequence[tuple[int, Limits, Request]]) -> list[Ask]:
 def _held(permit: Permit, request: Request | None = None) -> Held:
     if request is None:
         return Held(permit.number, permit.limits, idle=True, fence=permit.fence)
-    age = now() - request.granted if request.granted else 0.0
+    age = now() - request.started_at if request.started_at else 0.0
     return Held(permit.number, permit.limits, request.task_id, request.task, fence=permit.fence, age=age)

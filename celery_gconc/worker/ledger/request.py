@@ -23,7 +23,7 @@ class Request(Protocol):
     #: When it reached its gate, and when it went to the pool with a permit (0.0: it didn't), by
     #: :func:`~celery_gconc.clock.now`.
     arrived: float
-    granted: float
+    started_at: float
     #: The queue that its message came from, if that is known, and whether it may go back for others to take.
     queue: str | None
     may_move: bool

@@ -1,89 +1,92 @@
 """Warns of tasks that wait for a permit which the task that sent them holds: a deadlock by design.
 
-    tick -> DeadlockWatch.look -> link -> Store.holders -> one warning
+    tick -> DeadlockWatch.suspect -> link -> Store.holders -> one warning
 
-A parent that waits for the result of a child under the same limit keeps its permit meanwhile. Once every place of the
+Thread: the one that may start requests; answers come on the link's.
+
+A parent that waits for the result of a child under the same limit keeps its permit meanwhile. Once every permit of the
 limit is a parent's, none of them ends. Whether a parent does wait can't be seen from outside, so this is a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
 from celery.utils.log import get_logger
 
 from celery_gconc.clock import now
-from celery_gconc.limits.claims import Limits
 from celery_gconc.protocol.status import Holding
-from celery_gconc.protocol.store import Store
+from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.run import Run
+from celery_gconc.worker.session.link import Link
 
 logger = get_logger(__name__)
 
 #: For how long, in seconds, a request has waited before its ancestors are looked for among the holders.
 SUSPECT_SECONDS = 10.0
 
-#: How often, in seconds, some of the requests are looked at.
-LOOK_SECONDS = 1.0
+#: How often, in seconds, suspects are collected from some of the requests.
+COLLECT_SECONDS = 1.0
 
 #: How many requests are suspected at a time.
-MOST_SUSPECTS = 1000
+MAX_SUSPECTS = 1000
 
-#: How many holders of a limit are looked at: a deadlock needs a parent for each place.
-MOST_HOLDERS = 200
-
-Ask = Callable[[Callable[[Store], tuple[Holding, ...]]], "Future[tuple[Holding, ...]]"]
+#: How many holders of a limit are looked at: a deadlock needs a parent for each permit.
+MAX_HOLDERS = 200
 
 
 class DeadlockWatch:
-    """One worker's. :meth:`look` is for the consumer's thread; answers come on the link's."""
+    """One worker's. All fields belong to the thread that may start requests, but :attr:`_warned` to the link's."""
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
-        self._next = self._next_look = 0.0
+    def __init__(self, link: Link, ledger: Ledger[Run]) -> None:
+        self._link, self._ledger = link, ledger
+        #: When suspects are collected again, and when the holders of their limits are read, by :func:`now`.
+        self._next_collect = self._next_read = 0.0
         #: Who waits for what its ancestor may hold: by limit and by the ancestor's id; and about how many.
         self._suspects: dict[str, dict[str, Run]] = {}
         self._suspected = 0
-        #: What was warned of: limit, parent's task, child's task.
-        self._told: set[tuple[str, str, str]] = set()
+        #: Warnings that were given: limit, parent's task, child's task.
+        self._warned: set[tuple[str, str, str]] = set()
 
-    def look(self, runs: Iterable[Run], covering: Callable[[Limits], Limits]) -> None:
+    def suspect(self, runs: Iterable[Run]) -> None:
         """Look at requests that are held, some at a time; costs a call to Redis for each limit that has suspects."""
         moment = now()
-        if moment < self._next_look:
+        if moment < self._next_collect:
             return
-        self._next_look = moment + LOOK_SECONDS
+        self._next_collect = moment + COLLECT_SECONDS
         for run in runs:
-            if moment - run.arrived >= SUSPECT_SECONDS and self._suspected < MOST_SUSPECTS:
+            if moment - run.arrived >= SUSPECT_SECONDS and self._suspected < MAX_SUSPECTS:
                 for ancestor in _ancestors(run.request):
                     self._suspected += 1
-                    for limit in covering(run.names):
+                    for limit in self._ledger.covering(run.names):
                         self._suspects.setdefault(limit, {})[ancestor] = run
-        if moment < self._next:
+        if moment < self._next_read:
             return
-        self._next = moment + SUSPECT_SECONDS / 2
+        self._next_read = moment + SUSPECT_SECONDS / 2
         suspects, self._suspects, self._suspected = self._suspects, {}, 0
         for limit, children in suspects.items():
-            self._look_for(limit, children)
+            self._compare(limit, children)
 
-    def _look_for(self, limit: str, children: dict[str, Run]) -> None:
-        def tell(future: Future[tuple[Holding, ...]]) -> None:
+    def _compare(self, limit: str, children: dict[str, Run]) -> None:
+        """Warn where the holders of a limit are ancestors of those that wait for it."""
+
+        def answered(future: Future[tuple[Holding, ...]]) -> None:
             if future.exception() is not None:
-                return  # Redis is away: there are other worries
+                return  # Redis is unreachable: there are other worries
             for holding in future.result():
                 child = children.get(holding.task_id)
                 if child is not None:
                     self._warn(limit, holding, child)
 
-        self._ask(lambda store: store.holders(limit, MOST_HOLDERS)).add_done_callback(tell)
+        self._link.call(lambda store: store.holders(limit, MAX_HOLDERS)).add_done_callback(answered)
 
     def _warn(self, limit: str, parent: Holding, child: Run) -> None:
-        told = (limit, parent.task, child.task)
-        if told in self._told:
+        warning = (limit, parent.task, child.task)
+        if warning in self._warned:
             return
-        self._told.add(told)
+        self._warned.add(warning)
         logger.warning(
             "celery-gconc: possible deadlock: %s[%s] has waited %.0f s for a permit under %s, and %s[%s], which sent "
             "it, holds one: if that one waits for its result, neither ends. Take one of the two out of the limit, or "

@@ -1,6 +1,8 @@
 """Notices that a worker's event loop stands still, from a thread of its own: it knocks, and the loop answers.
 
-    Lookout -> Starter.knock -> tick -> Lookout.came_round
+    StallWatch -> Turns.knock -> Starter -> StallWatch.loop_ran
+
+Thread: its own; :meth:`StallWatch.loop_ran` is for the consumer's.
 
 A slow signal handler, or a broker that is silent over a half-open connection, can hold it up for minutes. Meanwhile
 it reads no results and starts nothing; so its worker must have no room, or every free permit that one of its requests
@@ -12,81 +14,77 @@ It is asked, not heard of by chance: each turn of the loop answers, however many
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from celery.utils.log import get_logger
 
 from celery_gconc.clock import now
 from celery_gconc.protocol.messages import Stall
+from celery_gconc.worker.dispatch import Dispatcher
+from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
+from celery_gconc.worker.run import Run
 from celery_gconc.worker.session.counts import Counters
-from celery_gconc.worker.starter import TICK_SECONDS
+from celery_gconc.worker.session.health import Health
+from celery_gconc.worker.turns import Turns
 
 logger = get_logger(__name__)
+
+#: How often, in seconds, it knocks: so often parked requests and stopped queues are looked after.
+TICK_SECONDS = 0.25
 
 #: For how long, in seconds, an event loop may stand still before others take its permits.
 LATE_SECONDS = 1.0
 
-#: After how many seconds in which nothing is started though slots are free it is told.
-TOLD_SECONDS = 3.0
+#: After how many seconds in which nothing is started though slots are free that is said.
+SAID_SECONDS = 3.0
 
 #: Why that may be.
 STANDS_STILL = "its event loop stands still (a slow signal handler, or a broker that does not answer, can hold it up)"
 PROMISED = "its free slots are promised to tasks that do not start"
 
 
-class Lookout:
-    """One worker's. :meth:`came_round` is for the consumer's thread; all that is given here is called on another."""
+class StallWatch:
+    """One worker's. Its thread writes all fields but :attr:`_seen`."""
 
     def __init__(
         self,
         pool: Pool,
-        knock: Callable[[], None],
-        on_late: Callable[[], None],
-        on_back: Callable[[], None],
+        ledger: Ledger[Run],
+        dispatcher: Dispatcher,
+        turns: Turns,
         *,
-        free_slots: Callable[[], int],
-        unused_slots: Callable[[], int],
+        health: Health,
         counters: Counters,
     ) -> None:
-        self._pool = pool
-        self._knock, self._on_late, self._on_back = knock, on_late, on_back
-        #: How many slots are free, and how many of them nothing is to have though something waits.
-        self._free_slots, self._unused_slots = free_slots, unused_slots
-        self._counters = counters
+        self._pool, self._ledger, self._dispatcher, self._turns = pool, ledger, dispatcher, turns
+        self._health, self._counters = health, counters
         #: Whether there is an event loop: without one (solo), the consumer's thread may run tasks itself.
         self._has_loop = False
-        #: When it was last seen to run, by :func:`now`.
+        #: When the loop was last seen to run, by :func:`now`. The consumer's thread.
         self._seen = now()
-        #: Why nothing is started though slots are free, how many, and since when; and whether that was told.
+        #: Why nothing is started though slots are free, how many, and since when; and whether that was said.
         self._stall: tuple[str, int, float] | None = None
-        self._is_told = False
+        self._is_said = False
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="celery-gconc-lookout", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="celery-gconc-stall-watch", daemon=True)
 
     def start(self, *, has_loop: bool) -> None:
-        """Begin to knock; where there is an event loop, look out for its answers too."""
+        """Begin to knock; where there is an event loop, watch for its answers too."""
         self._has_loop = has_loop
         self._seen = now()
         self._thread.start()
 
-    def came_round(self) -> bool:
+    def loop_ran(self) -> bool:
         """The event loop runs. Return whether it had been taken to stand still."""
         was_late, self._pool.is_stalled = self._pool.is_stalled, False
         self._seen = now()
         return was_late
 
-    def stall(self) -> Stall | None:
-        """Whether nothing has been started for some time though slots are free. Any thread."""
-        stall = self._stall
-        if stall is None or now() - stall[2] < TOLD_SECONDS:
-            return None
-        why, slots, since = stall
-        return Stall(why, slots, now() - since)
-
     def close(self) -> None:
         """The worker stops."""
         self._closed.set()
+
+    # -- Its thread --------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         was_late = False
@@ -94,36 +92,37 @@ class Lookout:
             seen = self._seen
             is_late = self._pool.is_stalled = self._has_loop and now() - seen > LATE_SECONDS
             try:
-                self._knock()
+                self._turns.knock()
                 if is_late:
-                    self._on_late()
+                    self._ledger.slots_changed()
+                    self._dispatcher.runs.watch_pipes()
                 elif was_late:
-                    self._on_back()
-                self._look_for_stall(seen)
-                self._counters.stall = self.stall()
+                    self._dispatcher.runs.watch_no_pipes()
+                self._look_for_stall(seen, is_late=is_late)
+                self._counters.stall = self._current()
             except Exception:
                 logger.exception("celery-gconc: looking after the event loop failed")
             was_late = is_late
 
-    def _look_for_stall(self, seen: float) -> None:
+    def _look_for_stall(self, seen: float, *, is_late: bool) -> None:
         before = self._stall
-        if self._pool.is_stalled:
-            why, slots, since = STANDS_STILL, self._free_slots(), seen
+        if is_late:
+            why, slots, since = STANDS_STILL, self._free_slots, seen
         else:
-            why, slots, since = PROMISED, self._unused_slots(), now()
+            why, slots, since = PROMISED, self._unused_slots, now()
         if slots > 0:
             self._stall = (why, slots, before[2] if before is not None and before[0] == why else since)
         else:
             self._stall = None
-        if before is not None and self._is_told and (self._stall is None or self._stall[0] != before[0]):
-            self._is_told = False
+        if before is not None and self._is_said and (self._stall is None or self._stall[0] != before[0]):
+            self._is_said = False
             logger.warning(
                 "celery-gconc: tasks under limits start here again: none has for %.0f s, because %s",
                 now() - before[2],
                 before[0].partition(" (")[0],
             )
-        if not self._is_told and (stall := self.stall()) is not None:
-            self._is_told = True
+        if not self._is_said and (stall := self._current()) is not None:
+            self._is_said = True
             logger.warning(
                 "celery-gconc: this worker has had no room for tasks under limits for %.0f s, though %d of its slots "
                 "are free, because %s; other workers may run them",
@@ -131,3 +130,20 @@ class Lookout:
                 stall.slots,
                 stall.why,
             )
+
+    def _current(self) -> Stall | None:
+        """The stall, once it has lasted for some time."""
+        stall = self._stall
+        if stall is None or now() - stall[2] < SAID_SECONDS:
+            return None
+        why, slots, since = stall
+        return Stall(why, slots, now() - since)
+
+    @property
+    def _free_slots(self) -> int:
+        return 0 if self._dispatcher.is_closed else self._pool.size - self._ledger.running_count
+
+    @property
+    def _unused_slots(self) -> int:
+        """How many slots are free that nothing of what waits here is to have."""
+        return self._ledger.unused_slots() if self._health.connected else 0
