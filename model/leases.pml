@@ -4,7 +4,7 @@
  *
  * Time here is counted, in small steps: real time as the workers measure it, Redis' wall clock, which may step once by
  * an hour, and the lease clock, which goes on by no more than `cap` in a script. core/clock.lua, core/heartbeats.lua's `changed`,
- * the end of leases in `begin`; open.lua and sync.lua, which renew a lease; link.py: what a session trusts, when W calls.
+ * the end of leases in `begin`; open.lua and sync.lua, which renew a lease; session.py: what a session trusts, when W calls.
  * A script is one step. A request may be under way while time passes; the worker counts from its sending.
  */
 #ifndef END

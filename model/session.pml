@@ -172,7 +172,7 @@ proctype Gate(byte w) {
   od
 }
 
-/* link.py: the thread */
+/* session.py: a step at a time, on the link's thread */
 proctype Link(byte w) {
   byte n;
   do

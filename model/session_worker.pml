@@ -119,7 +119,7 @@ inline overtaken(w) {   /* a later sync was executed: the delayed one is stale *
 
 inline sync_failed(w) {
   needs[w] = 1; due[w] = 1; phase[w] = 0;
-  sub[w] = 0;           /* _lost: the subscription goes too */
+  sub[w] = 0;           /* disconnected: the subscription goes too */
   no_notices(2 * w); no_notices(2 * w + 1);
   forget_message(w)
 }
