@@ -1,4 +1,4 @@
-"""Notices that a pool child is gone, or has written a result that nobody reads, without asking the pool.
+"""Finds out that a pool child is gone, or has written a result that nobody reads, without asking the pool.
 
     gate (watch, watch_pipes) -> Children -> link (exited, written)
 
@@ -35,8 +35,8 @@ class Children:
     def __init__(self, bell: Bell) -> None:
         #: Wakes the link, which is to look at what was asked for.
         self._bell = bell
-        #: What other threads ask for: children to watch, and the number of the job by its result pipe. They replace
-        #: the pipes as a whole; the link's thread takes each out that was written to.
+        #: Any thread adds children to watch, and the link's takes them out. Any thread replaces the pipes as a whole
+        #: (the number of the job by the descriptor of its result pipe); the link's takes out those written to.
         self._wanted: set[int] = set()
         self._pipes: dict[int, int] = {}
         #: The link's thread owns the rest. pidfds by child, and the children that have none.

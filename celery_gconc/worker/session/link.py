@@ -1,4 +1,4 @@
-"""The link: the thread around a session. It waits for what there is to carry, and tries again where Redis is away.
+"""The link: the thread around a session. It sleeps until there is something to do, and retries while Redis is away.
 
     Ledger, Children -> bell -> Link -> Session.run_once;  Redis -> Link -> Notices;  Children -> Link -> the gate
 
@@ -66,7 +66,7 @@ class Runs(Protocol):
 
 
 class Link:
-    """One worker's. What has no other owner named is the thread's."""
+    """One worker's. Its own thread owns every field that names no other owner."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Link:
         self._bell, self._health, self._counters = bell, health, counters
         self._children, self._runs, self._consumer = children, runs, consumer
         self.store = Store.from_settings(settings, call_timeout=min(settings.heartbeat_interval, MAX_CALL))
-        #: Each file that it waits for has a function as its data, which is called when there is something to read.
+        #: The data of each file is a function, which is called when there is something to read.
         self._selector = selectors.DefaultSelector()
         self._selector.register(bell, selectors.EVENT_READ, bell.hear)
         children.attach(self._selector)
@@ -101,7 +101,7 @@ class Link:
             consumer=consumer,
         )
         self._notices = notices
-        #: What others want done with the store. Any thread appends, the link's takes.
+        #: Calls of others with the store. Any thread appends, the link's takes.
         self._calls: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
         #: Set by :meth:`stop`, on any thread.
         self._is_stopping = False
@@ -159,20 +159,20 @@ class Link:
     # -- The thread --------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """The thread: whatever goes wrong, it goes on renewing the lease, until it is stopped."""
+        """The thread. Whatever goes wrong, it keeps renewing the lease until it is stopped."""
         while not self._is_over and not (self._is_stopping and not self._ledger.running_count):
             self._turn()
         self._end()
 
     def _turn(self) -> None:
         try:
-            self._work_or_say_why_not()
+            self._guarded_turn()
         except Exception:
             logger.exception("celery-gconc: the link failed where it handled a failure; it goes on")
             self._next_try = now() + FIRST_RETRY
             time.sleep(FIRST_RETRY)  # whatever failed may fail again at once
 
-    def _work_or_say_why_not(self) -> None:
+    def _guarded_turn(self) -> None:
         try:
             self._work()
         except StoreUnavailable as exc:
@@ -186,7 +186,7 @@ class Link:
             self._lost(StoreUnavailable(f"unexpected error: {exc!r}"))
 
     def _work(self) -> None:
-        """One turn: say what there is to say, do what others want done, and wait for what comes next."""
+        """One turn: the session's next step, the calls of others, and the wait for what comes next."""
         moment = now()
         if moment < self._next_try and not self._is_stopping:
             self._take_events(self._next_try - moment)

@@ -1,4 +1,4 @@
-"""What Redis tells a session without having been asked: the subscription, and what is read from it.
+"""The notices that Redis publishes for a session: the subscription to them, and reading them.
 
     Redis -> Notices -> Ledger, and the consumer is woken where its gate may have something to do
 
@@ -52,7 +52,7 @@ class Notices:
         return self._pubsub is not None
 
     def subscribe(self, session: str, lease: float) -> None:
-        """Listen to what a session is told from now on; *lease* is its length in seconds."""
+        """Listen to the notices of a session from now on; its lease lasts for *lease* seconds."""
         self.close()
         self._session, self._lease = session, lease
         self._pubsub = self._store.subscribe(session, lease)
@@ -74,10 +74,10 @@ class Notices:
             self._consumer.wake()
 
     def check(self, moment: float) -> bool:
-        """Called with each heartbeat: see that the connection lives. Return whether it did.
+        """Called with each heartbeat: see that the connection is alive, and replace it if not. Return whether it was.
 
-        One that a firewall has forgotten is silent for ever, and neither side hears of it: then there is another one
-        now, and what was said on the first is lost.
+        If a firewall has forgotten a connection, it stays silent for ever, and neither side hears of it. Notices that
+        were sent on it are lost.
         """
         was_alive = self._asked_at is None or moment - self._asked_at < self._patience
         if not was_alive:

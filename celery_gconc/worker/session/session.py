@@ -40,7 +40,8 @@ MAX_OPENINGS = 3
 class Session:
     """One worker's, from its first contact with Redis to its end; Redis knows it by an id, another each time it opens.
 
-    All times are on the clock by which :meth:`run_once` is called (:func:`~celery_gconc.clock.now`).
+    The link's thread owns all of it; others may read :attr:`id`. All times are on the clock by which :meth:`run_once`
+    is called (:func:`~celery_gconc.clock.now`).
     """
 
     def __init__(
@@ -75,20 +76,20 @@ class Session:
         #: What operators have set, as last heard: a Redis that lost it gets it back.
         self._overrides: Mapping[str, str] = {}
         self._next_heartbeat = 0.0
-        #: When somebody else's lease ends that has what requests here wait for.
+        #: When to come back because another session's lease ends: requests here may get its permits.
         self._next_reclaim: float | None = None
         self._last_sync = 0.0
 
     @property
     def id(self) -> str:
-        """By which Redis knows it; empty before the first is tried. Any thread."""
+        """The id by which Redis knows it; empty before the first was tried. Any thread."""
         return self._ids[0] if self._ids else ""
 
     def run_once(self, moment: float) -> float:
         """Do what is due at *moment*, at most one step: open the session, or sync. Return when the next is due.
 
         Raises:
-            StoreUnavailable: Redis isn't there; call :meth:`disconnected`, and come back later.
+            StoreUnavailable: Redis can't be reached; call :meth:`disconnected`, and come back later.
             SessionRefused: this worker must not run.
         """
         if not self._is_open:
@@ -103,12 +104,12 @@ class Session:
         return self._next_due(moment)
 
     def disconnected(self) -> None:
-        """Redis isn't there: what it says meanwhile is lost, and what was said to it may be."""
+        """Redis can't be reached: notices are lost from now on, and the last sync may be."""
         self._notices.close()
         self.is_synced = False
 
     def close(self, moment: float) -> None:
-        """The last round trip: everything that it has is free. Without it, the lease runs out."""
+        """The last round trip, which frees everything that it holds. Without it, the lease runs out."""
         if self._has_lived:
             with suppress(StoreUnavailable):
                 self._record(moment)
@@ -186,7 +187,7 @@ class Session:
     # -- Syncs -------------------------------------------------------------------------------------------
 
     def _resume(self) -> None:
-        """Listen again; what was missed comes with the answer to a sync that states everything."""
+        """Listen again; the answer to a sync that states everything brings what was missed."""
         self._notices.subscribe(self.id, self._settings.heartbeat_timeout)
         self._ledger.sync_failed()
 
