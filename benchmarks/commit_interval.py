@@ -19,7 +19,7 @@ from typing import Any
 
 import redis
 
-from tests.servers import redis_server, wait_until
+from tests.kit.servers import redis_server, wait_until
 
 from .kit import SENT, Load, environment, killed, redis_version, send, stamps, worker_process
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kombu import Connection
 
-from tests.servers import rabbitmq_server, redis_server
+from tests.kit.servers import rabbitmq_server, redis_server
 
 from .kit import Load, environment, killed, send, stamps, worker_process
 

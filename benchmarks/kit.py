@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import redis
 
-from tests.servers import redis_binary, redis_server
+from tests.kit.servers import redis_binary, redis_server
 
 ROOT = Path(__file__).resolve().parent.parent
 

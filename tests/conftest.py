@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kit.namespace import empty_namespace
 from tests.kit.order import Order
-from tests.kit.tiers import Tiers, Times, starts
-from tests.namespace import empty_namespace
-from tests.servers import (
+from tests.kit.servers import (
     NoRabbitMQBinary,
     NoRedisBinary,
     RabbitMQServer,
@@ -21,7 +20,8 @@ from tests.servers import (
     redis_binary,
     redis_server,
 )
-from tests.topologies import NoValkeyBinary, valkey_binary
+from tests.kit.tiers import Tiers, Times, starts
+from tests.kit.topologies import NoValkeyBinary, valkey_binary
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.kit import Cluster, Worker
 from tests.cluster.queues import SPECIAL
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster, Worker
 
 NAP, HELD, POOLED = (f"task:tests.cluster.app.{name}" for name in ("nap", "held", "pooled"))
 

@@ -16,13 +16,13 @@ from tests.brokers.exercise import (
     subscribed,
     wait_for_long,
 )
-from tests.cluster.kit import cluster
 from tests.cluster.queues import SPECIAL
 from tests.cluster.versions import needs_quorum_queues
+from tests.kit.namespace import empty_namespace
+from tests.kit.proxy import proxy
+from tests.kit.servers import RedisServer, free_port, rabbitmq_server, wait_until
 from tests.kit.tiers import starts
-from tests.namespace import empty_namespace
-from tests.proxy import proxy
-from tests.servers import RedisServer, free_port, rabbitmq_server, wait_until
+from tests.kit.workers import cluster
 
 #: What a worker's log says when the broker has closed its channel or its connection.
 CHANNEL_CLOSED = ("PRECONDITION_FAILED", "Unrecoverable", "Connection to broker lost", "Traceback")

@@ -21,10 +21,11 @@ from tests.brokers.exercise import (
     wait_for_parked,
     watch,
 )
-from tests.cluster.kit import Cluster, cluster
+from tests.kit.keys import key
+from tests.kit.namespace import empty_namespace
+from tests.kit.servers import RedisServer, wait_until
 from tests.kit.tiers import starts
-from tests.namespace import empty_namespace
-from tests.servers import RedisServer, wait_until
+from tests.kit.workers import Cluster, cluster
 
 #: Transport options with which the broker delivers again what was not acknowledged within three seconds. The other
 #: two have kombu look for such messages every second (celery 5.7; before, every hundred).
@@ -146,7 +147,7 @@ def test_what_a_hung_worker_without_an_event_loop_has_read_starts_in_another(mak
 def told(cluster: Cluster, what: bytes) -> list[int]:
     """What Redis was told by each session: room, or how many syncs there were."""
     with cluster.client as client:
-        fields = client.hgetall("{gconc}:v1:session")
+        fields = client.hgetall(key("session"))
     return [int(value) for field, value in fields.items() if field.endswith(b":" + what)]
 
 

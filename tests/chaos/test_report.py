@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.servers import ROOT
+from tests.kit.servers import ROOT
 from tools.chaos import report
 
 RESULTS = sorted((ROOT / "tools" / "chaos" / "results").glob("*.json"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import ROOT
+from tests.kit.servers import ROOT
 from tools.chaos import schedule
 
 

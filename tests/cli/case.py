@@ -10,9 +10,9 @@ from celery import Celery
 
 from celery_gconc.diagnosis.explain import Explanation, explain
 from celery_gconc.operations.operations import Operations
-from tests.cluster.kit import Cluster
-from tests.namespace import change_is_known
-from tests.servers import wait_until
+from tests.kit.namespace import change_is_known
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster
 
 MakeCluster = Callable[..., Cluster]
 

@@ -12,8 +12,8 @@ from kombu import Queue
 from celery_gconc import Operations
 from celery_gconc.protocol.status import as_json
 from tests.cli.conftest import Gconc, said
-from tests.cluster.kit import Cluster
-from tests.servers import redis_server, wait_until
+from tests.kit.servers import redis_server, wait_until
+from tests.kit.workers import Cluster
 
 
 def test_a_limit_is_set_told_and_reset_with_no_worker_alive(gconc: Gconc, operations: Operations):

@@ -15,7 +15,8 @@ from celery_gconc.diagnosis.doctor import examine
 from celery_gconc.diagnosis.finding import Finding
 from tests.cli.case import LONG, QUICK, Case, MakeCluster, case_of, nothing
 from tests.failures.worker_kit import stopped
-from tests.servers import redis_server, wait_until
+from tests.kit.keys import key
+from tests.kit.servers import redis_server, wait_until
 
 LIMITS = {"queue:emails": 2}
 
@@ -38,9 +39,9 @@ def add_session(case: Case, name: str, **info: object) -> None:
     """A session that a worker of another kind could have opened."""
     with redis.Redis.from_url(case.cluster.redis) as client:
         known = {"node": name, "pid": 1, "pool": "prefork", "app": "cluster", "broker": case.cluster.broker}
-        client.zadd("{gconc}:v1:sessions", {name: 1e13})
-        client.hset("{gconc}:v1:session", f"{name}:info", json.dumps({**known, "since": time.time() * 1000, **info}))
-        client.hset("{gconc}:v1:session", f"{name}:config", json.dumps(info.get("config", {})))
+        client.zadd(key("sessions"), {name: 1e13})
+        client.hset(key("session"), f"{name}:info", json.dumps({**known, "since": time.time() * 1000, **info}))
+        client.hset(key("session"), f"{name}:config", json.dumps(info.get("config", {})))
 
 
 def test_a_healthy_cluster_has_no_findings(make_cluster: MakeCluster):
@@ -86,8 +87,8 @@ def test_a_clock_that_was_set_right_since_its_session_opened_is_no_finding(make_
         cluster.start("w1", concurrency=1)
         (session,) = case.operations.status().sessions
         field = f"{session.session}:info"
-        told = json.loads(client.hget("{gconc}:v1:session", field))
-        client.hset("{gconc}:v1:session", field, json.dumps({**told, "clock": told["since"] - 7000}))
+        told = json.loads(client.hget(key("session"), field))
+        client.hset(key("session"), field, json.dumps({**told, "clock": told["since"] - 7000}))
         assert case.operations.status().sessions[0].skew == pytest.approx(-7)
         assert examined(case) == ()
 
@@ -140,9 +141,9 @@ def test_limits_that_start_nothing_are_named(make_cluster: MakeCluster):
         case.operations.pause("emails", by="ann")
         assert not [finding for finding in examined(case) if finding.is_problem]
         with redis.Redis.from_url(case.cluster.redis) as client:  # as if it were two days ago
-            told = json.loads(client.hget("{gconc}:v1:overrides", "queue:emails"))
+            told = json.loads(client.hget(key("overrides"), "queue:emails"))
             told["pause"]["at"] -= 2 * 86400 * 1000
-            client.hset("{gconc}:v1:overrides", "queue:emails", json.dumps(told))
+            client.hset(key("overrides"), "queue:emails", json.dumps(told))
         found_in(case, "warning", "queue:emails has been paused by ann for 2 d")
 
 
@@ -151,9 +152,9 @@ def test_values_that_nobody_gave_a_reason_for_are_remarked_after_a_week(make_clu
         for limit, reason in (("emails", None), ("celery", "load test")):
             case.operations.set(limit, 5, by="ann", reason=reason)
             with redis.Redis.from_url(case.cluster.redis) as client:
-                told = json.loads(client.hget("{gconc}:v1:overrides", f"queue:{limit}"))
+                told = json.loads(client.hget(key("overrides"), f"queue:{limit}"))
                 told["set"]["at"] -= 8 * 86400 * 1000
-                client.hset("{gconc}:v1:overrides", f"queue:{limit}", json.dumps(told))
+                client.hset(key("overrides"), f"queue:{limit}", json.dumps(told))
         texts = [finding.what for finding in examined(case) if finding.severity == "info"]
         assert "queue:emails was set to 5 by ann 8 d ago, without a reason" in texts
         assert not [text for text in texts if "queue:celery" in text]
@@ -237,7 +238,7 @@ def test_records_without_a_session_are_found_and_repaired_and_waiters_go_on(make
         cluster.send("nap", 1)
         cluster.done(1)
         wait_until(lambda: cluster.permits() == 0, what="its permit is free")
-        client.zadd("{gconc}:v1:holders", {"queue:emails\x1fgone:1": 0})  # nobody's
+        client.zadd(key("holders"), {"queue:emails\x1fgone:1": 0})  # nobody's
         cluster.send("nap", 1, 0.1)
         wait_until(lambda: case.operations.waiting("emails"), what="it waits for what nobody holds")
         assert any(finding.severity == "error" and "repair" in finding.todo for finding in examined(case))
@@ -258,10 +259,10 @@ def test_a_task_that_waits_for_nothing_is_named(make_cluster: MakeCluster, monke
     )
     with case_of(cluster) as case, redis.Redis.from_url(cluster.redis) as client:
         cluster.start("w1", concurrency=2)
-        client.zadd("{gconc}:v1:holders", {"queue:emails\x1fgone:1": 0})
+        client.zadd(key("holders"), {"queue:emails\x1fgone:1": 0})
         task = case.send("nap", 0.1)
         case.waits("emails")
-        client.zrem("{gconc}:v1:holders", "queue:emails\x1fgone:1")  # as no script would: nobody is granted
+        client.zrem(key("holders"), "queue:emails\x1fgone:1")  # as no script would: nobody is granted
         found_in(
             case,
             "error",

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from tests.cli.case import LONG, QUICK, MakeCluster, case_of
-from tests.servers import redis_server, wait_until
+from tests.kit.servers import redis_server, wait_until
 
 
 def test_from_its_queue_to_its_end_under_a_full_limit(make_cluster: MakeCluster):

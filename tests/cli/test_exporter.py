@@ -11,9 +11,9 @@ import urllib.request
 import pytest
 
 from tests.cli.case import QUICK, MakeCluster
-from tests.cluster.kit import Cluster
 from tests.kit import warm
-from tests.servers import ROOT
+from tests.kit.servers import ROOT
+from tests.kit.workers import Cluster
 
 
 def an_exporter(cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:

@@ -10,8 +10,8 @@ import pytest
 from celery_gconc import Operations
 from celery_gconc.protocol.status import as_json
 from tests.cli.conftest import Gconc
-from tests.cluster.kit import Cluster
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster
 
 NAP, POOLED = "tests.cluster.app.nap", "tests.cluster.app.pooled"
 

@@ -10,7 +10,7 @@ import pytest
 
 from celery_gconc.diagnosis.simulation import MIN_SAMPLES, TooFewSamples, forecast, read_history
 from tests.cli.case import QUICK, Case, MakeCluster, case_of
-from tests.servers import redis_server, wait_until
+from tests.kit.servers import redis_server, wait_until
 
 
 def run_some(case: Case) -> None:

@@ -18,8 +18,8 @@ from celery_gconc import Operations
 from celery_gconc.cli import gconc as command
 from celery_gconc.protocol.status import as_json
 from tests.cli.conftest import Gconc, said
-from tests.cluster.kit import Cluster
-from tests.servers import ROOT, free_port, redis_server, wait_until
+from tests.kit.servers import ROOT, free_port, redis_server, wait_until
+from tests.kit.workers import Cluster
 
 LIMIT_HEADINGS = ["LIMIT", "RUN/MAX", "WAITING", "LONGEST", "/MIN", "STATE", "FROM"]
 

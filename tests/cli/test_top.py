@@ -18,10 +18,10 @@ import pytest
 
 from celery_gconc import Operations
 from tests.cli.conftest import Gconc
-from tests.cluster.kit import Cluster
+from tests.kit.namespace import empty_namespace
+from tests.kit.servers import ROOT, redis_server, wait_until
 from tests.kit.tiers import starts
-from tests.namespace import empty_namespace
-from tests.servers import ROOT, redis_server, wait_until
+from tests.kit.workers import Cluster
 
 TOP = f"{sys.executable} -m celery -A tests.cluster.app gconc top --interval 0.2"
 

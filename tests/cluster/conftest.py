@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 
-from tests.cluster.kit import Cluster, cluster
 from tests.cluster.queues import QUEUES
+from tests.kit.servers import RabbitMQServer, redis_server
 from tests.kit.tiers import starts
-from tests.servers import RabbitMQServer, redis_server
+from tests.kit.workers import Cluster, cluster
 
 
 @pytest.fixture(scope="session")

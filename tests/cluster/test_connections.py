@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.cluster.kit import Cluster
 from tests.cluster.versions import needs_restore_settings
-from tests.proxy import Proxy, proxy
-from tests.servers import RabbitMQServer, RedisServer, free_port, rabbitmq_server, redis_server, wait_until
+from tests.kit.keys import key
+from tests.kit.proxy import Proxy, proxy
+from tests.kit.servers import RabbitMQServer, RedisServer, free_port, rabbitmq_server, redis_server, wait_until
+from tests.kit.workers import Cluster
 
 #: Redis as the broker delivers again, after so many seconds, what a lost connection left unacknowledged.
 IMPATIENT = {"visibility_timeout": 5, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
@@ -53,7 +54,7 @@ def lost_pids(cluster: Cluster) -> frozenset[int]:
 def waiting_sessions(cluster: Cluster) -> set[str]:
     """The sessions that wait for a permit."""
     with cluster.client as client:
-        members = client.zrange("{gconc}:v1:waiters", 0, -1)
+        members = client.zrange(key("waiters"), 0, -1)
     return {member.decode().split("\x1f")[-1].rpartition(":")[0] for member in members}
 
 

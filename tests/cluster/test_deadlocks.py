@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Signature, chord
 
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 
 def test_a_child_that_waits_for_a_permit_that_its_parent_holds_is_warned_of_with_both_names_and_the_limit(make_cluster):

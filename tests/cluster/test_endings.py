@@ -8,9 +8,10 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.cluster.kit import Cluster, Worker
 from tests.cluster.versions import needs_soft_shutdown
-from tests.servers import wait_until
+from tests.kit.keys import key
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster, Worker
 
 #: The tasks that the ending worker has parked, and the one that waits in the other worker.
 PARKED, ELSEWHERE = list(range(10, 16)), 50
@@ -64,7 +65,7 @@ def lost_pids(cluster: Cluster) -> frozenset[int]:
 def sessions(cluster: Cluster) -> int:
     """How many sessions there are."""
     with cluster.client as client:
-        return int(client.zcard("{gconc}:v1:sessions"))
+        return int(client.zcard(key("sessions")))
 
 
 def take_over(cluster: Cluster, worker: Worker) -> list[int]:
@@ -175,7 +176,7 @@ def test_a_second_start_under_the_same_node_name_is_a_session_of_its_own(make_cl
     assert sessions(cluster) == 1, "its end is that of the first too"
     assert cluster.oracle.count("e") == 0, "the long one was to run still"
     with cluster.client as client:
-        assert client.zcard("{gconc}:v1:holders") == 1, "its end has released the permit of the first"
+        assert client.zcard(key("holders")) == 1, "its end has released the permit of the first"
     assert first.process.wait(20) == 0
     assert cluster.oracle.starts() == [0]
     assert cluster.waiting_in("other") == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from celery_gconc import current_permit
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 POOLS = ["prefork", "threads", "gevent", "solo"]
 

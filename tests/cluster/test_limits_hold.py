@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.servers import wait_until
+from tests.kit.keys import key
+from tests.kit.servers import wait_until
 
 LIMIT = 3
 
@@ -152,7 +153,7 @@ def test_an_idle_cluster_holds_no_permits(make_cluster):
     cluster.done(20)
     client = cluster.client
     wait_until(
-        lambda: not client.exists("{gconc}:v1:holders") and not client.exists("{gconc}:v1:waiters"),
+        lambda: not client.exists(key("holders")) and not client.exists(key("waiters")),
         seconds=5,
         what="all permits are back",
     )

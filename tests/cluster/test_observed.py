@@ -12,8 +12,8 @@ import pytest
 from celery.events.state import State
 
 from celery_gconc import GlobalConcurrency, Operations
-from tests.cluster.kit import Cluster
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tests.servers import wait_until
+from tests.kit.keys import key
+from tests.kit.servers import wait_until
 
 CONF = {"global_concurrency_limits": {"queue:emails": 2}}
 
@@ -116,7 +117,7 @@ def test_bad_input_gets_one_clear_line_and_changes_nothing(make_cluster, argumen
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     client = cluster.client
-    assert not client.exists("{gconc}:v1:overrides")
+    assert not client.exists(key("overrides"))
     client.close()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.servers import wait_until
+from tests.kit.keys import key
+from tests.kit.servers import wait_until
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_a_warm_shutdown_lets_tasks_end_and_frees_everything_at_once(make_cluste
     wait_until(lambda: cluster.oracle.count("e") >= 4, what="some ran")
     assert first.stop() == 0
     client = cluster.client
-    assert client.zcard("{gconc}:v1:sessions") == 1
+    assert client.zcard(key("sessions")) == 1
     cluster.done(30)
     assert cluster.oracle.peak() == 2
     assert cluster.oracle.count("s") == 30, "no task ran twice, none was lost"
@@ -52,12 +53,12 @@ def test_every_pool_stops_cleanly_with_tasks_parked(make_cluster, pool):
     wait_until(lambda: client.hlen("unacked") > 0, what="some are parked")
     assert worker.stop() == 0
     assert client.llen("emails") == 10, "all are back in their queue"
-    assert client.zcard("{gconc}:v1:sessions") == 0
+    assert client.zcard(key("sessions")) == 0
     client.close()
 
 
 def test_with_redis_away_tasks_without_limits_run_and_limited_ones_wait_for_it(make_cluster, oracle_url):
-    from tests.servers import free_port, redis_server
+    from tests.kit.servers import free_port, redis_server
 
     port = free_port()
     cluster = make_cluster(

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.servers import ROOT
+from tests.kit.servers import ROOT
 
 
 @pytest.mark.process

@@ -13,7 +13,7 @@ import redis
 
 from celery_gconc.protocol.messages import BUCKETS, Ask, Lately, LimitCounts, Record
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
-from tests.servers import ROOT, RedisServer, redis_server, wait_until
+from tests.kit.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.store import namespace as kit
 
 PAGE = (ROOT / "docs/how-to/deploy-redis.md").read_text()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.servers import ROOT
 from tests.kit.tiers import starts
-from tests.servers import ROOT
 from tests.tutorial.walk import Walk, walk
 
 #: Longest time that one command may take, in seconds.

@@ -14,7 +14,7 @@ import redis
 from celery import VERSION
 
 from tests.conftest import _without
-from tests.servers import ROOT, free_port, wait_until
+from tests.kit.servers import ROOT, free_port, wait_until
 from tests.tutorial.walk import Walk
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
-from tests.cluster.kit import Oracle, Worker
 from tests.failures.ills import SECRET, Ill, Patient
 from tests.failures.kit import ApartCluster, Coordination
 from tests.failures.report import HEARTBEAT, name_of, record
+from tests.kit.oracle import Oracle
+from tests.kit.proxy import proxy
 from tests.kit.tiers import starts
-from tests.proxy import proxy
+from tests.kit.workers import Worker
 
 __all__ = ["apart", "coordination", "make_cluster", "make_patient", "oracle_url", "pair", "rabbitmq_url", "took"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import redis
 
 from tests.failures.kit import Coordination
-from tests.proxy import Proxy
-from tests.servers import free_port, wait_until
+from tests.kit.proxy import Proxy
+from tests.kit.servers import free_port, wait_until
 
 #: The password that workers give where they need one. It must never be seen in what they say.
 SECRET = "open-sesame"

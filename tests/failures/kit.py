@@ -10,9 +10,9 @@ from pathlib import Path
 
 import redis
 
-from tests.cluster.kit import Cluster, Worker
-from tests.failures.certificates import make_certificates
-from tests.servers import STOP_TIMEOUT, free_port, redis_binary, wait_until
+from tests.kit.certificates import make_certificates
+from tests.kit.servers import STOP_TIMEOUT, free_port, redis_binary, wait_until
+from tests.kit.workers import Cluster, Worker
 
 
 class Coordination:

@@ -9,7 +9,7 @@ import pytest
 from tests.failures.ills import ILLS, SECRET
 from tests.failures.kit import ApartCluster, Coordination, complaints, ended, joined, started, time_of, warnings
 from tests.failures.report import HEARTBEAT
-from tests.servers import patience, wait_until
+from tests.kit.servers import patience, wait_until
 
 INTERVAL, TIMEOUT = (float(str(value)) for value in HEARTBEAT.values())
 

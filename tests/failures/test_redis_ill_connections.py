@@ -7,7 +7,7 @@ import itertools
 from tests.failures.ills import ILLS
 from tests.failures.kit import complaints, ended, joined, started, time_of
 from tests.failures.report import HEARTBEAT
-from tests.servers import patience, wait_until
+from tests.kit.servers import patience, wait_until
 
 INTERVAL, TIMEOUT = (float(str(value)) for value in HEARTBEAT.values())
 

@@ -17,8 +17,9 @@ from celery_gconc import GlobalConcurrency
 from celery_gconc.errors import GlobalConcurrencyError, LimitError
 from celery_gconc.limits.name import parse_limit
 from celery_gconc.protocol.keys import KEYSPACE
-from tests.cluster.kit import Cluster
-from tests.servers import wait_until
+from tests.kit.keys import key
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster
 from tests.store.namespace import Namespace
 
 HEARTBEAT = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heartbeat_timeout": 3}
@@ -127,7 +128,7 @@ def test_ids_and_headers_that_a_sender_makes_up_neither_stop_a_worker_nor_lift_a
     assert cluster.oracle.peak() == 1
     assert "unexpected error" not in worker.output() and "unavailable" not in worker.output()
     assert max(map(len, worker.output().splitlines())) < 3 * len(MEGABYTE), "Celery's own lines have the id in them"
-    wait_until(lambda: cluster.client.hlen("{gconc}:v1:requests") == 0, what="nothing of them is left")
+    wait_until(lambda: cluster.client.hlen(key("requests")) == 0, what="nothing of them is left")
 
 
 # -- The broker: remote control --------------------------------------------------------------------------
@@ -167,12 +168,12 @@ def test_broadcasts_of_any_kind_get_a_short_answer_and_change_nothing(make_clust
     for size in (0, -1, 1.5, "2", None, [], MEGABYTE, True):
         (reply,) = control.broadcast("set_local_concurrency", {"size": size}, reply=True, timeout=5, limit=1)
         assert "error" in str(reply) and len(str(reply)) < 1000
-    assert not cluster.client.exists("{gconc}:v1:overrides")
+    assert not cluster.client.exists(key("overrides"))
     command = {"name": "emails", "by": MEGABYTE, "ticket": 2**40}
     (reply,) = control.broadcast("set_global_concurrency", {"limit": command, "max": 1}, reply=True, timeout=5, limit=1)
     assert "now 1" in str(reply), "what claims a ticket that was never given is taken as none"
-    assert cluster.client.hstrlen("{gconc}:v1:overrides", "queue:emails") < 500
-    assert int(cluster.client.hget("{gconc}:v1:meta", "ticket")) == 1
+    assert cluster.client.hstrlen(key("overrides"), "queue:emails") < 500
+    assert int(cluster.client.hget(key("meta"), "ticket")) == 1
     assert "now 3" in cluster.celery("control", "set_global_concurrency", "emails", "3").stdout
     assert "celery-gconc: unexpected" not in worker.output()
 
@@ -196,7 +197,7 @@ MADE_UP = [
 
 def notice_channels(cluster: Cluster) -> list[bytes]:
     """The channels of the sessions' notices; those that only tell a lease have one more part."""
-    channels = cluster.client.pubsub_channels("{gconc}:v1:notices:*")
+    channels = cluster.client.pubsub_channels(key("notices:*"))
     return [channel for channel in channels if channel.count(b":") == 3]
 
 
@@ -233,7 +234,7 @@ def test_notices_that_are_made_up_stop_nothing_for_longer_than_a_heartbeat(make_
         all_ran = partial(lambda count: cluster.oracle.count("e") == count, sent)
         wait_until(all_ran, seconds=5, what=f"all have run in spite of {str(notice)[:60]}")
     assert "Traceback" not in worker.output()
-    wait_until(lambda: cluster.client.hlen("{gconc}:v1:requests") == 0, what="nothing is held for nobody")
+    wait_until(lambda: cluster.client.hlen(key("requests")) == 0, what="nothing is held for nobody")
 
 
 # -- The keys --------------------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ def test_keys_changed_by_hand_stop_limited_tasks_until_they_are_gone(make_cluste
             client.zadd(key, {"junk": 0, "a\x1fb": 0, ":": 0})
     app.send_task("tests.cluster.app.nap", (0, 0.01), queue="celery").get(timeout=10)
     app.send_task("tests.cluster.app.nap", (1, 0.01), queue="emails")
-    client.delete(*client.keys("{gconc}:v1:*"))
+    client.delete(*client.keys(key("*")))
     wait_until(lambda: cluster.oracle.count("e") == 2, seconds=20, what="it heals when they are gone")
     lines = [
         line for line in worker.output().splitlines() if re.search(r"(WARNING|ERROR|CRITICAL).*celery-gconc", line)

@@ -14,7 +14,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.store import Store
 from celery_gconc.worker.session.counts import Counters
-from tests.servers import ROOT, RedisServer, redis_server, wait_until
+from tests.kit.keys import key
+from tests.kit.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.store import namespace as kit
 from tests.store.test_model import Model
 
@@ -161,7 +162,7 @@ def test_the_user_can_touch_nothing_else(guarded: Guarded):
             ("GET", "celery"), ("HGET", "celery", "x"), ("HSET", "{gconc}:v2:meta", "x", 1), ("PUBLISH", "other", "x"),
             ("EVAL", "return redis.call('GET', KEYS[1])", 1, "celery"), ("FLUSHALL",),
             ("KEYS", "*"), ("CONFIG", "GET", "*"), ("CLIENT", "LIST"),
-            ("DEBUG", "SLEEP", 0), ("DEL", "{gconc}:v1:meta"), ("PSUBSCRIBE", "*"), ("ACL", "LIST"),
+            ("DEBUG", "SLEEP", 0), ("DEL", key("meta")), ("PSUBSCRIBE", "*"), ("ACL", "LIST"),
             ("SHUTDOWN",), ("MONITOR",),
         ):  # fmt: skip
             with pytest.raises(redis.ResponseError):

@@ -15,8 +15,9 @@ from celery_gconc import GlobalConcurrency
 from celery_gconc.errors import GlobalConcurrencyError, SettingError
 from celery_gconc.protocol.store import Store
 from celery_gconc.settings import Settings
-from tests.cluster.kit import Cluster
-from tests.servers import redis_server, wait_until
+from tests.kit.keys import key
+from tests.kit.servers import redis_server, wait_until
+from tests.kit.workers import Cluster
 
 PASSWORD = "UnMiStAkAbLe"
 
@@ -137,7 +138,7 @@ def test_no_output_of_workers_and_commands_has_a_password_in_it(make_cluster, or
         for output in outputs:
             assert output.returncode == 0, output.stderr
         assert "someone" in outputs[0].stdout, "so this is where it would be"
-        kept = str(admin.hgetall("{gconc}:v1:session"))
+        kept = str(admin.hgetall(key("session")))
         assert "someone" in kept
         admin.acl_setuser("someone", passwords=[f"-{PASSWORD}", "+another"])
         for client in admin.client_list():

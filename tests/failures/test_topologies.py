@@ -12,10 +12,10 @@ from tests.conftest import valkey_or_skip
 from tests.failures.report import HEARTBEAT
 from tests.failures.topology_kit import LIMIT, QUEUES, TopologyCluster, over
 from tests.failures.worker_kit import passed
-from tests.kept import Kept
+from tests.kit.kept import Kept
+from tests.kit.servers import RedisServer, patience, wait_until
 from tests.kit.tiers import starts
-from tests.servers import RedisServer, patience, wait_until
-from tests.topologies import Topology, redis_cluster, sentinel_setup, valkey_server
+from tests.kit.topologies import Topology, redis_cluster, sentinel_setup, valkey_server
 
 INTERVAL, LEASE = (float(str(value)) for value in HEARTBEAT.values())
 

@@ -19,8 +19,8 @@ from tests.failures.worker_kit import (
     sessions,
     stats,
 )
-from tests.proxy import proxy
-from tests.servers import patience, redis_server, wait_until
+from tests.kit.proxy import proxy
+from tests.kit.servers import patience, redis_server, wait_until
 
 #: For how long it stands still: longer than the lease by more than an interval.
 BLOCKED = TIMEOUT + 2 * INTERVAL

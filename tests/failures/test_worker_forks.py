@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import psutil
 import pytest
 
-from tests.cluster.kit import Worker
 from tests.failures.kit import Coordination
 from tests.failures.worker_kit import OWN_APP, gone, heard, no_leak, sessions, stats
-from tests.servers import patience, wait_until
+from tests.kit.servers import patience, wait_until
+from tests.kit.workers import Worker
 
 #: How often the pool grows and shrinks, by how many, and how many tasks there are each time.
 ROUNDS, CHILDREN, TASKS = 2, 4, 120

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.failures.worker_kit import INTERVAL, OWN_APP, TIMEOUT, heard, no_leak, received, runs, sessions
-from tests.servers import patience, wait_until
+from tests.kit.servers import patience, wait_until
 
 
 def test_a_killed_workers_permits_are_others_when_its_lease_ends(pair, took):

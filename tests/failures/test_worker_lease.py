@@ -21,8 +21,8 @@ from tests.failures.worker_kit import (
     session_of,
     stats,
 )
-from tests.proxy import Proxy, proxy
-from tests.servers import patience, wait_until
+from tests.kit.proxy import Proxy, proxy
+from tests.kit.servers import patience, wait_until
 
 
 @pytest.fixture

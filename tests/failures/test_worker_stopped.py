@@ -21,7 +21,7 @@ from tests.failures.worker_kit import (
     stats,
     stopped,
 )
-from tests.servers import patience, wait_until
+from tests.kit.servers import patience, wait_until
 
 
 def test_a_pause_shorter_than_the_lease_costs_nothing(pair):

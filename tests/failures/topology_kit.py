@@ -10,11 +10,13 @@ from pathlib import Path
 
 import redis
 
-from tests.cluster.kit import Cluster, Oracle
 from tests.failures.report import HEARTBEAT
-from tests.namespace import empty_namespace
-from tests.servers import wait_until
-from tests.topologies import Topology
+from tests.kit.keys import key
+from tests.kit.namespace import empty_namespace
+from tests.kit.oracle import Oracle
+from tests.kit.servers import wait_until
+from tests.kit.topologies import Topology
+from tests.kit.workers import Cluster
 
 #: How many tasks run at once.
 LIMIT = 3
@@ -42,7 +44,7 @@ class TopologyCluster(Cluster):
     def sessions(self) -> int:
         """How many workers have a session where the permits are kept just now."""
         with self.client as client:
-            return int(client.zcard("{gconc}:v1:sessions"))
+            return int(client.zcard(key("sessions")))
 
     def settle(self) -> None:
         """Be as it was at first: nothing waits or runs, and all nodes are well."""

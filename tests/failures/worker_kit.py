@@ -10,9 +10,11 @@ from typing import Any
 
 import psutil
 
-from tests.cluster.kit import Cluster, Event, Worker
 from tests.failures.report import HEARTBEAT
-from tests.servers import wait_until
+from tests.kit.keys import key
+from tests.kit.oracle import Event
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster, Worker
 
 #: The heartbeat settings of these tests, in seconds.
 INTERVAL = float(str(HEARTBEAT["global_concurrency_heartbeat_interval"]))
@@ -29,13 +31,13 @@ def session_of(worker: Worker) -> str:
 def sessions(cluster: Cluster) -> set[str]:
     """The sessions that Redis knows."""
     with cluster.client as client:
-        return {member.decode() for member in client.zrange("{gconc}:v1:sessions", 0, -1)}
+        return {member.decode() for member in client.zrange(key("sessions"), 0, -1)}
 
 
 def holding(cluster: Cluster) -> set[str]:
     """The sessions that hold a permit, by Redis."""
     with cluster.client as client:
-        members = client.zrange("{gconc}:v1:holders", 0, -1)
+        members = client.zrange(key("holders"), 0, -1)
     return {member.decode().split("\x1f")[-1].rpartition(":")[0] for member in members}
 
 

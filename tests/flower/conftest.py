@@ -9,12 +9,12 @@ import pytest
 from celery import Celery
 
 from celery_gconc.operations.operations import Operations
-from tests.cluster.kit import Cluster, cluster
 from tests.conftest import _without
 from tests.flower.kit import VERSIONS, Bench, Browser, Flower, NoBrowser, NoFlower, browser, flower, flower_folder
+from tests.kit.namespace import empty_namespace
+from tests.kit.servers import RedisServer, redis_server, wait_until
 from tests.kit.tiers import starts
-from tests.namespace import empty_namespace
-from tests.servers import RedisServer, redis_server, wait_until
+from tests.kit.workers import Cluster, cluster
 
 #: Leases of three seconds; one task at a time from the queue emails.
 CONF = {

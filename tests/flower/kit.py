@@ -23,8 +23,8 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from celery_gconc.operations.operations import Operations
 from celery_gconc.protocol.status import LimitStatus
-from tests.cluster.kit import Cluster
-from tests.servers import ROOT, STOP_TIMEOUT, free_port, wait_until
+from tests.kit.servers import ROOT, STOP_TIMEOUT, free_port, wait_until
+from tests.kit.workers import Cluster
 
 #: The newest of each series that is supported.
 VERSIONS = ("2.0.1", "2.1.0", "2.2.0")

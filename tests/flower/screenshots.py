@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from celery_gconc.operations.operations import Operations
-from tests.cluster.kit import Cluster, cluster
 from tests.flower.kit import Browser, browser, flower
-from tests.namespace import empty_namespace
-from tests.servers import ROOT, redis_server, wait_until
+from tests.kit.namespace import empty_namespace
+from tests.kit.servers import ROOT, redis_server, wait_until
+from tests.kit.workers import Cluster, cluster
 
 IMAGES = ROOT / "docs" / "images"
 

@@ -11,7 +11,7 @@ from tornado.web import create_signed_value
 
 from celery_gconc.flower.desk import MOST_OPEN
 from tests.flower.kit import USER, VERSIONS, Bench, Browser, Flower, flower
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 EMAILS = "queue:emails"
 

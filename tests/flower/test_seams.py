@@ -15,11 +15,11 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from celery_gconc.flower import install_when_flower_starts
-from tests.cluster.kit import Cluster
 from tests.flower.kit import VERSIONS, Flower, flower
+from tests.kit.namespace import empty_namespace
+from tests.kit.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.kit.tiers import starts
-from tests.namespace import empty_namespace
-from tests.servers import ROOT, RedisServer, redis_server, wait_until
+from tests.kit.workers import Cluster
 
 ALL = {"/metrics", "/api/gconc", "/gconc", "the link to /gconc"}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.kit.order import KEPT, group_of
+from tests.kit.servers import ROOT
 from tests.lifecycle.matrix import COLUMNS
-from tests.servers import ROOT
 
 CONFTEST = """
 from tests.kit.order import Order

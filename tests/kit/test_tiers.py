@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from tests.kit.servers import redis_server
 from tests.kit.tiers import TIERS, tier_of
-from tests.servers import redis_server
 
 
 def test_a_unit_test_starts_no_process():

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.kit import warm
-from tests.servers import ROOT, wait_until
+from tests.kit.servers import ROOT, wait_until
 
 CELERY = [sys.executable, "-m", "celery"]
 

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.kit.servers import ROOT
 from tests.kit.zygote import EXITED, LONGEST
-from tests.servers import ROOT
 
 #: How long, in seconds, its imports may take.
 START_TIMEOUT = 60.0

@@ -19,10 +19,11 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from celery_gconc import GlobalConcurrency
-from tests.cluster.kit import Cluster, Event, Oracle, Worker
+from tests.kit.namespace import begin_namespace, change_is_known
+from tests.kit.oracle import Event, Oracle
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster, Worker
 from tests.lifecycle.matrix import Column
-from tests.namespace import begin_namespace, change_is_known
-from tests.servers import wait_until
 
 #: How long, in seconds, anything may take that is to happen at once. Only a failing test waits so long.
 PATIENCE = 20.0

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.servers import RabbitMQServer, RedisServer, redis_server
 from tests.kit.tiers import starts
 from tests.lifecycle.bench import Bench
 from tests.lifecycle.matrix import COLUMNS, Column, Feature
-from tests.servers import RabbitMQServer, RedisServer, redis_server
 
 _PHASES = pytest.StashKey[dict[str, bool]]()
 

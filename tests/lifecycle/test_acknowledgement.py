@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from celery import VERSION
 
+from tests.kit.servers import wait_until
 from tests.lifecycle.bench import PATIENCE
 from tests.lifecycle.matrix import NO_CHILDREN, NO_HARD_LIMIT
-from tests.servers import wait_until
 
 UNSEEN = "Only with Redis as the broker can it be seen from outside which messages are unacknowledged."
 

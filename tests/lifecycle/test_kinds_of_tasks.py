@@ -8,9 +8,9 @@ import pytest
 from celery.exceptions import NotRegistered, TimeLimitExceeded
 from kombu import Exchange
 
+from tests.kit.servers import wait_until
 from tests.lifecycle.bench import PATIENCE, Bench
 from tests.lifecycle.matrix import NO_HARD_LIMIT, ONE_AT_A_TIME
-from tests.servers import wait_until
 
 
 def has_logged(bench: Bench, text: str) -> None:

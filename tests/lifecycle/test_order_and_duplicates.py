@@ -7,9 +7,9 @@ import json
 import pytest
 from kombu import Connection
 
+from tests.kit.servers import wait_until
 from tests.lifecycle.bench import PATIENCE, Bench
 from tests.lifecycle.matrix import ONE_AT_A_TIME
-from tests.servers import wait_until
 
 
 def deliver_again(bench: Bench, task: str, number: int, task_id: str) -> None:

@@ -8,9 +8,9 @@ import signal
 import pytest
 from billiard.exceptions import WorkerLostError
 
+from tests.kit.servers import wait_until
 from tests.lifecycle.bench import PATIENCE
 from tests.lifecycle.matrix import FIXED_SIZE, NO_CHILDREN, ONE_AT_A_TIME
-from tests.servers import wait_until
 
 
 def pid_of(bench, number: int) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.kit.servers import wait_until
 from tests.lifecycle.bench import PATIENCE
-from tests.servers import wait_until
 
 
 @pytest.mark.feature("retry", "running", broker_matters=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.kit.servers import wait_until
 from tests.lifecycle.bench import PATIENCE
 from tests.lifecycle.matrix import NO_TERMINATE, ONE_AT_A_TIME
-from tests.servers import wait_until
 
 HEARS_NOTHING = {"solo": "Celery's solo pool handles no commands while a task runs."}
 

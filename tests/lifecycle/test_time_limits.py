@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from celery.exceptions import TimeLimitExceeded
 
+from tests.kit.servers import wait_until
 from tests.lifecycle.bench import PATIENCE
 from tests.lifecycle.matrix import NO_HARD_LIMIT, NO_SOFT_LIMIT
-from tests.servers import wait_until
 
 
 @pytest.mark.feature("soft time limit", "running", not_on=NO_SOFT_LIMIT)

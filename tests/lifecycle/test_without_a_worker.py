@@ -14,9 +14,9 @@ from celery.contrib.testing.worker import start_worker
 from kombu.asynchronous import set_event_loop
 
 from celery_gconc import GlobalConcurrency
+from tests.kit.servers import RedisServer, redis_server, wait_until
 from tests.kit.tiers import starts
 from tests.lifecycle.bench import PATIENCE
-from tests.servers import RedisServer, redis_server, wait_until
 
 
 @pytest.fixture

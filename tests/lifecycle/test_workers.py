@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.kit.keys import key
+from tests.kit.servers import wait_until
 from tests.lifecycle.bench import PATIENCE
 from tests.lifecycle.matrix import FIXED_SIZE, NO_BEAT, NO_CHILDREN
-from tests.servers import wait_until
 
 
 def size_of(bench) -> int:
@@ -104,7 +105,7 @@ def test_what_an_embedded_beat_sends_parks_while_the_limit_is_full_and_then_runs
     bench.started(7, times=4)
     assert bench.oracle.peak(bench.line) == 1
     assert bench.worker.stop() == 0
-    assert bench.redis.zcard("{gconc}:v1:holders") == 0
+    assert bench.redis.zcard(key("holders")) == 0
     bench.worker = None
 
 
@@ -134,11 +135,11 @@ def test_a_worker_that_is_killed_and_started_again_by_the_same_name_is_a_new_ses
     bench.send("held", 1)
     bench.started(1)
     bench.running(1)
-    (first,) = bench.redis.zrange("{gconc}:v1:sessions", 0, -1)
+    (first,) = bench.redis.zrange(key("sessions"), 0, -1)
     lost = {event.pid for event in bench.oracle.events()}
     bench.worker.kill()
     bench.start("same")
-    sessions = bench.redis.zrange("{gconc}:v1:sessions", 0, -1)
+    sessions = bench.redis.zrange(key("sessions"), 0, -1)
     assert len(sessions) == 2
     assert first in sessions
     sent = bench.send("nap", 2)
@@ -146,7 +147,7 @@ def test_a_worker_that_is_killed_and_started_again_by_the_same_name_is_a_new_ses
     assert bench.permits() == 1, "the dead worker's permit holds until its lease ends"
     assert bench.result(sent) == 2
     assert bench.oracle.peak(bench.line, lost=frozenset(lost)) == 1
-    assert first not in bench.redis.zrange("{gconc}:v1:sessions", 0, -1)
+    assert first not in bench.redis.zrange(key("sessions"), 0, -1)
     if bench.column.broker == "redis":
         bench.redis.delete("unacked", "unacked_index")
 
@@ -158,8 +159,8 @@ def test_what_a_worker_had_parked_waits_for_the_next_one_of_its_name(own_bench):
     sent = [bench.send("nap", number) for number in (1, 2, 3)]
     bench.parked(3)
     assert bench.worker.stop() == 0
-    assert bench.redis.zcard("{gconc}:v1:sessions") == 0
-    assert bench.redis.zcard("{gconc}:v1:waiters") == 0
+    assert bench.redis.zcard(key("sessions")) == 0
+    assert bench.redis.zcard(key("waiters")) == 0
     bench.start("same")
     bench.parked(3)
     bench.limit(1)

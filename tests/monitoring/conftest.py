@@ -11,12 +11,12 @@ from celery import Celery
 
 from celery_gconc import Operations
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
-from tests.cluster.kit import Cluster, cluster
 from tests.conftest import _without
+from tests.kit.namespace import empty_namespace
+from tests.kit.servers import RedisServer, redis_server
 from tests.kit.tiers import starts
+from tests.kit.workers import Cluster, cluster
 from tests.monitoring.kit import NoPrometheus, Prometheus, exporter, prometheus, promtool
-from tests.namespace import empty_namespace
-from tests.servers import RedisServer, redis_server
 
 __all__ = ["make_cluster", "oracle_url", "rabbitmq_url"]
 

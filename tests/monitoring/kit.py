@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.kit import Cluster
-from tests.servers import ROOT, STOP_TIMEOUT, free_port, wait_until
+from tests.kit.servers import ROOT, STOP_TIMEOUT, free_port, wait_until
+from tests.kit.workers import Cluster
 
 EXAMPLE = ROOT / "examples" / "monitoring"
 

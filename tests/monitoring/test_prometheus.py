@@ -15,9 +15,9 @@ import pytest
 
 from celery_gconc import Operations
 from celery_gconc.metrics.prometheus import METRICS
-from tests.cluster.kit import Cluster
+from tests.kit.servers import ROOT, RedisServer, wait_until
+from tests.kit.workers import Cluster
 from tests.monitoring.kit import EXAMPLE, Prometheus, exporter, prometheus, promtool, read
-from tests.servers import ROOT, RedisServer, wait_until
 
 pytestmark = pytest.mark.takes_long
 

@@ -15,8 +15,8 @@ import pytest
 
 from celery_gconc.metrics.opentelemetry import INSTRUMENTS
 from celery_gconc.protocol.messages import BUCKETS
-from tests.cluster.kit import Cluster
-from tests.servers import ROOT, wait_until
+from tests.kit.servers import ROOT, wait_until
+from tests.kit.workers import Cluster
 
 #: A trace of whoever sends the tasks, as W3C's header has it.
 TRACE, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -39,13 +39,13 @@ from pytest_celery import (
 )
 from pytest_celery.vendors.worker import tasks as pytest_celery_tasks
 
-from tests.cluster.kit import Oracle
+from tests.kit.oracle import Oracle
+from tests.kit.servers import NoRabbitMQBinary, rabbitmq_binary, redis_server
 from tests.kit.tiers import starts
 from tests.nodes import app as app_template
 from tests.nodes import tasks
 from tests.nodes.fixtures import default_redis_backend, default_redis_broker
 from tests.nodes.processes import LocalRabbitMQ, LocalRedis, local_rabbitmq, local_worker
-from tests.servers import NoRabbitMQBinary, rabbitmq_binary, redis_server
 
 __all__ = [  # what pytest looks up by name in this module
     "celery_backend_cluster_config",

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 from pytest_celery import CeleryWorkerContainer, RabbitMQContainer, RedisContainer
 
-from tests.servers import ROOT, free_port, rabbitmq_binary, rabbitmq_server, redis_server, wait_until
+from tests.kit.servers import ROOT, free_port, rabbitmq_binary, rabbitmq_server, redis_server, wait_until
 
 #: Seconds between a signal and the return of ``kill``. A container engine needs about as long; without it, two
 #: equal signals in a row would reach the process as one.
@@ -192,7 +192,7 @@ class WorkerProcess(LocalProcess):
 
 
 class _ServerProcess(LocalProcess):
-    """A server of ``tests.servers`` on one port for all its lives."""
+    """A server of ``tests.kit.servers`` on one port for all its lives."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -218,7 +218,7 @@ class RedisProcess(_ServerProcess):
         return super().exec_run(words)
 
     def _end_group(self) -> None:
-        self.process.kill()  # tests.servers starts a Redis in the group of the test itself
+        self.process.kill()  # tests.kit.servers starts a Redis in the group of the test itself
 
 
 class RabbitMQProcess(_ServerProcess):

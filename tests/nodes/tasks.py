@@ -1,4 +1,4 @@
-"""The tasks that the nodes run. They tell the oracle of ``tests.cluster.kit`` what runs."""
+"""The tasks that the nodes run. They tell the oracle of ``tests.kit.workers`` what runs."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from celery import Celery
 from pytest_celery import CeleryTestSetup, CeleryTestWorker
 
-from tests.cluster.kit import Oracle
-from tests.servers import wait_until
+from tests.kit.oracle import Oracle
+from tests.kit.servers import wait_until
 
 
 def send(app: Celery, count: int, seconds: float, *, first: int = 0) -> None:

@@ -14,7 +14,7 @@ import redis
 
 from celery_gconc.protocol.messages import Ask, Former, Grant, Held, Notice, Opened, Sync, Synced
 from celery_gconc.protocol.store import Store
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 #: Of every session unless a test says otherwise, in seconds.
 INTERVAL, TIMEOUT = 5.0, 15.0

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from celery_gconc.protocol.status import Value
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 from .namespace import Namespace
 

@@ -10,7 +10,7 @@ import pytest
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.messages import Ask, Grant, Held
 from celery_gconc.protocol.store import Store
-from tests.servers import redis_server
+from tests.kit.servers import redis_server
 
 from .namespace import INTERVAL, TIMEOUT, Namespace
 

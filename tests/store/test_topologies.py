@@ -13,13 +13,14 @@ import pytest
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.store import Store
 from tests.conftest import valkey_or_skip
-from tests.kept import Kept
+from tests.kit.kept import Kept
+from tests.kit.keys import key
+from tests.kit.namespace import served
+from tests.kit.servers import patience, wait_until
 from tests.kit.tiers import starts
-from tests.namespace import served
-from tests.servers import patience, wait_until
-from tests.topologies import MASTER, RedisCluster, SentinelSetup, Topology, redis_cluster, sentinel_setup
+from tests.kit.topologies import MASTER, RedisCluster, SentinelSetup, Topology, redis_cluster, sentinel_setup
 
-META = "{gconc}:v1:meta"
+META = key("meta")
 
 TOPOLOGIES: dict[str, Callable[[], AbstractContextManager[Topology]]] = {
     "sentinel": sentinel_setup,

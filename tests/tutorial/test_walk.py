@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.kit.servers import ROOT, NoRedisBinary, free_port, redis_binary
 from tests.kit.tiers import starts
-from tests.servers import ROOT, NoRedisBinary, free_port, redis_binary
 
 from .walk import is_shown, steps, walk
 

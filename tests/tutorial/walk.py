@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 #: How long, in seconds, a command may take, and what a page shows may be in coming.
 PATIENCE = 120

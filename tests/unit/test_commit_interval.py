@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from benchmarks.commit_interval import BEGIN, CASES, END, INTERVALS, PAGE, RESULTS, table
-from tests.servers import ROOT
+from tests.kit.servers import ROOT
 
 FOUND = json.loads((ROOT / RESULTS).read_text())
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.servers import ROOT
+from tests.kit.servers import ROOT
 
 #: Two callbacks, in an order that a set of functions has by chance: of many pairs some would be called the other way.
 CODE = """

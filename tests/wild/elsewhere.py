@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.kit import Cluster
-from tests.servers import ROOT
+from tests.kit.servers import ROOT
+from tests.kit.workers import Cluster
 
 #: Where the ``sitecustomize`` is that takes away what a system doesn't have.
 TAKES_AWAY = Path(__file__).parent / "taken_away"

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from celery_gconc.protocol.store import Store
-from tests.cluster.kit import Cluster
+from tests.kit.keys import key
+from tests.kit.namespace import served
+from tests.kit.servers import wait_until
 from tests.kit.tiers import starts
-from tests.namespace import served
-from tests.servers import wait_until
-from tests.topologies import PLAIN, Node
+from tests.kit.topologies import PLAIN, Node
+from tests.kit.workers import Cluster
 
 #: The heartbeat settings of workers here, in seconds.
 QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heartbeat_timeout": 2.0}
@@ -35,12 +36,12 @@ def url(nodes: list[Node]) -> str:
 
 
 def has_keys(node: Node) -> bool:
-    return bool(node.do("EXISTS", "{gconc}:v1:meta"))
+    return bool(node.do("EXISTS", key("meta")))
 
 
 def at(node: Node) -> set[str]:
     """The sessions that a server knows."""
-    return set(node.do("ZRANGE", "{gconc}:v1:sessions", 0, -1))
+    return set(node.do("ZRANGE", key("sessions"), 0, -1))
 
 
 def test_the_first_that_answers_serves_and_again_when_it_is_back(pair: list[Node]):

@@ -14,9 +14,9 @@ import pytest
 import redis
 from celery import Celery
 
-from tests.failures.certificates import make_certificates
+from tests.kit.certificates import make_certificates
+from tests.kit.servers import RedisServer, free_port, redis_server
 from tests.kit.tiers import starts
-from tests.servers import RedisServer, free_port, redis_server
 from tests.wild.reach import works
 
 #: Everything that has a meaning in a URL, and some of what isn't ASCII.

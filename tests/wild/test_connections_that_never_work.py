@@ -31,11 +31,11 @@ from celery_gconc.worker.session import link
 from celery_gconc.worker.session.health import Health
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
 from tests.conftest import _without
-from tests.failures.certificates import make_certificates
 from tests.failures.kit import complaints, joined, warnings
-from tests.proxy import proxy
-from tests.servers import ROOT, RabbitMQServer, RedisServer, free_port, redis_binary, redis_server, wait_until
-from tests.topologies import NoValkeyBinary, valkey_binary, valkey_server
+from tests.kit.certificates import make_certificates
+from tests.kit.proxy import proxy
+from tests.kit.servers import ROOT, RabbitMQServer, RedisServer, free_port, redis_binary, redis_server, wait_until
+from tests.kit.topologies import NoValkeyBinary, valkey_binary, valkey_server
 from tests.worker.session_parts import Parts
 
 #: The password that is right, and one that isn't. Neither must ever be seen.

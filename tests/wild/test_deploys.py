@@ -10,8 +10,8 @@ from threading import Event, Thread
 import pytest
 import redis
 
-from tests.cluster.kit import Cluster, Worker
-from tests.servers import redis_server, wait_until
+from tests.kit.servers import redis_server, wait_until
+from tests.kit.workers import Cluster, Worker
 
 MakeCluster = Callable[..., Cluster]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.cluster.kit import Oracle
-from tests.failures.certificates import make_certificates
 from tests.kit import warm
+from tests.kit.certificates import make_certificates
+from tests.kit.oracle import Oracle
+from tests.kit.servers import ROOT, RedisServer, free_port, redis_server, wait_until
 from tests.kit.tiers import starts
-from tests.servers import ROOT, RedisServer, free_port, redis_server, wait_until
 
 PROJECT = Path(__file__).parent / "market"
 

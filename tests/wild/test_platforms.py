@@ -13,10 +13,10 @@ import pytest
 
 from celery_gconc.cli.keyboard import ConsoleKeyboard
 from tests.cluster.conftest import oracle_url, rabbitmq_url
-from tests.cluster.kit import Oracle
 from tests.failures.worker_kit import OWN_APP, heard
+from tests.kit.oracle import Oracle
+from tests.kit.servers import ROOT, wait_until
 from tests.kit.tiers import starts
-from tests.servers import ROOT, wait_until
 from tests.wild.elsewhere import ElsewhereCluster, python
 
 __all__ = ["oracle_url", "rabbitmq_url"]

@@ -11,7 +11,7 @@ import pytest
 from tests.cli.case import QUICK
 from tests.cluster.conftest import oracle_url
 from tests.failures.worker_kit import heard
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 from tests.wild.elsewhere import ElsewhereCluster
 from tests.wild.test_platforms import LONG_LEASES, elsewhere
 

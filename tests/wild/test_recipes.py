@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import redis
 
+from tests.kit.namespace import begin_namespace, empty_namespace
+from tests.kit.servers import ROOT, RedisServer, free_port, redis_server, wait_until
+from tests.kit.shell import Shell
 from tests.kit.tiers import starts
-from tests.namespace import begin_namespace, empty_namespace
-from tests.servers import ROOT, RedisServer, free_port, redis_server, wait_until
-from tests.wild.shell import Shell
 
 LIMITED = {"global_concurrency_limits": {"celery": 2}}
 

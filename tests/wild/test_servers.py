@@ -13,11 +13,12 @@ import redis
 from celery import Celery
 
 from celery_gconc.protocol.store import Store
-from tests.cluster.kit import Cluster
-from tests.failures.certificates import make_certificates
+from tests.kit.certificates import make_certificates
+from tests.kit.keys import key
+from tests.kit.servers import free_port, redis_binary
 from tests.kit.tiers import starts
-from tests.servers import free_port, redis_binary
-from tests.topologies import MASTER, PLAIN, Node, redis_cluster, valkey_binary
+from tests.kit.topologies import MASTER, PLAIN, Node, redis_cluster, valkey_binary
+from tests.kit.workers import Cluster
 from tests.wild.reach import works
 
 #: Far longer than a test lasts: what isn't told by a notice would not be heard of in time.
@@ -82,7 +83,7 @@ def over(secure: Secure, make_cluster: Callable[..., Cluster]) -> Callable[..., 
         store.open("first", interval=60.0, timeout=180.0, info=info, config={}, room=0)
         store.close_session("first")
         store.close()
-        secure.node.do("HDEL", "{gconc}:v1:meta", "closed_until")
+        secure.node.do("HDEL", key("meta"), "closed_until")
         broker = broker.format(tls=secure.master, sentinel=secure.sentinel, ca=secure.folder / "ca.pem")
         return make_cluster(broker=broker, global_concurrency_limits={"emails": 1}, **SLOW, **conf)
 
@@ -191,7 +192,7 @@ def test_workers_run_over_every_server_that_a_wheel_has(name: str, tmp_path: Pat
             global_concurrency_heartbeat_timeout=3,
         )
         runs(cluster)
-        assert node.do("KEYS", "shop:{gconc}:v1:*")
+        assert node.do("KEYS", "shop:" + key("*"))
     finally:
         node.kill()
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.servers import RedisServer
+from tests.kit.shell import Shell
 from tests.kit.tiers import starts
-from tests.servers import RedisServer
-from tests.wild.shell import Shell
 
 SETTINGS = """
 SECRET_KEY = "for this test only"

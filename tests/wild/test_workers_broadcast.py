@@ -8,7 +8,7 @@ import pytest
 
 from celery_gconc import Operations
 from tests.cluster.queues import SPECIAL
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 #: Where a copy goes to every worker. (celery 5.4-5.7 declares no Broadcast queue when it sends, and on Redis a process
 #: that never declared the exchange doesn't know that it is a fanout.)

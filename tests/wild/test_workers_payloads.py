@@ -8,8 +8,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.cluster.kit import Cluster
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster
 
 #: How many messages wait, and of how many bytes: the worker's own 60 MB are little beside them.
 COUNT, SIZE = 60, 4_000_000

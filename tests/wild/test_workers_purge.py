@@ -8,8 +8,8 @@ import pytest
 from celery.exceptions import TaskRevokedError
 
 from celery_gconc import GlobalConcurrency
-from tests.cluster.kit import Cluster
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster
 
 NAP = "tests.cluster.app.nap"
 

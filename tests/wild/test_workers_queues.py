@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 
-from tests.cluster.kit import Cluster, Worker
 from tests.cluster.versions import needs_quorum_queues
+from tests.kit.servers import NoRabbitMQBinary, rabbitmq_binary, rabbitmq_server, wait_until
 from tests.kit.tiers import starts
-from tests.servers import NoRabbitMQBinary, rabbitmq_binary, rabbitmq_server, wait_until
+from tests.kit.workers import Cluster, Worker
 
 #: After how long, in milliseconds, a policy of the server deletes a queue that nobody uses.
 EXPIRES = 5000

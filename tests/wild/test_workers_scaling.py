@@ -7,7 +7,7 @@ import json
 import pytest
 from celery.result import AsyncResult
 
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 NAP = "tests.cluster.app.nap"
 

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from tests.cluster.kit import Cluster
 from tests.failures.report import HEARTBEAT
 from tests.failures.worker_kit import OWN_APP
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
+from tests.kit.workers import Cluster
 
 
 def told(cluster: Cluster) -> int:

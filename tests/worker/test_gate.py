@@ -9,7 +9,7 @@ import pytest
 from celery.exceptions import Ignore, Reject
 from celery.worker.strategy import default as default_strategy
 
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 POOLS = ["threads", "solo"]
 

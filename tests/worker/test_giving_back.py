@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from celery_gconc.brokers.queues import identity_of
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 from tests.store.namespace import Namespace
 
 from .conftest import _worker

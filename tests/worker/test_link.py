@@ -18,8 +18,8 @@ from billiard import Process
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.worker.session import forks
 from celery_gconc.worker.session.link import Link
-from tests.proxy import Proxy, proxy
-from tests.servers import wait_until
+from tests.kit.proxy import Proxy, proxy
+from tests.kit.servers import wait_until
 from tests.store.namespace import Namespace
 
 from .session_parts import Parts, Request

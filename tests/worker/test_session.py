@@ -13,8 +13,8 @@ from celery_gconc.protocol.store import MOST_NOTICES
 from celery_gconc.worker.ledger.permits import IDLE_SECONDS, LAZY_SECONDS
 from celery_gconc.worker.session.health import LostLeases
 from celery_gconc.worker.session.session import MAX_OPENINGS
-from tests.proxy import Proxy, proxy
-from tests.servers import wait_until
+from tests.kit.proxy import Proxy, proxy
+from tests.kit.servers import wait_until
 from tests.store.namespace import Namespace
 
 from .session_parts import INTERVAL, TIMEOUT, Request, Running

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.servers import ROOT
+from tests.kit.servers import ROOT
 
 from . import report, schedule
 from .run import ChaosRun

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.servers import ROOT
+from tests.kit.servers import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "chaos.md"
 BEGIN, END = "<!-- results: written by python -m tools.chaos --report -->", "<!-- end of results -->"

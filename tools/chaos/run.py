@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from tests.servers import ROOT, wait_until
+from tests.kit.servers import ROOT, wait_until
 
 from .checker import Checker
 from .fates import fates

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import redis
 
-from tests.servers import ROOT, RedisServer, free_port, rabbitmq_server, redis_server
+from tests.kit.servers import ROOT, RedisServer, free_port, rabbitmq_server, redis_server
 
 from .log import Log
 from .plan import QUEUES, WARM

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import celery_gconc
-from tests.servers import NoRabbitMQBinary, rabbitmq_binary
+from tests.kit.servers import NoRabbitMQBinary, rabbitmq_binary
 
 from . import results
 from .errors import ConformanceError

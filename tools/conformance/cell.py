@@ -23,7 +23,7 @@ from pathlib import Path
 import amqp
 import redis
 
-from tests.servers import free_port, rabbitmq_server, redis_server
+from tests.kit.servers import free_port, rabbitmq_server, redis_server
 
 REDIS_PORT, RABBITMQ_PORT = 6379, 5672
 

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from tests.servers import STOP_TIMEOUT, free_port, redis_binary, wait_until
+from tests.kit.servers import STOP_TIMEOUT, free_port, redis_binary, wait_until
 
 #: The name of the master, as the Sentinels know it.
 MASTER = "mymaster"

@@ -21,7 +21,7 @@ import psutil
 import redis
 
 #: The project's folder.
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 #: How long, in seconds, a server may take to answer its first PING, and to end when it is told to.
 START_TIMEOUT, STOP_TIMEOUT = 10.0, 5.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.kit import warm
-from tests.servers import ROOT, wait_until
+from tests.kit.servers import ROOT, wait_until
 
 
 @dataclass

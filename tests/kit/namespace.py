@@ -9,7 +9,7 @@ import redis
 
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.store import Store
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 T = TypeVar("T")
 
