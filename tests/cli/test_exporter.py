@@ -5,20 +5,20 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 
 import pytest
 
 from tests.cli.case import QUICK, MakeCluster
 from tests.kit import warm
+from tests.kit.processes import celery
 from tests.kit.servers import ROOT
 from tests.kit.workers import Cluster
 
 
 def an_exporter(cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
     return warm.popen(
-        [sys.executable, "-m", "celery", "-A", cluster.module, "gconc", "exporter", *arguments],
+        celery(cluster.module, "gconc", "exporter", *arguments),
         cwd=ROOT, env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_without_prometheus_client_it_names_the_extra(make_cluster: MakeCluster,
     (tmp_path / "prometheus_client.py").write_text("raise ImportError('not here')\n")
     cluster = make_cluster(**QUICK)
     done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", cluster.module, "gconc", "exporter"],
+        celery(cluster.module, "gconc", "exporter"),
         cwd=ROOT, env={**cluster.env, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True, timeout=30,
         check=False,
     )  # fmt: skip

@@ -23,7 +23,8 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from celery_gconc.operations.operations import Operations
 from celery_gconc.protocol.status import LimitStatus
-from tests.kit.servers import ROOT, STOP_TIMEOUT, free_port, wait_until
+from tests.kit.processes import celery, launch
+from tests.kit.servers import ROOT, end, free_port, wait_until
 from tests.kit.workers import Cluster
 
 #: The newest of each series that is supported.
@@ -139,12 +140,7 @@ class Flower:
         return answer.json["state"] if answer.code == 200 else None
 
     def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(STOP_TIMEOUT)
+        end(self.process)
 
 
 @contextmanager
@@ -154,20 +150,13 @@ def flower(
     """Start a Flower beside a cluster; :meth:`Flower.ready` waits for it."""
     port = free_port()
     log = Path(tempfile.mkstemp(prefix=f"flower-{version}-", suffix=".log", dir=cluster.directory)[1])
-    command = [
-        sys.executable, "-m", "celery", "-A", module or cluster.module, "flower", f"--port={port}",
-        "--address=127.0.0.1", *options,
-    ]  # fmt: skip
+    command = celery(module or cluster.module, "flower", f"--port={port}", "--address=127.0.0.1", *options)
     if prefix:
         command.append(f"--url-prefix={prefix.strip('/')}")
     if login:
         command.append(f"--basic-auth={USER}:{PASSWORD}")
     path = f"{flower_folder(version)}:{ROOT}"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=cluster.directory, env={**cluster.env, "PYTHONPATH": path, **env},
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    process = launch(command, log, cwd=cluster.directory, env={**cluster.env, "PYTHONPATH": path, **env})
     made = Flower(version, port, process, log, prefix, login)
     try:
         yield made

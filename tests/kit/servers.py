@@ -90,12 +90,7 @@ def redis_server(port: int | None = None, *options: str) -> Iterator[RedisServer
         try:
             yield server
         finally:
-            server.process.terminate()
-            try:
-                server.process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                server.process.kill()  # also ends one that was stopped by SIGSTOP
-                server.process.wait(STOP_TIMEOUT)
+            end(server.process)
 
 
 def rabbitmq_binary() -> str:
@@ -141,6 +136,16 @@ def wait_until(
             raise AssertionError(f"{what() if callable(what) else what}: not within {seconds:g} s")
         time.sleep(0.01)
     return found
+
+
+def end(process: subprocess.Popen[Any], patience: float = STOP_TIMEOUT) -> None:
+    """Have a process end by itself (SIGTERM), or by force after *patience* seconds, even where it is stopped."""
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(STOP_TIMEOUT)
 
 
 def patience(seconds: float) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.kit import warm
+from tests.kit.processes import WORKER_OPTIONS, celery, kill, launch
 from tests.kit.servers import ROOT, wait_until
 
 
@@ -44,27 +44,21 @@ class Shell:
 
     def celery(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a celery command."""
-        return self.run("-m", "celery", "-A", self.module, *arguments)
+        return self.run(*celery(self.module, *arguments)[1:])
 
     @contextmanager
     def worker(self, *arguments: str, until: str = " ready.") -> Iterator[Worker]:
         """A worker that runs, and has said so."""
         log = self.folder / "worker.log"
-        options = ["-l", "INFO", "--without-mingle", "--without-gossip", *arguments]
-        with log.open("wb") as output:
-            process = warm.popen(
-                [sys.executable, "-m", "celery", "-A", self.module, "worker", *options],
-                cwd=self.folder, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        command = celery(self.module, "worker", *WORKER_OPTIONS, *arguments)
+        process = launch(command, log, cwd=self.folder, env=self.environment)
         worker = Worker(process, log)
         try:
             wait_until(lambda: until in worker.output() or process.poll() is not None, 60, "the worker is ready")
             assert process.poll() is None, worker.output()
             yield worker
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(20)
+            kill(process)
 
 
 @dataclass

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,10 @@ from celery import Celery
 from kombu import Connection
 
 from tests.cluster.queues import with_special
-from tests.kit import warm
+from tests.kit import processes, warm
 from tests.kit.keys import key
 from tests.kit.oracle import Oracle
+from tests.kit.processes import WORKER_OPTIONS, celery, launch
 from tests.kit.servers import ROOT, wait_until
 
 
@@ -46,9 +46,7 @@ class Worker:
 
     def kill(self) -> None:
         """SIGKILL to all of it at once, as the OOM killer or a lost machine would."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        processes.kill(self.process)
 
     def stop(self, patience: float = 30.0) -> int:
         """Warm shutdown; returns the exit code."""
@@ -98,16 +96,12 @@ class Cluster:
     def spawn(self, name: str, *, pool: str = "prefork", concurrency: int = 4, queues: str = "emails,celery",
               options: tuple[str, ...] = ()) -> Worker:  # fmt: skip
         """Start a worker; :meth:`ready` waits for it."""
-        command = [
-            sys.executable, "-m", "celery", "-A", self.module, "worker", "-n", f"{name}@test", "-P", pool,
-            "-c", str(concurrency), "-Q", queues, "-l", "INFO", "--without-mingle", "--without-gossip", *options,
-        ]  # fmt: skip
+        command = celery(
+            self.module, "worker", "-n", f"{name}@test", "-P", pool, "-c", str(concurrency), "-Q", queues,
+            *WORKER_OPTIONS, *options,
+        )  # fmt: skip
         log = self.directory / f"{name}.log"
-        with log.open("wb") as output:
-            start = subprocess.Popen if self.cold else warm.popen
-            process = start(
-                command, cwd=ROOT, env=self.env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        process = launch(command, log, cwd=ROOT, env=self.env, cold=self.cold)
         worker = Worker(name, process, log, self.broker)
         self.workers.append(worker)
         return worker
@@ -139,8 +133,7 @@ class Cluster:
 
     def celery(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run the celery command, as a person at a shell would."""
-        command = [sys.executable, "-m", "celery", "-A", self.module, *arguments]
-        return warm.run(command, cwd=ROOT, env=self.env, timeout=timeout)
+        return warm.run(celery(self.module, *arguments), cwd=ROOT, env=self.env, timeout=timeout)
 
     def app(self) -> Celery:
         """A client of the same broker, without celery-gconc."""

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.parse
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.kit.servers import ROOT, STOP_TIMEOUT, free_port, wait_until
+from tests.kit.processes import celery
+from tests.kit.servers import ROOT, end, free_port, wait_until
 from tests.kit.workers import Cluster
 
 EXAMPLE = ROOT / "examples" / "monitoring"
@@ -53,7 +53,7 @@ def promtool(*arguments: str, stdin: str | None = None) -> subprocess.CompletedP
 def exporter(cluster: Cluster) -> Iterator[str]:
     """Run ``celery gconc exporter``; gives the URL of its metrics."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", cluster.module, "gconc", "exporter", "--port", "0"],
+        celery(cluster.module, "gconc", "exporter", "--port", "0"),
         cwd=ROOT, env=cluster.env, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -144,9 +144,4 @@ def prometheus(*metrics: str, interval: float = 0.5) -> Iterator[Prometheus]:
             assert process.returncode is None, (folder / "log").read_text()
             yield running
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(STOP_TIMEOUT)
+            end(process)

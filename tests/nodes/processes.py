@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 from pytest_celery import CeleryWorkerContainer, RabbitMQContainer, RedisContainer
 
+from tests.kit.processes import launch
 from tests.kit.servers import ROOT, free_port, rabbitmq_binary, rabbitmq_server, redis_server, wait_until
 
 #: Seconds between a signal and the return of ``kill``. A container engine needs about as long; without it, two
@@ -166,11 +167,8 @@ class WorkerProcess(LocalProcess):
             path.write_bytes(source)
         # The node calls itself name@id, as in a container whose host name is its id.
         words = [word.replace("%h", self.id) for word in self.command]
-        with self.log.open("ab") as output:
-            return subprocess.Popen(
-                [self.program(words[0]), *words[1:]], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        command = [self.program(words[0]), *words[1:]]
+        return launch(command, self.log, cwd=self.folder, env=self.env, append=True)
 
     def restart(self, timeout: float = 10) -> None:
         """As in the base class; returns when the new worker says that it is ready."""

@@ -15,6 +15,7 @@ import redis
 from tests.kit import warm
 from tests.kit.certificates import make_certificates
 from tests.kit.oracle import Oracle
+from tests.kit.processes import celery, launch
 from tests.kit.servers import ROOT, RedisServer, free_port, redis_server, wait_until
 from tests.kit.tiers import starts
 
@@ -50,12 +51,8 @@ class Market:
     def spawn(self, app: str, name: str) -> tuple[subprocess.Popen[bytes], Path]:
         """A worker of one of the two apps."""
         log = self.folder / f"{name}.log"
-        with log.open("wb") as output:
-            process = warm.popen(
-                [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@test", "-c", "3", "-l", "INFO"],
-                cwd=self.folder, env=self.env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        return process, log
+        command = celery(app, "worker", "-n", f"{name}@test", "-c", "3", "-l", "INFO")
+        return launch(command, log, cwd=self.folder, env=self.env), log
 
 
 @pytest.fixture
