@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kit import warm
 from tests.kit.namespace import empty_namespace
 from tests.kit.order import Order
 from tests.kit.servers import (
@@ -35,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(plugin, type(plugin).__name__)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """All tests of this process have run."""
+    if not config.option.collectonly:  # which a test may do within this process
+        warm.close()
 
 
 @pytest.fixture(scope="session")

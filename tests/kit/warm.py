@@ -26,6 +26,9 @@ from tests.kit.zygote import EXITED, LONGEST
 #: How long, in seconds, its imports may take.
 START_TIMEOUT = 60.0
 
+#: How long, in seconds, it may take to end with all that it has forked.
+END_TIMEOUT = 20.0
+
 #: Variables that Python, its libraries in C, or the loader look at before any Python runs. (PYTHONPATH is dealt with.)
 BEFORE_PYTHON = ("PYTHON", "LD_", "LC_", "LANG", "GLIBC_", "MALLOC_", "OPENSSL_")
 
@@ -82,6 +85,11 @@ class Zygote:
                 return int(self._control.recv(LONGEST)), told
         finally:
             os.close(tells)
+
+    def close(self) -> None:
+        """End it, and what it has forked and is still there."""
+        self._control.close()
+        self._process.wait(END_TIMEOUT)
 
     def reap(self, pid: int) -> None:
         """Let a dead child go."""
@@ -150,6 +158,12 @@ def zygote() -> Zygote | None:
     if os.getpid() not in _zygotes:
         _zygotes[os.getpid()] = Zygote()
     return _zygotes[os.getpid()]
+
+
+def close() -> None:
+    """The tests of this process are done."""
+    if its := _zygotes.pop(os.getpid(), None):
+        its.close()
 
 
 def popen(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:

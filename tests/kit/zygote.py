@@ -145,6 +145,9 @@ class Zygote:
         for pid in self._pipes:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if os.getpgid(pid) == pid else os.kill)(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.wait()
 
 
 def become(job: dict[str, Any], base: list[str]) -> None:
