@@ -150,6 +150,7 @@ def test_nobody_who_gave_up_on_an_answer_harms_the_link(parts, start, caplog, is
     assert not [one for one in caplog.messages if "unexpected" in one or "failed" in one]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("where", ["while Redis is there", "where a failure is handled"])
 def test_an_unexpected_error_does_not_end_the_link(parts, start, way, namespace, caplog, where):
     link = start(parts)
@@ -176,6 +177,7 @@ def test_an_unexpected_error_does_not_end_the_link(parts, start, way, namespace,
     assert link.session.id in namespace.live()
 
 
+@pytest.mark.process
 def test_the_exit_of_a_child_is_noticed(parts, start):
     start(parts)
     connected(parts)
@@ -189,6 +191,7 @@ def test_the_exit_of_a_child_is_noticed(parts, start):
     assert parts.runs.exited[0] == child.pid
 
 
+@pytest.mark.process
 def test_the_exit_of_a_child_is_noticed_while_redis_is_away(parts, start, way):
     start(parts)
     connected(parts)
