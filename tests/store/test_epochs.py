@@ -13,6 +13,7 @@ import pytest
 from celery_gconc.protocol.messages import Held
 from celery_gconc.protocol.status import Totals
 from celery_gconc.worker.session.counts import Counters
+from tests.servers import wait_until
 
 from .namespace import INTERVAL, TIMEOUT, Namespace, Session
 
@@ -126,6 +127,14 @@ def test_a_newcomer_to_an_empty_redis_waits_until_others_could_be_back(namespace
     assert namespace.holders("app") == []
     pass_time(namespace, 3.0, new)
     assert namespace.holders("app") == [("new", number)]
+
+
+def test_a_newcomer_to_an_empty_redis_waits_however_long_the_server_has_been_up(namespace):
+    namespace.raw.flushall()
+    new = namespace.session("new", config=ONE, interval=0.5, timeout=2.0)  # others try again within its hold
+    wait_until(lambda: namespace.raw.info("server")["uptime_in_seconds"] > new.opened.shut, what="it is up for long")
+    namespace.raw.flushall()
+    assert namespace.session("newer", config=ONE, interval=0.5, timeout=2.0).opened.shut == new.opened.shut > 1.0
 
 
 def test_a_session_that_comes_when_all_leases_must_have_ended_has_lost_its_own(namespace, pair):

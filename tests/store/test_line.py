@@ -153,6 +153,19 @@ def test_a_waiter_moves_from_the_line_of_one_full_limit_to_that_of_the_next(name
     assert namespace.holders(A) == namespace.holders(B) == [("b", 1)]
 
 
+def test_a_waiter_without_room_moves_to_the_line_of_the_next_full_limit_too(namespace: Namespace):
+    for limit in (A, B):
+        namespace.set(limit, 1)
+    first, full = namespace.session("a"), namespace.session("b", slots=0).listen()
+    in_a, in_b = first.ask(A), first.ask(B)
+    full.ask(A, B)
+    first.release(in_a)
+    assert (namespace.line(A), namespace.line(B)) == ([], [("b", 1)])
+    assert not any(notice.offer for notice in full.hear())
+    first.release(in_b)
+    assert any(notice.offer for notice in full.hear()), "it hears that it could have both"
+
+
 def test_a_waiter_keeps_its_arrival_in_the_line_that_it_moves_to(namespace: Namespace):
     for limit in (A, B):
         namespace.set(limit, 1)

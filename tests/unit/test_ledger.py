@@ -56,9 +56,9 @@ class Bell:
 class Harness:
     """A ledger with a session open and a lease that lasts."""
 
-    def __init__(self, slots: int = 2, lease: float = 60.0) -> None:
+    def __init__(self, slots: int = 2, lease: float = 60.0, margin: float = 0.0) -> None:
         self.pool, self.bell = Pool(slots), Bell()
-        self.ledger: Ledger[Request] = Ledger({"queue:emails": 2}, pool=self.pool, bell=self.bell)
+        self.ledger: Ledger[Request] = Ledger({"queue:emails": 2}, pool=self.pool, bell=self.bell, margin=margin)
         self.ends = now() + lease
         self.ledger.opened("s", {"queue:emails": 2}, 1, self.ends)
         self.syncs = 0
@@ -105,6 +105,22 @@ def test_a_grant_goes_to_the_request_that_came_first():
     assert harness.ledger.next() is first
     assert harness.ledger.next() is None
     assert second.permit is None
+
+
+def test_of_two_lines_with_permits_the_request_that_came_first_starts_first():
+    harness = Harness(slots=2)
+    limits = {"queue:emails": 2, "task:a": 1, "task:b": 1}
+    harness.ledger.apply(Synced("ok", version=2, table=limits), harness.ends, harness.ends)
+    first, second = Request(names=("task:b",)), Request(names=("task:a",))
+    for request in (first, second):
+        harness.ledger.wait(request)
+    asks = harness.sync().asks
+    harness.ledger.notice(Notice(grants=tuple(granted(2 + i, ask.number) for i, ask in enumerate(reversed(asks)))))
+    harness.slots = 1
+    assert harness.ledger.next() is first
+    assert harness.ledger.next() is None
+    harness.slots = 2
+    assert harness.ledger.next() is second
 
 
 def test_a_permit_passes_to_the_next_request_without_redis_while_nobody_else_waits():
@@ -162,6 +178,19 @@ def test_nothing_starts_on_a_lease_that_may_have_ended():
     harness.sync()
     harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
     assert harness.ledger.next() is None
+
+
+def test_nothing_starts_in_the_margin_before_the_end_of_a_lease():
+    harness = Harness(margin=5.0)
+    request = harness.wait()
+    (ask,) = harness.sync().asks
+    harness.ledger.notice(Notice(grants=(granted(2, ask.number),)))
+    harness.ends = now() + 4.0
+    harness.sync()
+    assert harness.ledger.next() is None, "Redis' clock may be so much ahead"
+    harness.ends = now() + 60.0
+    harness.sync()
+    assert harness.ledger.next() is request
 
 
 def test_a_grant_told_twice_counts_once_and_a_gap_asks_for_both():
