@@ -32,8 +32,8 @@ def count_only_startable(consumer: Any, pool: Pool, gate: Gate) -> None:
         qos = consumer.task_consumer.channel.qos
 
         def can_consume() -> bool:
-            most = getattr(consumer.controller, "max_concurrency", None) or pool.size
-            return len(reserved_requests) - gate.ledger.stuck() < most and bool(type(qos).can_consume(qos))
+            slots = getattr(consumer.controller, "max_concurrency", None) or pool.size
+            return len(reserved_requests) - gate.ledger.stuck() < slots and bool(type(qos).can_consume(qos))
 
         qos.can_consume = can_consume
 

@@ -1,6 +1,8 @@
 """Remote control: a front end to the limits in Redis.
 
-    celery control -> argument types (in the CLI) -> broadcast -> handler (on a worker's loop) -> link -> Redis
+    celery control -> argument types (in the CLI) -> broadcast -> handler -> ChangeRequest -> link -> Redis
+
+Thread: consumer.
 
 Redis is the source of truth, so a worker that was down obeys too. The argument types refuse bad input at the shell,
 and take a ticket from Redis when the command is *given*: Redis applies a ticket once, and none after a later one.
@@ -10,9 +12,9 @@ So ten workers may handle one broadcast, and one that is handled late undoes not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from celery.worker import state as worker_state
@@ -29,10 +31,29 @@ from celery_gconc.protocol.store import Store
 CONFIRM_SECONDS = 0.5
 
 #: How many requests a worker discards for one command: each is acknowledged and announced by its event loop.
-MOST_PURGED = 500
+MAX_PURGED = 500
 
 #: The highest ticket, and the longest name of who makes a change, that are taken from a broadcast.
-MOST_TICKET, MOST_BY = 10**13, 200
+MAX_TICKET, MAX_BY = 10**13, 200
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRequest:
+    """What one broadcast asks for: ``set`` (to :attr:`max`; None = unlimited), ``reset``, ``pause`` or ``resume``."""
+
+    kind: str
+    limit: str
+    by: str
+    ticket: int
+    max: int | None = None
+
+    def apply(self, store: Store) -> Change:
+        """Make the change. On the link's thread."""
+        if self.kind == "set":
+            return store.set(self.limit, self.max, by=self.by, ticket=self.ticket)
+        if self.kind == "reset":
+            return store.reset(self.limit, by=self.by, ticket=self.ticket)
+        return store.pause(self.limit, self.kind == "pause", by=self.by, ticket=self.ticket)
 
 
 @control_command(args=[("limit", ticketed_limit), ("max", max_argument)], signature="<limit> <max|unlimited>")
@@ -40,29 +61,25 @@ def set_global_concurrency(state: Any, limit: Any = None, max: Any = None, **kwa
     """Set how many tasks of a limit may run at once across the cluster."""
     if max is None:
         return {"error": TAKES_TWO}
-
-    def change(store: Store, name: str, by: str, ticket: int) -> Change:
-        return store.set(name, parse_max(max), by=by, ticket=ticket)
-
-    return _change(state, limit, change)
+    return _change(state, limit, "set", max)
 
 
 @control_command(args=[("limit", ticketed_limit)], signature="<limit>")
 def reset_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
     """Go back to the configured max of a limit."""
-    return _change(state, limit, lambda store, name, by, ticket: store.reset(name, by=by, ticket=ticket))
+    return _change(state, limit, "reset")
 
 
 @control_command(args=[("limit", ticketed_limit)], signature="<limit>")
 def pause_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
     """Stop starting tasks of a limit; running tasks continue."""
-    return _change(state, limit, lambda store, name, by, ticket: store.pause(name, True, by=by, ticket=ticket))
+    return _change(state, limit, "pause")
 
 
 @control_command(args=[("limit", ticketed_limit)], signature="<limit>")
 def resume_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
     """End the pause of a limit."""
-    return _change(state, limit, lambda store, name, by, ticket: store.pause(name, False, by=by, ticket=ticket))
+    return _change(state, limit, "resume")
 
 
 @control_command(args=[("limit", limit_argument)], signature="<limit>")
@@ -75,8 +92,8 @@ def purge_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> di
         name = step.full_name(parse_limit(limit))
     except LimitError as exc:
         return {"error": f"{exc}; nothing was discarded"}
-    purged = step.parts.gate.purge(name, MOST_PURGED)
-    more = "; there may be more" if purged == MOST_PURGED else ""
+    purged = step.parts.gate.purge(name, MAX_PURGED)
+    more = "; there may be more" if purged == MAX_PURGED else ""
     return {"ok": f"{name}: {purged} discarded{more}", "purged": purged}
 
 
@@ -147,20 +164,20 @@ def _why_none(state: Any) -> str:
     return getattr(state.consumer, "global_concurrency_off", _NOT_INSTALLED)
 
 
-def _change(state: Any, limit: Any, change: Callable[[Store, str, str, int], Change]) -> dict[str, Any]:
+def _change(state: Any, limit: Any, kind: str, maximum: object = None) -> dict[str, Any]:
     """Have the link make a change, and wait for it only a moment: this is the worker's loop."""
     step = _step(state)
     if step is None:
         return {"error": _why_none(state)}
     command = limit if isinstance(limit, Mapping) else {"name": limit}
     by, ticket = command.get("by") or state.hostname, command.get("ticket") or 0
-    if not isinstance(ticket, int) or not 0 <= ticket <= MOST_TICKET:  # bool: as good as a number
+    if not isinstance(ticket, int) or not 0 <= ticket <= MAX_TICKET:  # bool: as good as a number
         return {"error": f"invalid ticket: {shown(ticket)}; nothing was changed"}
-    by = str(by)[:MOST_BY].encode("utf-8", "replace").decode()  # whoever broadcasts may claim to be anybody
+    by = str(by)[:MAX_BY].encode("utf-8", "replace").decode()  # whoever broadcasts may claim to be anybody
     try:
         name = step.full_name(parse_limit(command.get("name")))
-        future = step.parts.link.call(lambda store: change(store, name, by, ticket))
-        return {"ok": str(future.result(CONFIRM_SECONDS))}
+        request = ChangeRequest(kind, name, by, ticket, parse_max(maximum))
+        return {"ok": str(step.parts.link.call(request.apply).result(CONFIRM_SECONDS))}
     except FutureTimeout:
         return {"ok": f"{name}: accepted but not confirmed: Redis did not answer within {CONFIRM_SECONDS} s"}
     except GlobalConcurrencyError as exc:

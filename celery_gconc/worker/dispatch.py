@@ -1,7 +1,7 @@
 """Starts the requests that are held here, first come, first served, as permits and slots allow.
 
     Gate (park, wait_for_slot, start_next), Hooks (stopped_running, done) -> Dispatcher -> Ledger, Runs -> the pool
-    what the intake is to know of them: notes, told on the consumer's thread
+    notes of what is parked -> the intake, on the consumer's thread
 
 Thread: the one that may start requests (starter.py); where the pool allows it, also the one that ends a task, for the
 next starts from the callback that ends one. Only one of them starts requests at a time.
@@ -37,7 +37,7 @@ PURGE_SECONDS = 0.1
 
 
 def is_shutting_down() -> bool:
-    """Whether Celery has been told to stop, and will as soon as its loop comes round (celery 5.4-5.7)."""
+    """Whether Celery is about to stop, which it will as soon as its loop comes round (celery 5.4-5.7)."""
     return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
 
 
@@ -73,7 +73,7 @@ class Dispatcher:
         #: Parked requests that have waited only while no slot was free. Any thread that starts requests; each takes
         #: single entries, which none of them relies on finding.
         self._unnoted: OrderedDict[Run, None] = OrderedDict()
-        #: What the intake and the events are still to be told, in order: a request is parked (true), or no more. Any
+        #: What the intake and the events are still to hear, in order: a request is parked (true), or no more. Any
         #: thread adds; the consumer's takes, for the intake talks to the broker.
         self._notes: deque[tuple[bool, Run]] = deque()
         #: Held by the one thread that starts requests; the flag has it look once more for another that came meanwhile.
@@ -159,7 +159,7 @@ class Dispatcher:
         self._tell_notes()
 
     def forget_notes(self) -> None:
-        """The broker's connection is gone, and with it what the intake was to be told."""
+        """The broker's connection is gone, and with it what the intake was to hear."""
         self._notes.clear()
 
     def close(self) -> None:
@@ -286,7 +286,7 @@ class Dispatcher:
             self._turns.wake()
         self._ledger.watch_idle()
 
-    # -- What the intake is told: the consumer's thread ---------------------------------------------------
+    # -- What the intake hears: the consumer's thread ----------------------------------------------------
 
     def tell_intake(self, *, in_a_moment: bool = False) -> None:
         """Tell the intake what has changed; it then fetches more, *in a moment* where something was just started."""

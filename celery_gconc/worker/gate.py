@@ -93,8 +93,8 @@ class Gate:
     def sweep(self, seconds: float) -> list[Run]:
         """Let go of parked requests that were revoked or have expired since; keep the others, or give them back.
 
-        Called every so many seconds. Returns those that were looked at: some in turn, where many are held. Those that
-        have no slot either are let go at their turn, as in plain Celery.
+        Called every *seconds*. Returns those whose turn it was: a part, where many are held. Those that have no slot
+        either are let go when they would start, as in plain Celery.
         """
         rounds, ledger = self._dispatcher.rounds, self.ledger
         has_slot = ledger.free_slots > 0

@@ -184,7 +184,7 @@ class Intake:
             if not self.subscriptions.is_stopped(name) or self.subscriptions.own_limit(name) in self._ledger.table:
                 continue
             if parked.total() >= 2 * self._broker.most_parked:
-                continue  # so many kinds of tasks wait
+                continue  # too many kinds of tasks wait
             if self._broker.take_past(name, (+parked).keys(), self._pool.size):
                 self._is_finding = True
 
@@ -256,7 +256,7 @@ class Intake:
     def _bounds(self, run: Run) -> tuple[int, int]:
         """With how few requests of a queue waiting here it is consumed again, and with how many it is stopped.
 
-        For the queue's own limit, no fewer than could start at once; and so many that neighbours in the queue, which
+        For the queue's own limit, no fewer than could start at once; and enough that neighbours in the queue, which
         are fetched in one go, can follow each other here, where a permit passes on without a round trip: at three
         times that number, and :data:`FOLLOWING` more, nearly all do.
         """

@@ -123,7 +123,7 @@ class Pool:
         excess = before - self._wanted
         if excess > 0 and not self._is_one_leaving():
             pool: Any = self.pool
-            with suppress(ValueError):  # billiard: not so many are free; those that were are gone all the same
+            with suppress(ValueError):  # billiard: fewer are free; those that were are gone all the same
                 pool.shrink(excess)
             # Celery's own pool_shrink leaves the prefetch count as it was where shrink raises half-way.
             if self.size < before:
@@ -132,7 +132,7 @@ class Pool:
             self._wanted = None
 
     def _is_one_leaving(self) -> bool:
-        """Whether a child was told to go and is still there: billiard 4.2-4.3 would count it twice."""
+        """Whether a child is on its way out: billiard 4.2-4.3 would count it twice."""
         children = getattr(self._processes, "_pool", None) or ()
         return any(getattr(child, "_controlled_termination", False) for child in children)
 

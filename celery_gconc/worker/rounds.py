@@ -1,6 +1,8 @@
 """Looks after the requests that a worker holds and has not started, a few at a time however many there are.
 
-    Gate (added, removed) -> Rounds -> Gate.sweep (who has expired or been revoked, whose turn it is to be looked at)
+    Dispatcher (add, remove) -> Rounds -> Gate.sweep (who has expired or been revoked, whose turn it is)
+
+Thread: any adds and removes; the one that may start requests asks.
 
 What has an end of its own, or is revoked by id, is found at once; all else (revokes by a stamped header, messages that
 the broker must hear of again) comes round in turn.
@@ -18,12 +20,12 @@ from celery.worker import state
 
 from celery_gconc.worker.run import Run
 
-#: How many requests are looked at in one go at least.
-LEAST_LOOKED = 128
+#: How many requests at least have their turn in one call.
+MIN_TURN = 128
 
 
 class Rounds:
-    """One gate's. :meth:`add` and :meth:`remove` are for any thread, the others for the consumer's."""
+    """One worker's. The lock guards what :meth:`add` and :meth:`remove` change; the rest is the asking thread's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,7 +36,7 @@ class Rounds:
         self._seconds: list[int] = []
         #: The newest entry of Celery's set of revoked ids that was looked at.
         self._newest: Any = None
-        #: Revoked before they came to the gate.
+        #: Revoked before they came to the gate. Appended to by any thread.
         self._late: list[Run] = []
 
     def __len__(self) -> int:
@@ -82,9 +84,9 @@ class Rounds:
         return found
 
     def next(self, rounds: float) -> list[Run]:
-        """Whose turn it is, where all are to have one within so many calls."""
+        """Whose turn it is, where all are to have one within that number of calls."""
         with self._lock:
-            count = min(max(int(len(self._runs) / max(rounds, 1.0)) + 1, LEAST_LOOKED), len(self._runs))
+            count = min(max(int(len(self._runs) / max(rounds, 1.0)) + 1, MIN_TURN), len(self._runs))
             turn = []
             for _ in range(count):
                 run = next(iter(self._runs))

@@ -65,7 +65,7 @@ class Run:
         self.has_waited = False
         #: Whether its message may go back to its queue for other workers to take. The gate's.
         self.may_move = False
-        #: When the broker was last told that its message is held, by :func:`now`. The gate's.
+        #: When the broker last heard that its message is held, by :func:`now`. The gate's.
         self.kept = 0.0
         #: What the pool gave for it, while it runs: it leads back here, so it is let go at the end.
         self.job: Any = None

@@ -59,7 +59,7 @@ class Starter:
 
     def __init__(self, turns: Turns, parts: Called, *, has_loop: bool) -> None:
         self._turns, self._parts = turns, parts
-        #: Whether the consumer's thread runs an event loop, and so comes round soon after it was told to stop.
+        #: Whether the consumer's thread runs an event loop, and so comes round soon after Celery is to stop.
         self._has_loop = has_loop
         #: When it looks, unasked, whether something could start, by :func:`now`.
         self._next_pump = 0.0

@@ -60,8 +60,8 @@ def say_what_is_amiss(app: Celery, settings: Settings) -> None:
     # Tasks with a strategy of their own (celery-batches) call the pool themselves: they pass no gate.
     if escaping := escaping_tasks(app):
         logger.warning(
-            "celery-gconc: no limit holds for %s: a Strategy of its own hands it to the pool by itself "
-            "(celery-batches does)",
+            "celery-gconc: no limit holds for %s: its custom Strategy submits to the pool directly, bypassing all "
+            "limits (celery-batches does)",
             ", ".join(escaping),
         )
 

@@ -105,7 +105,7 @@ class GreenBell:
 
 
 class SilentBell:
-    """Nobody can be woken: the consumer's thread comes round by itself, and looks."""
+    """Nobody can be woken: the consumer's thread comes round on its own, and looks."""
 
     def ring(self) -> None:
         """Nothing."""
