@@ -15,7 +15,7 @@ from celery_gconc.worker.session.link import Link
 #: How old what is shown may be, in seconds, before a newer one is asked for (and shown the next time).
 FRESH_SECONDS = 1.0
 
-#: How long, in seconds, the first call waits for the first answer.
+#: How long, in seconds, a call waits for the first answer.
 FIRST_SECONDS = 0.25
 
 #: How many limits are shown.
@@ -29,12 +29,12 @@ class StatsRows:
         self._link = link
         self._status: Status | None = None
         #: When it was last asked for, by :func:`now`.
-        self._asked_at: float | None = None
+        self._asked_at = -FRESH_SECONDS
 
     def rows(self) -> dict[str, str]:
         """One row for each limit, and one that says when they held.
 
-        As of the last call; only the first waits for an answer, for :data:`FIRST_SECONDS` at most.
+        As of the last call; only until there is an answer it waits for one, for :data:`FIRST_SECONDS` at most.
         """
         self._refresh()
         status = self._status
@@ -48,14 +48,13 @@ class StatsRows:
 
     def _refresh(self) -> None:
         """Ask for what holds now, unless that was just done."""
-        is_first, moment = self._asked_at is None, now()
-        if self._asked_at is not None and moment - self._asked_at < FRESH_SECONDS:
+        if now() - self._asked_at < FRESH_SECONDS:
             return
-        self._asked_at = moment
+        self._asked_at = now()
         answer = self._link.call(lambda store: store.status())
-        answer.add_done_callback(self._answered)
-        if is_first:
+        if self._status is None:
             wait([answer], FIRST_SECONDS)
+        answer.add_done_callback(self._answered)  # at once, here, where it has come
 
     def _answered(self, answer: Future[Status]) -> None:
         if answer.exception() is None:
