@@ -1,0 +1,68 @@
+"""Where a request stands on its way through the worker's gate, and what is left of it at its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.many import Worker
+from celery_gconc.worker.run import CALLBACKS, RUN_KEY, Run, RunState
+
+
+@pytest.fixture
+def worker() -> Worker:
+    """A gate whose limit of two nobody uses yet."""
+    return Worker(0)
+
+
+def parked(worker: Worker) -> Run:
+    """A request that waits for a permit."""
+    worker.admit()
+    (run,) = worker.ledger.waiting()
+    return run
+
+
+def test_a_request_is_parked_then_granted_then_started_then_ended(worker):
+    run = parked(worker)
+    assert (run.state, run.started_at) == (RunState.PARKED, 0.0)
+    worker.sync()
+    assert run.state is RunState.GRANTED
+    assert run.started_at >= run.arrived > 0.0
+    assert run.limits_at_start == ("queue:celery",)
+    worker.runs.accepted(run, 1)
+    assert run.state is RunState.STARTED
+    worker.dispatcher.done(run)
+    assert run.state is RunState.ENDED
+    assert not worker.ledger.running()
+
+
+def test_an_end_that_is_heard_of_twice_is_one(worker):
+    run = parked(worker)
+    worker.sync()
+    assert worker.runs.ended(run)
+    assert not worker.runs.ended(run)
+
+
+def test_nothing_that_comes_late_undoes_an_end(worker):
+    run = parked(worker)
+    worker.sync()
+    worker.dispatcher.done(run)
+    worker.runs.accepted(run, 1)
+    assert run.state is RunState.ENDED
+
+
+def test_a_request_that_is_over_has_its_own_callbacks_back_and_leads_to_no_job(worker):
+    run = parked(worker)
+    assert Run.of(run.request) is run
+    worker.sync()
+    run.job = object()
+    worker.dispatcher.done(run)
+    assert run.job is None
+    assert not {*CALLBACKS, RUN_KEY} & set(run.request.__dict__)
+
+
+def test_limits_that_change_while_a_task_runs_are_not_those_it_started_under(worker):
+    run = parked(worker)
+    worker.sync()
+    worker.change_table()
+    assert "app" in run.limits
+    assert run.limits_at_start == ("queue:celery",)
