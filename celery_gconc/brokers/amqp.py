@@ -166,12 +166,12 @@ class AMQPBroker(Broker):
                     left.popleft()
                     message.ack()
                     logger.info(
-                        "celery-gconc: a message of %s came near its delivery limit by waiting: a copy takes its place",
+                        "celery-gconc: a message of %s came close to its delivery limit by waiting; a copy replaces it",
                         name,
                     )
         except Exception as exc:  # noqa: BLE001 - whatever a connection raises
             logger.warning(
-                "celery-gconc: %d messages go back though they are near their delivery limits, for their copies could "
+                "celery-gconc: returned %d messages close to their delivery limits, because their copies could "
                 "not be published: %s: %s", len(left), type(exc).__name__, exc,
             )  # fmt: skip
             for _, message in left:

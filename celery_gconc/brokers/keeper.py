@@ -88,7 +88,9 @@ class Keeper:
         except Exception as exc:  # noqa: BLE001 - whatever a connection raises: the next look tries again
             if not self._is_told:
                 what = f"{type(exc).__name__}: {exc}"
-                logger.warning("celery-gconc: can't look after the queues that are not consumed: %s", what)
+                logger.warning(
+                    "celery-gconc: can't keep alive the queues that are not consumed at the moment: %s", what
+                )
             self._is_told = True
             self._disconnect()
         else:
@@ -118,8 +120,8 @@ class Keeper:
     def _restore(self, queue: Queue) -> None:
         self.lost[queue.name] += 1
         logger.error(
-            "celery-gconc: the queue %s was deleted, or has expired, while its limit was full: what waited in it is "
-            "lost; it is declared anew",
+            "celery-gconc: queue %s was deleted, or expired, while its limit was full; the messages that waited in it "
+            "are lost, and it is declared again",
             queue.name,
         )
         with self._connected().channel() as channel:

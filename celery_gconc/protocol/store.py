@@ -361,7 +361,7 @@ class Store:
                     elif not self._told_of_strangers:
                         self._told_of_strangers = True
                         logger.warning(
-                            "celery-gconc: ignored what a stranger published on %s", self.keys.channel(session)
+                            "celery-gconc: ignored an unrecognised message on %s", self.keys.channel(session)
                         )
         return found
 

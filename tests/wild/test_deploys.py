@@ -145,13 +145,13 @@ def test_two_apps_in_one_namespace_that_share_no_queue_are_told_in_one_line(make
     cluster.module = "tests.wild.other_app"
     other, sharer = cluster.start("other", "sharer", queues="bills", pool="threads", concurrency=1)
     for worker in (other, sharer):
-        (line,) = [line for line in warnings_of(worker).splitlines() if "share no queue" in line]
+        (line,) = [line for line in warnings_of(worker).splitlines() if "have no queue in common" in line]
         assert "app other at " in line
         assert "app cluster at " in line
         assert "first@test" in line
         assert "global_concurrency_key_prefix" in line
     told = cluster.celery("gconc", "doctor").stdout
-    assert "first@test is of app cluster with broker redis://" in told
+    assert "first@test belongs to app cluster with broker redis://" in told
     assert "shares this namespace, but no queue, with app other" in told
 
 

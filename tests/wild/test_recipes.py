@@ -298,7 +298,7 @@ def test_while_redis_is_away_and_no_limit_is_known_nothing_waits(tmp_path, over_
     shell = Shell(tmp_path, APP, {**over_files, "global_concurrency_redis_url": f"redis://127.0.0.1:{port}/0"})
     with shell.worker("-c", "2") as worker:
         assert shell.run("-c", ADD).stdout == "3\n"
-        assert any("no limit is known: none wait" in line for line in worker.ours)
+        assert any("no limit is known, so no task waits" in line for line in worker.ours)
         with redis_server(port) as server:
             begin_namespace(server.url)
             wait_until(lambda: any("session" in line for line in worker.ours), what="the worker has connected")

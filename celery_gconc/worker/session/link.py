@@ -267,7 +267,9 @@ class Link:
             return
         what = "wait" if self._settings.on_redis_error == "wait" else "run without a permit"
         until = "that is done" if is_unusable else "it is back"
-        what = f"tasks under limits {what} until {until}" if self._ledger.table else "no limit is known: none wait"
+        what = (
+            f"tasks under limits {what} until {until}" if self._ledger.table else "no limit is known, so no task waits"
+        )
         logger.error("celery-gconc: %s (%s); %s", exc, self._settings.safe_url, what)
         if is_unusable:
             self._next_reminder = now() + REMINDER_SECONDS

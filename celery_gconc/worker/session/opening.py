@@ -40,8 +40,8 @@ def log_opened(opened: Opened, settings: Settings, identity: Identity) -> None:
     """Say what people should know of a session that was just opened: why nothing starts yet, and who else is there."""
     if opened.shut and opened.lost:
         logger.warning(
-            "celery-gconc: Redis has lost data: tasks under limits start in %.1f s, when no worker that it doesn't "
-            "know of can still run any",
+            "celery-gconc: Redis has lost data: tasks under limits start in %.1f s, when no worker unknown to it can "
+            "still be running any",
             opened.shut,
         )
     elif opened.shut:
@@ -57,8 +57,8 @@ def _of_strangers(strangers: tuple[Stranger, ...], settings: Settings, identity:
     own = Stranger(str(info.get("app")), str(info.get("node")), str(info.get("broker")))
     others = "; ".join(sorted({_named(stranger) for stranger in strangers}))
     return (
-        f"namespace {settings.namespace} has apps that share no queue, and their tasks count under the same "
-        f"limits: {_named(own)}; {others}. Where that is not meant, give one of them its own "
+        f"namespace {settings.namespace} is shared by apps that have no queue in common, so their tasks count against "
+        f"the same limits: {_named(own)}; {others}. If that is not intended, give one of them its own "
         "global_concurrency_key_prefix"
     )
 

@@ -171,9 +171,9 @@ class Session:
 
     def _log_reopened(self, opened: Opened) -> None:
         logger.warning(
-            "celery-gconc: session %s is over: %s; session %s states its %d running tasks",
+            "celery-gconc: session %s has ended: %s; session %s reports its %d running tasks",
             self.id,
-            "its lease ran out" if opened.lapsed else "Redis was restarted or replaced, or has lost data",
+            "its lease ran out" if opened.lapsed else "Redis was restarted, was replaced or lost data",
             self._ids[-1],
             self._ledger.running_count,
         )

@@ -89,8 +89,8 @@ class DeadlockWatch:
         self._warned.add(warning)
         logger.warning(
             "celery-gconc: possible deadlock: %s[%s] has waited %.0f s for a permit under %s, and %s[%s], which sent "
-            "it, holds one: if that one waits for its result, neither ends. Take one of the two out of the limit, or "
-            "let the parent not wait (a chain or chord)",
+            "it, holds one. If the parent waits for the result, neither can finish: take one of them out of the limit, "
+            "or use a chain or chord instead of waiting",
             child.task,
             child.task_id,
             now() - child.arrived,

@@ -117,7 +117,7 @@ class StallWatch:
         if before is not None and self._is_said and (self._stall is None or self._stall[0] != before[0]):
             self._is_said = False
             logger.warning(
-                "celery-gconc: tasks under limits start here again: none has for %.0f s, because %s",
+                "celery-gconc: tasks under limits start here again; none had for %.0f s, because %s",
                 now() - before[2],
                 before[0].partition(" (")[0],
             )
@@ -125,7 +125,7 @@ class StallWatch:
             self._is_said = True
             logger.warning(
                 "celery-gconc: this worker has had no room for tasks under limits for %.0f s, though %d of its slots "
-                "are free, because %s; other workers may run them",
+                "are free, because %s; other workers can still run them",
                 stall.seconds,
                 stall.slots,
                 stall.why,
