@@ -43,24 +43,10 @@ _STYLES = {
 }
 
 
-def state_of(limit: LimitStatus) -> str:
-    """In one word, whether a limit has room."""
-    if limit.paused:
-        return "paused"
-    if limit.max is None:
-        return "unlimited"
-    if limit.settling:
-        return "settling"
-    if limit.running > limit.max:
-        return "draining"
-    return "full" if limit.running == limit.max else "open"
-
-
 def limit_row(limit: LimitStatus, *, has_bar: bool, is_ascii: bool = False) -> list[Any]:
     """The cells of :data:`LIMIT_COLUMNS`, or of :data:`BAR_COLUMNS`."""
     from rich.text import Text
 
-    state = state_of(limit)
     waiting = str(limit.waiting) + (f" +{limit.parked}" if limit.parked else "")
     cells: list[Any] = [
         limit.limit,
@@ -68,7 +54,7 @@ def limit_row(limit: LimitStatus, *, has_bar: bool, is_ascii: bool = False) -> l
         waiting,
         "-" if limit.longest_wait is None else span(limit.longest_wait),
         str(limit.per_minute),
-        Text(state, style=_STYLES[state]),
+        Text(limit.state, style=_STYLES[limit.state]),
         "set" if limit.overridden else "-" if limit.configured is None else "config",
     ]
     return [cells[0], bar(limit, is_ascii=is_ascii), *cells[1:]] if has_bar else cells
@@ -82,7 +68,7 @@ def bar(limit: LimitStatus, *, is_ascii: bool = False) -> Text:
     filled = 0
     if limit.max is not None and limit.running:
         filled = BAR if limit.running >= limit.max else max(1, limit.running * BAR // limit.max)
-    text = Text(full * filled, style=_STYLES[state_of(limit)])
+    text = Text(full * filled, style=_STYLES[limit.state])
     return text.append(empty * (BAR - filled), style="dim")
 
 

@@ -10,7 +10,7 @@ from celery_gconc.cli.arguments import LIMIT
 from celery_gconc.cli.rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, limit_row, notes_of
 from celery_gconc.cli.terminal import Column, Command, Terminal, pass_terminal
 from celery_gconc.operations.wording import since, span, stall_note
-from celery_gconc.protocol.status import Holding, LimitStatus, Status, Waiting
+from celery_gconc.protocol.status import Holder, LimitStatus, Status, Waiter
 
 
 @click.command(cls=Command)
@@ -105,17 +105,17 @@ def _show_sessions(terminal: Terminal, found: Status) -> None:
 
 def _tasks(function: Callable[..., None]) -> click.Command:
     """A command that lists tasks of a limit."""
-    most = click.option(
-        "--most", "-n", type=click.IntRange(1, 10000), default=100, show_default=True,
+    count = click.option(
+        "--count", "-n", type=click.IntRange(1, 10000), default=100, show_default=True,
         help="Maximum number of tasks to show.",
     )  # fmt: skip
-    return click.command(cls=Command)(click.argument("limit", type=LIMIT)(most(pass_terminal(function))))
+    return click.command(cls=Command)(click.argument("limit", type=LIMIT)(count(pass_terminal(function))))
 
 
 @_tasks
-def holders(terminal: Terminal, limit: str, most: int) -> None:
+def holders(terminal: Terminal, limit: str, count: int) -> None:
     """List the tasks running under LIMIT, longest-running first."""
-    found = terminal.operations.holders(limit, most)
+    found = terminal.operations.holders(limit, count)
     if terminal.is_json:
         terminal.json(found)
         return
@@ -124,14 +124,14 @@ def holders(terminal: Terminal, limit: str, most: int) -> None:
     _show_tasks(terminal, of_all.limit, (("FOR", True),), rows)
     if not found:
         terminal.note(f"{of_all.limit}: no tasks are running")
-    elif len(found) == most < of_all.running:
-        terminal.note(f"{of_all.limit}: showing {most} of {of_all.running}; use --most to see more")
+    elif len(found) == count < of_all.running:
+        terminal.note(f"{of_all.limit}: showing {count} of {of_all.running}; use --count to see more")
 
 
 @_tasks
-def waiting(terminal: Terminal, limit: str, most: int) -> None:
+def waiting(terminal: Terminal, limit: str, count: int) -> None:
     """List the tasks in line for LIMIT, next first."""
-    found = terminal.operations.waiting(limit, most)
+    found = terminal.operations.waiting(limit, count)
     if terminal.is_json:
         terminal.json(found)
         return
@@ -140,8 +140,8 @@ def waiting(terminal: Terminal, limit: str, most: int) -> None:
     _show_tasks(terminal, of_all.limit, (("POSITION", True), ("FOR", True)), rows)
     if not found:
         terminal.note(f"{of_all.limit}: no tasks are in line")
-    elif len(found) == most < of_all.waiting:
-        terminal.note(f"{of_all.limit}: showing {most} of {of_all.waiting}; use --most to see more")
+    elif len(found) == count < of_all.waiting:
+        terminal.note(f"{of_all.limit}: showing {count} of {of_all.waiting}; use --count to see more")
     if of_all.parked:
         terminal.note(f"{of_all.limit}: workers hold {of_all.parked} more behind those in line")
 
@@ -157,7 +157,7 @@ def _show_tasks(
     terminal: Terminal,
     limit: str,
     first: tuple[Column, ...],
-    rows: Sequence[tuple[tuple[str, ...], Holding | Waiting]],
+    rows: Sequence[tuple[tuple[str, ...], Holder | Waiter]],
 ) -> None:
     """A table of tasks, with a column for the other limits that they are under where there are any."""
     others = [", ".join(other for other in task.limits if other != limit) for _, task in rows]

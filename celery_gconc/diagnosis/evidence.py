@@ -24,8 +24,7 @@ from celery_gconc.limits.claims import Limits, TaskOption, candidates
 from celery_gconc.operations.declared import known_queues
 from celery_gconc.operations.operations import Operations
 from celery_gconc.operations.survey import ANSWER_SECONDS, Answers, Question, Survey, ask
-from celery_gconc.operations.wording import is_closed
-from celery_gconc.protocol.status import Found, Holding, Sample, Status, Waiting
+from celery_gconc.protocol.status import EndedTask, Holder, Status, Waiter, Whereabouts
 
 #: How long, in seconds, the result backend has for an answer.
 RESULT_SECONDS = 2.0
@@ -81,9 +80,9 @@ class Told:
 class Line:
     """A limit that may keep the task waiting: who holds it, who stands in its line, what ended under it lately."""
 
-    holders: tuple[Holding, ...] = ()
-    waiting: tuple[Waiting, ...] = ()
-    recent: tuple[Sample, ...] = ()
+    holders: tuple[Holder, ...] = ()
+    waiting: tuple[Waiter, ...] = ()
+    recent: tuple[EndedTask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class Evidence:
     #: Why the broker could not be looked at.
     broker_trouble: str
     told: Told
-    found: tuple[Found, ...]
+    found: tuple[Whereabouts, ...]
     status: Status
     after: Result
     #: The limits that its message would come under, and its task's ``rate_limit``, as far as this app knows the task.
@@ -153,7 +152,7 @@ def _candidates(app: Celery, message: Message | None) -> Limits:
     return candidates(message.task, message.queue, option)
 
 
-def _may_wait_for(claimed: Limits, told: Told, found: tuple[Found, ...]) -> set[str]:
+def _may_wait_for(claimed: Limits, told: Told, found: tuple[Whereabouts, ...]) -> set[str]:
     names = set(claimed)
     for answer in told.own.values():
         names.update(answer.get("limits") or ())
@@ -171,7 +170,7 @@ def _lines(operations: Operations, status: Status, names: Container[str]) -> dic
             operations.history(limit.limit, RECENT_SECONDS),
         )
         for limit in status
-        if limit.limit in names and (limit.running or limit.waiting or is_closed(limit))
+        if limit.limit in names and (limit.running or limit.waiting or limit.is_closed)
     }
 
 

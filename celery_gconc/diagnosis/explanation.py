@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from celery_gconc.limits.claims import Limits
-from celery_gconc.protocol.status import Holding
+from celery_gconc.protocol.status import Holder
 
 
 class TaskState(str, Enum):
@@ -65,7 +65,7 @@ class Explanation:
     #: The limit that it waits for, its position in that line, and who holds that limit.
     line: str | None = None
     position: int | None = None
-    holders: tuple[Holding, ...] = ()
+    holders: tuple[Holder, ...] = ()
     #: For how long it has waited, or run.
     seconds: float | None = None
     #: About how much longer it waits, from the durations of the last minutes; None where that isn't known.

@@ -12,8 +12,8 @@ from celery_gconc.brokers.backlog import Message
 from celery_gconc.diagnosis.evidence import Evidence, Line
 from celery_gconc.diagnosis.explanation import Explanation, TaskState
 from celery_gconc.limits.claims import Limits
-from celery_gconc.operations.wording import all_of, count_of, is_closed, since, span, unix_time, why_closed
-from celery_gconc.protocol.status import Found, LimitStatus, SessionStatus
+from celery_gconc.operations.wording import all_of, count_of, since, span, unix_time, why_closed
+from celery_gconc.protocol.status import LimitStatus, SessionStatus, Whereabouts
 
 #: What the result backend calls a task that has come to its end.
 ENDS = (SUCCESS, FAILURE, REVOKED)
@@ -74,11 +74,11 @@ class Facts:
 
     # -- Records in Redis --------------------------------------------------------------------------------
 
-    def is_former(self, found: Found) -> bool:
+    def is_former(self, found: Whereabouts) -> bool:
         """Whether the process that had it is gone: its worker was started anew."""
         return self.present.get(found.node, found.session) != found.session
 
-    def has_ended_since(self, found: Found) -> bool:
+    def has_ended_since(self, found: Whereabouts) -> bool:
         """Whether the task ended after Redis heard that it waits or runs."""
         result = self.evidence.after
         if result.state not in ENDS:
@@ -111,7 +111,7 @@ class Facts:
 
     def why_queued(self, message: Message) -> tuple[str, LimitStatus | None]:
         """Why a message is still in its queue, and the limit that keeps it there, if one does."""
-        closed = [limit for name in self.covering if is_closed(limit := self.limits[name])]
+        closed = [limit for name in self.covering if (limit := self.limits[name]).is_closed]
         reads, is_read = self.who_reads(message.queue)
         if not closed:
             return reads, None

@@ -24,7 +24,7 @@ from celery_gconc.operations.declared import told_queues
 from celery_gconc.operations.operations import Operations
 from celery_gconc.operations.survey import Question, ask
 from celery_gconc.operations.wording import all_of
-from celery_gconc.protocol.status import LimitStatus, Sample, SessionStatus
+from celery_gconc.protocol.status import EndedTask, LimitStatus, SessionStatus
 
 #: A forecast needs at least this many recorded tasks.
 MIN_SAMPLES = 20
@@ -206,7 +206,7 @@ def _rest(elapsed: float, holds: Sequence[float], draw: random.Random) -> float:
 
 
 def arrivals_of(
-    samples: Sequence[Sample], present: Sequence[float], now: float, seconds: float
+    samples: Sequence[EndedTask], present: Sequence[float], now: float, seconds: float
 ) -> tuple[list[Arrival], float]:
     """All that came in the last *seconds*, and how many seconds that were. *present*: how long ago those here came."""
     came = sorted(((_came(sample), sample) for sample in samples), key=lambda one: one[0])
@@ -217,11 +217,11 @@ def arrivals_of(
     return [Arrival(one.at - begin, one.held) for one in arrivals], max(now - begin, 0.001)
 
 
-def _came(sample: Sample) -> float:
+def _came(sample: EndedTask) -> float:
     return sample.ended - sample.held - sample.waited
 
 
-def _spread(came: Sequence[tuple[float, Sample]]) -> list[tuple[float, Sample]]:
+def _spread(came: Sequence[tuple[float, EndedTask]]) -> list[tuple[float, EndedTask]]:
     """Each sample as often as it stands for, between the arrivals of its neighbours."""
     draw = random.Random(0)
     spread, owed = [], 0.0
@@ -238,7 +238,7 @@ def _spread(came: Sequence[tuple[float, Sample]]) -> list[tuple[float, Sample]]:
     return spread
 
 
-def _weighted_holds(samples: Sequence[Sample]) -> tuple[float, ...]:
+def _weighted_holds(samples: Sequence[EndedTask]) -> tuple[float, ...]:
     """The holds of the samples, sorted, each as often as it stands for relative to the lightest."""
     least = min(sample.weight for sample in samples)
     most_copies = max(MAX_ARRIVALS // len(samples), 1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from celery_gconc.diagnosis.explanation import Explanation, TaskState
 from celery_gconc.diagnosis.facts import Facts
 from celery_gconc.limits.claims import Limits
-from celery_gconc.operations.wording import all_of, count_of, is_closed, nth, since, span, why_closed
-from celery_gconc.protocol.status import Found, LimitStatus
+from celery_gconc.operations.wording import all_of, count_of, nth, since, span, why_closed
+from celery_gconc.protocol.status import LimitStatus, Whereabouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Wait:
 
     node: str
     limits: Limits
-    found: Found | None
+    found: Whereabouts | None
     seconds: float
     ahead: int
 
@@ -87,5 +87,5 @@ def _what_is_full(facts: Facts, wait: Wait) -> LimitStatus | None:
     found = wait.found
     names = wait.limits if found is None else sorted(found.full, key=lambda name: name != found.line)
     known = [facts.limits[name] for name in names if name in facts.limits]
-    full = [limit for limit in known if found is not None or is_closed(limit)]
+    full = [limit for limit in known if found is not None or limit.is_closed]
     return min(full, key=lambda limit: not (limit.paused or limit.max == 0), default=None)

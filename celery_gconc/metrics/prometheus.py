@@ -34,7 +34,7 @@ class Description:
     labels: tuple[str, ...] = ()
 
 
-_LIMIT = ("limit",)
+_LIMIT, _STATE = ("limit",), ("limit", "state")
 
 #: Every metric, by the name under which it is exposed.
 METRICS: Mapping[str, Description] = {
@@ -43,6 +43,9 @@ METRICS: Mapping[str, Description] = {
     "celery_gconc_limits": Description(GAUGE, "Limits that exist now, whether or not they are exported."),
     "celery_gconc_limit_max": Description(
         GAUGE, "Maximum number of tasks that run at once; no series if unlimited. A pause doesn't change it.", _LIMIT
+    ),
+    "celery_gconc_limit_state": Description(
+        GAUGE, "1 for the state that the limit is in: open, full, draining, paused, settling or unlimited.", _STATE
     ),
     "celery_gconc_limit_paused": Description(GAUGE, "1 if the limit is paused, 0 otherwise.", _LIMIT),
     "celery_gconc_limit_paused_timestamp_seconds": Description(
@@ -122,6 +125,10 @@ def _of_now(limits: Sequence[LimitStatus]) -> Iterator[Metric]:
         "celery_gconc_waiters": waiters,
         "celery_gconc_longest_wait_seconds": lambda limit: limit.longest_wait or 0.0,
     }
+    states = GaugeMetricFamily("celery_gconc_limit_state", METRICS["celery_gconc_limit_state"].help, labels=_STATE)
+    for limit in limits:
+        states.add_metric([limit.limit, limit.state], 1)
+    yield states
     for name, value_of in values.items():
         family = GaugeMetricFamily(name, METRICS[name].help, labels=_LIMIT)
         for limit in limits:

@@ -17,7 +17,7 @@ from celery_gconc.limits.name import parse_limit, shown
 from celery_gconc.limits.rules import parse_max
 from celery_gconc.operations.arguments import caller
 from celery_gconc.operations.declared import configured_limits, full_name
-from celery_gconc.protocol.status import Change, Found, Holding, Sample, Status, Totals, Waiting
+from celery_gconc.protocol.status import Change, EndedTask, Holder, Status, Totals, Waiter, Whereabouts
 from celery_gconc.protocol.store import CALL_TIMEOUT, Store
 from celery_gconc.settings import Settings
 
@@ -124,29 +124,29 @@ class Operations:
         name = None if limit is None else self.full_name(limit)
         return self._do(lambda store: store.status(name, self.configured()))
 
-    def holders(self, limit: str, most: int = 1000) -> tuple[Holding, ...]:
-        """The tasks that hold a permit under a limit, those that have held it for longest first, *most* at most.
+    def holders(self, limit: str, count: int = 1000) -> tuple[Holder, ...]:
+        """The tasks that hold a permit under a limit, those that have held it for longest first, *count* at most.
 
         As their workers last told: a permit that passed from one task to the next within a worker is shown with the
         earlier one for up to a heartbeat interval.
         """
         name = self.full_name(limit)
-        return self._do(lambda store: store.holders(name, most))
+        return self._do(lambda store: store.holders(name, count))
 
-    def waiting(self, limit: str, most: int = 1000) -> tuple[Waiting, ...]:
-        """The tasks that stand in a limit's line, in order, *most* at most.
+    def waiting(self, limit: str, count: int = 1000) -> tuple[Waiter, ...]:
+        """The tasks that stand in a limit's line, in order, *count* at most.
 
         A task with several limits stands in one line at a time. Those that a worker holds behind a full line of its own
         (``LimitStatus.parked``), and messages still in the broker, stand in none yet.
         """
         name = self.full_name(limit)
-        return self._do(lambda store: store.waiting(name, most))
+        return self._do(lambda store: store.waiting(name, count))
 
-    def find(self, task_id: str) -> tuple[Found, ...]:
+    def find(self, task_id: str) -> tuple[Whereabouts, ...]:
         """Where Redis knows a task: it waits for a permit or holds one. Twice where its message was delivered twice."""
         return self._do(lambda store: store.find(task_id))
 
-    def history(self, limit: str, seconds: float = 600.0) -> tuple[Sample, ...]:
+    def history(self, limit: str, seconds: float = 600.0) -> tuple[EndedTask, ...]:
         """Tasks that have ended under a limit in the last *seconds*: a sample of them.
 
         In order of their ends, as workers told with their heartbeats; each with a weight, where there were too many.

@@ -71,19 +71,13 @@ def count_of(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def is_closed(limit: LimitStatus) -> bool:
-    """Whether a limit has no room."""
-    is_full = limit.max is not None and limit.running >= limit.max
-    return limit.paused or limit.settling or is_full
-
-
 def why_closed(limit: LimitStatus, now: float, heartbeat_timeout: float) -> str:
     """Why a limit has no room for a task that waits for it, as part of a sentence."""
     if limit.paused:
         return f"{limit.limit} {'is' if limit.paused_at is None else 'was'} paused" + _change(
             limit.paused_by, limit.paused_at, limit.paused_reason, limit.paused_until, now
         )
-    if limit.settling:
+    if limit.state == "settling":
         return (
             f"{limit.limit} is settling (it is new, or Redis lost its data): it grants nothing until every worker has "
             f"reported what it is running, which takes up to {span(heartbeat_timeout)}"
@@ -91,11 +85,13 @@ def why_closed(limit: LimitStatus, now: float, heartbeat_timeout: float) -> str:
     if limit.max == 0:
         origin = _change(limit.set_by, limit.set_at, limit.reason, limit.set_until, now)
         return f"{limit.limit} has a max of 0" + (f", set{origin}" if limit.overridden else ", as configured")
-    if limit.max is not None and limit.running < limit.max:
+    if limit.state == "open":
         return (
             f"{limit.limit} has room ({limit.running} of {limit.max} running), but it is reserved for tasks that came "
             "earlier"
         )
+    if limit.max is None:
+        return f"{limit.limit} has no max"
     return f"{limit.limit} is full ({limit.running} of {limit.max} running)"
 
 

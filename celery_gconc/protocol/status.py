@@ -42,6 +42,17 @@ class Change:
         return f"{self.limit}: was {self.was}, now {self.now}"
 
 
+#: What a limit does, in one word, and what that means. The first that applies is told.
+STATES: Mapping[str, str] = {
+    "paused": "an operator has stopped it: nothing starts until it is resumed",
+    "unlimited": "it has no max: all tasks start",
+    "settling": "it is new, or Redis lost its data: nothing starts until every worker has reported what it is running",
+    "draining": "its max was lowered, and more tasks are still running: nothing starts",
+    "full": "as many tasks run as its max allows (none, if that is 0)",
+    "open": "it has room",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
     """One limit at one instant. ``max`` is None where unlimited; times are Unix times in seconds."""
@@ -71,6 +82,27 @@ class LimitStatus:
     longest_wait: float | None = None
     #: How many tasks have ended under it in the last minute, as workers told with their heartbeats.
     per_minute: int = 0
+    #: In one word, what it does now: one of :data:`STATES`.
+    state: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", self._state())
+
+    def _state(self) -> str:
+        if self.paused:
+            return "paused"
+        if self.max is None:
+            return "unlimited"
+        if self.settling:
+            return "settling"
+        if self.running > self.max:
+            return "draining"
+        return "full" if self.running == self.max else "open"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing starts under it now."""
+        return self.state not in ("open", "unlimited")
 
     @property
     def set_mark(self) -> Mark:
@@ -120,7 +152,7 @@ class SessionStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class Holder:
     """A task that holds a permit, as its session has last told."""
 
     session: str
@@ -134,7 +166,7 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiter:
     """A task that stands in a limit's line."""
 
     session: str
@@ -150,7 +182,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Whereabouts:
     """Where Redis knows a task: it waits for a permit, or holds one."""
 
     task_id: str
@@ -171,7 +203,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class EndedTask:
     """A task that ended under a limit: when (Unix time), how long it waited for its permit and held it, in seconds."""
 
     ended: float
@@ -362,15 +394,15 @@ def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
     )
 
 
-def holding_of(item: Mapping[str, Any]) -> Holding:
+def holder_of(item: Mapping[str, Any]) -> Holder:
     """A holder, as a script replies it."""
     limits = limits_of(item["claims"])
-    return Holding(item["session"], item["node"], item["id"], item["task"], item["since"] / 1000, limits)
+    return Holder(item["session"], item["node"], item["id"], item["task"], item["since"] / 1000, limits)
 
 
-def waiting_of(item: Mapping[str, Any]) -> Waiting:
+def waiter_of(item: Mapping[str, Any]) -> Waiter:
     """A waiter, as a script replies it."""
-    return Waiting(
+    return Waiter(
         item["session"],
         item["node"],
         item["id"],
@@ -381,9 +413,9 @@ def waiting_of(item: Mapping[str, Any]) -> Waiting:
     )
 
 
-def found_of(item: Mapping[str, Any]) -> Found:
+def whereabouts_of(item: Mapping[str, Any]) -> Whereabouts:
     """A request that was looked for, as a script replies it."""
-    return Found(
+    return Whereabouts(
         task_id=item["id"],
         task=item["task"],
         session=item["session"],
@@ -398,10 +430,10 @@ def found_of(item: Mapping[str, Any]) -> Found:
     )
 
 
-def samples_of(parts: Iterable[Mapping[str, Any]]) -> tuple[Sample, ...]:
+def ended_tasks_of(parts: Iterable[Mapping[str, Any]]) -> tuple[EndedTask, ...]:
     """What has ended lately, as a script replies it: in order of the ends."""
     found = [
-        Sample(part["at"] / 1000 - ago / 1000, waited / 1000, held / 1000, part["ended"] / len(part["samples"]))
+        EndedTask(part["at"] / 1000 - ago / 1000, waited / 1000, held / 1000, part["ended"] / len(part["samples"]))
         for part in parts
         for ago, waited, held in part["samples"] or ()
     ]

@@ -37,20 +37,20 @@ from celery_gconc.protocol.messages import (
 from celery_gconc.protocol.scripts import SCRIPTS, script
 from celery_gconc.protocol.status import (
     Change,
-    Found,
-    Holding,
-    Sample,
+    EndedTask,
+    Holder,
     Status,
     Totals,
-    Waiting,
-    found_of,
-    holding_of,
+    Waiter,
+    Whereabouts,
+    ended_tasks_of,
+    holder_of,
     limit_status_of,
-    samples_of,
     session_status_of,
     totals_of,
     value_of,
-    waiting_of,
+    waiter_of,
+    whereabouts_of,
     with_configured,
 )
 from celery_gconc.settings import Settings
@@ -268,23 +268,23 @@ class Store:
             self.keys.namespace,
         )
 
-    def holders(self, limit: str, most: int) -> tuple[Holding, ...]:
-        """Tasks that hold a permit under a limit, *most* at most; see ``lua/holders.lua``."""
-        reply = self._run("holders", limit=limit, most=most)
-        return tuple(holding_of(item) for item in reply["holders"] or ())
+    def holders(self, limit: str, count: int) -> tuple[Holder, ...]:
+        """Tasks that hold a permit under a limit, *count* at most; see ``lua/holders.lua``."""
+        reply = self._run("holders", limit=limit, count=count)
+        return tuple(holder_of(item) for item in reply["holders"] or ())
 
-    def waiting(self, limit: str, most: int) -> tuple[Waiting, ...]:
-        """Tasks in a limit's line, *most* at most; see ``lua/waiting.lua``."""
-        reply = self._run("waiting", limit=limit, most=most)
-        return tuple(waiting_of(item) for item in reply["waiting"] or ())
+    def waiting(self, limit: str, count: int) -> tuple[Waiter, ...]:
+        """Tasks in a limit's line, *count* at most; see ``lua/waiting.lua``."""
+        reply = self._run("waiting", limit=limit, count=count)
+        return tuple(waiter_of(item) for item in reply["waiting"] or ())
 
-    def find(self, task_id: str) -> tuple[Found, ...]:
+    def find(self, task_id: str) -> tuple[Whereabouts, ...]:
         """Where a task is among the requests; see ``lua/find.lua``. Several calls where there are many requests."""
-        found: dict[str, Found] = {}
+        found: dict[str, Whereabouts] = {}
         cursor = "0"
         while True:
             reply = self._run("find", task=text_of(task_id), cursor=cursor)
-            found.update({item["number"]: found_of(item) for item in reply["found"] or ()})
+            found.update({item["number"]: whereabouts_of(item) for item in reply["found"] or ()})
             if (cursor := str(reply["cursor"])) == "0":
                 return tuple(found.values())
 
@@ -304,9 +304,9 @@ class Store:
             stall=record.stall.wire() if record.stall is not None else None,
         )
 
-    def history(self, limit: str, seconds: float) -> tuple[Sample, ...]:
+    def history(self, limit: str, seconds: float) -> tuple[EndedTask, ...]:
         """Tasks that have ended under a limit lately; see ``lua/recent.lua``."""
-        return samples_of(self._run("recent", limit=limit, span=int(seconds * 1000))["parts"] or ())
+        return ended_tasks_of(self._run("recent", limit=limit, span=int(seconds * 1000))["parts"] or ())
 
     def totals(self) -> Totals:
         """What was counted since the namespace began; see ``lua/totals.lua``."""

@@ -55,9 +55,9 @@ def test_tasks_that_run_and_wait_are_shown_with_id_worker_and_place(
     assert held == as_json(operations.holders("emails"))
     assert {one["node"] for one in held} == {"one@test"}
 
-    one = gconc("holders", "emails", "--most", "1")
+    one = gconc("holders", "emails", "--count", "1")
     assert len(one.lines) == 2
-    assert one.stderr == "queue:emails: showing 1 of 2; use --most to see more\n"
+    assert one.stderr == "queue:emails: showing 1 of 2; use --count to see more\n"
     first = gconc("waiting", "emails", "-n", "1")
     assert [row[-2] for row in first.lines[1:]] == ["c"]
     assert first.stderr.startswith("queue:emails: showing 1 of ")
@@ -108,8 +108,8 @@ def test_with_no_task_stdout_is_empty_and_stderr_says_so(gconc: Gconc, name: str
     [
         ((), "Missing argument 'LIMIT'"),
         (("nope:x",), "unknown scope 'nope'"),
-        (("emails", "--most", "0"), "0 is not in the range"),
-        (("emails", "--most", "all"), "'all' is not a valid integer"),
+        (("emails", "--count", "0"), "0 is not in the range"),
+        (("emails", "--count", "all"), "'all' is not a valid integer"),
     ],
 )
 def test_bad_input_is_a_usage_error(gconc: Gconc, name: str, arguments: tuple[str, ...], why: str):

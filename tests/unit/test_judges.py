@@ -12,7 +12,7 @@ from celery_gconc.brokers.backlog import Message, Search
 from celery_gconc.diagnosis.evidence import Evidence, Line, Result, Told
 from celery_gconc.diagnosis.explanation import Explanation
 from celery_gconc.diagnosis.judges import judge
-from celery_gconc.protocol.status import Found, Holding, LimitStatus, Sample, SessionStatus, Status, Waiting
+from celery_gconc.protocol.status import EndedTask, Holder, LimitStatus, SessionStatus, Status, Waiter, Whereabouts
 
 #: The time of all evidence here, as Unix time in seconds.
 NOW = 1_800_000_000.0
@@ -27,9 +27,9 @@ def session(name: str = "s1", node: str = "w1@test", since: float = NOW - 900, *
     return SessionStatus(session=name, node=node, since=since, timeout=30.0, **{**known, **more})
 
 
-def in_redis(*, is_waiting: bool, node: str = "w1@test", name: str = "s1", **more: Any) -> Found:
+def in_redis(*, is_waiting: bool, node: str = "w1@test", name: str = "s1", **more: Any) -> Whereabouts:
     known: dict[str, Any] = {"limits": ("queue:emails",), "seconds": 7.0, "line": None, "place": None, "room": 1}
-    return Found("t1", "proj.send", name, node, is_waiting=is_waiting, **{**known, **more})
+    return Whereabouts("t1", "proj.send", name, node, is_waiting=is_waiting, **{**known, **more})
 
 
 def evidence(*limits: LimitStatus, **more: Any) -> Evidence:
@@ -77,8 +77,8 @@ def test_a_running_task_that_no_limit_covers_says_so() -> None:
 
 
 def test_a_waiting_task_says_its_position_who_holds_the_limit_and_when_it_should_start() -> None:
-    holder = Holding("s2", "w2@test", "t0", "proj.send", NOW - 12)
-    line = Line((holder,), recent=(Sample(NOW - 5, 1.0, 20.0), Sample(NOW - 9, 1.0, 40.0, weight=2.0)))
+    holder = Holder("s2", "w2@test", "t0", "proj.send", NOW - 12)
+    line = Line((holder,), recent=(EndedTask(NOW - 5, 1.0, 20.0), EndedTask(NOW - 9, 1.0, 40.0, weight=2.0)))
     found = explained(
         FULL,
         told=own(**PARKED),
@@ -120,7 +120,7 @@ def test_nothing_is_expected_of_a_limit_of_which_no_task_has_ended_lately() -> N
 def test_a_limit_that_starts_nothing_is_named_with_who_and_why_and_expects_nothing(
     limit: LimitStatus, why: str
 ) -> None:
-    line = Line(recent=(Sample(NOW - 5, 1.0, 20.0),))
+    line = Line(recent=(EndedTask(NOW - 5, 1.0, 20.0),))
     waits = in_redis(is_waiting=True, line="queue:emails", place=1, full=("queue:emails",))
     found = explained(limit, told=own(**PARKED), found=(waits,), lines={"queue:emails": line})
     assert found.state == "waiting"
@@ -142,7 +142,7 @@ def test_of_several_limits_the_one_in_whose_line_it_stands_is_named_unless_one_i
 
 
 def test_before_redis_has_heard_of_it_its_worker_s_own_order_counts() -> None:
-    waiting = tuple(Waiting("s1", "w1@test", f"t{n}", "proj.send", n, 1.0) for n in (1, 2))
+    waiting = tuple(Waiter("s1", "w1@test", f"t{n}", "proj.send", n, 1.0) for n in (1, 2))
     line = {"queue:emails": Line(waiting=waiting)}
     found = explained(FULL, told=own(**{**PARKED, "ahead": 1}), lines=line)
     assert (found.state, found.position) == ("waiting", 2)
@@ -200,7 +200,7 @@ def in_queue(**more: Any) -> Search:
 
 
 def test_a_queued_task_says_its_position_the_limit_that_keeps_it_and_who_consumes_the_queue() -> None:
-    recent = {"queue:emails": Line(recent=(Sample(NOW - 5, 1.0, 10.0),))}
+    recent = {"queue:emails": Line(recent=(EndedTask(NOW - 5, 1.0, 10.0),))}
     found = explained(FULL, search=in_queue(), candidates=("app", "queue:emails"), lines=recent)
     assert (found.state, found.queue, found.queue_position, found.queue_length) == ("queued", "emails", 2, 9)
     assert (found.limits, found.line, found.expected_wait) == (("queue:emails",), "queue:emails", 25.0)

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from celery_gconc.diagnosis.simulation import Arrival, History, arrivals_of, forecast
-from celery_gconc.protocol.status import Sample
+from celery_gconc.protocol.status import EndedTask
 
 
 def a_record(arrivals: list[tuple[float, float]], seconds: float, **facts: object) -> History:
@@ -97,7 +97,7 @@ def test_the_same_record_gives_the_same_forecast():
 
 
 def test_samples_count_by_their_weights():
-    samples = [Sample(ended=100.0 + n, waited=1.0, held=2.0, weight=2.5) for n in range(40)]
+    samples = [EndedTask(ended=100.0 + n, waited=1.0, held=2.0, weight=2.5) for n in range(40)]
     arrivals, seconds = arrivals_of(samples, [], now=140.0, seconds=600.0)
     assert len(arrivals) == 100
     assert arrivals[0].at == 0.0
@@ -106,13 +106,13 @@ def test_samples_count_by_their_weights():
 
 
 def test_what_runs_and_waits_now_came_too():
-    samples = [Sample(ended=90.0, waited=0.0, held=5.0)]
+    samples = [EndedTask(ended=90.0, waited=0.0, held=5.0)]
     arrivals, seconds = arrivals_of(samples, [3.0], now=100.0, seconds=600.0)
     assert [(one.at, one.held) for one in arrivals] == [(0.0, 5.0), (12.0, None)]
     assert seconds == 15.0
 
 
 def test_what_came_before_the_recorded_time_is_left_out():
-    samples = [Sample(ended=100.0, waited=50.0, held=2.0), Sample(ended=100.0, waited=0.0, held=2.0)]
+    samples = [EndedTask(ended=100.0, waited=50.0, held=2.0), EndedTask(ended=100.0, waited=0.0, held=2.0)]
     arrivals, _ = arrivals_of(samples, [], now=101.0, seconds=10.0)
     assert len(arrivals) == 1

@@ -223,10 +223,9 @@
     show() {
       const limit = this.limit;
       const max = this.target === undefined ? limit.max : this.target;
-      const state = stateOf(limit, max);
-      this.summary.dataset.state = state;
-      say(this.badge, state);
-      this.badge.hidden = !state;
+      this.summary.dataset.state = limit.state;
+      say(this.badge, limit.state);
+      this.badge.hidden = !isClosed(limit);
       say(this.note, this.origin());
       say(this.count, max === null ? limit.running + ", no limit" : limit.running + " of " + max);
       this.progress.hidden = max === null;
@@ -268,8 +267,7 @@
       } else {
         parts.push(limit.configured === null ? "not configured" : "as configured");
       }
-      const isFree = !limit.paused && !limit.settling && (limit.max === null || limit.running < limit.max);
-      if (limit.waiting && isFree) parts.push("waiting tasks need a free slot in their worker, or room under another limit");
+      if (limit.waiting && !isClosed(limit)) parts.push("waiting tasks need a free slot in their worker, or room under another limit");
       return parts.join("; ");
     }
 
@@ -336,12 +334,9 @@
     }
   }
 
-  // What a limit is doing, in a word; none if it just has places. Its badge says it, and its colours go by it.
-  function stateOf(limit, max) {
-    if (limit.paused) return "paused";
-    if (limit.settling) return "settling";
-    if (max === null || limit.running < max) return "";
-    return limit.running > max ? "draining" : "full";
+  // Whether nothing starts under a limit now. Its badge says so, and its colours go by it.
+  function isClosed(limit) {
+    return limit.state !== "open" && limit.state !== "unlimited";
   }
 
   // A name, of which the parts stay whole where it needs more than one line.
@@ -432,7 +427,7 @@
 
   function showNumbers() {
     const sum = (items, count) => items.reduce((all, item) => all + count(item), 0);
-    const closed = shown.limits.filter((limit) => stateOf(limit, limit.max));
+    const closed = shown.limits.filter(isClosed);
     say(find("permits"), String(sum(shown.sessions, (session) => session.permits)));
     say(find("waiting"), String(sum(shown.limits, waitingFor)));
     say(find("closed"), closed.length + " of " + shown.limits.length);

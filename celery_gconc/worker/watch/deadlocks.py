@@ -17,7 +17,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_gconc.clock import now
-from celery_gconc.protocol.status import Holding
+from celery_gconc.protocol.status import Holder
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.session.link import Link
@@ -72,7 +72,7 @@ class DeadlockWatch:
     def _compare(self, limit: str, children: dict[str, Run]) -> None:
         """Warn where the holders of a limit are ancestors of those that wait for it."""
 
-        def answered(future: Future[tuple[Holding, ...]]) -> None:
+        def answered(future: Future[tuple[Holder, ...]]) -> None:
             if future.exception() is not None:
                 return  # Redis is unreachable: there are other worries
             for holding in future.result():
@@ -82,7 +82,7 @@ class DeadlockWatch:
 
         self._link.call(lambda store: store.holders(limit, MAX_HOLDERS)).add_done_callback(answered)
 
-    def _warn(self, limit: str, parent: Holding, child: Run) -> None:
+    def _warn(self, limit: str, parent: Holder, child: Run) -> None:
         warning = (limit, parent.task, child.task)
         if warning in self._warned:
             return

@@ -3,12 +3,12 @@
 --
 -- Guarantee: one instant; dead sessions are reclaimed first. A permit that passed from one task to the next within a
 --         worker is shown with the earlier one until that worker's next heartbeat.
--- ARGV[2] limit; most: how many holders at most
+-- ARGV[2] limit; count: how many holders at most
 -- Reply   {status: "ok", holders: [{session, node, id, task, since (wall time, ms), claims}...]}, without idle ones,
 --         those that have held it for longest first
 -- Cost    O(holders of the limit)
 local asked = input.asked
-input.expect({ limit = input.limit_name, most = function(it) return input.whole(it, 1, 1e9) end })
+input.expect({ limit = input.limit_name, count = function(it) return input.whole(it, 1, 1e9) end })
 epochs.begin()
 reply.finish()
 local holders = {}
@@ -24,5 +24,5 @@ for _, member in ipairs(call('ZRANGEBYLEX', key.holders, members.first(asked.lim
   end
 end
 table.sort(holders, function(one, other) return one.since < other.since end)
-for i = #holders, asked.most + 1, -1 do holders[i] = nil end
+for i = #holders, asked.count + 1, -1 do holders[i] = nil end
 return cjson.encode({ status = 'ok', holders = holders })

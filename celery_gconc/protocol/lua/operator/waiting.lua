@@ -3,16 +3,16 @@
 --
 -- Guarantee: one instant; dead sessions are reclaimed first. A request stands in the line of one full limit at a time.
 --         Which of its own requests stands at which of its places, a session tells with its heartbeats.
--- ARGV[2] limit; most: how many at most
+-- ARGV[2] limit; count: how many at most
 -- Reply   {status: "ok", waiting: [{session, node, id, task, place, waited (ms), claims}...]}
--- Cost    O(log(waiters) + most)
+-- Cost    O(log(waiters) + count)
 local asked = input.asked
-input.expect({ limit = input.limit_name, most = function(it) return input.whole(it, 1, 1e9) end })
+input.expect({ limit = input.limit_name, count = function(it) return input.whole(it, 1, 1e9) end })
 epochs.begin()
 reply.finish()
 local waiting = {}
 local line = call('ZRANGEBYLEX', key.waiters, members.first(asked.limit), members.last(asked.limit), 'LIMIT', 0,
-  asked.most)
+  asked.count)
 for place, member in ipairs(line) do
   local id = string.match(string.sub(member, #asked.limit + 2), members.US .. '(.*)$')
   local record = permits.load(id)
