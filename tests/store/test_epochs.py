@@ -13,7 +13,7 @@ import pytest
 from celery_gconc.protocol.messages import Held
 from celery_gconc.protocol.status import Totals
 from celery_gconc.worker.session.counts import Counters
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 from .namespace import INTERVAL, TIMEOUT, Namespace, Session
 

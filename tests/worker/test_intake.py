@@ -15,7 +15,7 @@ from celery_gconc.worker.intake import LEFT_SECONDS, Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.wake import Bell
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 from .session_parts import Pool
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import selectors
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from billiard import Process
 
 from celery_gconc.errors import StoreUnavailable
+from celery_gconc.worker.session import forks
 from celery_gconc.worker.session.link import Link
 from tests.kit.proxy import Proxy, proxy
 from tests.kit.servers import wait_until
@@ -230,6 +234,90 @@ def test_a_worker_that_must_not_run_is_told_so_by_its_health(parts, start, names
         assert not link._thread.is_alive()
     finally:
         namespace.raw.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.process
+def test_the_exit_of_a_child_that_has_no_file_descriptor_is_noticed(parts, start, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open")
+    start(parts)
+    connected(parts)
+    first, second = (Process(target=time.sleep, args=(60,)) for _ in range(2))
+    for child in (first, second):
+        child.start()
+        parts.children.watch(child.pid)
+    try:
+        first.terminate()
+        wait_until(lambda: parts.runs.exited == [first.pid], what="it is noticed")
+    finally:
+        second.terminate()
+    wait_until(lambda: parts.runs.exited == [first.pid, second.pid], what="so is the other")
+
+
+def test_a_child_that_two_threads_ask_for_is_watched_once(parts):
+    with selectors.DefaultSelector() as selector:
+        parts.children.attach(selector)
+        parts.children.watch(os.getpid())
+        assert parts.children.exited() is None
+        parts.children._wanted.add(os.getpid())  # another had looked before it was begun
+        assert parts.children.exited() is None
+        assert len(selector.get_map()) == 1
+        parts.children.close()
+        assert len(selector.get_map()) == 0
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")
+def test_a_forked_process_has_no_file_of_the_link_and_can_use_the_ledger(parts, start):
+    link = start(parts)
+    forks.keep_out_of_children(link)
+    connected(parts)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        parts.children.watch(child.pid)
+        wait_until(lambda: parts.children._fds, what="it is watched")
+        files = [parts.bell.fileno(), *parts.children._fds.values(), link._notices._socket.fileno()]
+        pid = os.fork()
+        if not pid:
+            left = [fd for fd in files if _is_open(fd)]
+            another = threading.Thread(target=parts.ledger.wait, args=(Request(),), daemon=True)
+            another.start()
+            another.join(10)
+            os._exit(len(left) + another.is_alive())
+        _, status = os.waitpid(pid, 0)
+        child.kill()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert link.call(lambda store: 1).result(10) == 1
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")
+def test_threads_that_fork_at_once_leave_the_ledger_usable(parts, start):
+    link = start(parts)
+    forks.keep_out_of_children(link)
+    connected(parts)
+
+    def fork() -> None:
+        for _ in range(20):
+            pid = os.fork()
+            if not pid:
+                os._exit(0)
+            os.waitpid(pid, 0)
+
+    threads = [threading.Thread(target=fork, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    parts.ledger.wait(Request())
+    wait_until(lambda: parts.ledger.next() is not None, what="it is granted")
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _process_that_has_ended() -> int:

@@ -238,6 +238,21 @@ def test_a_session_whose_redis_lost_all_data_is_opened_anew_and_brings_back_what
     assert running.health.lease_losses == 0, "its lease had not run out"
 
 
+def test_a_session_of_an_earlier_epoch_is_opened_anew_in_the_one_that_is_now(running, namespace):
+    running.open()
+    started(running)
+    first = running.session.id
+    namespace.raw.hset(namespace.keys.key("meta"), "server_id", "another")  # as if another server had loaded the data
+    assert running.run_once(after=INTERVAL) == 0.0
+    running.open()
+    assert running.session.id != first
+    assert namespace.live() == [running.session.id]
+    assert len(namespace.holders("app")) == 1
+    before = syncs(namespace, running)
+    running.run_once(after=INTERVAL)
+    assert syncs(namespace, running) == before + 1, "it is of the epoch that is now"
+
+
 def test_a_session_whose_redis_lost_all_data_says_the_longest_lease_that_it_has_heard_of(running, namespace):
     namespace.session("other", timeout=4 * TIMEOUT)
     running.open()
