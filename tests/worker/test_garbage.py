@@ -19,6 +19,7 @@ def left(redis_url: str, pool: str, kind: str) -> int:
     return int(said[0].split()[1])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_task_under_a_limit_leaves_no_more_cycles_of_references_than_in_plain_celery(redis_url, pool):
     assert left(redis_url, pool, "limited") - left(redis_url, pool, "plain") < COUNT / 2

@@ -7,7 +7,7 @@ import hashlib
 from redis import Redis
 
 from celery_gconc.protocol.scripts import script
-from tests.servers import wait_until
+from tests.kit.servers import wait_until
 
 
 def test_a_worker_reads_no_status_until_its_stats_are_asked_for_and_the_first_have_it(make_app, run_worker, redis_url):
