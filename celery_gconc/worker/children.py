@@ -1,6 +1,6 @@
 """Finds out that a pool child is gone, or has written a result that nobody reads, without asking the pool.
 
-    gate (watch, watch_pipes) -> Children -> link (exited, written)
+    Runs, step (watch, watch_pipes) -> Children -> link (exited, written)
 
 Thread: any watches; the link's looks.
 

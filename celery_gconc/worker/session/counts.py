@@ -1,6 +1,6 @@
 """What this worker counts of its limited tasks between two heartbeats: waits, holds, and what went wrong.
 
-    gate, session (granted, released, count) -> Counters -> session (a Record, with a heartbeat) -> Redis
+    Events, session (granted, released, count) -> Counters -> session (a Record, with a heartbeat) -> Redis
 
 Thread: any adds; the link's collects.
 """

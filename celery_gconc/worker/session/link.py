@@ -1,6 +1,6 @@
 """The link: the thread around a session. It sleeps until there is something to do, and retries while Redis is away.
 
-    Ledger, Children -> bell -> Link -> Session.run_once;  Redis -> Link -> Notices;  Children -> Link -> the gate
+    Ledger, Children -> bell -> Link -> Session.run_once;  Redis -> Link -> Notices;  Children -> Link -> Runs
 
 Thread: its own; :meth:`Link.start`, :meth:`Link.call` and :meth:`Link.stop` are for others.
 
