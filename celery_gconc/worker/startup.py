@@ -56,7 +56,7 @@ def say_what_is_amiss(app: Celery, settings: Settings) -> None:
     for text in settings.warnings:
         logger.warning("celery-gconc: %s", text)
     for key, meant in settings.misspelt:
-        logger.warning("celery-gconc: this app reads no setting %s: is %s meant?", key, meant)
+        logger.warning("celery-gconc: this app reads no setting %s; did you mean %s?", key, meant)
     # Tasks with a strategy of their own (celery-batches) call the pool themselves: they pass no gate.
     if escaping := escaping_tasks(app):
         logger.warning(
@@ -80,6 +80,6 @@ def check_broker(app: Celery, intake: Intake, health: Health, *, has_limits: boo
         logger.critical("celery-gconc: this worker must not run: %s", why)
         health.refused(why)
     elif why:
-        logger.error("celery-gconc: %s; limits that are set at run time can't be kept", why)
+        logger.error("celery-gconc: %s; limits set at run time will not be enforced", why)
     for text in unseen:
         logger.warning("celery-gconc: the broker: %s", text)
