@@ -19,7 +19,7 @@ from redis.crc import key_slot
 
 from celery_gconc.connection.hidden import HiddenURL, hide_url
 from celery_gconc.connection.inherited import inherited
-from celery_gconc.connection.location import Place, namespace, read, server
+from celery_gconc.connection.location import Location, namespace, read, server
 from celery_gconc.connection.urls import SECRET, masked, without_secrets
 from celery_gconc.errors import LimitError, SettingError
 from celery_gconc.limits.name import parse_limit
@@ -71,7 +71,7 @@ class Settings:
     enabled: bool = True
     limits: Mapping[str, int] = field(default_factory=dict)
     #: Where the coordination Redis is; None where none is set, and neither broker nor result backend is a Redis.
-    place: Place | None = field(default=None, repr=False)
+    location: Location | None = field(default=None, repr=False)
     key_prefix: str = "gconc"
     heartbeat_interval: float = 5.0
     heartbeat_timeout: float = 30.0
@@ -88,7 +88,7 @@ class Settings:
     @property
     def redis_source(self) -> str:
         """The setting that names the coordination Redis; empty where none does."""
-        return self.place.source if self.place else ""
+        return self.location.source if self.location else ""
 
     @property
     def inherited_url(self) -> bool:
@@ -98,12 +98,12 @@ class Settings:
     @property
     def safe_url(self) -> str:
         """The coordination Redis for people to read: no password."""
-        return self.place.shown if self.place else "..."
+        return self.location.shown if self.location else "..."
 
     @property
     def namespace(self) -> str:
         """What all keys and channels begin with, but for the schema's number."""
-        return namespace(self.place.keyprefix if self.place else "", self.key_prefix)
+        return namespace(self.location.keyprefix if self.location else "", self.key_prefix)
 
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
@@ -119,14 +119,14 @@ class Settings:
         if not _is_enabled(values):
             return cls(enabled=False)
         options = _mapping(values, "redis_options")
-        place = _named_place(values)
-        if place is None:
+        location = _named_location(values)
+        if location is None:
             _check_options(options)
             try:
-                place = inherited(app, options)
+                location = inherited(app, options)
             except ValueError as exc:
                 raise SettingError(str(exc)) from None
-        settings = _checked(values, place)
+        settings = _checked(values, location)
         return replace(settings, misspelt=tuple(likely_meant(conf, SETTINGS)))
 
     def check_usable(self) -> None:
@@ -137,7 +137,7 @@ class Settings:
         """
         if not self.enabled:
             raise SettingError(SWITCHED_OFF)
-        if self.place is None:
+        if self.location is None:
             raise SettingError(NO_REDIS)
 
 
@@ -164,7 +164,7 @@ def check_pending(app: Celery) -> None:
         return
     values = _given(pending(app))
     if _is_enabled(values):
-        _checked(values, _named_place(values))
+        _checked(values, _named_location(values))
 
 
 def _given(conf: Any) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def _limits(values: Mapping[str, Any]) -> dict[str, int]:
     return limits
 
 
-def _named_place(values: Mapping[str, Any]) -> Place | None:
+def _named_location(values: Mapping[str, Any]) -> Location | None:
     """Where our own settings say that the coordination Redis is; None if they don't."""
     url, options = values.get("redis_url"), _mapping(values, "redis_options")
     if url is None:
@@ -258,20 +258,20 @@ def _named_place(values: Mapping[str, Any]) -> Place | None:
         raise _refuse("redis_url", url)
     text = ";".join(urls)
     try:
-        place = read(text, options)
+        location = read(text, options)
     except ValueError as exc:
         raise _refuse("redis_url", masked(text), f": {exc}") from None
-    if place.kind == "sentinel" and not place.master_name:
+    if location.kind == "sentinel" and not location.master_name:
         how = f"{PREFIX}redis_options={{'master_name': ...}}"
-        raise _refuse("redis_url", place.shown, f": a sentinel:// URL needs ?master_name=..., or {how}")
-    return place
+        raise _refuse("redis_url", location.shown, f": a sentinel:// URL needs ?master_name=..., or {how}")
+    return location
 
 
-def _checked(values: Mapping[str, Any], place: Place | None) -> Settings:
+def _checked(values: Mapping[str, Any], location: Location | None) -> Settings:
     prefix = _value(values, "key_prefix")
     if not isinstance(prefix, str) or not re.fullmatch(r"[\w.-]{1,64}", prefix, re.ASCII):
         raise _refuse("key_prefix", prefix)
-    _check_hash_tag(place, prefix)
+    _check_hash_tag(location, prefix)
     interval = _number(values, "heartbeat_interval", 0.1)
     timeout = _number(values, "heartbeat_timeout", 0.0)
     if timeout < 2 * interval:
@@ -296,7 +296,7 @@ def _checked(values: Mapping[str, Any], place: Place | None) -> Settings:
             raise _refuse(name, _value(values, name))
     return Settings(
         limits=_limits(values),
-        place=place,
+        location=location,
         key_prefix=prefix,
         heartbeat_interval=interval,
         heartbeat_timeout=timeout,
@@ -318,13 +318,13 @@ def _check_options(options: Mapping[str, Any]) -> None:
         raise SettingError(f"{PREFIX}redis_options: {exc}") from None
 
 
-def _check_hash_tag(place: Place | None, prefix: str) -> None:
+def _check_hash_tag(location: Location | None, prefix: str) -> None:
     """In a Redis Cluster all keys have to be in one slot."""
-    if place is None or place.kind != "cluster":
+    if location is None or location.kind != "cluster":
         return
-    ours = namespace(place.keyprefix, prefix)
+    ours = namespace(location.keyprefix, prefix)
     if key_slot(f"{ours}:a".encode()) != key_slot(f"{ours}:b".encode()):
         raise SettingError(
-            f"{PREFIX}redis_options={{'global_keyprefix': {place.keyprefix!r}}}: in a Redis Cluster it can't begin "
+            f"{PREFIX}redis_options={{'global_keyprefix': {location.keyprefix!r}}}: in a Redis Cluster it can't begin "
             "with '{}', as the keys would have no hash tag: remove the braces, or put a name between them"
         )

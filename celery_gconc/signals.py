@@ -13,7 +13,7 @@ from celery.utils.dispatch import Signal
 
 __all__ = ["lease_lost", "limit_changed", "permit_granted", "permit_released", "permit_waiting"]
 
-#: A task waits for a permit: its limits have no place for it. Sender: the task's name.
+#: A task waits for a permit: its limits have no room for it. Sender: the task's name.
 permit_waiting = Signal(name="permit_waiting", providing_args=["task_id", "limits", "headers"])
 
 #: A task has got its permit and goes to the pool. Sender: the task's name. ``waited`` in seconds.

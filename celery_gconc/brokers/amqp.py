@@ -35,7 +35,7 @@ COPY_SECONDS = 3.0
 class AMQPBroker(Broker):
     """RabbitMQ. Nothing here waits for an answer: each call writes one frame, as Celery's own acknowledgements do."""
 
-    #: Unacknowledged messages of a dead worker are back in their places at once, so many may be held.
+    #: Unacknowledged messages of a dead worker are back at their positions at once, so many may be held.
     most_parked = 1000
 
     def consumer_timeout(self, name: str, default: float) -> float | None:
@@ -118,7 +118,7 @@ class AMQPBroker(Broker):
         queue.consume(tag, self.consumer._receive_callback, no_ack=self.consumer.no_ack, nowait=True)
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Put messages back to their own places in their queues; near a delivery limit, publish copies instead.
+        """Put messages back to their own positions in their queues; near a delivery limit, publish copies instead.
 
         A quorum queue counts how often a message went back, and drops it (or dead-letters it) at its limit. A copy
         counts from none; it stands at the end of the queue. Should the worker die between the copy's confirmation and

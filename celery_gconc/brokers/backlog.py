@@ -52,8 +52,8 @@ class Message:
     """A task's message, as it is in the broker."""
 
     queue: str
-    #: Its place: 1 is the next to be taken. None where a worker has taken it.
-    place: int | None
+    #: Its position: 1 is the next to be taken. None where a worker has taken it.
+    position: int | None
     task: str | None = None
     #: Its ETA and the end of its validity, in ISO 8601, and how often the task was tried before.
     eta: str | None = None
@@ -209,7 +209,7 @@ class _RedisSearch:
             found, length = self._in_list(key)
             if found is not None:
                 index, message = found
-                return _message(message, queue, place=before + length - index)
+                return _message(message, queue, position=before + length - index)
             before += length
         return None
 
@@ -240,7 +240,7 @@ class _RedisSearch:
                     at = float(moment) if moment else None
                     queue = taken[0]["properties"]["delivery_info"].get(QUEUE_KEY) or taken[2]
                     returns = None if at is None else at + channel.visibility_timeout
-                    return _message(taken[0], str(queue), place=None, taken_at=at, returns_at=returns)
+                    return _message(taken[0], str(queue), position=None, taken_at=at, returns_at=returns)
             looked += some
             if cursor in (b"0", "0"):
                 return None

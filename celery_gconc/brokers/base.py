@@ -94,7 +94,7 @@ class Broker:
             message.requeue()
 
     def may_move(self, name: str, message: Any) -> bool:
-        """Whether a message may go back only for others to take it: to its own place, and with nothing to count it."""
+        """Whether a message may go back only for others to take it: to its own position, and uncounted."""
         return False
 
     @property

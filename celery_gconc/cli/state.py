@@ -136,7 +136,7 @@ def waiting(terminal: Terminal, limit: str, count: int) -> None:
         terminal.json(found)
         return
     of_all, _ = _limit_now(terminal, limit)
-    rows = [((str(one.place), span(one.waited)), one) for one in found]
+    rows = [((str(one.position), span(one.waited)), one) for one in found]
     _show_tasks(terminal, of_all.limit, (("POSITION", True), ("FOR", True)), rows)
     if not found:
         terminal.note(f"{of_all.limit}: no tasks are in line")

@@ -35,7 +35,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_gconc.connection.failures import NobodySaysError, is_dumb
-from celery_gconc.connection.location import Place, Server
+from celery_gconc.connection.location import Location, Server
 from celery_gconc.connection.nodes import Alternatives, ClusterNodes, ConnectedBeforeError, Finder, Nodes, Sentinels
 
 #: How long, in seconds, a call waits for a slot that is just being moved, and how long between two tries.
@@ -45,25 +45,25 @@ MOVE_SECONDS, MOVE_PAUSE = 0.5, 0.02
 MOST_MOVES = 3
 
 
-def connect(place: Place, key: str, call_timeout: float) -> Client:
-    """A client of the coordination Redis at *place*. Opens no connection.
+def connect(location: Location, key: str, call_timeout: float) -> Client:
+    """A client of the coordination Redis at *location*. Opens no connection.
 
     Args:
-        place: where it is.
+        location: where it is.
         key: one of our keys; a Cluster has them all where it has this one.
         call_timeout: how long one call may take, in seconds.
 
     Raises:
         SettingError: an option that the Redis client doesn't know.
     """
-    nodes = Nodes(place, call_timeout)
-    finder = Finder(place.servers[0])
-    if place.kind == "sentinel":
-        finder = Sentinels(place, nodes, look_again=call_timeout)
-    elif place.kind == "cluster":
-        finder = ClusterNodes(place.servers, key_slot(key.encode()), nodes, call_timeout)
-    elif len(place.servers) > 1:
-        finder = Alternatives(place.servers, nodes, look_again=call_timeout)
+    nodes = Nodes(location, call_timeout)
+    finder = Finder(location.servers[0])
+    if location.kind == "sentinel":
+        finder = Sentinels(location, nodes, look_again=call_timeout)
+    elif location.kind == "cluster":
+        finder = ClusterNodes(location.servers, key_slot(key.encode()), nodes, call_timeout)
+    elif len(location.servers) > 1:
+        finder = Alternatives(location.servers, nodes, look_again=call_timeout)
     return Client(nodes, finder)
 
 

@@ -2,8 +2,8 @@
 
 kombu and Celery themselves read their settings here, and nothing is connected:
 
-    broker_url, broker_use_ssl, broker_transport_options -> kombu's channel -> Place
-    result_backend, redis_backend_use_ssl, ... -> Celery's backend -> Place
+    broker_url, broker_use_ssl, broker_transport_options -> kombu's channel -> Location
+    result_backend, redis_backend_use_ssl, ... -> Celery's backend -> Location
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kombu.transport.redis import Transport as RedisTransport
 from kombu.utils.url import maybe_sanitize_url
 from redis.connection import Connection, SSLConnection
 
-from celery_gconc.connection.location import Place, Server, read, server
+from celery_gconc.connection.location import Location, Server, read, server
 from celery_gconc.connection.urls import GROUP_SCHEMES, SERVER_SCHEMES, group, masked, scheme_of, servers
 
 #: Transport options that name where and under what names; the others are about kombu's own work.
@@ -35,10 +35,10 @@ _OPTIONS = ("master_name", "sentinel_kwargs", "global_keyprefix")
 _THEIRS = ("socket_timeout", "hosts", "additional_connection_errors")
 
 #: What was read, and of what.
-_known: WeakKeyDictionary[Celery, tuple[Any, Place | None]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Celery, tuple[Any, Location | None]] = WeakKeyDictionary()
 
 
-def inherited(app: Celery, options: Mapping[str, Any]) -> Place | None:
+def inherited(app: Celery, options: Mapping[str, Any]) -> Location | None:
     """Where the broker of *app* is, else its result backend; None where neither is a Redis.
 
     What *options* (``global_concurrency_redis_options``) say wins.
@@ -63,7 +63,7 @@ def inherited(app: Celery, options: Mapping[str, Any]) -> Place | None:
     return known[1]
 
 
-def _of_broker(app: Celery, options: Mapping[str, Any]) -> Place | None:
+def _of_broker(app: Celery, options: Mapping[str, Any]) -> Location | None:
     conf: Any = app.conf
     url = conf.broker_read_url
     source = "broker_url" if url == conf.broker_url else "broker_read_url"
@@ -81,11 +81,11 @@ def _of_broker(app: Celery, options: Mapping[str, Any]) -> Place | None:
     if not channels:
         return _by_scheme(text, source, conf.broker_transport_options, options)
     try:
-        place = _of_channels(channels, options)
+        location = _of_channels(channels, options)
     except (ValueError, TypeError, ImportError, AttributeError) as exc:
         raise _refused(source, text, exc) from None
     shown = masked(text) if _is_known(text) else _shown_of(text, connection)
-    return _named(place, source, shown)
+    return _named(location, source, shown)
 
 
 def _channels(connection: BrokerConnection) -> Iterator[Any]:
@@ -121,7 +121,7 @@ def _like(connection: BrokerConnection) -> SimpleNamespace:
     )
 
 
-def _of_channels(channels: list[Any], options: Mapping[str, Any]) -> Place:
+def _of_channels(channels: list[Any], options: Mapping[str, Any]) -> Location:
     first: Any = channels[0]
     keyprefix = first.global_keyprefix or ""
     if issubclass(type(first), SentinelChannel):
@@ -131,10 +131,10 @@ def _of_channels(channels: list[Any], options: Mapping[str, Any]) -> Place:
     servers = tuple(
         _server(channel._connparams(), options) for channel in channels if not isinstance(channel, SentinelChannel)
     )
-    return Place("server", servers, servers[0], keyprefix=keyprefix)
+    return Location("server", servers, servers[0], keyprefix=keyprefix)
 
 
-def _of_backend(app: Celery, options: Mapping[str, Any]) -> Place | None:
+def _of_backend(app: Celery, options: Mapping[str, Any]) -> Location | None:
     given: Any = app.backend_cls or app.conf.result_backend
     try:
         kind, url = cast("Any", by_url(given, app.loader))  # celery-types says that it gives the class alone
@@ -152,18 +152,18 @@ def _of_backend(app: Celery, options: Mapping[str, Any]) -> Place | None:
         keyprefix = str(options.get("global_keyprefix") or ours.removesuffix(theirs))
         if issubclass(kind, SentinelBackend):
             pool = backend._get_pool(**backend.connparams)
-            place = _of_sentinels(pool, backend.connparams, keyprefix, options)
-            if not place.master_name:
+            location = _of_sentinels(pool, backend.connparams, keyprefix, options)
+            if not location.master_name:
                 raise ValueError("its Sentinels need result_backend_transport_options={'master_name': ...}")
         else:
             one = _server(backend.connparams, options)
-            place = Place("server", (one,), one, keyprefix=keyprefix)
+            location = Location("server", (one,), one, keyprefix=keyprefix)
     except (ValueError, TypeError, ImportError, AttributeError, ImproperlyConfigured) as exc:
         raise _refused(source, text, exc) from None
-    return _named(place, source, masked(text) if _is_known(text) else maybe_sanitize_url(text))
+    return _named(location, source, masked(text) if _is_known(text) else maybe_sanitize_url(text))
 
 
-def _of_sentinels(pool: Any, made_of: Mapping[str, Any], keyprefix: str, options: Mapping[str, Any]) -> Place:
+def _of_sentinels(pool: Any, made_of: Mapping[str, Any], keyprefix: str, options: Mapping[str, Any]) -> Location:
     """What a pool of redis-py's would ask Sentinels, and the master that they name would be talked to with."""
     sentinels = []
     for one in pool.sentinel_manager.sentinels:
@@ -173,7 +173,7 @@ def _of_sentinels(pool: Any, made_of: Mapping[str, Any], keyprefix: str, options
         sentinels = [server(Connection, {**own, **dict(zip(("host", "port"), s.address))}) for s in sentinels]  # noqa: B905
     node = _server({**made_of, "connection_class": _plain(pool.connection_class)}, options)
     master_name = str(options.get("master_name") or pool.service_name or "")
-    return Place("sentinel", tuple(sentinels), node, master_name, keyprefix)
+    return Location("sentinel", tuple(sentinels), node, master_name, keyprefix)
 
 
 def _server(made_of: Mapping[str, Any], options: Mapping[str, Any]) -> Server:
@@ -187,7 +187,7 @@ def _plain(connection_class: type) -> type:
     return SSLConnection if issubclass(connection_class, SSLConnection) else Connection
 
 
-def _by_scheme(text: str, source: str, theirs: Any, options: Mapping[str, Any]) -> Place | None:
+def _by_scheme(text: str, source: str, theirs: Any, options: Mapping[str, Any]) -> Location | None:
     """Of a transport or backend that Celery doesn't come with: by its URL, where that says that it is a Redis."""
     if not _is_known(text):
         return None
@@ -207,8 +207,8 @@ def _shown_of(text: str, connection: BrokerConnection) -> str:
     return ";".join(maybe_sanitize_url(one) for one in text.split(";")) if "://" in text else str(connection.as_uri())
 
 
-def _named(place: Place, source: str, shown: str) -> Place:
-    return replace(place, source=source, shown=shown)
+def _named(location: Location, source: str, shown: str) -> Location:
+    return replace(location, source=source, shown=shown)
 
 
 def _refused(source: str, text: str, exc: Exception) -> ValueError:

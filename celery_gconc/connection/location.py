@@ -1,6 +1,6 @@
 """Where the coordination Redis is, and with what redis-py connects to it: read from what our own settings say.
 
-URL and options -> Place.  (``inherited`` makes the same of Celery's broker and result backend.)
+URL and options -> Location.  (``inherited`` makes the same of Celery's broker and result backend.)
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where the coordination Redis is: one server, the Sentinels that know it, or some nodes of a Cluster."""
 
     kind: str  #: ``server``, ``sentinel`` or ``cluster``
@@ -83,7 +83,7 @@ class Place:
         return int(self.node.options.get("db") or 0)
 
 
-def read(url: str, options: Mapping[str, Any]) -> Place:
+def read(url: str, options: Mapping[str, Any]) -> Location:
     """What ``global_concurrency_redis_url`` and ``..._options`` name, in Celery's spellings and in redis-py's.
 
     What the URL says wins. Where neither says anything of ``ssl_cert_reqs``, certificates are verified.
@@ -99,7 +99,7 @@ def read(url: str, options: Mapping[str, Any]) -> Place:
     found = group(url)
     if found is None:
         alternatives = tuple(_server(one, given) for one in servers(url))
-        return Place("server", alternatives, alternatives[0], **named)
+        return Location("server", alternatives, alternatives[0], **named)
     node = _server(servers(found.node_url(*found.hosts[0]))[0], given)
     rest = dict(node.options)
     in_url = rest.pop("master_name", "")
@@ -107,12 +107,12 @@ def read(url: str, options: Mapping[str, Any]) -> Place:
     if found.kind == "sentinel":
         asked = server(Connection, sentinel_options)
         sentinels = tuple(replace(asked, options={**asked.options, "host": h, "port": p}) for h, p in found.hosts)
-        return Place("sentinel", sentinels, node, str(in_url or master_name or ""), **named)
+        return Location("sentinel", sentinels, node, str(in_url or master_name or ""), **named)
     if rest.get("db"):
         raise ValueError("a Redis Cluster only has database 0")
     if in_url:
         raise ValueError("master_name is for sentinel:// URLs only")
-    return Place("cluster", tuple(node.at(one) for one in found.hosts), node, **named)
+    return Location("cluster", tuple(node.at(one) for one in found.hosts), node, **named)
 
 
 def server(connection_class: type, given: Mapping[str, Any]) -> Server:

@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from celery_gconc.connection.failures import NobodySaysError, UnknownMasterError
-from celery_gconc.connection.location import Address, Place, Server
+from celery_gconc.connection.location import Address, Location, Server
 from celery_gconc.errors import SettingError
 
 #: How long, in seconds, connecting may take.
@@ -37,8 +37,8 @@ LOOK_AGAIN_FACTOR = 9
 class Nodes:
     """Makes plain clients, and knows those that may have open connections."""
 
-    def __init__(self, place: Place, call_timeout: float) -> None:
-        self._place = place
+    def __init__(self, location: Location, call_timeout: float) -> None:
+        self._place = location
         self._defaults = {"socket_timeout": call_timeout, "socket_connect_timeout": CONNECT_TIMEOUT}
         self._pools: WeakSet[Any] = WeakSet()
         self._check_options()
@@ -159,9 +159,9 @@ class Sentinels(Finder):
     on taking writes, which will be lost, for some ten seconds after its successor was named (Redis 7.0).
     """
 
-    def __init__(self, place: Place, nodes: Nodes, look_again: float) -> None:
-        self._sentinels = list(place.servers)
-        self._master_name = place.master_name
+    def __init__(self, location: Location, nodes: Nodes, look_again: float) -> None:
+        self._sentinels = list(location.servers)
+        self._master_name = location.master_name
         self._nodes = nodes
         self._look_again, self._next_look = look_again, 0.0
         self._failovers = 0

@@ -84,10 +84,10 @@ def held_back(facts: Facts) -> Explanation | None:
 def queued(facts: Facts) -> Explanation | None:
     """Its message is in its queue."""
     search, message = facts.evidence.search, facts.evidence.search.message
-    if message is None or message.place is None:
+    if message is None or message.position is None:
         return None
-    length = max(search.counts.get(message.queue, 0), message.place)
-    position = "the next" if message.place == 1 else f"behind {message.place - 1}"
+    length = max(search.counts.get(message.queue, 0), message.position)
+    position = "the next" if message.position == 1 else f"behind {message.position - 1}"
     why, limit = facts.why_queued(message)
     text = (
         f"No worker has taken it yet: it is {position} of {count_of(length, 'message')} in queue {message.queue}; "
@@ -96,13 +96,13 @@ def queued(facts: Facts) -> Explanation | None:
     made = replace(
         facts.say(TaskState.QUEUED, text, task=message.task, limits=facts.covering),
         queue=message.queue,
-        queue_position=message.place,
+        queue_position=message.position,
         queue_length=length,
         details=tuple(_queue_notes(facts, message)),
     )
     if limit is None:
         return made
-    return with_line(facts, made, limit, facts.expected_wait(limit, message.place + limit.waiting + limit.parked))
+    return with_line(facts, made, limit, facts.expected_wait(limit, message.position + limit.waiting + limit.parked))
 
 
 def as_redis_has_it(facts: Facts) -> Explanation | None:
@@ -149,7 +149,7 @@ def in_redis_only(facts: Facts) -> Explanation | None:
 def taken(facts: Facts) -> Explanation | None:
     """A worker has taken its message from a Redis broker, and none says that it has it."""
     message = facts.evidence.search.message
-    if message is None or message.place is not None or facts.evidence.after.state == STARTED:
+    if message is None or message.position is not None or facts.evidence.after.state == STARTED:
         return None
     rate = facts.evidence.rate_limit
     held_back = f" It may be held back there by its task's rate_limit ({rate})." if rate is not None else ""

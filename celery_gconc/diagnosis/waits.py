@@ -61,9 +61,9 @@ def with_line(facts: Facts, made: Explanation, limit: LimitStatus, expected: flo
 def _position(facts: Facts, wait: Wait, full: LimitStatus) -> tuple[str, int | None]:
     """In which line it stands, and where. A request's first sync may be under way: then its worker's own order."""
     if wait.found is not None and wait.found.line is not None:
-        return wait.found.line, wait.found.place
+        return wait.found.line, wait.found.position
     in_line = [one for one in facts.line(full.limit).waiting if one.node == wait.node]
-    return full.limit, in_line[wait.ahead].place if wait.ahead < len(in_line) else None
+    return full.limit, in_line[wait.ahead].position if wait.ahead < len(in_line) else None
 
 
 def _has_room(facts: Facts, wait: Wait, *, has_slot: bool) -> Explanation:

@@ -32,7 +32,7 @@ def parse_limit(text: object) -> str:
     name = text.strip()
     if len(name) > MAX_NAME:
         raise LimitError(f"limit name {name[:32]!r}... is too long: {len(name)} characters, the maximum is {MAX_NAME}")
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):  # lone surrogates have no place in UTF-8
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):  # UTF-8 has no lone surrogates
         raise LimitError(f"limit name {shown(name)} contains control characters")
     if name == APP:
         return name

@@ -27,7 +27,7 @@ KEYSPACE: dict[str, str] = {
     "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
     "holders": "zset by name: <limit> US <session>:<number>",
     "waiters": "zset by name: <limit> US <arrival, us on the lease clock> US <session>:<number>",
-    "reserved": "zset by name, as waiters: places held back for a waiter that missed its turn too often",
+    "reserved": "zset by name, as waiters: permits held back for a waiter that missed its turn too often",
     "max": "hash: limit to the max that holds now (0 while paused); unlimited ones are absent",
     "configured": "hash: limit to the smallest value that a live session is configured with",
     "overrides": "hash: limit to what an operator set at run time (JSON: max, set, pause; the last two: by, at, "

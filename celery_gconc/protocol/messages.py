@@ -101,7 +101,7 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A permit granted: its place in the session's grants, and the number of the request that it answers."""
+    """A permit granted: its number among the session's grants, and the number of the request that it answers."""
 
     grant: int
     number: int

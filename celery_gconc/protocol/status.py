@@ -173,8 +173,8 @@ class Waiter:
     node: str
     task_id: str
     task: str
-    #: Its place in the line: 1 is next.
-    place: int
+    #: Its position in line: 1 is next.
+    position: int
     #: For how many seconds it has waited for its permit.
     waited: float
     #: All limits that its permit has to cover.
@@ -193,12 +193,12 @@ class Whereabouts:
     is_waiting: bool
     #: For how many seconds it has waited, or held its permit.
     seconds: float
-    #: The limit in whose line it stands, and its place there; None for a holder.
+    #: The limit in whose line it stands, and its position there; None for a holder.
     line: str | None
-    place: int | None
+    position: int | None
     #: How many tasks its session could start this instant.
     room: int
-    #: Those of its limits that have no place for it.
+    #: Those of its limits that have no room for it.
     full: Limits = ()
 
 
@@ -407,7 +407,7 @@ def waiter_of(item: Mapping[str, Any]) -> Waiter:
         item["node"],
         item["id"],
         item["task"],
-        item["place"],
+        item["position"],
         item["waited"] / 1000,
         limits_of(item["claims"]),
     )
@@ -424,7 +424,7 @@ def whereabouts_of(item: Mapping[str, Any]) -> Whereabouts:
         is_waiting=item["waits"],
         seconds=item["span"] / 1000,
         line=item.get("line"),
-        place=item.get("place"),
+        position=item.get("position"),
         room=item["room"],
         full=tuple(item["full"] or ()),
     )

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from celery_gconc.connection.client import connect
 from celery_gconc.connection.failures import Names, is_about_rights
-from celery_gconc.connection.location import Place, read
+from celery_gconc.connection.location import Location, read
 from celery_gconc.connection.nodes import CONNECT_TIMEOUT
 from celery_gconc.errors import StoreRefused
 from celery_gconc.protocol.causes import Causes
@@ -75,17 +75,17 @@ class Store:
 
     def __init__(
         self,
-        where: Place | str,
+        where: Location | str,
         prefix: str,
         options: Mapping[str, Any] | None = None,
         call_timeout: float = CALL_TIMEOUT,
     ) -> None:
-        place = read(where, options or {}) if isinstance(where, str) else where
-        self.keys = Keys(prefix, place.database, place.keyprefix)
-        self._is_one_of_several = place.kind == "server" and len(place.servers) > 1
+        location = read(where, options or {}) if isinstance(where, str) else where
+        self.keys = Keys(prefix, location.database, location.keyprefix)
+        self._is_one_of_several = location.kind == "server" and len(location.servers) > 1
         self._told_of_strangers = False
-        self._client = connect(place, self.keys.key("meta"), call_timeout)
-        self._causes = Causes(self._client, self.keys, Names(place.source))
+        self._client = connect(location, self.keys.key("meta"), call_timeout)
+        self._causes = Causes(self._client, self.keys, Names(location.source))
         self._scripts = {name: self._client.register_script(script(name)) for name in SCRIPTS}
 
     @classmethod
@@ -96,8 +96,8 @@ class Store:
             SettingError: they name none, or the package is switched off.
         """
         settings.check_usable()
-        assert settings.place is not None
-        return cls(settings.place, settings.key_prefix, call_timeout=call_timeout)
+        assert settings.location is not None
+        return cls(settings.location, settings.key_prefix, call_timeout=call_timeout)
 
     def open(
         self,

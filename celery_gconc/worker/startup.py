@@ -28,14 +28,14 @@ def is_on(settings: Settings, config: Mapping[str, int], consumer: Any) -> bool:
     if not settings.enabled:
         consumer.global_concurrency_off = SWITCHED_OFF
         return False
-    if settings.place is None and not config:
+    if settings.location is None and not config:
         consumer.global_concurrency_off = f"celery-gconc is off in this worker: it has no limit, and {NO_REDIS}"
         logger.info(
             "celery-gconc: off until this worker is restarted: no limit is configured, and there is no Redis to read "
             "any from (global_concurrency_redis_url)"
         )
         return False
-    if settings.place is None:
+    if settings.location is None:
         refuse_start(
             f"a limit is configured ({next(iter(config))}), and there is no Redis to keep it: {NO_REDIS}; "
             "or global_concurrency_enabled to False, where no limit need hold (as in tests)"

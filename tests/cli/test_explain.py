@@ -53,7 +53,7 @@ def test_the_position_in_line_and_the_expected_wait_come_from_recent_tasks(make_
         wait_until(lambda: case.operations.history("emails"), what="ended tasks are recorded")
         waiting = [case.send("nap", LONG) for _ in range(20)]
         case.waits("emails", 2)
-        third = next(waiter for waiter in case.operations.waiting("emails") if waiter.place == 2)
+        third = next(waiter for waiter in case.operations.waiting("emails") if waiter.position == 2)
         found = case.explain(third.task_id)
         assert (found.state, found.position) == ("waiting", 2)
         # Tasks of 0.2 s take longer on a machine that is busy; what is told is what is expected.

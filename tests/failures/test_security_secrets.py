@@ -53,7 +53,7 @@ def test_what_shows_the_configuration_shows_no_password_of_the_url(url: str):
     try:
         GlobalConcurrency(app)
         settings = Settings.from_app(app)
-        assert PASSWORD in settings.place.node.options["password"]
+        assert PASSWORD in settings.location.node.options["password"]
         assert PASSWORD not in repr(settings) + settings.safe_url + repr(Store.from_settings(settings))
     except SettingError as exc:
         assert PASSWORD not in str(exc)
@@ -72,7 +72,7 @@ def test_nor_does_it_where_the_setting_stands_in_a_namespace():
     GlobalConcurrency(app)
     shown = "\n".join((json.dumps(inspect_conf(Shown(app))), app.bugreport()))
     assert PASSWORD not in shown and "someone" in shown
-    assert PASSWORD in Settings.from_app(app).place.node.options["password"]
+    assert PASSWORD in Settings.from_app(app).location.node.options["password"]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_message_is_found_between_strange_ones_and_all_stay_as_they_are(app: C
     with Backlog(app) as broker:
         found = broker.find("wanted", ["other", "celery"]).message
     assert found is not None
-    assert (found.queue, found.place, found.task, found.retries) == ("celery", 60 + len(STRANGE) + 3 + 1, "work", 2)
+    assert (found.queue, found.position, found.task, found.retries) == ("celery", 60 + len(STRANGE) + 3 + 1, "work", 2)
     assert found.expires is not None
     assert client.lrange("celery", 0, -1) == before
     assert not client.exists("unacked")
@@ -56,7 +56,7 @@ def test_a_name_of_any_kind_is_found(app: Celery, task_id: str):
     with Backlog(app) as broker:
         found = broker.find(task_id, ["celery"]).message
     assert found is not None
-    assert found.place == 4
+    assert found.position == 4
 
 
 def test_a_message_is_not_found_by_its_parent_or_by_a_part_of_its_name(app: Celery):
@@ -88,7 +88,7 @@ def test_a_message_that_was_taken_is_found_with_the_time_when_it_returns(app: Ce
     with Backlog(app) as broker:
         found = broker.find("wanted", ["celery"]).message
     assert found is not None
-    assert (found.queue, found.place, found.taken_at, found.returns_at) == ("celery", None, 1_000_000.5, 1_003_600.5)
+    assert (found.queue, found.position, found.taken_at, found.returns_at) == ("celery", None, 1_000_000.5, 1_003_600.5)
 
 
 def test_of_a_long_queue_the_end_that_is_consumed_first_is_looked_at(app: Celery, monkeypatch: pytest.MonkeyPatch):

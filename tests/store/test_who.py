@@ -51,8 +51,8 @@ def test_waiters_are_named_in_the_order_of_their_line(namespace: Namespace):
     other.ask("app", age=2.0)
     one.ask("app", age=9.0)
     first, second = namespace.store.waiting("app", 10)
-    assert (first.place, first.session, first.node, first.task_id) == (1, "a", "node-a", "id-2")
-    assert (second.place, second.session, second.node, second.task_id) == (2, "b", "node-b", "id-1")
+    assert (first.position, first.session, first.node, first.task_id) == (1, "a", "node-a", "id-2")
+    assert (second.position, second.session, second.node, second.task_id) == (2, "b", "node-b", "id-1")
     assert first.waited == pytest.approx(9, abs=2)
     assert second.waited == pytest.approx(2, abs=2)
     assert first.limits == ("app",)
@@ -76,7 +76,7 @@ def test_a_waiter_is_found_with_its_line_place_and_the_limits_that_are_full(name
     found = [item for item in namespace.store.find("id-1") if item.session == "b"]
     assert len(found) == 1
     assert found[0].is_waiting
-    assert (found[0].line, found[0].place, found[0].full) == ("app", 2, ("app",))
+    assert (found[0].line, found[0].position, found[0].full) == ("app", 2, ("app",))
     assert (found[0].limits, found[0].room, found[0].node) == (("app", "queue:q"), 4, "node-b")
     assert found[0].task == "proj.task"
 
@@ -93,7 +93,7 @@ def test_a_holder_is_found_and_stands_in_no_line(namespace: Namespace):
     namespace.set("app", 5)
     namespace.session("a").ask("app")
     (found,) = namespace.store.find("id-1")
-    assert (found.is_waiting, found.line, found.place, found.full) == (False, None, None, ())
+    assert (found.is_waiting, found.line, found.position, found.full) == (False, None, None, ())
     assert 0 <= found.seconds < 5
 
 
@@ -110,7 +110,7 @@ def test_one_of_thousands_is_found_and_an_unknown_one_is_not(namespace: Namespac
     asks = [Ask(number, ("app",), 10 - number / 1000, f"task-{number}", "proj.task") for number in range(1, 3001)]
     session.sync(asks=asks)
     (found,) = namespace.store.find("task-2345")
-    assert found.place == 2345
+    assert found.position == 2345
     assert namespace.store.find("task-9999") == ()
 
 
@@ -128,7 +128,7 @@ def test_a_place_that_another_task_of_its_session_has_taken_over_names_that_one(
     session.asked[number] = Ask(number, ("app",), 2.0, "another", "proj.other")
     session.state()
     (waiter,) = namespace.store.waiting("app", 10)
-    assert (waiter.task_id, waiter.task, waiter.place) == ("another", "proj.other", 1)
+    assert (waiter.task_id, waiter.task, waiter.position) == ("another", "proj.other", 1)
     assert waiter.waited == pytest.approx(2, abs=2)
     assert namespace.store.status("app")["app"].longest_wait == pytest.approx(2, abs=2)
     assert namespace.store.find("another")[0].seconds == pytest.approx(2, abs=2)

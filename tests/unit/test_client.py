@@ -9,7 +9,7 @@ from redis.connection import SSLConnection
 
 from celery_gconc import SettingError
 from celery_gconc.connection.client import connect
-from celery_gconc.connection.location import Place, read
+from celery_gconc.connection.location import Location, read
 from celery_gconc.connection.urls import masked
 from celery_gconc.protocol.store import Store
 from celery_gconc.settings import Settings
@@ -23,8 +23,8 @@ def settings(url: str | None, *, broker: str = "amqp://", **options: object) -> 
     return Settings.from_app(app)
 
 
-def hosts(place: Place) -> list[str]:
-    return [str(server) for server in place.servers]
+def hosts(location: Location) -> list[str]:
+    return [str(server) for server in location.servers]
 
 
 @pytest.mark.parametrize(
@@ -38,18 +38,23 @@ def hosts(place: Place) -> list[str]:
     ],
 )
 def test_sentinels_are_written_as_kombu_does_or_with_commas(url):
-    place = read(url, {})
-    assert (place.kind, hosts(place), place.master_name, place.database) == ("sentinel", ["a:1", "b:2"], "m", 3)
-    assert place.node.at(("::1", 6379)).options == {"host": "::1", "port": 6379, "db": 3}
+    location = read(url, {})
+    assert (location.kind, hosts(location), location.master_name, location.database) == (
+        "sentinel",
+        ["a:1", "b:2"],
+        "m",
+        3,
+    )
+    assert location.node.at(("::1", 6379)).options == {"host": "::1", "port": 6379, "db": 3}
 
 
 def test_password_and_parameters_of_a_group_go_to_each_node():
-    place = read("sentinel://me:p%40ss@a;sentinel://me:p%40ss@b?master_name=m&socket_timeout=2", {"ssl": True})
-    assert hosts(place) == ["a:26379", "b:26379"]
-    node = place.node.at(("c", 7))
+    location = read("sentinel://me:p%40ss@a;sentinel://me:p%40ss@b?master_name=m&socket_timeout=2", {"ssl": True})
+    assert hosts(location) == ["a:26379", "b:26379"]
+    node = location.node.at(("c", 7))
     assert node.connection_class is SSLConnection
     assert node.options == {"host": "c", "port": 7, "username": "me", "password": "p@ss", "socket_timeout": 2.0}
-    assert all(not server.options.get("password") for server in place.servers), "that of Redis isn't the Sentinels'"
+    assert all(not server.options.get("password") for server in location.servers), "that of Redis isn't the Sentinels'"
 
 
 def test_a_cluster_is_named_by_some_of_its_nodes():
@@ -120,7 +125,7 @@ def test_a_url_is_shown_without_any_password(url, shown):
 
 def test_the_master_s_name_may_stand_in_the_url_or_in_the_options():
     assert settings("sentinel://a?master_name=m").safe_url == "sentinel://a:26379?master_name=m"
-    assert settings("sentinel://a", master_name="m").place.master_name == "m"
+    assert settings("sentinel://a", master_name="m").location.master_name == "m"
 
 
 def inherited(broker: str, backend: str | None = None, **conf: object) -> Settings:
@@ -161,18 +166,18 @@ def test_what_kombu_or_celery_cannot_read_is_refused_in_a_line_that_names_their_
 
 def test_of_the_broker_is_taken_what_it_connects_with_and_nothing_of_its_own_work():
     options = {"visibility_timeout": 9, "socket_timeout": 99, "socket_keepalive": True, "retry_on_timeout": True}
-    place = inherited("redis://me:p%40ss@a:1/2", broker_transport_options={**options, "client_name": "me"}).place
+    location = inherited("redis://me:p%40ss@a:1/2", broker_transport_options={**options, "client_name": "me"}).location
     of_server = {"host": "a", "port": 1, "db": 2, "username": "me", "password": "p@ss"}
     # kombu up to 5.5 has no client_name: what it doesn't connect with, we don't either.
     name = {"client_name": "me"} if "client_name" in RedisChannel.from_transport_options else {}
-    assert place.node.options == {**of_server, "socket_keepalive": True, **name}
+    assert location.node.options == {**of_server, "socket_keepalive": True, **name}
 
 
 def test_our_options_win_over_what_is_inherited():
     ours = {"password": "hunter3", "socket_timeout": 3.0, "db": 5, "global_keyprefix": "ours:", "ssl_cert_reqs": "none"}
     theirs = {"broker_transport_options": {"global_keyprefix": "theirs:"}, "global_concurrency_redis_options": ours}
     settings = inherited("redis://:hunter2@a", **theirs)
-    node = settings.place.node
+    node = settings.location.node
     assert [node.options[name] for name in ("password", "socket_timeout", "db")] == ["hunter3", 3.0, 5]
     assert (node.connection_class, settings.namespace) == (SSLConnection, "ours:{gconc}")
 
@@ -180,15 +185,15 @@ def test_our_options_win_over_what_is_inherited():
 def test_sentinels_are_inherited_with_their_options_and_ours_win():
     theirs = {"master_name": "m", "sentinel_kwargs": {"password": "hunter2"}}
     broker = "sentinel://:hunter3@a:1;sentinel://:hunter3@b:2/3"
-    place = inherited(broker, broker_transport_options=theirs).place
-    assert (place.kind, hosts(place), place.master_name) == ("sentinel", ["a:1", "b:2"], "m")
-    assert [server.options["password"] for server in place.servers] == ["hunter2", "hunter2"]
-    assert place.node.options["password"] == "hunter3"
+    location = inherited(broker, broker_transport_options=theirs).location
+    assert (location.kind, hosts(location), location.master_name) == ("sentinel", ["a:1", "b:2"], "m")
+    assert [server.options["password"] for server in location.servers] == ["hunter2", "hunter2"]
+    assert location.node.options["password"] == "hunter3"
     ours = {"global_concurrency_redis_options": {"master_name": "n", "sentinel_kwargs": {"username": "u"}}}
-    place = inherited(broker, broker_transport_options=theirs, **ours).place
-    assert place.master_name == "n"
-    assert [server.options.get("username") for server in place.servers] == ["u", "u"]
-    assert inherited(broker, **ours).place.master_name == "n"
+    location = inherited(broker, broker_transport_options=theirs, **ours).location
+    assert location.master_name == "n"
+    assert [server.options.get("username") for server in location.servers] == ["u", "u"]
+    assert inherited(broker, **ours).location.master_name == "n"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def session(name: str = "s1", node: str = "w1@test", since: float = NOW - 900, *
 
 
 def in_redis(*, is_waiting: bool, node: str = "w1@test", name: str = "s1", **more: Any) -> Whereabouts:
-    known: dict[str, Any] = {"limits": ("queue:emails",), "seconds": 7.0, "line": None, "place": None, "room": 1}
+    known: dict[str, Any] = {"limits": ("queue:emails",), "seconds": 7.0, "line": None, "position": None, "room": 1}
     return Whereabouts("t1", "proj.send", name, node, is_waiting=is_waiting, **{**known, **more})
 
 
@@ -82,7 +82,7 @@ def test_a_waiting_task_says_its_position_who_holds_the_limit_and_when_it_should
     found = explained(
         FULL,
         told=own(**PARKED),
-        found=(in_redis(is_waiting=True, line="queue:emails", place=3, full=("queue:emails",)),),
+        found=(in_redis(is_waiting=True, line="queue:emails", position=3, full=("queue:emails",)),),
         lines={"queue:emails": line},
     )
     assert (found.state, found.line, found.position, found.holders) == ("waiting", "queue:emails", 3, (holder,))
@@ -96,7 +96,7 @@ def test_a_waiting_task_says_its_position_who_holds_the_limit_and_when_it_should
 
 
 def test_nothing_is_expected_of_a_limit_of_which_no_task_has_ended_lately() -> None:
-    waits = in_redis(is_waiting=True, line="queue:emails", place=1, full=("queue:emails",))
+    waits = in_redis(is_waiting=True, line="queue:emails", position=1, full=("queue:emails",))
     found = explained(FULL, told=own(**PARKED), found=(waits,))
     assert found.expected_wait is None
     assert found.answer.endswith(" It is next in line.")
@@ -121,7 +121,7 @@ def test_a_limit_that_starts_nothing_is_named_with_who_and_why_and_expects_nothi
     limit: LimitStatus, why: str
 ) -> None:
     line = Line(recent=(EndedTask(NOW - 5, 1.0, 20.0),))
-    waits = in_redis(is_waiting=True, line="queue:emails", place=1, full=("queue:emails",))
+    waits = in_redis(is_waiting=True, line="queue:emails", position=1, full=("queue:emails",))
     found = explained(limit, told=own(**PARKED), found=(waits,), lines={"queue:emails": line})
     assert found.state == "waiting"
     assert why in found.answer
@@ -130,7 +130,7 @@ def test_a_limit_that_starts_nothing_is_named_with_who_and_why_and_expects_nothi
 
 def test_of_several_limits_the_one_in_whose_line_it_stands_is_named_unless_one_is_paused() -> None:
     app = LimitStatus("app", 50, paused=False, running=2, waiting=0)
-    both = {"limits": ("app", "queue:emails"), "line": "queue:emails", "place": 2}
+    both = {"limits": ("app", "queue:emails"), "line": "queue:emails", "position": 2}
     told = own(**{**PARKED, "limits": ["app", "queue:emails"]})
     waits = in_redis(is_waiting=True, full=("queue:emails",), **both)
     found = explained(app, FULL, told=told, found=(waits,))
@@ -164,7 +164,7 @@ def test_a_task_whose_limits_have_room_is_next_or_waits_for_a_slot() -> None:
 
 
 def test_a_full_limit_in_a_worker_without_a_free_slot_is_told_with_both() -> None:
-    waits = in_redis(is_waiting=True, line="queue:emails", place=1, full=("queue:emails",))
+    waits = in_redis(is_waiting=True, line="queue:emails", position=1, full=("queue:emails",))
     found = explained(FULL, told=own(**{**PARKED, "state": "waits for a slot"}), found=(waits,))
     assert found.state == "waiting"
     assert "w1@test has no free slot either." in found.details
@@ -196,7 +196,7 @@ def test_a_revoked_task_that_a_worker_still_holds_is_told_as_revoked() -> None:
 
 
 def in_queue(**more: Any) -> Search:
-    return Search(Message("emails", **{"place": 2, "task": "proj.send", **more}), {"emails": 9}, can_look=True)
+    return Search(Message("emails", **{"position": 2, "task": "proj.send", **more}), {"emails": 9}, can_look=True)
 
 
 def test_a_queued_task_says_its_position_the_limit_that_keeps_it_and_who_consumes_the_queue() -> None:
@@ -209,7 +209,7 @@ def test_a_queued_task_says_its_position_the_limit_that_keeps_it_and_who_consume
 
 
 def test_a_queue_that_nobody_consumes_is_named_with_who_is_silent() -> None:
-    found = explained(search=in_queue(place=1), told=Told(queues={"w2@test": ("other",)}))
+    found = explained(search=in_queue(position=1), told=Told(queues={"w2@test": ("other",)}))
     assert found.answer.endswith(
         "it is the next of 9 messages in queue emails; no worker that answers consumes emails (w1@test is alive "
         "according to Redis)."
@@ -237,7 +237,7 @@ def test_a_message_s_own_obstacles_are_told() -> None:
 
 
 def test_a_message_that_a_silent_worker_took_says_when_it_is_redelivered() -> None:
-    search = in_queue(place=None, taken_at=NOW - 30, returns_at=NOW + 3570)
+    search = in_queue(position=None, taken_at=NOW - 30, returns_at=NOW + 3570)
     found = explained(search=search, rate_limit="5/m")
     assert (found.state, found.queue) == ("taken", "emails")
     assert found.answer == (
@@ -245,7 +245,7 @@ def test_a_message_that_a_silent_worker_took_says_when_it_is_redelivered() -> No
         "its task's rate_limit (5/m). If that worker is gone, the broker redelivers it in about 60 min "
         "(visibility_timeout)."
     )
-    assert "redelivers it after its visibility_timeout" in explained(search=in_queue(place=None)).answer
+    assert "redelivers it after its visibility_timeout" in explained(search=in_queue(position=None)).answer
 
 
 # -- Redis, results, nobody --------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_what_a_silent_worker_last_reported_is_told_as_that() -> None:
     found = explained(FULL, told=silent, found=(in_redis(is_waiting=False),))
     assert (found.state, found.node) == ("running", "w1@test")
     assert found.details == ("w1@test did not answer; this is what it last reported to Redis.",)
-    waits = in_redis(is_waiting=True, line="queue:emails", place=2, full=("queue:emails",))
+    waits = in_redis(is_waiting=True, line="queue:emails", position=2, full=("queue:emails",))
     assert explained(FULL, told=silent, found=(waits,)).state == "waiting"
 
 
@@ -272,7 +272,7 @@ def test_what_counts_for_an_earlier_process_of_a_worker_is_told_with_the_end_of_
     status = Status((FULL,), (session(), session("s2", since=NOW - 5)), at=NOW)
     for is_waiting, has in ((False, "counts as running"), (True, "stands in line")):
         found = explained(
-            status=status, told=Told(), found=(in_redis(is_waiting=is_waiting),), search=in_queue(place=None)
+            status=status, told=Told(), found=(in_redis(is_waiting=is_waiting),), search=in_queue(position=None)
         )
         assert found.state == "taken"
         assert (
@@ -283,7 +283,9 @@ def test_what_counts_for_an_earlier_process_of_a_worker_is_told_with_the_end_of_
 def test_other_deliveries_of_its_message_are_told() -> None:
     status = Status((FULL,), (session(), session("s2", "w2@test")), at=NOW)
     told = Told(own={"w2@test": PARKED})
-    waits = in_redis(is_waiting=True, node="w2@test", name="s2", line="queue:emails", place=1, full=("queue:emails",))
+    waits = in_redis(
+        is_waiting=True, node="w2@test", name="s2", line="queue:emails", position=1, full=("queue:emails",)
+    )
     dead = in_redis(is_waiting=False)
     found = explained(status=status, told=told, found=(dead, waits))
     assert (found.state, found.node) == ("waiting", "w2@test")
@@ -314,7 +316,7 @@ def test_where_only_the_result_backend_knows_it_its_word_is_taken(result: Result
 
 
 def test_what_has_started_in_a_worker_that_does_not_answer_says_what_happens_if_that_is_gone() -> None:
-    found = explained(search=in_queue(place=None, returns_at=NOW + 600), after=Result("STARTED"))
+    found = explained(search=in_queue(position=None, returns_at=NOW + 600), after=Result("STARTED"))
     assert found.state == "other"
     assert found.answer.endswith(" If it is gone, the broker redelivers the task in about 10 min (visibility_timeout).")
 

@@ -68,7 +68,7 @@ def test_the_defaults_are_valid():
 def test_the_redis_is_the_broker_if_that_is_one_else_the_result_backend(broker, backend, where, source):
     made = Celery("proj", broker=broker, backend=backend, set_as_current=False)
     settings = Settings.from_app(made)
-    assert ([str(server) for server in settings.place.servers], settings.redis_source) == ([where], source)
+    assert ([str(server) for server in settings.location.servers], settings.redis_source) == ([where], source)
 
 
 def test_with_no_redis_anywhere_the_message_names_the_setting():
@@ -80,7 +80,7 @@ def test_with_no_redis_anywhere_the_message_names_the_setting():
 def test_a_password_is_never_shown():
     made = app(global_concurrency_redis_url="valkey://user:hunter2@host/1")
     settings = Settings.from_app(made)
-    assert settings.place.node.options["password"] == "hunter2"
+    assert settings.location.node.options["password"] == "hunter2"
     assert settings.safe_url == "valkey://user:**@host/1"
     assert "hunter2" not in repr(settings)
 
@@ -179,11 +179,11 @@ def test_without_a_namespace_the_spelling_of_celerys_old_settings_is_found_too(k
 def test_what_is_set_on_the_app_itself_wins_over_its_module():
     made = configured("CELERY", CELERY_GLOBAL_CONCURRENCY_REDIS_URL="redis://:secret@old", **TWO)
     GlobalConcurrency(made)
-    assert str(Settings.from_app(made).place.node) == "old:6379"
+    assert str(Settings.from_app(made).location.node) == "old:6379"
     made.conf.global_concurrency_redis_url = "redis://new"
     made.conf.update(global_concurrency_limits={"emails": 5})
     settings = Settings.from_app(made)
-    assert (str(settings.place.node), settings.limits) == ("new:6379", {"queue:emails": 5})
+    assert (str(settings.location.node), settings.limits) == ("new:6379", {"queue:emails": 5})
 
 
 def test_settings_of_a_module_that_the_environment_names_are_found(tmp_path, monkeypatch):

@@ -328,7 +328,7 @@
       patch(this.waiters.body, waiting, (item) => item.session + item.task_id, (item) => element("tr", {},
         element("td"), taskCell(item), workerCell(item.node), element("td")),
         (line, item) => {
-          say(line.firstChild, String(item.place));
+          say(line.firstChild, String(item.position));
           say(line.lastChild, span(item.waited));
         });
     }

@@ -228,8 +228,8 @@ class Link:
     # -- What becomes of Redis ---------------------------------------------------------------------------
 
     def _reached(self) -> None:
-        where, place = self._settings.safe_url, self._settings.place
-        if place is not None and place.keyprefix:
+        where, location = self._settings.safe_url, self._settings.location
+        if location is not None and location.keyprefix:
             where += f", namespace {self._settings.namespace}"
         logger.info("celery-gconc: session %s, coordination Redis %s", self.session.id, where)
         self._next_reminder = 0.0

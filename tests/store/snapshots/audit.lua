@@ -1073,7 +1073,7 @@ end
 -- uses: input members limits heartbeats epochs reply
 -- What doesn't fit together in the keys: no script of ours leaves any of it. With repair, take it away.
 --
--- Guarantee: one instant. A repair removes requests and places of sessions that don't live, and places that no request
+-- Guarantee: one instant. A repair removes requests and permits of sessions that don't live, and permits that no request
 --         has; whoever waited for them is granted before the reply. What fits together is not touched.
 -- ARGV[2] repair (boolean)
 -- Reply   {status: "ok", findings: [{kind, member}...]} (kinds: "session", "request", "roll", "holder", "waiter",

@@ -1077,7 +1077,7 @@ end
 --         is found by two calls is to be taken once, by its number.
 -- ARGV[2] task (its id, as far as Redis keeps it), cursor
 -- Reply   {status: "ok", cursor, found: [{number (<session>:<number>), session, node, id, task, claims, waits, span (ms
---         for which it has waited or held), line and place (of a waiter), room (of its session), full: [limit...]}...]}
+--         for which it has waited or held), line and position (of a waiter), room (of its session), full: [limit...]}...]}
 -- Cost    O(1000), and O(log(waiters)) for each one found
 local asked = input.asked
 local function cursor(it) return input.short(it) and string.find(it, '^%d+$') ~= nil end
@@ -1098,7 +1098,7 @@ local function where(id, record)
   local order = members.order_key(id, record)
   item.span = permits.waited(record)
   item.line = record.at
-  item.place = call('ZLEXCOUNT', key.waiters, members.first(record.at),
+  item.position = call('ZLEXCOUNT', key.waiters, members.first(record.at),
     '(' .. record.at .. members.US .. order) + 1
   for _, claim in ipairs(record.c) do
     local limit = claim[1]

@@ -1076,7 +1076,7 @@ end
 -- Guarantee: one instant. Dead sessions are reclaimed first, so what they held isn't shown.
 -- ARGV[2] limit (or null: all that are set at run time, configured by a live session, or limited)
 -- Reply   {status: "ok", now (wall time, ms), version, live, limits: [{limit, max (-1 unlimited), paused,
---          configured (null), override (null), held, idle, waiting, parked (where it has no place), longest (ms that
+--          configured (null), override (null), held, idle, waiting, parked (where it has no room), longest (ms that
 --          any of the first in line has waited; absent where nobody waits), ended (tasks in the last minute),
 --          settling}...],
 --          sessions: [{session, lease (ms left), interval and timeout (ms), queues, info, config, permits, waiting, room,
