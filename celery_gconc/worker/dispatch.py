@@ -18,7 +18,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from celery_gconc.worker.events import Events
-from celery_gconc.worker.intake import Intake
+from celery_gconc.worker.intake.intake import Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.rounds import Rounds

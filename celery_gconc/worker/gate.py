@@ -19,7 +19,7 @@ from celery_gconc.clock import now
 from celery_gconc.worker.claims import Claims
 from celery_gconc.worker.dispatch import MAX_AT_ONCE, Dispatcher
 from celery_gconc.worker.hooks import hook
-from celery_gconc.worker.intake import Intake
+from celery_gconc.worker.intake.intake import Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.turns import Turns

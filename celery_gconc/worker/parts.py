@@ -19,7 +19,7 @@ from celery_gconc.worker.claims import Claims
 from celery_gconc.worker.dispatch import Dispatcher
 from celery_gconc.worker.events import Events
 from celery_gconc.worker.gate import Gate
-from celery_gconc.worker.intake import Intake
+from celery_gconc.worker.intake.intake import Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.run import Run

@@ -21,7 +21,7 @@ from celery_gconc.clock import now
 from celery_gconc.worker.dispatch import is_shutting_down
 from celery_gconc.worker.events import Events
 from celery_gconc.worker.gate import Gate
-from celery_gconc.worker.intake import Intake
+from celery_gconc.worker.intake.intake import Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.refusal import heed_refusal

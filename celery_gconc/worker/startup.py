@@ -15,7 +15,7 @@ from celery_gconc.errors import LimitError, SessionRefused, SettingError
 from celery_gconc.operations.declared import escaping_tasks
 from celery_gconc.settings import NO_REDIS, SWITCHED_OFF, Settings
 from celery_gconc.shell import refuse_start
-from celery_gconc.worker.intake import Intake
+from celery_gconc.worker.intake.intake import Intake
 from celery_gconc.worker.session.health import Health
 
 logger = get_logger(__name__)

@@ -11,7 +11,7 @@ from kombu.common import QoS
 
 from celery_gconc.clock import now
 from celery_gconc.worker import intake as intake_module
-from celery_gconc.worker.intake import LEFT_SECONDS, Intake
+from celery_gconc.worker.intake.intake import LEFT_SECONDS, Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.wake import Bell

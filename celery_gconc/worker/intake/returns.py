@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from celery.utils.log import get_logger
 
+from celery_gconc.worker.intake.subscriptions import Subscriptions
 from celery_gconc.worker.run import Run
-from celery_gconc.worker.subscriptions import Subscriptions
 
 logger = get_logger(__name__)
 

@@ -16,12 +16,12 @@ from typing import Any
 
 from celery_gconc.brokers.base import Broker
 from celery_gconc.clock import now
-from celery_gconc.worker.credit import Credit
+from celery_gconc.worker.intake.credit import Credit
+from celery_gconc.worker.intake.returns import Returns
+from celery_gconc.worker.intake.subscriptions import Subscriptions
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
-from celery_gconc.worker.returns import Returns
 from celery_gconc.worker.run import Run
-from celery_gconc.worker.subscriptions import Subscriptions
 
 #: How many requests of a queue may wait here at least, however small its limit.
 FOLLOWING = 4

@@ -1,0 +1,1 @@
+"""From which queues a worker takes messages, and what goes back to them."""
