@@ -111,7 +111,7 @@ def test_it_can_be_imported_where_python_has_no_processes():
 def test_a_user_without_a_name_is_a_question_mark():
     if os.getuid() != 0:
         pytest.skip("only root can be another user")
-    code = "import os; from celery_gconc.worker.control import caller; os.setuid(54321); print(caller())"
+    code = "import os; from celery_gconc.operations.arguments import caller; os.setuid(54321); print(caller())"
     env = {"PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
