@@ -128,7 +128,7 @@ def test_a_task_that_no_limit_covers_is_found_behind_hundreds_that_wait_which_ke
 
 def test_many_tasks_behind_those_of_a_full_limit_keep_the_free_slots_busy(make_cluster):
     cluster = make_cluster(global_concurrency_limits={NAP: 1})
-    cluster.send("nap", 60, FOR_EVER)
+    cluster.send("nap", 600, FOR_EVER)  # more than it looks at in one go
     cluster.send("pooled", 300, 0.01, first=1000)
     cluster.start("w1", concurrency=4)
     cluster.done(300, name="pooled", seconds=25)
