@@ -16,7 +16,7 @@ from typing import Any
 
 from celery_gconc import signals
 from celery_gconc.limits.claims import Limits
-from celery_gconc.protocol.messages import BUCKETS
+from celery_gconc.protocol.counted import BUCKETS
 
 #: The name of the meter and of the tracer.
 SCOPE = "celery_gconc"

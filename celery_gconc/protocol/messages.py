@@ -1,4 +1,7 @@
-"""What goes over the wire between a session and Redis: what a sync says, and what is answered and told."""
+"""What a session and Redis say to each other: each request and its reply, encoded and decoded side by side.
+
+Open -> Opened (lua/session/open.lua);  Sync -> Synced (sync.lua);  Notice (published by any script)
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from typing import Any
 from celery_gconc.limits.claims import Limits, claims_on
 
 #: How many characters of a task's id or name Redis keeps: a sender may have made an id of any length.
-MOST_TEXT = 255
+MAX_TEXT = 255
 
-#: The upper bounds of the ranges in which waits and holds are counted, in seconds.
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, float("inf"))
+#: How many of a worker's queues Redis is told of.
+MAX_QUEUES = 100
 
 #: The order of what rows have on the wire. The scripts know it as ``HELD.number``, ``ASK.age`` and so on.
 HELD = ("number", "claims", "task_id", "task", "idle", "fence", "age")
@@ -38,7 +41,7 @@ class Held:
     def row(self) -> list[Any]:
         """As the scripts take it: its fields in the order of :data:`HELD`."""
         texts = (text_of(self.task_id), text_of(self.task))
-        return [self.number, claims_on(self.limits), *texts, int(self.idle), self.fence, _milliseconds(self.age)]
+        return [self.number, claims_on(self.limits), *texts, int(self.idle), self.fence, milliseconds(self.age)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,23 @@ class Sync:
     #: under the number 0 the queues that it leaves alone.
     weak: Sequence[tuple[int, Sequence[str]]] = ()
 
-    def said_rarely(self) -> dict[str, Any]:
-        """What is left out of most syncs, as the script takes it."""
-        said: dict[str, Any] = {}
+    def encode(self) -> dict[str, Any]:
+        """As the script takes it."""
+        said = {
+            "session": self.session,
+            "epoch": self.epoch,
+            "sync": self.number,
+            "confirmed": self.confirmed,
+            "granted": self.granted,
+            "room": self.room,
+            "version": self.version,
+            "ended": list(self.ended),
+            "asks": [item.row() for item in self.asks],
+            "held": [item.row() for item in self.held],
+            "interests": list(self.interests),
+            "full": self.full,
+        }
+        # What is left out of most syncs.
         if self.takes is not None or self.weak:
             said["source"] = self.source
         if self.takes is not None:
@@ -128,6 +145,48 @@ class Former:
 
 
 @dataclass(frozen=True, slots=True)
+class Open:
+    """A session begins, with what it is configured with and what it runs already; see ``lua/session/open.lua``."""
+
+    session: str
+    #: Its heartbeat settings, in seconds.
+    interval: float
+    timeout: float
+    #: Facts about its worker.
+    info: Mapping[str, Any]
+    config: Mapping[str, int]
+    room: int
+    held: Sequence[Held] = ()
+    #: The version of the limit table that *held* goes by; -1 for none yet.
+    version: int = -1
+    former: Former = Former((), "")
+    queues: Sequence[str] = ()
+    #: Whether the server is one of several that the worker may be at.
+    several: bool = False
+
+    def encode(self) -> dict[str, Any]:
+        """As the script takes it."""
+        return {
+            "session": self.session,
+            "old": list(self.former.sessions),
+            "known": self.former.epoch,
+            "lease": self.former.lease,
+            "longest": int(self.former.longest * 1000),
+            "newest": self.former.version,
+            "overrides": dict(self.former.overrides),
+            "interval": int(self.interval * 1000),
+            "timeout": int(self.timeout * 1000),
+            "info": dict(self.info),
+            "queues": [text_of(queue) for queue in sorted(self.queues)[:MAX_QUEUES]],
+            "config": dict(self.config),
+            "room": self.room,
+            "held": [item.row() for item in self.held],
+            "version": self.version,
+            "several": self.several,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Stranger:
     """A session of another app, or at another broker, in the same namespace."""
 
@@ -160,6 +219,23 @@ class Opened:
     #: One session of each app, or broker, that shares no queue with this one.
     strangers: tuple[Stranger, ...] = ()
 
+    @classmethod
+    def decode(cls, reply: Mapping[str, Any]) -> Opened:
+        """Read the script's reply."""
+        return cls(
+            epoch=reply["epoch"],
+            version=int(reply["version"]),
+            table=_table(reply["table"]),
+            overrides=dict(reply["overrides"] or ()),
+            lease=int(reply["lease"]),
+            longest=reply["longest"] / 1000,
+            shut=(reply["shut"] or 0) / 1000,
+            lost=reply["lost"],
+            lapsed=reply["lapsed"],
+            identified=reply["identified"],
+            strangers=tuple(Stranger(**item) for item in reply["strangers"] or ()),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Synced:
@@ -182,6 +258,26 @@ class Synced:
     expires: float | None = None
     #: Of the queues that were said to be weak those that another session takes and has room for.
     elsewhere: frozenset[str] = frozenset()
+
+    @classmethod
+    def decode(cls, reply: Mapping[str, Any]) -> Synced:
+        """Read the script's reply."""
+        if reply["status"] != "ok":
+            return cls(reply["status"])
+        expires = reply.get("expires")
+        return cls(
+            status="ok",
+            version=int(reply["version"]),
+            grants=grants_of(reply["grants"]),
+            contended=dict(reply.get("recall") or ()),
+            offer=reply["offer"],
+            table=_table(reply["table"]) if "table" in reply else None,
+            overrides=dict(reply.get("overrides") or ()),
+            lease=int(reply["lease"]),
+            longest=reply["longest"] / 1000,
+            expires=None if expires is None else expires / 1000,
+            elsewhere=frozenset(reply.get("elsewhere") or ()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,78 +305,20 @@ class Notice:
             return None
 
 
-@dataclass(frozen=True, slots=True)
-class LimitCounts:
-    """What a session counted under a limit: tasks that got permits, and their waits and holds by :data:`BUCKETS`."""
-
-    grants: int
-    wait: tuple[int, ...]
-    waited: float
-    hold: tuple[int, ...]
-    held: float
-
-    def wire(self) -> dict[str, Any]:
-        """As the scripts take it."""
-        return {
-            "grants": self.grants,
-            "wait": list(self.wait),
-            "waited": _milliseconds(self.waited),
-            "hold": list(self.hold),
-            "held": _milliseconds(self.held),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Lately:
-    """How many tasks have ended under a limit, and of some: seconds since then, seconds waited, seconds held."""
-
-    ended: int
-    samples: tuple[tuple[float, float, float], ...]
-
-    def wire(self) -> dict[str, Any]:
-        """As the scripts take it."""
-        return {"ended": self.ended, "samples": [[_milliseconds(span) for span in sample] for sample in self.samples]}
-
-
-@dataclass(frozen=True, slots=True)
-class Stall:
-    """A worker gives itself no room, though slots of it are free."""
-
-    #: What keeps it from starting tasks, as a sentence goes on after "because".
-    why: str
-    slots: int
-    #: For how many seconds it has been so.
-    seconds: float
-
-    def wire(self) -> dict[str, Any]:
-        """As the scripts take it."""
-        return {"why": text_of(self.why), "slots": self.slots, "span": _milliseconds(self.seconds)}
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What a session counted since it last told; see ``lua/session/record.lua``."""
-
-    limits: Mapping[str, LimitCounts]
-    recent: Mapping[str, Lately]
-    lease_losses: int
-    redis_errors: int
-    without_redis: int
-    #: How many requests the worker holds behind those in line.
-    parked: Mapping[str, int]
-    #: Whether it starts nothing though it could.
-    stall: Stall | None = None
-
-
-def _milliseconds(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
+    """As scripts have times: whole, never negative."""
     return max(int(seconds * 1000), 0)
 
 
 def text_of(text: str) -> str:
     """As much of it as Redis keeps, and what JSON and UTF-8 can carry (a lone surrogate is none of it)."""
-    return text[:MOST_TEXT].encode("utf-8", "replace").decode()
+    return text[:MAX_TEXT].encode("utf-8", "replace").decode()
 
 
 def grants_of(told: Any) -> tuple[Grant, ...]:
     """Grants, as scripts reply and publish them."""
     return tuple(Grant(int(grant), int(number), int(fence), at / 1000) for grant, number, fence, at in told or ())
+
+
+def _table(reply: Any) -> dict[str, int]:
+    return {limit: int(value) for limit, value in reply.items()} if reply else {}

@@ -21,7 +21,8 @@ from rich.console import Console
 from celery_gconc.cli import gconc as command
 from celery_gconc.cli.top import View
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.protocol.messages import Ask, Lately, Record
+from celery_gconc.protocol.counted import Lately, Record
+from celery_gconc.protocol.messages import Ask
 from celery_gconc.protocol.store import Store
 from tests.cli.conftest import said
 from tests.store.namespace import Namespace, Session, give_clock

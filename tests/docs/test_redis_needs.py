@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from celery_gconc.protocol.messages import BUCKETS, Ask, Lately, LimitCounts, Record
+from celery_gconc.protocol.counted import BUCKETS, Lately, LimitCounts, Record
+from celery_gconc.protocol.messages import Ask
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
 from tests.kit.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.store import namespace as kit

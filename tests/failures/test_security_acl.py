@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.worker.session.counts import Counters
 from tests.kit.keys import key
 from tests.kit.servers import ROOT, RedisServer, redis_server, wait_until
@@ -57,7 +57,7 @@ def store_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Has the store's tests use their store with the rights of a user; they look at the keys as they always do."""
 
     def use(url: str) -> None:
-        monkeypatch.setattr(kit, "Store", lambda _, prefix, **how: Store(url, prefix, **how))
+        monkeypatch.setattr(kit, "SessionStore", lambda _, prefix, **how: SessionStore(url, prefix, **how))
 
     return use
 

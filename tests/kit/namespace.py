@@ -8,7 +8,7 @@ from typing import TypeVar
 import redis
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import wait_until
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def empty_namespace(url: str) -> None:
 
 def begin_namespace(url: str) -> None:
     """Begin a namespace in which nothing waits for those who may have lived before."""
-    store = Store(url, "gconc")
+    store = SessionStore(url, "gconc")
     with redis.Redis.from_url(url) as client:
         info = {"node": "first", "pid": 1, "pool": "solo", "app": "", "broker": ""}
         store.open("first", interval=1.0, timeout=3.0, info=info, config={}, room=0)
@@ -45,7 +45,7 @@ def change_is_known(url: str, namespace: str = "gconc") -> None:
         wait_until(is_known, what="all workers know the limits")
 
 
-def served(store: Store, function: Callable[[Store], T]) -> T:
+def served(store: SessionStore, function: Callable[[SessionStore], T]) -> T:
     """Call until the store is served, as a worker's link does."""
     found: list[T] = []
 

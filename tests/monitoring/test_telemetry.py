@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from celery_gconc.metrics.opentelemetry import INSTRUMENTS
-from celery_gconc.protocol.messages import BUCKETS
+from celery_gconc.protocol.counted import BUCKETS
 from tests.kit.servers import ROOT, wait_until
 from tests.kit.workers import Cluster
 

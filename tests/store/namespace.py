@@ -1,6 +1,6 @@
 """What the tests of the store drive: bare sessions without a worker behind them, and Redis as it really is.
 
-test -> Session -> Store -> Redis;  test <- Namespace (reads the keys themselves, not what status says)
+test -> Session -> SessionStore -> Redis;  test <- Namespace (reads the keys themselves, not what status says)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from celery_gconc.protocol.messages import Ask, Former, Grant, Held, Notice, Opened, Sync, Synced
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import wait_until
 
 #: Of every session unless a test says otherwise, in seconds.
@@ -58,7 +58,7 @@ class Namespace:
     """One namespace: a store, sessions made by name, and the raw state."""
 
     def __init__(self, url: str, prefix: str = "gconc", **how: Any) -> None:
-        self.store = Store(url, prefix, **how)
+        self.store = SessionStore(url, prefix, **how)
         self.raw: redis.Redis = redis.Redis.from_url(url)
         self.keys = self.store.keys
         self._sessions: list[Session] = []
@@ -179,7 +179,7 @@ class Namespace:
             seconds -= step
 
 
-def give_clock(store: Store) -> Store:
+def give_clock(store: SessionStore) -> SessionStore:
     """Have all scripts of a store see the time in the namespace, not that of Redis; see :data:`CLOCK`."""
     for name, script in store._scripts.items():
         store._scripts[name] = store._client.register_script(CLOCK + script.text)

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from celery_gconc.protocol.messages import Ask, Grant, Held, Sync, Synced
+from celery_gconc.protocol.replies import limits_of
 from celery_gconc.protocol.scripts import TURNS
-from celery_gconc.protocol.status import limits_of
 
 from .namespace import INTERVAL, TIMEOUT, Request, Session, State, TimedNamespace
 

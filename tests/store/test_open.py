@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_gconc.protocol.messages import Held, Stranger
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 
 from .namespace import INTERVAL, Namespace
 
@@ -147,7 +147,7 @@ def test_where_the_server_is_one_of_several_and_nobody_was_there_lately_grants_w
     namespace: Namespace, redis_url: str
 ):
     namespace.session("a")
-    several = Store(f"{redis_url};redis://127.0.0.1:1/0", "gconc")
+    several = SessionStore(f"{redis_url};redis://127.0.0.1:1/0", "gconc")
 
     def begin(name: str) -> float:
         info = {"node": name, "pid": 1, "pool": "solo", "app": "", "broker": ""}

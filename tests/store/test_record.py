@@ -7,7 +7,7 @@ import json
 import pytest
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.protocol.messages import BUCKETS, Stall
+from celery_gconc.protocol.counted import BUCKETS, Stall
 from celery_gconc.worker.session.counts import MAX_SAMPLES, Counters
 
 from .namespace import Namespace

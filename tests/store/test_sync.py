@@ -9,7 +9,7 @@ import pytest
 
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.messages import Ask, Grant, Held
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import redis_server
 
 from .namespace import INTERVAL, TIMEOUT, Namespace
@@ -449,7 +449,7 @@ def test_a_server_that_died_is_unavailable_to_every_call(namespace: Namespace):
 
 def test_a_server_that_hangs_is_unavailable_within_the_bound_of_a_call(namespace: Namespace):
     with redis_server() as server:
-        store = Store(server.url, "gconc", call_timeout=0.2)
+        store = SessionStore(server.url, "gconc", call_timeout=0.2)
         try:
             store.status()
             os.kill(server.process.pid, signal.SIGSTOP)

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from tests.conftest import valkey_or_skip
 from tests.kit.kept import Kept
 from tests.kit.keys import key
@@ -74,18 +74,18 @@ def last_ticket(node: object) -> int:
 
 @over_each
 def test_a_store_goes_on_at_the_node_that_takes_the_place_of_a_killed_one(topology):
-    store = Store(topology.url, "gconc", call_timeout=2.0)
+    store = SessionStore(topology.url, "gconc", call_timeout=2.0)
     assert store.ticket() == 1
     standbys = topology.standbys
     wait_until(lambda: all(node.do("DBSIZE") for node in standbys), what="the replicas have it")
     assert topology.lose_keeper() in standbys
-    assert served(store, Store.ticket) == 2
+    assert served(store, SessionStore.ticket) == 2
     store.close()
 
 
 @over_each
 def test_a_subscription_moves_with_the_keys_though_the_old_node_takes_writes(topology):
-    store = Store(topology.url, "gconc", call_timeout=0.5)
+    store = SessionStore(topology.url, "gconc", call_timeout=0.5)
     pubsub, channel = store.subscribe("one"), store.keys.channel("one")
     old = topology.keeper
     assert old.do("PUBSUB", "CHANNELS", channel) == [channel]
@@ -113,14 +113,14 @@ def test_a_subscription_moves_with_the_keys_though_the_old_node_takes_writes(top
 
 @over_sentinels
 def test_an_old_master_that_comes_back_is_not_used_though_it_takes_writes(sentinel):
-    store = Store(sentinel.url, "gconc", call_timeout=60.0)  # and so long it doesn't ask the Sentinels again
+    store = SessionStore(sentinel.url, "gconc", call_timeout=60.0)  # and so long it doesn't ask the Sentinels again
     assert [store.ticket(), store.ticket()] == [1, 2]
     wait_until(lambda: all(last_ticket(node) == 2 for node in sentinel.standbys), what="the replicas have it")
     old = sentinel.keeper
     sentinel.lose_keeper()
     old.start()
     assert old.do("ROLE")[0] == "master"
-    assert served(store, Store.ticket) == 3
+    assert served(store, SessionStore.ticket) == 3
     assert old.do("EXISTS", META) == 0
     store.close()
 
@@ -129,9 +129,9 @@ def test_an_old_master_that_comes_back_is_not_used_though_it_takes_writes(sentin
 def test_a_master_that_is_cut_off_from_its_replicas_grants_nothing_where_it_is_told_to_need_one(sentinel):
     old, replicas = sentinel.keeper, sentinel.standbys
     old.do("CONFIG", "SET", "min-replicas-to-write", 1, "min-replicas-max-lag", 1)
-    store = Store(f"redis://127.0.0.1:{old.port}", "gconc", call_timeout=2.0)
+    store = SessionStore(f"redis://127.0.0.1:{old.port}", "gconc", call_timeout=2.0)
     try:
-        assert served(store, Store.ticket) == 1
+        assert served(store, SessionStore.ticket) == 1
         for each in sentinel.sentinels:  # nobody replaces it meanwhile
             each.freeze()
         old.cut_replicas(*replicas)
@@ -144,7 +144,7 @@ def test_a_master_that_is_cut_off_from_its_replicas_grants_nothing_where_it_is_t
 
 @over_sentinels
 def test_a_connection_to_a_demoted_master_is_left_for_the_new_one(sentinel):
-    store = Store(sentinel.url, "gconc", call_timeout=60.0)  # and so long it doesn't ask the Sentinels again
+    store = SessionStore(sentinel.url, "gconc", call_timeout=60.0)  # and so long it doesn't ask the Sentinels again
     old = sentinel.keeper
     sentinel.begin_failover()
     assert store.ticket() == 1  # the old one knows of nothing
@@ -159,7 +159,7 @@ def test_a_connection_to_a_demoted_master_is_left_for_the_new_one(sentinel):
 @over_sentinels
 def test_sentinels_that_do_not_answer_cost_a_second_each_and_are_asked_last_from_then_on(sentinel):
     first, second, third = sentinel.sentinels
-    store = Store(sentinel.url, "gconc", call_timeout=2.0)
+    store = SessionStore(sentinel.url, "gconc", call_timeout=2.0)
     first.freeze()
     second.freeze()
     try:
@@ -180,13 +180,13 @@ def test_sentinels_that_do_not_answer_cost_a_second_each_and_are_asked_last_from
         first.thaw()
         second.thaw()
     store.close()
-    assert served(store, Store.ticket) == 3
+    assert served(store, SessionStore.ticket) == 3
     store.close()
 
 
 @over_sentinels
 def test_a_master_s_name_that_no_sentinel_knows_is_told(sentinel):
-    store = Store(sentinel.url.replace(MASTER, "another"), "gconc", {"password": "hunter2"}, call_timeout=2.0)
+    store = SessionStore(sentinel.url.replace(MASTER, "another"), "gconc", {"password": "hunter2"}, call_timeout=2.0)
     with pytest.raises(StoreUnavailable, match="knows no master 'another'") as failed:
         store.ticket()
     assert "hunter2" not in str(failed.value)
@@ -198,7 +198,7 @@ def test_a_master_s_name_that_no_sentinel_knows_is_told(sentinel):
 
 @over(argvalues=["cluster", "valkey-cluster"])
 def test_a_store_follows_its_slot_at_once_and_loads_its_scripts_there(cluster):
-    store = Store(cluster.url, "gconc", call_timeout=2.0)
+    store = SessionStore(cluster.url, "gconc", call_timeout=2.0)
     assert store.ticket() == 1
     cluster.hand_over()
     assert [store.ticket(), store.ticket()] == [2, 3]
@@ -208,7 +208,7 @@ def test_a_store_follows_its_slot_at_once_and_loads_its_scripts_there(cluster):
 
 @over_a_cluster
 def test_while_the_slot_is_on_its_way_a_call_waits_for_half_a_second_and_then_tells(cluster):
-    store = Store(cluster.url, "gconc", call_timeout=2.0)
+    store = SessionStore(cluster.url, "gconc", call_timeout=2.0)
     store.ticket()
     told: list[str] = []
 
@@ -220,7 +220,7 @@ def test_while_the_slot_is_on_its_way_a_call_waits_for_half_a_second_and_then_te
 
     cluster.migrate(cluster.others[0], pause=pause)
     assert told == ["late"]
-    assert served(store, Store.ticket) == 2
+    assert served(store, SessionStore.ticket) == 2
 
     arrived = threading.Event()
     mover = threading.Thread(
@@ -235,7 +235,7 @@ def test_while_the_slot_is_on_its_way_a_call_waits_for_half_a_second_and_then_te
 
 @over_a_cluster
 def test_what_is_published_at_any_node_of_a_cluster_is_heard(cluster):
-    store = Store(cluster.url, "gconc", call_timeout=2.0)
+    store = SessionStore(cluster.url, "gconc", call_timeout=2.0)
     pubsub = store.subscribe("one")
     cluster.others[0].do("PUBLISH", store.keys.channel("one"), '{"version": 7}')
     wait_until(lambda: [notice.version for notice in store.notices(pubsub, "one")] == [7], what="the notice")
@@ -246,11 +246,11 @@ def test_what_is_published_at_any_node_of_a_cluster_is_heard(cluster):
 @over_a_cluster
 def test_the_node_of_the_url_may_be_gone_once_others_are_known(cluster):
     seed = cluster.others[0]
-    store = Store(f"rediscluster://127.0.0.1:{seed.port}", "gconc", call_timeout=2.0)
+    store = SessionStore(f"rediscluster://127.0.0.1:{seed.port}", "gconc", call_timeout=2.0)
     assert store.ticket() == 1
     seed.kill()
     store.close()
-    assert served(store, Store.ticket) == 2
+    assert served(store, SessionStore.ticket) == 2
     store.close()
 
 
@@ -259,16 +259,18 @@ def test_the_first_of_two_nodes_may_be_unreachable(cluster):
     seeds = cluster.others
     hosts = ",".join(f"127.0.0.1:{node.port}" for node in seeds)
     seeds[0].freeze()
-    store = Store(f"rediscluster://{hosts}", "gconc", call_timeout=1.0)
+    store = SessionStore(f"rediscluster://{hosts}", "gconc", call_timeout=1.0)
     began = time.monotonic()
-    served(store, Store.ticket)
+    served(store, SessionStore.ticket)
     assert time.monotonic() - began <= patience(10)
     seeds[0].thaw()
     store.close()
 
 
 def test_a_server_that_is_no_cluster_is_told(redis_url):
-    store = Store(redis_url.replace("redis://", "rediscluster://"), "gconc", {"password": None}, call_timeout=1.0)
+    store = SessionStore(
+        redis_url.replace("redis://", "rediscluster://"), "gconc", {"password": None}, call_timeout=1.0
+    )
     with pytest.raises(StoreUnavailable, match="cluster support disabled"):
         store.ticket()
     store.close()

@@ -26,7 +26,7 @@ from celery_gconc.connection.failures import Names
 from celery_gconc.operations.operations import Operations
 from celery_gconc.protocol.keys import Keys
 from celery_gconc.protocol.rights import NEEDED, OPTIONAL, Missing, missing_at_broker
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.worker.session import link
 from celery_gconc.worker.session.health import Health
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
@@ -244,7 +244,7 @@ def test_what_can_never_work_is_told_with_the_setting_that_the_user_made(servers
 @pytest.mark.wild("connections", "a password for a Redis that has none")
 def test_a_password_that_nobody_wants_is_left_out_until_somebody_does(redis_process):
     with redis_server() as server, redis.Redis(port=server.port) as admin:
-        store = Store(f"redis://:{SECRET}@127.0.0.1:{server.port}/0", "gconc")
+        store = SessionStore(f"redis://:{SECRET}@127.0.0.1:{server.port}/0", "gconc")
         before = store.ticket()
         admin.execute_command("CONFIG", "SET", "requirepass", SECRET)
         admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -346,7 +346,7 @@ def test_what_only_does_not_work_now_is_waited_for(servers, url, says):
     ],
 )
 def test_a_server_that_takes_no_writes_is_waited_for_with_what_to_do_if_that_lasts(servers, breaks, heals, says):
-    store = Store(servers.url("redis://127.0.0.1:{plain}/0"), "gconc")
+    store = SessionStore(servers.url("redis://127.0.0.1:{plain}/0"), "gconc")
     try:
         servers.do(*breaks)
         with pytest.raises(StoreUnavailable) as raised:
@@ -399,7 +399,7 @@ PATTERNS = f"~{KEYS.prefix}* &{KEYS.channels()}*"
 def missing(servers: Servers, *words: str) -> str:
     """What is said to be missing to a user with these rights."""
     servers.user("shop", *words)
-    store = Store(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0"), "gconc")
+    store = SessionStore(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0"), "gconc")
     try:
         with pytest.raises(StoreUnusable) as raised:
             store.check_rights()
@@ -440,7 +440,7 @@ def test_valkey_s_refusals_are_understood_as_redis_s():
         admin.execute_command(
             "ACL", "SETUSER", "shop", "on", f">{SECRET}", "resetchannels", "+@all", "-zadd", "~shop:*", "&shop:*"
         )
-        store = Store(valkey.url.replace("://", f"://shop:{SECRET}@"), "gconc")
+        store = SessionStore(valkey.url.replace("://", f"://shop:{SECRET}@"), "gconc")
         with pytest.raises(StoreUnusable, match=re.escape(f"ACL SETUSER shop {PATTERNS} +zadd, or")):
             store.check_rights()
         store.close()
@@ -448,7 +448,7 @@ def test_valkey_s_refusals_are_understood_as_redis_s():
 
 def test_the_line_that_is_told_suffices(servers):
     servers.do("ACL", "SETUSER", "shop", *missing(servers, "+@read", "~shop:*", "&shop:*").split())
-    again = Store(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0"), "gconc")
+    again = SessionStore(servers.url(f"redis://shop:{SECRET}@127.0.0.1:{{plain}}/0"), "gconc")
     words = missing_now(again)
     if words:  # where no command on keys was allowed, nothing could be told of keys yet
         servers.do("ACL", "SETUSER", "shop", *words.split())
@@ -456,7 +456,7 @@ def test_the_line_that_is_told_suffices(servers):
     again.close()
 
 
-def missing_now(store: Store) -> str:
+def missing_now(store: SessionStore) -> str:
     try:
         store.check_rights()
     except StoreUnusable as exc:
@@ -478,7 +478,7 @@ def test_what_is_tried_is_what_the_page_of_rights_has():
 def test_trying_the_rights_changes_nothing_and_is_no_sign_of_life(servers):
     admin = servers.admins["plain"]
     admin.flushall()
-    store = Store(servers.url("redis://127.0.0.1:{plain}/0"), "gconc")
+    store = SessionStore(servers.url("redis://127.0.0.1:{plain}/0"), "gconc")
     assert store.check_rights() == ()
     assert admin.keys("*") == []
     with admin.pubsub() as listener:
@@ -492,7 +492,7 @@ def test_trying_the_rights_changes_nothing_and_is_no_sign_of_life(servers):
 @pytest.mark.wild("connections", "commands on keys renamed on a managed Redis", result=REFUSED)
 def test_a_command_that_was_renamed_away_is_told_by_its_name(redis_process):
     with redis_server(None, "--rename-command", "HSCAN", "", "--rename-command", "XADD", "hidden") as server:
-        store = Store(server.url, "gconc")
+        store = SessionStore(server.url, "gconc")
         with pytest.raises(StoreUnusable, match="lacks HSCAN, XADD:"):
             store.check_rights()
         store.close()

@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.certificates import make_certificates
 from tests.kit.keys import key
 from tests.kit.servers import free_port, redis_binary
@@ -78,7 +78,7 @@ def over(secure: Secure, make_cluster: Callable[..., Cluster]) -> Callable[..., 
 
     def make(broker: str, **conf: object) -> Cluster:
         secure.node.do("FLUSHALL")
-        store = Store(f"redis://127.0.0.1:{secure.node.port}/0", "gconc")
+        store = SessionStore(f"redis://127.0.0.1:{secure.node.port}/0", "gconc")
         info = {"node": "first", "pid": 1, "pool": "solo", "app": "", "broker": ""}
         store.open("first", interval=60.0, timeout=180.0, info=info, config={}, room=0)
         store.close_session("first")
@@ -199,7 +199,7 @@ def test_workers_run_over_every_server_that_a_wheel_has(name: str, tmp_path: Pat
 
 def test_a_server_of_every_kind_is_talked_to_in_one_protocol(redis_url: str):
     """redis-py 8 would greet with HELLO 3, which not every server, proxy or user's rights know."""
-    store = Store(redis_url, "gconc", {"protocol": 3})
+    store = SessionStore(redis_url, "gconc", {"protocol": 3})
     store.ticket()
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         assert {one["resp"] for one in client.client_list() if one["cmd"].startswith("eval")} == {"2"}

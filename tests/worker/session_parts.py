@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery
 
 from celery_gconc.clock import now
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.settings import Settings
 from celery_gconc.worker.children import Children
 from celery_gconc.worker.ledger.ledger import Ledger
@@ -122,7 +122,7 @@ class Running(Parts):
 
     def __init__(self, url: str, **how: Any) -> None:
         super().__init__(url, **how)
-        self.store = Store.from_settings(self.settings)
+        self.store = SessionStore.from_settings(self.settings)
         self.selector = selectors.DefaultSelector()
         self.notices = Notices(
             self.store,

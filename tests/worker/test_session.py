@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from celery_gconc.errors import SessionRefused, StoreUnavailable
-from celery_gconc.protocol.store import MOST_NOTICES
+from celery_gconc.protocol.session_store import MAX_NOTICES
 from celery_gconc.worker.ledger.permits import IDLE_SECONDS, LAZY_SECONDS
 from celery_gconc.worker.session.health import LostLeases
 from celery_gconc.worker.session.session import MAX_OPENINGS
@@ -359,7 +359,7 @@ def test_notices_that_came_in_one_go_are_all_read(running, namespace):
     channel = namespace.keys.channel(running.session.id)
     running.hear(0)
     with namespace.raw.pipeline() as pipe:
-        for number in range(2 * MOST_NOTICES):
+        for number in range(2 * MAX_NOTICES):
             pipe.publish(channel, f'{{"recall": {{"queue:{number}": 0}}}}')
         pipe.execute()
     goes = 0
@@ -368,7 +368,7 @@ def test_notices_that_came_in_one_go_are_all_read(running, namespace):
         if running.notices.has_more:
             running.notices.read()
     interests = running.ledger.collect("", 0, confirmed=0, full=False).interests
-    assert len(interests) == 2 * MOST_NOTICES, "all of them are contended"
+    assert len(interests) == 2 * MAX_NOTICES, "all of them are contended"
     assert goes >= 2
 
 

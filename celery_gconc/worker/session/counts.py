@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from celery_gconc.limits.claims import Limits
-from celery_gconc.protocol.messages import BUCKETS, Lately, LimitCounts, Record, Stall
+from celery_gconc.protocol.counted import BUCKETS, Lately, LimitCounts, Record, Stall
 
 #: How many ended tasks of a limit are sent one by one with a heartbeat; of more, a random choice.
 MAX_SAMPLES = 64

@@ -25,7 +25,7 @@ from celery.utils.log import get_logger
 from celery_gconc.clock import now
 from celery_gconc.errors import SessionRefused, StoreUnavailable, StoreUnusable
 from celery_gconc.protocol.scripts import LAST_RETRY
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.settings import Settings
 from celery_gconc.worker.children import Children
 from celery_gconc.worker.ledger.ledger import Ledger
@@ -84,7 +84,7 @@ class Link:
         self._settings, self._ledger, self._identity = settings, ledger, identity
         self._bell, self._health, self._counters = bell, health, counters
         self._children, self._runs, self._consumer = children, runs, consumer
-        self.store = Store.from_settings(settings, call_timeout=min(settings.heartbeat_interval, MAX_CALL))
+        self.store = SessionStore.from_settings(settings, call_timeout=min(settings.heartbeat_interval, MAX_CALL))
         #: The data of each file is a function, which is called when there is something to read.
         self._selector = selectors.DefaultSelector()
         self._selector.register(bell, selectors.EVENT_READ, bell.hear)
@@ -102,7 +102,7 @@ class Link:
         )
         self._notices = notices
         #: Calls of others with the store. Any thread appends, the link's takes.
-        self._calls: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
+        self._calls: deque[tuple[Callable[[SessionStore], Any], Future[Any]]] = deque()
         #: Set by :meth:`stop`, on any thread.
         self._is_stopping = False
         #: Whether the thread is to end though tasks may run: Redis is away at the end, or this worker must not run.
@@ -125,7 +125,7 @@ class Link:
         """Start the thread."""
         self._thread.start()
 
-    def call(self, function: Callable[[Store], T]) -> Future[T]:
+    def call(self, function: Callable[[SessionStore], T]) -> Future[T]:
         """Run *function* with the store on the link's thread, between syncs."""
         future: Future[T] = Future()
         if (trouble := self._health.trouble) is not None:

@@ -15,7 +15,7 @@ from typing import Any
 from redis.client import PubSub
 
 from celery_gconc.clock import now
-from celery_gconc.protocol.store import MOST_NOTICES, Store
+from celery_gconc.protocol.session_store import MAX_NOTICES, SessionStore
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.wake import Wakeable
 
@@ -25,7 +25,7 @@ class Notices:
 
     def __init__(
         self,
-        store: Store,
+        store: SessionStore,
         ledger: Ledger[Any],
         selector: selectors.BaseSelector,
         consumer: Wakeable,
@@ -66,7 +66,7 @@ class Notices:
         assert self._pubsub is not None
         self._asked_at = None
         notices = self._store.notices(self._pubsub, self._session)
-        self.has_more = len(notices) >= MOST_NOTICES
+        self.has_more = len(notices) >= MAX_NOTICES
         is_news = False
         for notice in notices:
             is_news = self._ledger.notice(notice) or is_news

@@ -9,14 +9,14 @@ from celery.utils.log import get_logger
 
 from celery_gconc.errors import SessionRefused
 from celery_gconc.protocol.messages import Opened, Stranger
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.settings import Settings
 from celery_gconc.worker.session.identity import Identity
 
 logger = get_logger(__name__)
 
 
-def check_server(store: Store, settings: Settings) -> None:
+def check_server(store: SessionStore, settings: Settings) -> None:
     """See that Redis gives us the rights that we need, and keeps what it is given.
 
     Raises:

@@ -1,6 +1,6 @@
 """A worker's session in Redis: opened, brought in line by syncs, renewed by heartbeats, opened again where it ended.
 
-    Ledger -> Session -> Store (open, sync, record);  Store (answers) -> Session -> Ledger
+    Ledger -> Session -> SessionStore (open, sync, record);  SessionStore (answers) -> Session -> Ledger
 
 Thread: the link's. It has none of its own, and never sleeps: :meth:`Session.run_once` does what is due, a step at a
 time, and returns when the next is.
@@ -18,7 +18,7 @@ from celery.utils.log import get_logger
 
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.messages import Former, Opened, Synced
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.settings import Settings
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.session.counts import Counters
@@ -47,7 +47,7 @@ class Session:
     def __init__(
         self,
         settings: Settings,
-        store: Store,
+        store: SessionStore,
         ledger: Ledger[Any],
         notices: Notices,
         *,

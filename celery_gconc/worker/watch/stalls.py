@@ -18,7 +18,7 @@ import threading
 from celery.utils.log import get_logger
 
 from celery_gconc.clock import now
-from celery_gconc.protocol.messages import Stall
+from celery_gconc.protocol.counted import Stall
 from celery_gconc.worker.dispatch import Dispatcher
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool

@@ -1,0 +1,95 @@
+"""What a worker's session does in the coordination Redis, beside what everybody may: one method for a Lua script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery.utils.log import get_logger
+from redis.client import PubSub
+
+from celery_gconc.connection.location import Location
+from celery_gconc.connection.nodes import CONNECT_TIMEOUT
+from celery_gconc.protocol.counted import Record
+from celery_gconc.protocol.messages import Former, Held, Notice, Open, Opened, Sync, Synced
+from celery_gconc.protocol.store import CALL_TIMEOUT, Store
+
+logger = get_logger(__name__)
+
+#: How many notices are read in one go.
+MAX_NOTICES = 1000
+
+
+class SessionStore(Store):
+    """The coordination Redis, for a session; used on one thread."""
+
+    def __init__(
+        self,
+        where: Location | str,
+        prefix: str,
+        options: Mapping[str, Any] | None = None,
+        call_timeout: float = CALL_TIMEOUT,
+    ) -> None:
+        super().__init__(where, prefix, options, call_timeout)
+        self._has_warned_of_strangers = False
+
+    def open(
+        self,
+        session: str,
+        *,
+        interval: float,
+        timeout: float,
+        info: Mapping[str, Any],
+        config: Mapping[str, int],
+        room: int,
+        held: Sequence[Held] = (),
+        version: int = -1,
+        former: Former | None = None,
+        queues: Sequence[str] = (),
+    ) -> Opened:
+        """Begin a session; see :class:`~celery_gconc.protocol.messages.Open`."""
+        former = former or Former((), "")
+        several = self._location.kind == "server" and len(self._location.servers) > 1
+        asked = Open(session, interval, timeout, info, config, room, held, version, former, queues, several)
+        return Opened.decode(self._run("open", asked.encode()))
+
+    def sync(self, sync: Sync) -> Synced:
+        """Tell what changed in a session and hear what was granted."""
+        return Synced.decode(self._run("sync", sync.encode()))
+
+    def record(self, session: str, record: Record) -> None:
+        """Tell what a session has counted; see ``lua/session/record.lua``."""
+        self._run("record", {"session": session, **record.encode()})
+
+    def close_session(self, session: str) -> None:
+        """End a session at once; see ``lua/session/close.lua``."""
+        self._run("close", {"session": session})
+
+    def subscribe(self, session: str, timeout: float | None = None) -> PubSub:
+        """Listen to the notices of a session, whose lease is *timeout* long; returns once Redis has confirmed."""
+        channels = [] if timeout is None else [self.keys.lease_channel(session, timeout)]
+        with self._translated():
+            return self._client.subscribe(*channels, self.keys.channel(session), timeout=CONNECT_TIMEOUT)
+
+    def ask(self, pubsub: PubSub) -> None:
+        """Have Redis answer on the connection for notices (the answer is none itself); doesn't wait for it."""
+        with self._translated():
+            pubsub.ping()
+
+    def notices(self, pubsub: PubSub, session: str) -> list[Notice]:
+        """All notices that have arrived for a session; never waits."""
+        found = []
+        with self._translated():
+            for _ in range(MAX_NOTICES):
+                if (message := pubsub.get_message(timeout=0)) is None:
+                    break
+                if message["type"] == "message" and message["channel"] == self.keys.channel(session).encode():
+                    notice = Notice.decode(message["data"])
+                    if notice is not None:
+                        found.append(notice)
+                    elif not self._has_warned_of_strangers:
+                        self._has_warned_of_strangers = True
+                        logger.warning(
+                            "celery-gconc: ignored an unrecognised message on %s", self.keys.channel(session)
+                        )
+        return found
