@@ -62,6 +62,15 @@ def test_what_a_session_runs_already_is_held_even_beyond_the_max_and_drains(name
     assert namespace.holders("app") == [("b", waiter)]
 
 
+def test_what_a_session_runs_already_is_held_as_soon_as_it_is_open(namespace: Namespace):
+    namespace.set("app", 1)
+    other = namespace.session("b")
+    namespace.session("a", held=[Held(1, ("app",))], version=1, states=False)
+    number = other.ask("app")
+    assert namespace.holders("app") == [("a", 1)]
+    assert namespace.line("app") == [("b", number)]
+
+
 def test_what_a_session_runs_counts_before_anyone_who_waits_is_granted(namespace: Namespace):
     namespace.set("app", 0)
     namespace.session("a").ask("app")

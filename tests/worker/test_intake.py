@@ -10,7 +10,7 @@ from kombu import Connection, Consumer, Queue
 from kombu.common import QoS
 
 from celery_gconc.clock import now
-from celery_gconc.worker import intake as intake_module
+from celery_gconc.worker.intake import intake as intake_module
 from celery_gconc.worker.intake.intake import LEFT_SECONDS, Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.run import Run
