@@ -28,7 +28,7 @@ from celery_gconc.worker.watch.stalls import TICK_SECONDS
 SLOTS = 4
 
 #: How many times its cost with few a step may have with many (and a millisecond), and its length in seconds at most.
-MOST_TIMES, MOST_SECONDS = 5.0, 0.005
+MOST_TIMES, MAX_SECONDS = 5.0, 0.005
 
 
 class Anything:
@@ -188,7 +188,7 @@ def main() -> int:
     print(f"{'us a step, median (95 %)':46} {arguments.few:>16,} {arguments.many:>16,}")
     for name, step in STEPS.items():
         (small, small_most), (large, large_most) = cost(few, step, arguments.times), cost(many, step, arguments.times)
-        is_missed = large > MOST_TIMES * small + 1e-3 or large_most > MOST_SECONDS
+        is_missed = large > MOST_TIMES * small + 1e-3 or large_most > MAX_SECONDS
         missed += is_missed
         figures = [f"{a * 1e6:,.0f} ({b * 1e6:,.0f})" for a, b in ((small, small_most), (large, large_most))]
         print(f"{'MISS' if is_missed else 'ok':4} {name:42} {figures[0]:>15} {figures[1]:>15}")

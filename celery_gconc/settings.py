@@ -27,7 +27,7 @@ from celery_gconc.limits.rules import parse_max
 from celery_gconc.lookup import PREFIX, closest, given, likely_meant, own_keys, pending
 
 #: The longest lease, in seconds: after a loss of its data Redis waits for the end of the longest.
-MOST_TIMEOUT = 300.0
+MAX_TIMEOUT = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +276,7 @@ def _checked(values: Mapping[str, Any], location: Location | None) -> Settings:
     timeout = _number(values, "heartbeat_timeout", 0.0)
     if timeout < 2 * interval:
         raise _refuse("heartbeat_timeout", timeout, f" ({interval:g}), which makes {2 * interval:g}")
-    if timeout > MOST_TIMEOUT:
+    if timeout > MAX_TIMEOUT:
         raise _refuse("heartbeat_timeout", timeout, f" ({interval:g})")
     warnings = []
     if timeout < 3 * interval:

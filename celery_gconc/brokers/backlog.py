@@ -34,7 +34,7 @@ CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 3.0
 
 #: How many messages of a queue are looked at, from its consuming end, and how many that workers have taken.
-MOST_LOOKED_AT = 20_000
+MAX_LOOKED_AT = 20_000
 
 #: How many messages are looked at in one step.
 STEP = 500
@@ -130,7 +130,7 @@ class Backlog:
     def find(self, task_id: str, queues: Iterable[str]) -> Search:
         """Look for a task's message in these queues, and among those that workers have taken.
 
-        With a Redis broker only; with others the counts are all that is known. ``MOST_LOOKED_AT`` messages of each
+        With a Redis broker only; with others the counts are all that is known. ``MAX_LOOKED_AT`` messages of each
         queue are looked at, those first that are consumed first, for ``LOOK_SECONDS`` at most.
         """
         names = list(dict.fromkeys(queues))
@@ -216,7 +216,7 @@ class _RedisSearch:
     def _in_list(self, key: str) -> tuple[tuple[int, dict[str, Any]] | None, int]:
         """The index of the task's message in a list, and the message; and the list's length."""
         length, _ = self._run("find_in_list", [key], 0, 0)
-        at = max(length - MOST_LOOKED_AT, 0)
+        at = max(length - MAX_LOOKED_AT, 0)
         self._is_complete &= at == 0
         while at < length:
             if time.monotonic() > self._ends:
@@ -244,7 +244,7 @@ class _RedisSearch:
             looked += some
             if cursor in (b"0", "0"):
                 return None
-            if looked >= MOST_LOOKED_AT or time.monotonic() > self._ends:
+            if looked >= MAX_LOOKED_AT or time.monotonic() > self._ends:
                 self._is_complete = False
                 return None
 

@@ -105,6 +105,6 @@ class Broker:
     def keep(self, messages: Collection[Any]) -> None:
         """Tell the broker that these are still held, where it would deliver them again otherwise."""
 
-    def take_past(self, name: str, tasks: Iterable[str], most: int) -> int:
+    def take_past(self, name: str, tasks: Iterable[str], count: int) -> int:
         """Deliver messages of a cancelled queue that are for other tasks than these; return how many."""
         return 0

@@ -27,7 +27,7 @@ logger = get_logger(__name__)
 LOOK_SECONDS = 2.0
 
 #: The shortest expiry, in seconds, that a queue survives with certainty: some looks may be late.
-LEAST_EXPIRY = 5 * LOOK_SECONDS
+MIN_EXPIRY = 5 * LOOK_SECONDS
 
 #: After how many looks with nothing to look at the connection is closed.
 IDLE_LOOKS = 15

@@ -27,7 +27,7 @@ from celery_gconc.protocol.rights import OPTIONAL_AT_BROKER, missing_at_broker
 LOOKED_AT = 500
 
 #: How many messages, or some more than how many bytes of them, are put back in one step at most.
-MOST_GIVEN, BYTES_GIVEN = 500, 1024 * 1024
+MAX_GIVEN, BYTES_GIVEN = 500, 1024 * 1024
 
 #: After how many seconds a queue that was looked through is looked through again from its start.
 LOOK_AGAIN_SECONDS = 5.0
@@ -100,7 +100,7 @@ class RedisBroker(VirtualBroker):
         while deliveries:
             keys, arguments = [channel.unacked_key, channel.unacked_index_key], list[str]()
             size = 0
-            while deliveries and len(arguments) < 2 * MOST_GIVEN and size < BYTES_GIVEN:
+            while deliveries and len(arguments) < 2 * MAX_GIVEN and size < BYTES_GIVEN:
                 name, message = deliveries.pop()
                 payload = message._raw
                 payload["properties"]["delivery_info"].pop(QUEUE_KEY, None)
@@ -129,7 +129,7 @@ class RedisBroker(VirtualBroker):
         with self.channel.conn_or_acquire() as client:
             client.zadd(self.channel.unacked_index_key, scores, xx=True)
 
-    def take_past(self, name: str, tasks: Iterable[str], most: int) -> int:
+    def take_past(self, name: str, tasks: Iterable[str], count: int) -> int:
         """Look at some hundred messages more of a cancelled queue; see ``take_past.lua``."""
         channel, moment = self.channel, time.monotonic()
         if self._is_closed:
@@ -137,7 +137,7 @@ class RedisBroker(VirtualBroker):
         if not channel.qos.can_consume():
             return 0  # tasks that are held back elsewhere (ETA, rate limit) have taken the prefetch count
         credit = channel.qos.can_consume_max_estimate()
-        most = most if credit is None else min(most, credit)
+        count = count if credit is None else min(count, credit)
         lists = dict.fromkeys(channel._q_for_pri(name, step) for step in channel.priority_steps)
         if moment - self._looked_through.get(name, moment) >= LOOK_AGAIN_SECONDS:
             del self._looked_through[name]
@@ -147,7 +147,9 @@ class RedisBroker(VirtualBroker):
         for key in lists:
             looked = self._looked.get(key, 0)
             keys = [key, channel.unacked_key, channel.unacked_index_key]
-            left, *found = run_on_broker(self.channel, "take_past", keys, looked, LOOKED_AT, most, time.time(), *passed)
+            left, *found = run_on_broker(
+                self.channel, "take_past", keys, looked, LOOKED_AT, count, time.time(), *passed
+            )
             self._looked[key] = looked + left
             for payload in found:
                 self._receivers[name](loads(payload))

@@ -13,7 +13,7 @@ import click
 
 from celery_gconc.limits.name import shown
 from celery_gconc.operations.arguments import limit_argument, max_argument
-from celery_gconc.operations.operations import MOST_DURATION
+from celery_gconc.operations.operations import MAX_DURATION
 
 #: The units of a span of time, in seconds, the largest first.
 UNITS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -47,7 +47,7 @@ def _span(text: str) -> float:
     if not parts or not is_whole or units != [unit for unit in UNITS if unit in units]:
         raise click.UsageError(f"a time span looks like 2h, 30m, 90s or 1d12h; got {shown(text)}")
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if not 0.001 <= seconds <= MOST_DURATION:
+    if not 0.001 <= seconds <= MAX_DURATION:
         raise click.UsageError(f"a time span must be above 0 and at most ten years; got {shown(text)}")
     return seconds
 

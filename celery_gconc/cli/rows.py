@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BAR = 10
 
 #: How narrow, in columns, a terminal may be before bars are left out.
-LEAST_FOR_BARS = 80
+MIN_FOR_BARS = 80
 
 #: The columns of a limit's row: heading, is it a number. The bar is left out where no terminal shows it.
 LIMIT_COLUMNS: tuple[Column, ...] = (
@@ -121,10 +121,10 @@ def moment(at: float, now: float) -> str:
     return then.strftime("%H:%M:%S %Z" if then.date() == today.date() else "%Y-%m-%d %H:%M:%S %Z")
 
 
-def fitting(rows: Sequence[Any], selected: int, most: int) -> tuple[int, Sequence[Any]]:
+def fitting(rows: Sequence[Any], selected: int, count: int) -> tuple[int, Sequence[Any]]:
     """Those *most* rows around the selected one, and the number of the first of them."""
-    first = min(max(selected - most // 2, 0), max(len(rows) - most, 0))
-    return first, rows[first : first + most]
+    first = min(max(selected - count // 2, 0), max(len(rows) - count, 0))
+    return first, rows[first : first + count]
 
 
 def _made(by: str | None, at: float | None, reason: str | None, until: float | None, now: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from celery_gconc.cli.arguments import LIMIT
-from celery_gconc.cli.rows import BAR_COLUMNS, LEAST_FOR_BARS, LIMIT_COLUMNS, limit_row, notes_of
+from celery_gconc.cli.rows import BAR_COLUMNS, LIMIT_COLUMNS, MIN_FOR_BARS, limit_row, notes_of
 from celery_gconc.cli.terminal import Column, Command, Terminal, pass_terminal
 from celery_gconc.operations.wording import since, span, stall_note
 from celery_gconc.protocol.status import Holder, LimitStatus, Status, Waiter
@@ -56,7 +56,7 @@ def _show_limits(terminal: Terminal, found: Status) -> None:
             "or configure global_concurrency_limits."
         )
         return
-    has_bar = not terminal.is_plain and terminal.width >= LEAST_FOR_BARS
+    has_bar = not terminal.is_plain and terminal.width >= MIN_FOR_BARS
     is_ascii = terminal.console.options.ascii_only
     rows = [limit_row(limit, has_bar=has_bar, is_ascii=is_ascii) for limit in found.limits]
     terminal.table(BAR_COLUMNS if has_bar else LIMIT_COLUMNS, rows)

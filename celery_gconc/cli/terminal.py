@@ -35,7 +35,7 @@ EXIT_UNAVAILABLE = EX_UNAVAILABLE
 UNWRAPPED = 10_000
 
 #: To how many columns, with the blank after it, any column of a table may be folded for the sake of another.
-LEAST_COLUMN = 4
+MIN_COLUMN = 4
 
 #: A column: its heading, and whether it holds numbers (shown to the right).
 Column = tuple[str, bool]
@@ -174,7 +174,7 @@ def table_of(
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for number, (heading, is_number) in enumerate(columns):
         longest = max((row[number].cell_len for row in cells), default=0) if heading == whole else 0
-        is_whole = 0 < longest <= width - (len(columns) - 1) * LEAST_COLUMN
+        is_whole = 0 < longest <= width - (len(columns) - 1) * MIN_COLUMN
         table.add_column(
             heading,
             justify="right" if is_number else "left",

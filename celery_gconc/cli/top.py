@@ -18,8 +18,8 @@ from celery_gconc.cli.poller import Action, Poller, Told
 from celery_gconc.cli.rows import (
     BAR,
     BAR_COLUMNS,
-    LEAST_FOR_BARS,
     LIMIT_COLUMNS,
+    MIN_FOR_BARS,
     fitting,
     limit_row,
     notes_of,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 OTHER_LINES = 9
 
 #: How many lines a message takes at most, and the trouble with Redis: what is longer ends in dots.
-MOST_LINES = 3
+MAX_LINES = 3
 
 KEYS = "j/k select   p pause/resume   + raise   - lower   r reset   ? help   q quit"
 
@@ -194,7 +194,7 @@ class View:
         parts: list[RenderableType] = [Text(self._title(), style="bold", no_wrap=True, overflow="ellipsis")]
         if self._trouble:
             trouble = f"NO UPDATE for {span(time.monotonic() - self._taken)}: {self._trouble}"
-            parts += self._wrapped(trouble, width, MOST_LINES, "bold red")
+            parts += self._wrapped(trouble, width, MAX_LINES, "bold red")
         if self._is_help:
             return Group(*parts, Text(""), _help())
         room = height - len(parts) - 1
@@ -202,41 +202,41 @@ class View:
         parts += self._above(width, min(room - len(below), max(height - OTHER_LINES, 1) + 2))
         return Group(*parts, *below, Text(KEYS, style="dim", no_wrap=True, overflow="ellipsis"))
 
-    def _above(self, width: int, most: int) -> list[RenderableType]:
+    def _above(self, width: int, count: int) -> list[RenderableType]:
         """The limits, in *most* lines, and a blank one if it has room."""
         from rich.text import Text
 
-        if self._status is None or most < 2:
+        if self._status is None or count < 2:
             return []
         if self._limits:
-            table = self._table(width, max(most - 2, 1))
-            return [table, Text("")] if most > 2 else [table]
+            table = self._table(width, max(count - 2, 1))
+            return [table, Text("")] if count > 2 else [table]
         nothing = "No limits are set. Set one with: celery -A <app> gconc set <queue> <max>"
-        return [*self._wrapped(nothing, width, most)]
+        return [*self._wrapped(nothing, width, count)]
 
-    def _below(self, width: int, most: int, most_notes: int) -> list[Text]:
+    def _below(self, width: int, count: int, max_notes: int) -> list[Text]:
         """Notes on the selected limit, and the message: *most* lines, of which notes take *most_notes*.
 
         The message comes first where there is no room for all, then each note in equal parts.
         """
-        message = self._wrapped(self._message, width, min(MOST_LINES, most), "bold") if self._message else []
-        notes, room = self._notes(), min(most_notes, most - len(message))
+        message = self._wrapped(self._message, width, min(MAX_LINES, count), "bold") if self._message else []
+        notes, room = self._notes(), min(max_notes, count - len(message))
         lines = [line for note in notes for line in self._wrapped(note, width, max(room // len(notes), 1))]
         return [*lines[: max(room, 0)], *message]
 
-    def _wrapped(self, text: str, width: int, most: int, style: str = "") -> list[Text]:
+    def _wrapped(self, text: str, width: int, count: int, style: str = "") -> list[Text]:
         """A text in lines of *width* columns, *most* of them: what is longer ends in dots."""
         from rich.text import Text
 
-        if most < 1:
+        if count < 1:
             return []
-        some = printable(text[: width * (most + 1)])  # a reason may be a megabyte
+        some = printable(text[: width * (count + 1)])  # a reason may be a megabyte
         lines = [*Text(some, style=style).wrap(self._console, width)]
-        if len(lines) > most:
+        if len(lines) > count:
             dots = "..." if self._is_ascii else "…"
-            lines[most - 1].truncate(max(width - len(dots), 0))
-            lines[most - 1].append(dots)
-        return lines[:most]
+            lines[count - 1].truncate(max(width - len(dots), 0))
+            lines[count - 1].append(dots)
+        return lines[:count]
 
     def _title(self) -> str:
         if self._status is None:
@@ -244,7 +244,7 @@ class View:
         workers = count_of(len(self._status.sessions), "worker") if self._status.sessions else "no workers"
         return f"gconc top   {self._url}   {workers}   {time.strftime('%H:%M:%S', time.localtime(self._status.at))}"
 
-    def _table(self, width: int, most: int) -> RenderableType:
+    def _table(self, width: int, count: int) -> RenderableType:
         """One line a limit. The bars go before a name is shortened (it is whole in the notes when it is selected)."""
         from rich.cells import cell_len
         from rich.table import Table
@@ -252,9 +252,9 @@ class View:
 
         names = [printable(limit.limit) for limit in self._limits]
         selected = [limit.limit for limit in self._limits].index(self._selected) if self._selected else 0
-        first, shown = fitting(self._limits, selected, most)
+        first, shown = fitting(self._limits, selected, count)
         room = width - _taken([limit_row(limit, has_bar=False) for limit in shown])
-        has_bar = width >= LEAST_FOR_BARS and max(map(cell_len, names)) <= room - (BAR + 1)
+        has_bar = width >= MIN_FOR_BARS and max(map(cell_len, names)) <= room - (BAR + 1)
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         table.add_column("", width=1)
         for heading, is_number in BAR_COLUMNS if has_bar else LIMIT_COLUMNS:

@@ -42,7 +42,7 @@ from celery_gconc.connection.nodes import Alternatives, ClusterNodes, ConnectedB
 MOVE_SECONDS, MOVE_PAUSE = 0.5, 0.02
 
 #: How many nodes one call may be sent on to.
-MOST_MOVES = 3
+MAX_MOVES = 3
 
 
 def connect(location: Location, key: str, call_timeout: float) -> Client:
@@ -186,13 +186,13 @@ class Client:
             except ConnectedBeforeError:  # so nothing was sent
                 moves += 1
                 self._leave()
-                if moves > MOST_MOVES:
+                if moves > MAX_MOVES:
                     raise
             except ResponseError as exc:
                 refusal = _cluster_error(exc)
                 if isinstance(refusal, MovedError):
                     moves += 1
-                    if moves > MOST_MOVES:
+                    if moves > MAX_MOVES:
                         raise
                     host = refusal.host or str(node.connection_pool.connection_kwargs["host"])
                     self._go_on(self._nodes.found((host, int(refusal.port))))

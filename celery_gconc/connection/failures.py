@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, R
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 #: How much of what a server says is shown, in characters.
-MOST_SHOWN = 120
+MAX_SHOWN = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def is_dumb(exc: BaseException) -> bool:
 def shown(exc: BaseException) -> str:
     """What an exception says, in one line, without what was sent."""
     text = _text(exc).partition(", with args beginning with")[0].rstrip(" .")
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 #: What to do about a command that a server doesn't know.

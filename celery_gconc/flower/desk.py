@@ -27,7 +27,7 @@ FRESH_SECONDS = 1.0
 THREADS = 4
 
 #: How many holders and waiters of a limit are shown, and of how many limits in one go.
-MOST_SHOWN, MOST_OPEN = 100, 20
+MAX_SHOWN, MAX_OPEN = 100, 20
 
 T = TypeVar("T")
 
@@ -48,10 +48,10 @@ class Desk:
             GlobalConcurrencyError: Redis can't be reached, a limit's name can't be understood, a setting is wrong.
         """
         ask = self._operations
-        names = [ask.full_name(limit) for limit in opened[:MOST_OPEN]]
+        names = [ask.full_name(limit) for limit in opened[:MAX_OPEN]]
         shown: dict[str, Any] = as_json(await self._fresh("status", ask.status))
         for what, function in (("holders", ask.holders), ("waiting", ask.waiting)):
-            told = [self._fresh((what, name), partial(function, name, MOST_SHOWN)) for name in names]
+            told = [self._fresh((what, name), partial(function, name, MAX_SHOWN)) for name in names]
             shown[what] = dict(zip(names, map(as_json, await asyncio.gather(*told)), strict=True))
         return shown
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from celery_gconc.errors import LimitError
-from celery_gconc.limits.name import APP, MOST_SHOWN, parse_limit, shown
+from celery_gconc.limits.name import APP, MAX_SHOWN, parse_limit, shown
 from celery_gconc.limits.rules import parse_max
 
 #: Celery's own tasks (``celery.chord_unlock``, ``celery.backend_cleanup``...) are exempt from ``app`` and
@@ -54,15 +54,15 @@ class TaskOption:
                 if parse_limit(f"task:{task}") == f"task:{task}":
                     return cls(own_max=parse_max(value))
             except LimitError as exc:
-                raise LimitError(f"task {task[:MOST_SHOWN]}: {exc} ({rule})") from None
-            raise LimitError(f"task {task[:MOST_SHOWN]}: a task name with spaces around it can't have a limit")
+                raise LimitError(f"task {task[:MAX_SHOWN]}: {exc} ({rule})") from None
+            raise LimitError(f"task {task[:MAX_SHOWN]}: a task name with spaces around it can't have a limit")
         if isinstance(value, str) or (isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping))):
             names = (value,) if isinstance(value, str) else tuple(value)
             try:
                 return cls(names=tuple(sorted({parse_limit(name) for name in names})))
             except LimitError as exc:
-                raise LimitError(f"task {task[:MOST_SHOWN]}: {exc} ({rule})") from None
-        raise LimitError(f"task {task[:MOST_SHOWN]}: {rule}; got {shown(value)}")
+                raise LimitError(f"task {task[:MAX_SHOWN]}: {exc} ({rule})") from None
+        raise LimitError(f"task {task[:MAX_SHOWN]}: {rule}; got {shown(value)}")
 
 
 def candidates(task: str, queue: str | None, option: TaskOption) -> Limits:

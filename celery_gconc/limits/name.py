@@ -16,7 +16,7 @@ APP = "app"
 MAX_NAME = 512
 
 #: How much of a value an error shows, in characters: whoever gave it may have given a megabyte.
-MOST_SHOWN = 80
+MAX_SHOWN = 80
 
 
 def parse_limit(text: object) -> str:
@@ -42,7 +42,7 @@ def parse_limit(text: object) -> str:
     if scope not in SCOPES:
         raise LimitError(
             f"unknown scope {shown(scope)} in {shown(name)}: use queue:, task: or pool: (or app); "
-            f"for a queue with that name, write queue:{name[:MOST_SHOWN]}"
+            f"for a queue with that name, write queue:{name[:MAX_SHOWN]}"
         )
     if not rest:
         raise LimitError(f"{name!r} names no {scope}; write {scope}:<name>")
@@ -53,5 +53,5 @@ def shown(value: object) -> str:
     """A value as an error shows it: not more of it than a line takes."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a number of {value.bit_length()} bits"
-    text = repr(value[: MOST_SHOWN + 1] if isinstance(value, (str, bytes)) else value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    text = repr(value[: MAX_SHOWN + 1] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_gconc.errors import LimitError
-from celery_gconc.limits.name import MOST_SHOWN, shown
+from celery_gconc.limits.name import MAX_SHOWN, shown
 
 #: The greatest max of a limit.
 MAX_VALUE = 2**31
@@ -52,7 +52,7 @@ def parse_max(value: object) -> int | None:
     rule = f"a max must be a whole number >= 0, or 'unlimited'; got {shown(value)}"
     if isinstance(value, str):
         try:
-            value = int(value) if len(value) <= MOST_SHOWN else value  # (it takes its time over a megabyte of digits)
+            value = int(value) if len(value) <= MAX_SHOWN else value  # (it takes its time over a megabyte of digits)
         except ValueError:
             raise LimitError(rule) from None
     if isinstance(value, bool) or not isinstance(value, int):

@@ -22,7 +22,7 @@ from celery_gconc.protocol.counted import BUCKETS
 SCOPE = "celery_gconc"
 
 #: A task that waited for less, in seconds, has no span: so long takes the decision itself.
-LEAST_WAIT = 0.001
+MIN_WAIT = 0.001
 
 #: Every instrument: its unit and what it is.
 INSTRUMENTS: Mapping[str, tuple[str, str]] = {
@@ -89,7 +89,7 @@ class _Instruments:
         for limit in limits:
             self._waits.record(waited, {"limit": limit})
             self._permits.add(1, {"limit": limit})
-        if waited >= LEAST_WAIT:
+        if waited >= MIN_WAIT:
             self._trace(sender, task_id, limits, waited, headers)
 
     def released(self, sender: str, limits: Limits, held: float, **kwargs: Any) -> None:

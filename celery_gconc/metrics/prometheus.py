@@ -20,7 +20,7 @@ from celery_gconc.operations.operations import Operations
 from celery_gconc.protocol.status import Histogram, LimitStatus, Totals
 
 #: The maximum number of limits that are exported, so that the number of series stays bounded: each has about 45.
-MOST_LIMITS = 500
+MAX_LIMITS = 500
 
 GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
 
@@ -100,7 +100,7 @@ class Collector(AnyCollector):
         except GlobalConcurrencyError:
             yield down()
             return
-        chosen = sorted(status.limits, key=lambda limit: (limit.max is None, limit.limit))[:MOST_LIMITS]
+        chosen = sorted(status.limits, key=lambda limit: (limit.max is None, limit.limit))[:MAX_LIMITS]
         yield _gauge("celery_gconc_up", 1)
         yield _gauge("celery_gconc_sessions", len(status.sessions))
         yield _gauge("celery_gconc_limits", len(status.limits))
@@ -146,7 +146,7 @@ def _since_the_beginning(totals: Totals, chosen: Set[str]) -> Iterator[Metric]:
     """Counters and histograms, of the *chosen* limits and, where there is room, of those that are no more."""
     grants = CounterMetricFamily("celery_gconc_grants", METRICS["celery_gconc_grants_total"].help, labels=_LIMIT)
     waits, holds = _histogram("celery_gconc_wait_seconds"), _histogram("celery_gconc_hold_seconds")
-    for limit in sorted(totals.limits, key=lambda limit: limit.limit not in chosen)[:MOST_LIMITS]:
+    for limit in sorted(totals.limits, key=lambda limit: limit.limit not in chosen)[:MAX_LIMITS]:
         grants.add_metric([limit.limit], limit.grants)
         for family, histogram in ((waits, limit.wait), (holds, limit.hold)):
             family.add_metric([limit.limit], _buckets(histogram), histogram.sum)

@@ -22,7 +22,7 @@ from celery_gconc.protocol.store import CALL_TIMEOUT, Store
 from celery_gconc.settings import Settings
 
 #: The longest that a value which is set for a time may hold, in seconds: ten years.
-MOST_DURATION = 10 * 366 * 86400.0
+MAX_DURATION = 10 * 366 * 86400.0
 
 T = TypeVar("T")
 
@@ -200,6 +200,6 @@ def _seconds(duration: float | timedelta | None) -> float | None:
     if duration is None:
         return None
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MOST_DURATION:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_DURATION:
         raise LimitError(f"a duration must be a number of seconds above 0 and at most ten years; got {shown(duration)}")
     return float(seconds)

@@ -26,7 +26,7 @@ from celery_gconc.operations.survey import ANSWER_SECONDS, Question, ask
 from celery_gconc.protocol.status import Purged
 
 #: For how long, in seconds, a purge goes on where more messages come than it removes.
-MOST_SECONDS = 30.0
+MAX_SECONDS = 30.0
 
 
 def purge(operations: Operations, limit: str, timeout: float = ANSWER_SECONDS) -> Purged:
@@ -44,7 +44,7 @@ def purge(operations: Operations, limit: str, timeout: float = ANSWER_SECONDS) -
     app = operations.app
     nodes = _nodes(operations)
     at_broker, in_workers, heard = 0, Counter[str](), set[str]()
-    ends = now() + MOST_SECONDS
+    ends = now() + MAX_SECONDS
     with Backlog(app) as backlog:
         queues = _queues(app, name, nodes, timeout)
         at_broker += _at_broker(backlog, app, name, queues)

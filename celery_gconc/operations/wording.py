@@ -60,10 +60,10 @@ def all_of(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def some_of(names: Sequence[str], most: int = 5) -> str:
+def some_of(names: Sequence[str], count: int = 5) -> str:
     """The same where there may be many: the first of them, and how many more."""
-    more = len(names) - most
-    return all_of(names) if more < 2 else f"{', '.join(names[:most])} and {more} more"
+    more = len(names) - count
+    return all_of(names) if more < 2 else f"{', '.join(names[:count])} and {more} more"
 
 
 def count_of(number: int, what: str) -> str:

@@ -8,7 +8,7 @@ from celery_gconc.connection.scripts import assemble
 from celery_gconc.limits.rules import MAX_VALUE
 from celery_gconc.protocol.keys import KEYSPACE
 from celery_gconc.protocol.messages import ASK, GRANT, HELD
-from celery_gconc.settings import MOST_TIMEOUT
+from celery_gconc.settings import MAX_TIMEOUT
 
 #: Each is a file in a folder of ``lua/``; the stores have a method for each.
 SCRIPTS: Mapping[str, str] = {
@@ -31,7 +31,7 @@ CONSTANTS: Mapping[str, int] = {
     "KEYS": len(KEYSPACE),
     "TURNS": TURNS,
     "MAX": MAX_VALUE,
-    "MAX_TIMEOUT": int(MOST_TIMEOUT * 1000),
+    "MAX_TIMEOUT": int(MAX_TIMEOUT * 1000),
     "LAST_RETRY": int(LAST_RETRY * 1000),
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from tornado.web import create_signed_value
 
-from celery_gconc.flower.desk import MOST_OPEN
+from celery_gconc.flower.desk import MAX_OPEN
 from tests.flower.kit import USER, VERSIONS, Bench, Browser, Flower, flower
 from tests.kit.servers import wait_until
 
@@ -161,7 +161,7 @@ def test_a_task_that_has_ended_leaves_the_list_though_its_link_has_the_focus(
 def test_of_more_limits_than_can_be_open_at_once_the_others_say_why_they_show_nothing(
     bench: Bench, flowers: Flowers, chromium: Browser, tasks: Tasks
 ):
-    many = [f"pool:many.{number:02}" for number in range(MOST_OPEN + 1)]
+    many = [f"pool:many.{number:02}" for number in range(MAX_OPEN + 1)]
     for name in many:
         bench.operations.set(name, 1)
     chromium.resize(1280, 900)
@@ -170,7 +170,7 @@ def test_of_more_limits_than_can_be_open_at_once_the_others_say_why_they_show_no
     for name in many:
         chromium.driver.execute_script("arguments[0].click()", chromium.find(".gconc-open", name))
     for part in ("Running", "Waiting"):
-        chromium.shows(f"Only {MOST_OPEN} limits can show this at once", f'section[aria-label="{part}"]', many[-1])
+        chromium.shows(f"Only {MAX_OPEN} limits can show this at once", f'section[aria-label="{part}"]', many[-1])
         chromium.shows("No tasks", f'section[aria-label="{part}"]', many[-2])
     chromium.click(".gconc-open", many[0])
     chromium.shows("No tasks are running under this limit.", 'section[aria-label="Running"]', many[-1])

@@ -92,7 +92,7 @@ def test_a_message_that_was_taken_is_found_with_the_time_when_it_returns(app: Ce
 
 
 def test_of_a_long_queue_the_end_that_is_consumed_first_is_looked_at(app: Celery, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(backlog, "MOST_LOOKED_AT", 700)
+    monkeypatch.setattr(backlog, "MAX_LOOKED_AT", 700)
     near = send(app)
     with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
         for _ in range(1400):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from celery_gconc.brokers.keeper import LEAST_EXPIRY
+from celery_gconc.brokers.keeper import MIN_EXPIRY
 from celery_gconc.diagnosis.finding import ERROR, INFO, WARNING, Finding
 from celery_gconc.diagnosis.look import Look
 from celery_gconc.operations.declared import escaping_tasks
@@ -71,7 +71,7 @@ def _health_of(node: str, own: Mapping[str, Any]) -> Iterator[Finding]:
             WARNING,
             f"{node} found queue {queue} gone, {_times(count)}, while its limit was full: it was deleted or it "
             "expired, and the messages that waited in it are lost",
-            f"if a RabbitMQ policy expires it, have it expire after more than {LEAST_EXPIRY:g} s",
+            f"if a RabbitMQ policy expires it, have it expire after more than {MIN_EXPIRY:g} s",
         )
     if runs := own.get("runs_without_permit"):
         tasks = "1 task" if runs == 1 else f"{runs} tasks"
