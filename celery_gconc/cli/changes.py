@@ -33,7 +33,7 @@ _limit = click.argument("limit", type=LIMIT)
 @_reason
 @pass_terminal
 def set_(terminal: Terminal, limit: str, max: int | str, duration: float | None, reason: str | None) -> None:
-    """Set how many tasks of LIMIT may run at once.
+    """Set how many tasks may run at once under LIMIT.
 
     MAX is a number, or 'unlimited'. It applies to all workers until it is set again or reset. Raise it and waiting
     tasks start at once; lower it and running tasks finish undisturbed, and none start until enough have finished.
@@ -58,7 +58,7 @@ def reset(terminal: Terminal, limit: str) -> None:
 @_reason
 @pass_terminal
 def pause(terminal: Terminal, limit: str, duration: float | None, reason: str | None) -> None:
-    """Stop starting tasks of LIMIT; running tasks continue."""
+    """Stop starting tasks under LIMIT; running tasks continue."""
     _make(terminal, limit, lambda: terminal.operations.pause(limit, duration=duration, reason=reason))
 
 
@@ -66,7 +66,7 @@ def pause(terminal: Terminal, limit: str, duration: float | None, reason: str | 
 @_limit
 @pass_terminal
 def resume(terminal: Terminal, limit: str) -> None:
-    """End the pause of LIMIT. Its max is the one from before the pause, or the one set since."""
+    """Resume LIMIT after a pause. Its max is the one from before the pause, or the one set since."""
     _make(terminal, limit, lambda: terminal.operations.resume(limit))
 
 
@@ -76,7 +76,7 @@ def resume(terminal: Terminal, limit: str) -> None:
 def get(terminal: Terminal, limit: str) -> None:
     """Print just the max of LIMIT: a number, or 'unlimited'.
 
-    A pause doesn't change it; a note on stderr mentions one.
+    A pause doesn't change it, but is mentioned on stderr.
     """
     name = terminal.operations.full_name(limit)
     status = terminal.operations.status(limit)
@@ -101,7 +101,7 @@ def get(terminal: Terminal, limit: str) -> None:
 )
 @pass_terminal
 def purge(terminal: Terminal, limit: str, force: bool, timeout: float) -> None:
-    """Permanently remove all messages that wait for LIMIT.
+    """Permanently remove all messages waiting for LIMIT.
 
     They are removed at the broker and in workers; running tasks continue. For a queue's limit, this removes all
     messages of the queue that have not started. For any other limit, it removes the messages of the tasks it covers:
@@ -164,14 +164,14 @@ def consequences(change: Change, limit: LimitStatus, now: float) -> Iterator[str
     waiting = limit.waiting + limit.parked
     tasks = _tasks(limit.running, waiting)
     if change.now.paused:
-        yield f"Paused: {tasks}; none will start until it is resumed."
+        yield f"Paused: {tasks}; no tasks will start until it is resumed."
     elif change.now.max is None:
         yield f"Unlimited: {limit.running} running, {waiting} waiting."
     elif change.now.max == 0:
-        yield f"{tasks[0].upper()}{tasks[1:]}; none will start."
+        yield f"{tasks[0].upper()}{tasks[1:]}; no tasks will start."
     elif limit.running > change.now.max:
         first = limit.running - change.now.max + 1
-        yield f"{tasks}; none will start until {first} {'has' if first == 1 else 'have'} finished."
+        yield f"{tasks}; no tasks will start until {first} {'has' if first == 1 else 'have'} finished."
     else:
         yield f"{limit.running} of {change.now.max} running, {waiting} waiting."
     if limit.settling and change.now.max is not None:
@@ -190,7 +190,7 @@ def _doubt(app: Celery, limit: LimitStatus) -> str | None:
     is_lifted = limit.max is None and not limit.paused
     is_used = limit.running or limit.waiting or limit.parked or limit.per_minute or limit.configured is not None
     why = None if is_lifted or is_used else covers_nothing(app, limit.limit)
-    return None if why is None else f"{limit.limit} may cover nothing: {why}"
+    return None if why is None else f"{limit.limit} may cover no tasks: {why}"
 
 
 def _end(until: float, now: float) -> str:

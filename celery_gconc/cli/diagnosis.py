@@ -89,8 +89,8 @@ def doctor(terminal: Terminal, timeout: float) -> None:
 def repair(terminal: Terminal) -> None:
     """Remove inconsistent records from Redis.
 
-    Tasks that they kept waiting then proceed. Prints what it repaired. If all is well, it changes and prints nothing;
-    consistent records are never touched.
+    Tasks that they kept waiting can then proceed. Prints what it repaired. If all is well, it changes and prints
+    nothing; consistent records are never touched.
     """
     done = terminal.operations.audit(repair=True)
     if terminal.is_json:
@@ -116,19 +116,19 @@ def repair(terminal: Terminal) -> None:
     type=NumberRange(min=0.1, max=15.0),
     default=10.0,
     show_default=True,
-    help="How many minutes of recorded tasks to replay (15 are kept at most, fewer if many workers are busy).",
+    help="How many minutes of recorded tasks to replay (up to 15 are kept, fewer if many workers are busy).",
 )
 @pass_terminal
 def simulate(terminal: Terminal, limit: str, maxima: tuple[int | str, ...], minutes: float) -> None:
     """Predict what would happen if LIMIT had a max of N.
 
-    Replays the tasks recorded over the last minutes behind those waiting now, with their recorded durations: first
+    Replays the tasks recorded over the last few minutes behind those waiting now, with their recorded durations: first
     come, first served, with the current max and with each N. No more run at once than live workers have slots; for a
     queue's limit, only workers that consume the queue count.
 
-    It doesn't know when messages still in the broker arrived (they count as waiting now), whether more tasks will
-    arrive than did lately, which other limits the same tasks have, whether other tasks take slots of the same workers,
-    or whether tasks slow down when more of them run at once. For a paused limit, it predicts what happens once it is
+    It doesn't know when messages still in the broker arrived (they count as waiting now), whether tasks will
+    keep arriving at that rate, which other limits they have, whether other tasks take up slots on the same workers, or
+    whether tasks slow down when more of them run at once. For a paused limit, it predicts what happens once it is
     resumed. If the broker can't be asked, it says so and continues without it.
 
     Exit code 1 if fewer than 20 tasks were recorded.
@@ -166,7 +166,7 @@ def _facts(known: History) -> dict[str, Any]:
 
 def _show_forecasts(terminal: Terminal, known: History, forecasts: Sequence[Forecast]) -> None:
     """What they rest on in a sentence, and a table whose first row is the present max."""
-    slots = "no live worker" if known.slots is None else f"{count_of(known.slots, 'slot')} in live workers"
+    slots = "no live worker" if known.slots is None else f"{count_of(known.slots, 'slot')} on live workers"
     slots += " that consume it" if known.limit.startswith("queue:") else ""
     terminal.line(
         f"{known.limit}: based on {known.samples} of the {known.tasks:g} tasks of the last {span(known.seconds)}, "

@@ -117,7 +117,7 @@ class Facts:
             return reads, None
         limit = min(closed, key=lambda limit: limit.limit != f"queue:{message.queue}")
         why = why_closed(limit, self.now, self.longest_lease)
-        return why if is_read else f"{why}; and {reads}", limit
+        return why if is_read else f"{why}, and {reads}", limit
 
     def who_reads(self, queue: str) -> tuple[str, bool]:
         """Which workers consume a queue, and whether any does, as far as they answer."""

@@ -59,7 +59,7 @@ def waiting_in_worker(facts: Facts) -> Explanation | None:
             return waits(facts, wait, has_slot=answer["state"] == "parked")
     for node, (state, info) in told.state.items():
         if state in ("reserved", "ready"):
-            text = f"It waits for a slot on {node}, which has fetched it: all of them are busy."
+            text = f"It is waiting for a free slot on {node}, which has fetched it: all slots are busy."
             return facts.say(TaskState.WAITING_FOR_SLOT, text, node=node, task=info.get("name"))
     return None
 
@@ -87,12 +87,8 @@ def queued(facts: Facts) -> Explanation | None:
     if message is None or message.position is None:
         return None
     length = max(search.counts.get(message.queue, 0), message.position)
-    position = "the next" if message.position == 1 else f"behind {message.position - 1}"
     why, limit = facts.why_queued(message)
-    text = (
-        f"No worker has taken it yet: it is {position} of {count_of(length, 'message')} in queue {message.queue}; "
-        f"{why}."
-    )
+    text = f"No worker has taken it yet: it is message {message.position} of {length} in queue {message.queue}; {why}."
     made = replace(
         facts.say(TaskState.QUEUED, text, task=message.task, limits=facts.covering),
         queue=message.queue,
@@ -214,12 +210,12 @@ def _unknown(facts: Facts) -> Explanation:
         asked.append(count_of(len(search.counts), "queue") + ("" if search.is_complete else " (a part of them)"))
     if after.state is not None:
         asked.append("the result backend")
-    hints = ["It may have ended long ago, with a result that was ignored or has expired, or it was never sent."]
+    hints = ["It may have ended long ago (its result was ignored or has expired), or it was never sent."]
     if search.can_look:
-        hints.append("--queue NAME searches a queue that neither this app nor a worker names.")
+        hints.append("Use --queue NAME to search a queue that neither this app nor its workers know.")
     if after.state is None:
-        hints.append(f"Its result is not known: {after.trouble}.")
-    made = Explanation(facts.evidence.task_id, TaskState.UNKNOWN, f"Nobody knows it. Asked: {all_of(asked)}.")
+        hints.append(f"Its result is unknown: {after.trouble}.")
+    made = Explanation(facts.evidence.task_id, TaskState.UNKNOWN, f"Not found. Searched: {all_of(asked)}.")
     return replace(made, details=tuple(hints))
 
 
@@ -243,7 +239,7 @@ def _copies(facts: Facts, explanation: Explanation) -> list[str]:
     """Other deliveries of its message that have, or had, a permit or a position in line."""
     notes = []
     if sum(not found.is_waiting and not facts.is_former(found) for found in facts.evidence.found) > 1:
-        notes.append("It runs more than once: its message was delivered again.")
+        notes.append("It is running more than once: its message was delivered again.")
     is_running, is_stale = explanation.state == TaskState.RUNNING, explanation.state == TaskState.OTHER
     for found in facts.evidence.found:
         session = facts.sessions.get(found.session)

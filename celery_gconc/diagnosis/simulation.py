@@ -117,8 +117,8 @@ def read_history(operations: Operations, limit: str, seconds: float = 600.0) -> 
     if len(samples) < MIN_SAMPLES:
         raise TooFewSamples(
             f"{name}: only {len(samples)} tasks recorded in the last {seconds / 60:g} min; a forecast needs "
-            f"{MIN_SAMPLES}. Let more of them run (workers report with their heartbeats), or use more --minutes "
-            "(15 are kept at most, fewer if many workers are busy)"
+            f"{MIN_SAMPLES}. Let more of them run (workers report with each heartbeat), or raise --minutes "
+            "(up to 15 are kept, fewer if many workers are busy)"
         )
     status = operations.status(name)
     found = status[name] if name in status else LimitStatus(name, None, paused=False, running=0, waiting=0)

@@ -31,7 +31,7 @@ def waits(facts: Facts, wait: Wait, *, has_slot: bool) -> Explanation:
     name, position = _position(facts, wait, full)
     if position is not None:
         line = "line" if name == full.limit else f"the line of {name}"
-        text = f"It waits for a permit: {why}. It is {nth(position)} in {line}."
+        text = f"It is waiting for a permit: {why}. It is {nth(position)} in {line}."
         made = replace(_say(facts, wait, TaskState.WAITING, text), position=position)
         expected = facts.expected_wait(full, position)
     else:
@@ -47,9 +47,11 @@ def with_line(facts: Facts, made: Explanation, limit: LimitStatus, expected: flo
     holders = facts.line(limit.limit).holders if limit.running else ()
     notes, answer = list(made.details), made.answer
     if made.seconds is not None:
-        notes.append(f"It has waited for {span(made.seconds)}.")
+        notes.append(f"It has been waiting for {span(made.seconds)}.")
     if holders:
-        named = [f"{one.task}[{one.task_id}] on {one.node} for {span(since(one.since, facts.now))}" for one in holders]
+        named = [
+            f"{one.task}[{one.task_id}] on {one.node} (for {span(since(one.since, facts.now))})" for one in holders
+        ]
         more = limit.running - len(holders)
         notes.append(f"{limit.limit} is held by {'; '.join(named)}{f'; and {more} more' if more > 0 else ''}.")
     if expected is not None:
@@ -74,7 +76,7 @@ def _has_room(facts: Facts, wait: Wait, *, has_slot: bool) -> Explanation:
         return _say(facts, wait, TaskState.WAITING, text)
     behind = f", behind {count_of(wait.ahead, 'other')}" if wait.ahead else ""
     end = f"; {room}." if wait.limits else "."
-    text = f"It waits for a slot on {wait.node}{behind}: all of them are busy{end}"
+    text = f"It is waiting for a free slot on {wait.node}{behind}: all slots are busy{end}"
     return _say(facts, wait, TaskState.WAITING_FOR_SLOT, text)
 
 

@@ -45,7 +45,7 @@ def parse_limit(text: object) -> str:
             f"for a queue with that name, write queue:{name[:MAX_SHOWN]}"
         )
     if not rest:
-        raise LimitError(f"{name!r} names no {scope}; write {scope}:<name>")
+        raise LimitError(f"{name!r} doesn't name a {scope}; write {scope}:<name>")
     return name
 
 

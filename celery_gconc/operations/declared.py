@@ -50,7 +50,7 @@ def covers_nothing(app: Celery, limit: str, queues: Iterable[str] | None = None)
     if scope == "queue":
         known = {*known_queues(app), *(queues or ())}
         who = "this app knows no" if queues is None else "neither this app nor any worker knows a"
-        what = f"{who} queue {name}"
+        what = f"{who} queue named {name}"
     elif scope == "task":
         known, what = set(app.tasks), f"this app has no task {name}"
     elif scope == "pool":

@@ -44,12 +44,12 @@ def misfits(app: Celery, configured: Collection[str], limits: Collection[str]) -
             alike = get_close_matches(bare, queues, 1, LIKELY)
             meant = f"queue:{alike[0]}" if alike and pool not in {*limits, *joined} else pool
             yield (
-                f"task {task}: global_concurrency={bare!r} covers nothing: it means {name}, but there is no such limit "
-                f"and no such queue; did you mean {meant}?"
+                f"task {task}: global_concurrency={bare!r} covers no tasks: it means {name}, but there is no such "
+                f"limit and no such queue; did you mean {meant}?"
             )
     for limit in sorted(set(configured) - told - joined):
         if (likely := _meant(app, limit, joined - set(limits), queues)) is not None:
-            yield f"{limit} covers nothing that this app knows; did you mean {likely}?"
+            yield f"{limit} covers no tasks that this app knows; did you mean {likely}?"
 
 
 def _joins(app: Celery) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -92,7 +92,7 @@ class Operations:
         duration: float | timedelta | None = None,
         by: str | None = None,
     ) -> Change:
-        """Stop starting tasks of a limit; running tasks continue. Its max is kept for :meth:`resume`.
+        """Stop starting tasks under a limit; running tasks continue. Its max is kept for :meth:`resume`.
 
         With a *duration* (seconds), the pause expires on its own.
         """

@@ -234,14 +234,14 @@ class Store:
 
 #: What is wrong with what ``lua/operator/audit.lua`` finds.
 _AUDIT = {
-    "session": "session {} is not live but has fields left",
-    "request": "request {} belongs to no live session, or can't be read",
-    "roll": "the roll names a request that doesn't exist: {}",
+    "session": "session {} has ended, but some of its fields are left",
+    "request": "request {} belongs to no live session, or is unreadable",
+    "roll": "the list of requests has one that doesn't exist: {}",
     "holder": "a permit is held by no task: {}",
     "waiter": "a position in line belongs to no request: {}",
     "reserved": "a permit is reserved for no request: {}",
-    "taker": "a queue is taken by a session that is not live: {}",
-    "heartbeat": "heartbeat settings remain of a session that is not live: {}",
+    "taker": "a queue is marked as consumed by a session that has ended: {}",
+    "heartbeat": "heartbeat settings are left from a session that has ended: {}",
 }
 
 

@@ -58,7 +58,7 @@ class ChangeRequest:
 
 @control_command(args=[("limit", ticketed_limit), ("max", max_argument)], signature="<limit> <max|unlimited>")
 def set_global_concurrency(state: Any, limit: Any = None, max: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """Set how many tasks of a limit may run at once across the cluster."""
+    """Set how many tasks may run at once under a limit across the cluster."""
     if max is None:
         return {"error": TAKES_TWO}
     return _change(state, limit, "set", max)
@@ -72,13 +72,13 @@ def reset_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> di
 
 @control_command(args=[("limit", ticketed_limit)], signature="<limit>")
 def pause_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """Stop starting tasks of a limit; running tasks continue."""
+    """Stop starting tasks under a limit; running tasks continue."""
     return _change(state, limit, "pause")
 
 
 @control_command(args=[("limit", ticketed_limit)], signature="<limit>")
 def resume_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """End the pause of a limit."""
+    """Resume a limit after a pause."""
     return _change(state, limit, "resume")
 
 

@@ -63,7 +63,7 @@ def test_a_pause_stands_beside_the_value_and_get_tells_of_it_on_stderr_alone(gco
     assert first == "queue:celery: was 4, now 4, paused"
     assert second.startswith("The pause ends at ")
     assert second.endswith(", in 10 min.")
-    assert third == "Paused: nothing is running or waiting; none will start until it is resumed."
+    assert third == "Paused: nothing is running or waiting; no tasks will start until it is resumed."
     found = gconc("get", "celery")
     assert (found.exit_code, found.stdout) == (0, "4\n")
     assert "queue:celery: paused by " in found.stderr
@@ -136,7 +136,7 @@ def test_a_span_of_time_is_numbers_with_units(gconc: Gconc, operations: Operatio
 @pytest.mark.parametrize(
     ("limit", "why"),
     [
-        ("celrey", "this app knows no queue celrey (did you mean celery?)"),
+        ("celrey", "this app knows no queue named celrey (did you mean celery?)"),
         ("task:proj.snc", "this app has no task proj.snc (did you mean proj.sync?)"),
         ("pool:dbs", "no task of this app joins the pool dbs (did you mean db?)"),
     ],
@@ -146,7 +146,7 @@ def test_a_limit_that_covers_nothing_known_is_set_with_one_line_of_warning(
 ):
     done = gconc("set", limit, "3")
     assert done.exit_code == 0
-    assert done.stderr == f"Warning: {operations.full_name(limit)} may cover nothing: {why}\n"
+    assert done.stderr == f"Warning: {operations.full_name(limit)} may cover no tasks: {why}\n"
     assert operations.get(limit) == 3
     assert gconc("pause", limit).stderr != ""
     assert gconc("resume", limit).stderr != ""
@@ -184,7 +184,7 @@ def test_a_queue_that_only_a_task_names_or_joins_gets_no_warning(app: Celery, gc
 @pytest.mark.parametrize("routes", ["proj.router", ["proj.routed", "proj.other"], {"proj.routed": {"priority": 3}}])
 def test_routes_that_name_no_queue_make_none_known(app: Celery, gconc: Gconc, routes: object):
     app.conf.task_routes = routes
-    assert "this app knows no queue other" in gconc("set", "other", "3").stderr
+    assert "this app knows no queue named other" in gconc("set", "other", "3").stderr
 
 
 def test_a_limit_that_is_configured_or_has_tasks_gets_no_warning(
@@ -216,7 +216,7 @@ def test_changes_are_obeyed_by_real_workers_and_their_consequences_are_told(
     first, second = gconc("set", "emails", "4").stdout.splitlines()
     assert first == "queue:emails: was 6, now 4"
     assert second.startswith("6 running tasks continue, ")
-    assert second.endswith("; none will start until 3 have finished.")
+    assert second.endswith("; no tasks will start until 3 have finished.")
     assert "6 running tasks continue" in gconc("set", "emails", "0").stdout
     assert gconc("pause", "emails").stdout.splitlines()[1].startswith("Paused: 6 running tasks continue, ")
     assert gconc("set", "emails", "7").exit_code == 0

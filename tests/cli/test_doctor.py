@@ -98,12 +98,15 @@ def test_limits_that_name_nothing_are_named_with_what_may_be_meant(make_cluster:
         for limit in ("queue:emials", "task:tests.cluster.app.too", "pool:dbs", "pool:db", "queue:mail.out", "app"):
             case.operations.set(limit, 3)
         assert {finding.what for finding in examined(case) if finding.is_problem} == {
-            "queue:emials limits nothing: neither this app nor any worker knows a queue emials (did you mean emails?)",
             (
-                "task:tests.cluster.app.too limits nothing: "
+                "queue:emials covers no tasks: "
+                "neither this app nor any worker knows a queue named emials (did you mean emails?)"
+            ),
+            (
+                "task:tests.cluster.app.too covers no tasks: "
                 "this app has no task tests.cluster.app.too (did you mean tests.cluster.app.two?)"
             ),
-            "pool:dbs limits nothing: no task of this app joins the pool dbs (did you mean db?)",
+            "pool:dbs covers no tasks: no task of this app joins the pool dbs (did you mean db?)",
         }
 
 
@@ -122,7 +125,7 @@ def test_names_of_queues_are_judged_only_where_every_live_worker_has_answered(ma
         case.operations.set("pool:dbs", 3)
         assert len([finding for finding in examined(case) if finding.is_problem]) == 2
         add_session(case, "silent@test", config={"task:tests.cluster.app.two": 2})
-        found_in(case, "warning", "pool:dbs limits nothing")
+        found_in(case, "warning", "pool:dbs covers no tasks")
 
 
 def test_where_tasks_cannot_be_imported_no_name_is_judged(make_cluster: MakeCluster):
@@ -136,7 +139,7 @@ def test_where_tasks_cannot_be_imported_no_name_is_judged(make_cluster: MakeClus
 def test_limits_that_start_nothing_are_named(make_cluster: MakeCluster):
     with case_of(make_cluster(global_concurrency_limits=LIMITS, **QUICK)) as case:
         case.operations.set("emails", 0, by="ann")
-        found_in(case, "warning", "queue:emails has a max of 0, set by ann: no task under it starts")
+        found_in(case, "warning", "queue:emails has a max of 0, set by ann: no tasks start under it")
         case.operations.reset("emails")
         case.operations.pause("emails", by="ann")
         assert not [finding for finding in examined(case) if finding.is_problem]
@@ -306,7 +309,7 @@ def test_at_a_shell_findings_are_shown_and_the_exit_code_says_so(make_cluster: M
         case.operations.set("emials", 1)
         ill = cluster.celery("gconc", "doctor")
         assert ill.returncode == 1
-        assert ill.stdout.startswith("warning: queue:emials limits nothing")
+        assert ill.stdout.startswith("warning: queue:emials covers no tasks")
         told = json.loads(cluster.celery("gconc", "doctor", "--json").stdout)
         assert [finding["severity"] for finding in told["findings"]] == ["warning"]
 

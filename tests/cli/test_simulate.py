@@ -72,7 +72,7 @@ def test_only_workers_that_consume_the_queue_have_slots_for_it(make_cluster: Mak
         assert forecast(known, 12).permits == 2
         assert read_history(case.operations, "app").slots == 12
         done = cluster.celery("gconc", "simulate", "emails", "--max", "12")
-        assert "2 slots in live workers that consume it" in done.stdout
+        assert "2 slots on live workers that consume it" in done.stdout
         os.kill(other.process.pid, signal.SIGSTOP)
         known = read_history(case.operations, "emails")
         os.kill(other.process.pid, signal.SIGCONT)

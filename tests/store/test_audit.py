@@ -44,7 +44,7 @@ def test_an_empty_redis_has_no_findings(namespace: Namespace):
         ("holders", b"app\x1fghost:1", "a permit is held by no task: app ghost:1"),
         ("waiters", b"app\x1f0000000000000001\x1fghost:1", "a position in line belongs to no request"),
         ("reserved", b"app\x1f0000000000000001\x1fghost:1", "a permit is reserved for no request"),
-        ("roll", b"ghost:000000000001:1", "the roll names a request that doesn't exist"),
+        ("roll", b"ghost:000000000001:1", "the list of requests has one that doesn't exist"),
     ],
 )
 def test_what_belongs_to_no_request_is_found_and_removed(namespace: Namespace, key: str, member: bytes, finding: str):
@@ -69,7 +69,7 @@ def test_a_holder_without_a_live_session_is_found_and_its_place_goes_to_who_wait
     assert namespace.holders("app") == [("a", 1)]
     found = namespace.store.audit(repair=False)
     assert any("request a:1 belongs to no live session" in finding for finding in found)
-    assert any("session a is not live" in finding for finding in found)
+    assert any("session a has ended" in finding for finding in found)
     namespace.store.audit(repair=True)
     assert namespace.holders("app") == [("b", waiting)]
     assert namespace.store.audit(repair=False) == ()

@@ -116,5 +116,7 @@ def test_among_many_that_are_full_the_one_with_room_is_found(namespace: Namespac
 def test_an_audit_finds_a_taker_that_is_not_live_and_takes_it_away(namespace: Namespace):
     full_session(namespace)
     namespace.raw.zadd(namespace.keys.key("takers"), {"x\x1femails\x1fgone": 0})
-    assert namespace.store.audit(repair=True) == ("a queue is taken by a session that is not live: x emails gone",)
+    assert namespace.store.audit(repair=True) == (
+        "a queue is marked as consumed by a session that has ended: x emails gone",
+    )
     assert namespace.store.audit(repair=False) == ()

@@ -90,8 +90,8 @@ def test_a_waiting_task_says_its_position_who_holds_the_limit_and_when_it_should
     assert found.answer.endswith(" It is 3rd in line and should start in about 50 s.")
     assert "queue:emails is full (2 of" in found.answer
     assert found.details == (
-        "It has waited for 7.0 s.",
-        "queue:emails is held by proj.send[t0] on w2@test for 12 s; and 1 more.",
+        "It has been waiting for 7.0 s.",
+        "queue:emails is held by proj.send[t0] on w2@test (for 12 s); and 1 more.",
     )
 
 
@@ -159,7 +159,7 @@ def test_a_task_whose_limits_have_room_is_next_or_waits_for_a_slot() -> None:
     found = explained(OPEN, told=told)
     assert found.state == "waiting for a slot"
     assert found.answer == (
-        "It waits for a slot on w1@test, behind 2 others: all of them are busy; queue:emails has room."
+        "It is waiting for a free slot on w1@test, behind 2 others: all slots are busy; queue:emails has room."
     )
 
 
@@ -204,18 +204,18 @@ def test_a_queued_task_says_its_position_the_limit_that_keeps_it_and_who_consume
     found = explained(FULL, search=in_queue(), candidates=("app", "queue:emails"), lines=recent)
     assert (found.state, found.queue, found.queue_position, found.queue_length) == ("queued", "emails", 2, 9)
     assert (found.limits, found.line, found.expected_wait) == (("queue:emails",), "queue:emails", 25.0)
-    assert "it is behind 1 of 9 messages in queue emails; queue:emails is full (2 of" in found.answer
+    assert "it is message 2 of 9 in queue emails; queue:emails is full (2 of" in found.answer
     assert found.answer.endswith(". It should start in about 25 s.")
 
 
 def test_a_queue_that_nobody_consumes_is_named_with_who_is_silent() -> None:
     found = explained(search=in_queue(position=1), told=Told(queues={"w2@test": ("other",)}))
     assert found.answer.endswith(
-        "it is the next of 9 messages in queue emails; no worker that answers consumes emails (w1@test is alive "
+        "it is message 1 of 9 in queue emails; no worker that answers consumes emails (w1@test is alive "
         "according to Redis)."
     )
     found = explained(FULL, search=in_queue(), told=Told(), candidates=("queue:emails",))
-    assert "; and no worker answers (w1@test is alive according to Redis)." in found.answer
+    assert ", and no worker answers (w1@test is alive according to Redis)." in found.answer
 
 
 def test_consumers_without_a_free_slot_are_told_as_busy() -> None:
@@ -294,7 +294,7 @@ def test_other_deliveries_of_its_message_are_told() -> None:
     found = explained(FULL, told=running, found=(dead, in_redis(is_waiting=True)))
     assert "It also stands in line on w1@test, by another delivery of its message." in found.details
     found = explained(FULL, told=running, found=(dead, dead))
-    assert "It runs more than once: its message was delivered again." in found.details
+    assert "It is running more than once: its message was delivered again." in found.details
 
 
 @pytest.mark.parametrize(
@@ -351,10 +351,10 @@ def test_a_task_that_workers_have_noted_as_revoked_and_nobody_has() -> None:
 def test_a_task_that_nobody_knows_says_who_was_asked() -> None:
     found = explained()
     assert found.state == "unknown"
-    assert found.answer == "Nobody knows it. Asked: Redis, 1 worker, 1 queue and the result backend."
+    assert found.answer == "Not found. Searched: Redis, 1 worker, 1 queue and the result backend."
     found = explained(after=Result(None, trouble="there is no result backend"), told=Told())
-    assert found.answer == "Nobody knows it. Asked: Redis, workers (none answered) and 1 queue."
-    assert "Its result is not known: there is no result backend." in found.details
+    assert found.answer == "Not found. Searched: Redis, workers (none answered) and 1 queue."
+    assert "Its result is unknown: there is no result backend." in found.details
 
 
 def test_with_a_broker_that_does_not_tell_the_queues_that_hold_messages_are_named() -> None:
@@ -366,5 +366,5 @@ def test_with_a_broker_that_does_not_tell_the_queues_that_hold_messages_are_name
 
 def test_what_could_not_be_asked_is_told() -> None:
     found = explained(broker_trouble="the broker is away")
-    assert found.answer == "Nobody knows it. Asked: Redis and the result backend."
+    assert found.answer == "Not found. Searched: Redis and the result backend."
     assert found.details[-1] == "Neither the queues nor the workers could be asked: the broker is away."

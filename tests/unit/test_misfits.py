@@ -50,7 +50,7 @@ def test_an_option_that_covers_nothing_is_told_with_what_is_meant(option, config
 )
 def test_a_configured_limit_that_misses_what_a_task_joins_is_told(configured, meant):
     (line,) = told("pool:db" if "queue:db" in configured else "pool:db-writers", configured=configured)
-    assert line == f"{next(iter(configured))} covers nothing that this app knows; did you mean {meant}?"
+    assert line == f"{next(iter(configured))} covers no tasks that this app knows; did you mean {meant}?"
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_while_redis_is_away_and_no_limit_is_known_nothing_waits(tmp_path, over_
 def test_a_task_option_that_covers_nothing_is_told_when_the_worker_starts(tmp_path, over_redis):
     shell = Shell(tmp_path, APP, {**over_redis, "global_concurrency_limits": {"pool:db": 3}}, {"TEST_OPTION": '"db"'})
     with shell.worker("-P", "solo") as worker:
-        (line,) = [line for line in worker.ours if "covers nothing" in line]
+        (line,) = [line for line in worker.ours if "covers no tasks" in line]
     assert "WARNING" in line
-    assert "global_concurrency='db' covers nothing: it means queue:db" in line
+    assert "global_concurrency='db' covers no tasks: it means queue:db" in line
     assert line.endswith("did you mean pool:db?")

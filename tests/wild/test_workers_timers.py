@@ -89,7 +89,7 @@ def test_a_worker_that_has_free_slots_and_no_room_is_told_of_in_its_log_in_statu
     (worker,) = cluster.start("a")
     cluster.send("blocking", 1, 15.0)
     wait_until(lambda: "has had no room for tasks under limits" in worker.output(), 14, "the log says so")
-    assert "4 of its slots are free, because its event loop stands still" in worker.output()
+    assert "4 of its slots are free, because its event loop is stuck" in worker.output()
     told = "a@test has not started a limited task for"
 
     def says(command: str) -> bool:

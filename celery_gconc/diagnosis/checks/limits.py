@@ -25,8 +25,10 @@ def names(look: Look) -> Iterator[Finding]:
         if is_used or (limit.limit.startswith("queue:") and not look.knows_queues):
             continue
         if why := covers_nothing(look.app, limit.limit, queues):
-            todo = "correct the name, join the limit by @app.task(global_concurrency=...), or reset or remove it"
-            yield Finding(WARNING, f"{limit.limit} limits nothing: {why}", todo)
+            todo = (
+                "correct the name, add the limit to a task (@app.task(global_concurrency=...)), or reset or remove it"
+            )
+            yield Finding(WARNING, f"{limit.limit} covers no tasks: {why}", todo)
 
 
 def records(look: Look) -> Iterator[Finding]:
@@ -81,8 +83,8 @@ def values(look: Look) -> Iterator[Finding]:
             origin = f"set by {limit.set_by}" if limit.overridden else "as configured"
             yield Finding(
                 WARNING,
-                f"{limit.limit} has a max of 0, {origin}: no task under it starts",
-                f"celery -A <app> gconc set {limit.limit} with a max above 0; to stop it for a while, pause it",
+                f"{limit.limit} has a max of 0, {origin}: no tasks start under it",
+                f"celery -A <app> gconc set {limit.limit} <max>; to stop its tasks only for a while, use pause",
             )
         age = since(limit.set_at, look.begun)
         if limit.overridden and not limit.reason and limit.set_until is None and age > LONG_OVERRIDE:

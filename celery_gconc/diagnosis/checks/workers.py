@@ -45,7 +45,7 @@ def answers(look: Look) -> Iterator[Finding]:
             yield Finding(
                 INFO,
                 f"{session.node} did not answer in time, though its session is alive",
-                "nothing, if it is busy (a solo worker is while a task runs) or has no remote control",
+                "ignore this if it is busy (a solo worker can't answer during a task) or has no remote control",
             )
     if not look.stats and not look.status.sessions:
         yield Finding(INFO, "no workers are running", "start one")

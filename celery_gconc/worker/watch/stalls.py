@@ -39,8 +39,8 @@ LATE_SECONDS = 1.0
 SAID_SECONDS = 3.0
 
 #: Why that may be.
-STANDS_STILL = "its event loop stands still (a slow signal handler, or a broker that does not answer, can hold it up)"
-PROMISED = "its free slots are promised to tasks that do not start"
+STANDS_STILL = "its event loop is stuck (a slow signal handler or an unresponsive broker can block it)"
+PROMISED = "its free slots are reserved for tasks that do not start"
 
 
 class StallWatch:
