@@ -10,6 +10,7 @@ from celery_gconc.errors import (
     StoreUnusable,
 )
 from celery_gconc.extension import GlobalConcurrency
+from celery_gconc.limits.rules import Mark
 from celery_gconc.operations.operations import Operations
 from celery_gconc.permit import TaskPermit, current_permit
 from celery_gconc.protocol.status import (
@@ -39,6 +40,7 @@ __all__ = [
     "LimitError",
     "LimitStatus",
     "LimitTotals",
+    "Mark",
     "Operations",
     "Purged",
     "SessionRefused",

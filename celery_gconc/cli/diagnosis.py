@@ -10,6 +10,7 @@ import click
 
 from celery_gconc.cli.arguments import LIMIT, MAX, NumberRange
 from celery_gconc.cli.terminal import EXIT_NO, Command, Terminal, pass_terminal
+from celery_gconc.limits.name import LimitName
 from celery_gconc.operations.survey import ANSWER_SECONDS
 from celery_gconc.operations.wording import count_of, span
 from celery_gconc.protocol.status import as_json
@@ -167,7 +168,7 @@ def _facts(known: History) -> dict[str, Any]:
 def _show_forecasts(terminal: Terminal, known: History, forecasts: Sequence[Forecast]) -> None:
     """What they rest on in a sentence, and a table whose first row is the present max."""
     slots = "no live worker" if known.slots is None else f"{count_of(known.slots, 'slot')} on live workers"
-    slots += " that consume it" if known.limit.startswith("queue:") else ""
+    slots += " that consume it" if LimitName.of(known.limit).scope == "queue" else ""
     terminal.line(
         f"{known.limit}: based on {known.samples} of the {known.tasks:g} tasks of the last {span(known.seconds)}, "
         f"which took {span(known.mean_hold)} on average; now {len(known.running)} running and {known.backlog} waiting; "

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery_gconc.cli.terminal import Column
+from celery_gconc.limits.rules import Rule
 from celery_gconc.operations.wording import since, span
 from celery_gconc.protocol.status import LimitStatus
 
@@ -75,7 +76,7 @@ def bar(limit: LimitStatus, *, is_ascii: bool = False) -> Text:
 def notes_of(limit: LimitStatus, now: float) -> Iterator[str]:
     """Sentences on a limit, each beginning with its name: who set it, when, why, until when; likewise its pause."""
     if limit.overridden:
-        value = "unlimited" if limit.max is None else str(limit.max)
+        value = str(Rule(limit.max))
         configured = "none" if limit.configured is None else str(limit.configured)
         made = _made(limit.set_by, limit.set_at, limit.reason, limit.set_until, now)
         yield f"{limit.limit}: set to {value}{made} (configured: {configured})"

@@ -21,6 +21,7 @@ from celery.states import PENDING
 
 from celery_gconc.brokers.backlog import Backlog, BrokerUnavailable, Message, Search
 from celery_gconc.limits.claims import Limits, TaskOption, candidates
+from celery_gconc.limits.name import LimitName
 from celery_gconc.operations.declared import known_queues
 from celery_gconc.operations.operations import Operations
 from celery_gconc.operations.survey import ANSWER_SECONDS, Answers, Question, Survey, ask
@@ -226,7 +227,7 @@ def _first_line(value: Any) -> str:
 
 def _queues(app: Celery, status: Status, more: Iterable[str]) -> list[str]:
     """The queues that this app knows, those that have a limit, and these."""
-    limited = [limit.limit.partition(":")[2] for limit in status if limit.limit.startswith("queue:")]
+    limited = [name.name for limit in status if (name := LimitName.of(limit.limit)).scope == "queue"]
     names = [*more, *sorted(known_queues(app)), *limited]
     return list(dict.fromkeys(str(name) for name in names if name))
 

@@ -20,6 +20,7 @@ from celery import Celery
 
 from celery_gconc.brokers.backlog import Backlog, BrokerUnavailable
 from celery_gconc.errors import LimitError
+from celery_gconc.limits.name import LimitName
 from celery_gconc.operations.declared import told_queues
 from celery_gconc.operations.operations import Operations
 from celery_gconc.operations.survey import Question, ask
@@ -261,9 +262,10 @@ def _ask_broker(
 
     Under other limits no message counts, and every worker does.
     """
-    scope, _, queue = limit.partition(":")
-    if scope != "queue":
+    name = LimitName.of(limit)
+    if name.scope != "queue":
         return 0, sessions, []
+    queue = name.name
     try:
         with Backlog(app) as backlog:
             count = backlog.count(queue) or 0

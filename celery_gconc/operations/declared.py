@@ -16,6 +16,7 @@ from kombu import Queue
 from celery_gconc.brokers.queues import goes_by, name_of
 from celery_gconc.errors import LimitError
 from celery_gconc.limits.claims import TaskOption
+from celery_gconc.limits.name import LimitName
 from celery_gconc.settings import Settings
 
 
@@ -45,7 +46,8 @@ def covers_nothing(app: Celery, limit: str, queues: Iterable[str] | None = None)
     *queues*: those that workers consume, beside the app's own; None where no worker was asked. The app's task modules
     have to be imported.
     """
-    scope, _, name = limit.partition(":")
+    taken_apart = LimitName.of(limit)
+    scope, name = taken_apart.scope, taken_apart.name
     joined = _joined(app)
     if scope == "queue":
         known = {*known_queues(app), *(queues or ())}
@@ -54,7 +56,7 @@ def covers_nothing(app: Celery, limit: str, queues: Iterable[str] | None = None)
     elif scope == "task":
         known, what = set(app.tasks), f"this app has no task {name}"
     elif scope == "pool":
-        known = {joins.partition(":")[2] for joins in joined if joins.startswith("pool:")}
+        known = {joins.name for one in joined if (joins := LimitName.of(one)).scope == "pool"}
         what = f"no task of this app joins the pool {name}"
     else:
         return None
@@ -113,9 +115,9 @@ def configured_limits(app: Celery, settings: Settings) -> dict[str, int]:
 
 def full_name(app: Celery, limit: str) -> str:
     """A limit's name with a queue's alias resolved (``Queue("mail.out", alias="mail")``)."""
-    scope, _, rest = limit.partition(":")
-    if scope != "queue":
+    name = LimitName.of(limit)
+    if name.scope != "queue":
         return limit
     queues: Any = app.amqp.queues
-    queue = queues.aliases.get(rest) or queues.get(rest)
+    queue = queues.aliases.get(name.name) or queues.get(name.name)
     return limit if queue is None else f"queue:{goes_by(queue)}"

@@ -16,6 +16,7 @@ from celery import Celery
 
 from celery_gconc.errors import LimitError
 from celery_gconc.limits.claims import TaskOption
+from celery_gconc.limits.name import LimitName
 from celery_gconc.operations.declared import known_queues
 
 #: How alike two names have to be for one to be taken for a misspelling of the other.
@@ -36,8 +37,8 @@ def misfits(app: Celery, configured: Collection[str], limits: Collection[str]) -
     told: set[str] = set()
     for task, names in sorted(joins.items()):
         for name in names:
-            bare = name.removeprefix("queue:")
-            if bare == name or name in limits or bare in queues:
+            bare = LimitName.of(name).name
+            if LimitName.of(name).scope != "queue" or name in limits or bare in queues:
                 continue
             pool = f"pool:{bare}"
             told.add(pool)
@@ -61,13 +62,14 @@ def _joins(app: Celery) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def _meant(app: Celery, limit: str, lacking: Collection[str], queues: Collection[str]) -> str | None:
     """What a configured limit that no task joins is likely meant to be. *lacking*: joined limits that have no max."""
-    scope, _, name = limit.partition(":")
+    taken_apart = LimitName.of(limit)
+    scope, name = taken_apart.scope, taken_apart.name
     if scope == "task":
         ends = [f"task:{task}" for task in app.tasks if task.endswith(f".{name}")]
         return ends[0] if name not in app.tasks and len(ends) == 1 else None
     if scope == "queue":
         return f"pool:{name}" if name not in queues and f"pool:{name}" in lacking else None
     if scope == "pool":
-        pools = [one.partition(":")[2] for one in lacking if one.startswith("pool:")]
+        pools = [of.name for one in lacking if (of := LimitName.of(one)).scope == "pool"]
         return next((f"pool:{one}" for one in get_close_matches(name, pools, 1, LIKELY)), None)
     return None

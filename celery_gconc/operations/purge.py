@@ -19,7 +19,7 @@ from celery_gconc.brokers.queues import goes_by
 from celery_gconc.clock import now
 from celery_gconc.errors import LimitError, StoreUnavailable
 from celery_gconc.limits.claims import BUILT_IN, TaskOption, candidates
-from celery_gconc.limits.name import APP
+from celery_gconc.limits.name import APP, LimitName
 from celery_gconc.operations.declared import known_queues, told_queues
 from celery_gconc.operations.operations import Operations
 from celery_gconc.operations.survey import ANSWER_SECONDS, Question, ask
@@ -73,9 +73,9 @@ def _queues(app: Celery, limit: str, nodes: tuple[str, ...] | None, timeout: flo
     if nodes is None or nodes:
         (told,) = ask(app, [Question("active_queues", destination=nodes or ())], timeout)
         queues |= {own: f"queue:{name}" == limit for own, name in told_queues(told.values())}
-    scope, _, name = limit.partition(":")
-    if scope == "queue" and not any(queues.values()):
-        queues[name] = True
+    name = LimitName.of(limit)
+    if name.scope == "queue" and not any(queues.values()):
+        queues[name.name] = True
     return dict.fromkeys(known_queues(app), False) | queues
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from celery_gconc.limits.claims import Limits
-from celery_gconc.limits.rules import Mark
+from celery_gconc.limits.rules import Mark, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Value:
     origin: str  #: ``override``, ``configured`` or ``none``
 
     def __str__(self) -> str:
-        text = "unlimited" if self.max is None else str(self.max)
+        text = str(Rule(self.max))
         if self.origin == "configured":
             text += " (configured)"
         return f"{text}, paused" if self.paused else text

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import celery_gconc
 from celery_gconc.errors import LimitError
 from celery_gconc.limits.claims import TaskOption, candidates
-from celery_gconc.limits.name import parse_limit
-from celery_gconc.limits.rules import parse_max
+from celery_gconc.limits.name import LimitName, parse_limit
+from celery_gconc.limits.rules import Rule, parse_max
+
+PACKAGE = Path(celery_gconc.__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,27 @@ def test_a_wrong_task_option_is_refused_with_the_name_of_the_task(value):
 def test_celerys_own_tasks_are_exempt_from_app_and_queue_limits():
     assert candidates("celery.chord_unlock", "emails", TaskOption()) == ("task:celery.chord_unlock",)
     assert candidates("proj.sync", "emails", TaskOption()) == ("app", "queue:emails", "task:proj.sync")
+
+
+@pytest.mark.parametrize("full", ["app", "queue:emails", "task:proj.tasks.sync", "pool:a:b", "queue:sync[acme]"])
+def test_a_full_name_taken_apart_is_the_same_put_together(full):
+    assert str(LimitName.of(full)) == full == str(LimitName.parse(full))
+    assert LimitName.of(full) == LimitName.parse(full)
+    assert LimitName.of(full).scope == full.partition(":")[0]
+
+
+def test_no_other_module_takes_a_limits_name_apart():
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in PACKAGE.rglob("*.py")
+        if path.parent.name != "limits"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r'partition\(":"\)|startswith\("(queue|task|pool):|removeprefix\("(queue|task|pool):', line)
+        and "credentials" not in line
+        and "userinfo" not in line
+    ]
+    assert found == []
+
+
+def test_a_rule_reads_as_people_write_it():
+    assert [str(Rule.parse(text)) for text in ("4", 0, "unlimited", None)] == ["4", "0", "unlimited", "unlimited"]

@@ -129,7 +129,8 @@ def _api() -> Iterator[Fault]:
             yield page.fault(page.rows[name].line, f"the arguments are `{name}{plain}`")
     public = {name: value for module in (celery_gconc, status) for name, value in vars(module).items()}
     for name, value in public.items():
-        if isinstance(value, type) and dataclasses.is_dataclass(value):
+        is_ours = name in celery_gconc.__all__ or getattr(value, "__module__", "") == status.__name__
+        if is_ours and isinstance(value, type) and dataclasses.is_dataclass(value):
             yield from _described(page, name, [field.name for field in dataclasses.fields(value)], "field")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from celery_gconc.diagnosis.finding import ERROR, INFO, WARNING, Finding
 from celery_gconc.diagnosis.look import Look
+from celery_gconc.limits.name import LimitName
 from celery_gconc.operations.declared import configured_limits, covers_nothing, told_queues
 from celery_gconc.operations.wording import all_of, since, span
 from celery_gconc.protocol.status import LimitStatus, Status
@@ -22,7 +23,7 @@ def names(look: Look) -> Iterator[Finding]:
     elsewhere = {name for session in look.strangers for name in session.configured}
     for limit in look.limits_in_use:
         is_used = limit.running or limit.waiting or limit.parked or limit.per_minute or limit.limit in elsewhere
-        if is_used or (limit.limit.startswith("queue:") and not look.knows_queues):
+        if is_used or (LimitName.of(limit.limit).scope == "queue" and not look.knows_queues):
             continue
         if why := covers_nothing(look.app, limit.limit, queues):
             todo = (
