@@ -1,6 +1,6 @@
 """Where a task's message is in the broker: in which queue, behind how many others, or taken by a worker.
 
-explain, simulation -> Backlog -> kombu (passive declarations), or scripts over kombu's lists in Redis (lua/broker)
+explain, simulation -> BrokerView -> kombu (passive declarations), or scripts over kombu's lists in Redis (lua/broker)
 
 It only looks, but for ``empty`` and ``remove``: nothing is consumed, moved or declared. RabbitMQ tells how many
 messages a queue holds, not which.
@@ -77,7 +77,7 @@ class Search:
     is_complete: bool = True
 
 
-class Backlog:
+class BrokerView:
     """The broker of an app, looked at through a connection of its own. For one thread.
 
     Raises:
@@ -88,7 +88,7 @@ class Backlog:
         self.app = app
         self._connection: Any = None
 
-    def __enter__(self) -> Backlog:
+    def __enter__(self) -> BrokerView:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:

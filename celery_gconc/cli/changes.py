@@ -13,8 +13,8 @@ from celery_gconc.cli.rows import moment, pause_note
 from celery_gconc.cli.terminal import EXIT_NO, Command, Terminal, pass_terminal
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.operations.declared import covers_nothing
-from celery_gconc.operations.survey import ANSWER_SECONDS
 from celery_gconc.operations.wording import all_of, count_of, span
+from celery_gconc.operations.worker_query import ANSWER_SECONDS
 from celery_gconc.protocol.status import Change, LimitStatus
 
 _for = click.option(

@@ -11,8 +11,8 @@ import click
 from celery_gconc.cli.arguments import LIMIT, MAX, NumberRange
 from celery_gconc.cli.terminal import EXIT_NO, Command, Terminal, pass_terminal
 from celery_gconc.limits.name import LimitName
-from celery_gconc.operations.survey import ANSWER_SECONDS
 from celery_gconc.operations.wording import count_of, span
+from celery_gconc.operations.worker_query import ANSWER_SECONDS
 from celery_gconc.protocol.status import as_json
 
 if TYPE_CHECKING:

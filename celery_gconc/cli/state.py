@@ -35,7 +35,7 @@ def _show_unconnected(terminal: Terminal) -> None:
     """Live workers that report no connection to Redis, which may have forgotten them by now."""
     from celery_gconc.brokers.backlog import BrokerUnavailable
     from celery_gconc.diagnosis.checks.workers import trouble_of
-    from celery_gconc.operations.survey import Question, ask
+    from celery_gconc.operations.worker_query import Question, ask
 
     try:
         (stats,) = ask(terminal.app, [Question("stats")])

@@ -9,7 +9,7 @@ from celery_gconc.diagnosis.checks import limits, servers, workers
 from celery_gconc.diagnosis.finding import SEVERITIES, Finding
 from celery_gconc.diagnosis.look import look
 from celery_gconc.operations.operations import Operations
-from celery_gconc.operations.survey import ANSWER_SECONDS
+from celery_gconc.operations.worker_query import ANSWER_SECONDS
 
 CHECKS = (*workers.CHECKS, *servers.CHECKS, *limits.CHECKS)
 

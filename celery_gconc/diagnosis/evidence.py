@@ -19,12 +19,12 @@ from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
 from celery.states import PENDING
 
-from celery_gconc.brokers.backlog import Backlog, BrokerUnavailable, Message, Search
+from celery_gconc.brokers.backlog import BrokerUnavailable, BrokerView, Message, Search
 from celery_gconc.limits.claims import Limits, TaskOption, candidates
 from celery_gconc.limits.name import LimitName
 from celery_gconc.operations.declared import known_queues
 from celery_gconc.operations.operations import Operations
-from celery_gconc.operations.survey import ANSWER_SECONDS, Answers, Question, Survey, ask
+from celery_gconc.operations.worker_query import ANSWER_SECONDS, Answers, Question, WorkerQuery, ask
 from celery_gconc.protocol.status import EndedTask, Holder, Status, Waiter, Whereabouts
 
 #: How long, in seconds, the result backend has for an answer.
@@ -121,7 +121,7 @@ def gather(
     status = operations.status()
     search, trouble = Search(None), ""
     try:
-        with Backlog(app) as backlog:
+        with BrokerView(app) as backlog:
             search = backlog.find(task_id, _queues(app, status, [*queues, before.queue or ""]))
     except BrokerUnavailable as exc:
         trouble = str(exc)
@@ -237,7 +237,7 @@ def _search_more(app: Celery, task_id: str, search: Search, told: Told) -> Searc
     more = {name for names in told.queues.values() for name in names} - set(search.counts)
     if not more:
         return search
-    with suppress(BrokerUnavailable), Backlog(app) as backlog:
+    with suppress(BrokerUnavailable), BrokerView(app) as backlog:
         found = backlog.find(task_id, sorted(more))
         complete = found.message is not None or (search.is_complete and found.is_complete)
         return Search(found.message, {**search.counts, **found.counts}, found.can_look, complete)
@@ -247,7 +247,7 @@ def _search_more(app: Celery, task_id: str, search: Search, told: Told) -> Searc
 def _ask_workers(app: Celery, task_id: str, status: Status, timeout: float) -> Told:
     """Ask all at once; those whose sessions are known can be waited for, the others only if none of those has it."""
     ours = tuple(session.node for session in status.sessions)
-    everybody = Survey(app, [Question("query_task", {"ids": [task_id]}), Question("active_queues")], timeout)
+    everybody = WorkerQuery(app, [Question("query_task", {"ids": [task_id]}), Question("active_queues")], timeout)
     try:
         told = _ask_ours(app, task_id, ours, timeout) if ours else Told()
         is_found = any(answer.get("state") for answer in told.own.values()) or any(told.state.values())

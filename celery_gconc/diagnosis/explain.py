@@ -11,7 +11,7 @@ from celery_gconc.diagnosis.evidence import gather
 from celery_gconc.diagnosis.explanation import UNSURE, Explanation
 from celery_gconc.diagnosis.judges import judge
 from celery_gconc.operations.operations import Operations
-from celery_gconc.operations.survey import ANSWER_SECONDS
+from celery_gconc.operations.worker_query import ANSWER_SECONDS
 
 
 def explain(

@@ -15,7 +15,7 @@ from celery_gconc.brokers.backlog import BrokerUnavailable
 from celery_gconc.connection.urls import without_secrets
 from celery_gconc.errors import StoreUnusable
 from celery_gconc.operations.operations import Operations
-from celery_gconc.operations.survey import Answers, Question, ask
+from celery_gconc.operations.worker_query import Answers, Question, ask
 from celery_gconc.protocol.status import LimitStatus, SessionStatus, Status
 from celery_gconc.settings import Settings
 

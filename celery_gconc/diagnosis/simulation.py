@@ -18,13 +18,13 @@ from dataclasses import dataclass
 
 from celery import Celery
 
-from celery_gconc.brokers.backlog import Backlog, BrokerUnavailable
+from celery_gconc.brokers.backlog import BrokerUnavailable, BrokerView
 from celery_gconc.errors import LimitError
 from celery_gconc.limits.name import LimitName
 from celery_gconc.operations.declared import told_queues
 from celery_gconc.operations.operations import Operations
-from celery_gconc.operations.survey import Question, ask
 from celery_gconc.operations.wording import all_of
+from celery_gconc.operations.worker_query import Question, ask
 from celery_gconc.protocol.status import EndedTask, LimitStatus, SessionStatus
 
 #: A forecast needs at least this many recorded tasks.
@@ -267,7 +267,7 @@ def _ask_broker(
         return 0, sessions, []
     queue = name.name
     try:
-        with Backlog(app) as backlog:
+        with BrokerView(app) as backlog:
             count = backlog.count(queue) or 0
     except BrokerUnavailable as exc:
         text = (

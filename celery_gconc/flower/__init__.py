@@ -53,7 +53,7 @@ def install(app: Celery) -> None:
     if _is_switched_off(app):
         logger.info("%s: no limits are shown", SWITCHED_OFF)
         return
-    from celery_gconc.flower.desk import Desk
+    from celery_gconc.flower.snapshots import SnapshotCache
 
     missing: dict[str, Exception] = {}
 
@@ -63,10 +63,10 @@ def install(app: Celery) -> None:
         except Exception as exc:  # noqa: BLE001 - an undocumented seam may fail in any way, and Flower has to start
             missing[what] = exc
 
-    desk = Desk(app)
+    cache = SnapshotCache(app)
     add("/metrics", lambda: _add_metrics(app))
-    add("/api/gconc", lambda: _add_api(desk))
-    add("/gconc", lambda: _add_page(desk, has_api="/api/gconc" not in missing))
+    add("/api/gconc", lambda: _add_api(cache))
+    add("/gconc", lambda: _add_page(cache, has_api="/api/gconc" not in missing))
     if "/gconc" not in missing:
         add("the link to /gconc", _add_link)
     if missing:
@@ -90,27 +90,27 @@ def _flower_has_read_its_options(app: Celery) -> None:
 def _add_metrics(app: Celery) -> None:
     from prometheus_client import REGISTRY
 
-    from celery_gconc.flower.scrape import Scrape
+    from celery_gconc.flower.metrics import Scrape
 
     REGISTRY.register(Scrape(app))
 
 
-def _add_api(desk: Any) -> None:
+def _add_api(cache: Any) -> None:
     from flower import urls
 
     from celery_gconc.flower.api import route
 
-    urls.handlers.insert(len(urls.handlers) - 1, route(desk))  # before the one that says 404 to everything
+    urls.handlers.insert(len(urls.handlers) - 1, route(cache))  # before the one that says 404 to everything
 
 
-def _add_page(desk: Any, *, has_api: bool) -> None:
+def _add_page(cache: Any, *, has_api: bool) -> None:
     from flower import urls
 
     from celery_gconc.flower.page import check_templates, routes
 
     check_templates(urls.settings["template_path"])
     at = len(urls.handlers) - 1  # before the one that says 404 to everything
-    urls.handlers[at:at] = routes(desk, why_not="" if has_api else NO_API)
+    urls.handlers[at:at] = routes(cache, why_not="" if has_api else NO_API)
 
 
 def _add_link() -> None:

@@ -15,8 +15,7 @@ from tornado import web
 from tornado.routing import URLSpec
 
 from celery_gconc.errors import GlobalConcurrencyError, LimitError
-from celery_gconc.flower.desk import Desk
-from celery_gconc.flower.visitor import (
+from celery_gconc.flower.access import (
     READ_ONLY,
     answer_with_error,
     answer_with_snapshot,
@@ -24,6 +23,7 @@ from celery_gconc.flower.visitor import (
     refuse_other_sites,
     user_of,
 )
+from celery_gconc.flower.snapshots import SnapshotCache
 from celery_gconc.limits.name import shown
 from celery_gconc.operations.operations import Operations
 from celery_gconc.protocol.status import Change, as_json
@@ -40,14 +40,14 @@ ACTIONS: Mapping[str, tuple[Callable[..., Change], frozenset[str]]] = {
 class ApiHandler(BaseApiHandler):
     """Flower's base class asks for the login (401 without, unless FLOWER_UNAUTHENTICATED_API) and checks XSRF."""
 
-    def initialize(self, desk: Desk) -> None:
+    def initialize(self, cache: SnapshotCache) -> None:
         """Take what :func:`route` gives."""
-        self.desk = desk
+        self.cache = cache
 
     @web.authenticated
     async def get(self) -> None:
         """Tell what holds now."""
-        await answer_with_snapshot(self, self.desk)
+        await answer_with_snapshot(self, self.cache)
 
     @web.authenticated
     async def post(self) -> None:
@@ -58,7 +58,7 @@ class ApiHandler(BaseApiHandler):
             self.write({"error": READ_ONLY})
             return
         try:
-            change = await self.desk.change(_change_of(self._asked(), by=user_of(self)))
+            change = await self.cache.change(_change_of(self._asked(), by=user_of(self)))
         except GlobalConcurrencyError as exc:
             answer_with_error(self, exc)
         else:
@@ -78,9 +78,9 @@ class ApiHandler(BaseApiHandler):
         return {name: self.get_arguments(name)[-1] for name in self.request.arguments}
 
 
-def route(desk: Desk) -> URLSpec:
+def route(cache: SnapshotCache) -> URLSpec:
     """Where the API is."""
-    return URLSpec(r"/api/gconc", ApiHandler, {"desk": desk})
+    return URLSpec(r"/api/gconc", ApiHandler, {"cache": cache})
 
 
 def _change_of(asked: Mapping[str, Any], *, by: str) -> Callable[[Operations], Change]:

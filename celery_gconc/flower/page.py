@@ -11,8 +11,8 @@ from tornado import web
 from tornado.routing import URLSpec
 from tornado.template import Loader, Template
 
-from celery_gconc.flower.desk import Desk
-from celery_gconc.flower.visitor import answer_with_snapshot, options_of, refusal
+from celery_gconc.flower.access import answer_with_snapshot, options_of, refusal
+from celery_gconc.flower.snapshots import SnapshotCache
 from celery_gconc.version import __version__
 
 #: What the page is made of; its template extends Flower's ``base.html``.
@@ -37,25 +37,25 @@ class Facts:
 class PageHandler(BaseHandler):
     """The page, and with ``?json=1`` its data: who may see Flower's own pages sees both, login to the API or not."""
 
-    def initialize(self, desk: Desk, why_not: str) -> None:
+    def initialize(self, cache: SnapshotCache, why_not: str) -> None:
         """Take what :func:`routes` gives."""
-        self.desk, self.why_not = desk, why_not
+        self.cache, self.why_not = cache, why_not
 
     @web.authenticated
     async def get(self) -> None:
         """Show the page, or tell what holds now."""
         if self.get_arguments("json"):
-            await answer_with_snapshot(self, self.desk)
+            await answer_with_snapshot(self, self.cache)
         else:
             is_live = bool(options_of(self).auto_refresh)
             facts = Facts(__version__, self.why_not or refusal(self), is_live)
             self.render(TEMPLATE, gconc=facts)  # type: ignore[no-untyped-call]
 
 
-def routes(desk: Desk, *, why_not: str) -> list[URLSpec]:
+def routes(cache: SnapshotCache, *, why_not: str) -> list[URLSpec]:
     """Where the page is, and its script and style. *why_not* says why nothing can be changed from it, if so."""
     return [
-        URLSpec(r"/gconc", PageHandler, {"desk": desk, "why_not": why_not}, name="gconc"),
+        URLSpec(r"/gconc", PageHandler, {"cache": cache, "why_not": why_not}, name="gconc"),
         URLSpec(r"/gconc/(.+)", web.StaticFileHandler, {"path": str(FOLDER)}, name="gconc-file"),
     ]
 

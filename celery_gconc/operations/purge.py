@@ -1,6 +1,6 @@
 """Empties the line of a limit: what waits for it at the broker, and in workers.
 
-caller -> purge -> Backlog (the queue, or the tasks' messages in it), Survey (each worker discards what it holds)
+    caller -> purge -> BrokerView (the messages in the queue), WorkerQuery (each worker discards what it holds)
 
 Round by round, since a message may move meanwhile: the broker first, then the workers, until these have none left,
 and the broker once more, for what they gave back.
@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from celery import Celery
 
-from celery_gconc.brokers.backlog import Backlog
+from celery_gconc.brokers.backlog import BrokerView
 from celery_gconc.brokers.queues import goes_by
 from celery_gconc.clock import now
 from celery_gconc.errors import LimitError, StoreUnavailable
@@ -22,7 +22,7 @@ from celery_gconc.limits.claims import BUILT_IN, TaskOption, candidates
 from celery_gconc.limits.name import APP, LimitName
 from celery_gconc.operations.declared import known_queues, told_queues
 from celery_gconc.operations.operations import Operations
-from celery_gconc.operations.survey import ANSWER_SECONDS, Question, ask
+from celery_gconc.operations.worker_query import ANSWER_SECONDS, Question, ask
 from celery_gconc.protocol.status import Purged
 
 #: For how long, in seconds, a purge goes on where more messages come than it removes.
@@ -45,7 +45,7 @@ def purge(operations: Operations, limit: str, timeout: float = ANSWER_SECONDS) -
     nodes = _nodes(operations)
     at_broker, in_workers, heard = 0, Counter[str](), set[str]()
     ends = now() + MAX_SECONDS
-    with Backlog(app) as backlog:
+    with BrokerView(app) as backlog:
         queues = _queues(app, name, nodes, timeout)
         at_broker += _at_broker(backlog, app, name, queues)
         while True:
@@ -79,7 +79,7 @@ def _queues(app: Celery, limit: str, nodes: tuple[str, ...] | None, timeout: flo
     return dict.fromkeys(known_queues(app), False) | queues
 
 
-def _at_broker(backlog: Backlog, app: Celery, limit: str, queues: Mapping[str, bool]) -> int:
+def _at_broker(backlog: BrokerView, app: Celery, limit: str, queues: Mapping[str, bool]) -> int:
     """Remove messages that no worker has taken; return how many."""
     removed = sum(backlog.empty(queue) for queue, is_whole in queues.items() if is_whole)
     rest = [queue for queue, is_whole in queues.items() if not is_whole]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from tornado.web import create_signed_value
 
-from celery_gconc.flower.desk import MAX_OPEN
+from celery_gconc.flower.snapshots import MAX_OPEN
 from tests.flower.kit import USER, VERSIONS, Bench, Browser, Flower, flower
 from tests.kit.servers import wait_until
 

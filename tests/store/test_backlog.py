@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 
 from celery_gconc.brokers import backlog
-from celery_gconc.brokers.backlog import Backlog, BrokerUnavailable
+from celery_gconc.brokers.backlog import BrokerUnavailable, BrokerView
 from tests.store.test_fuzz_broker import JUNK, STRANGE, Lists
 
 
@@ -39,7 +39,7 @@ def test_a_message_is_found_between_strange_ones_and_all_stay_as_they_are(app: C
     send(app, task_id="wanted", retries=2, expires=60)
     client.lpush("celery", *STRANGE)
     before = client.lrange("celery", 0, -1)
-    with Backlog(app) as broker:
+    with BrokerView(app) as broker:
         found = broker.find("wanted", ["other", "celery"]).message
     assert found is not None
     assert (found.queue, found.position, found.task, found.retries) == ("celery", 60 + len(STRANGE) + 3 + 1, "work", 2)
@@ -53,7 +53,7 @@ def test_a_name_of_any_kind_is_found(app: Celery, task_id: str):
     for _ in range(3):
         send(app)
     send(app, task_id=task_id)
-    with Backlog(app) as broker:
+    with BrokerView(app) as broker:
         found = broker.find(task_id, ["celery"]).message
     assert found is not None
     assert found.position == 4
@@ -61,7 +61,7 @@ def test_a_name_of_any_kind_is_found(app: Celery, task_id: str):
 
 def test_a_message_is_not_found_by_its_parent_or_by_a_part_of_its_name(app: Celery):
     send(app, task_id="child", parent_id="parent", root_id="root")
-    with Backlog(app) as broker:
+    with BrokerView(app) as broker:
         for name in ("parent", "root", "chil", "hild", ""):
             search = broker.find(name, ["celery"])
             assert search.message is None
@@ -73,7 +73,7 @@ def test_a_parent_of_many_children_costs_no_more_than_any_other_task(app: Celery
         for _ in range(1000):
             app.send_task("work", producer=producer, parent_id="parent", root_id="parent")
     client.config_resetstat()
-    with Backlog(app) as broker:
+    with BrokerView(app) as broker:
         assert broker.find("parent", ["celery"]).message is None
     assert client.info("commandstats")["cmdstat_eval"]["calls"] < 10
 
@@ -85,7 +85,7 @@ def test_a_message_that_was_taken_is_found_with_the_time_when_it_returns(app: Ce
     raw = client.rpop("celery")
     client.hset("unacked", "a tag", f'[{raw}, "", "celery"]')
     client.zadd("unacked_index", {"a tag": 1_000_000.5})
-    with Backlog(app) as broker:
+    with BrokerView(app) as broker:
         found = broker.find("wanted", ["celery"]).message
     assert found is not None
     assert (found.queue, found.position, found.taken_at, found.returns_at) == ("celery", None, 1_000_000.5, 1_003_600.5)
@@ -98,7 +98,7 @@ def test_of_a_long_queue_the_end_that_is_consumed_first_is_looked_at(app: Celery
         for _ in range(1400):
             app.send_task("work", producer=producer)
     far = send(app)
-    with Backlog(app) as broker:
+    with BrokerView(app) as broker:
         assert broker.find(near, ["celery"]).message is not None
         search = broker.find(far, ["celery"])
     assert search.message is None
@@ -108,14 +108,14 @@ def test_of_a_long_queue_the_end_that_is_consumed_first_is_looked_at(app: Celery
 def test_queues_are_counted_whether_they_exist_or_not(app: Celery):
     send(app)
     send(app, priority=6)
-    with Backlog(app) as broker:
+    with BrokerView(app) as broker:
         assert (broker.count("celery"), broker.count("none")) == (2, 0)
 
 
 def test_a_broker_that_is_away_is_named_without_its_password():
     app = Celery("shop", broker="redis://:secret@127.0.0.1:1/0", set_as_current=False)
     with (
-        Backlog(app) as broker,
+        BrokerView(app) as broker,
         pytest.raises(
             BrokerUnavailable, match=r"^broker unavailable: connection refused \(.*127\.0\.0\.1:1/0\)"
         ) as caught,

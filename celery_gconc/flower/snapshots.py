@@ -1,6 +1,6 @@
 """Where requests to Flower meet Redis: on threads of its own, never on Flower's loop, and once however many look.
 
-handler, on Flower's loop -> Desk -> its threads -> Operations -> Redis
+handler, on Flower's loop -> SnapshotCache -> its threads -> Operations -> Redis
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_SHOWN, MAX_OPEN = 100, 20
 T = TypeVar("T")
 
 
-class Desk:
+class SnapshotCache:
     """One for each Flower. Opens no connection before it is asked. Everything here runs on Flower's loop."""
 
     def __init__(self, app: Celery) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import Celery
 
-from celery_gconc.brokers.backlog import CONNECT_SECONDS, Backlog, BrokerUnavailable
+from celery_gconc.brokers.backlog import CONNECT_SECONDS, BrokerUnavailable, BrokerView
 from celery_gconc.clock import now
 
 #: How long, in seconds, workers have for their answers if nothing else is said: as in Celery's own commands.
@@ -32,7 +32,7 @@ class Question:
 Answers = dict[str, Any]
 
 
-class Survey:
+class WorkerQuery:
     """Questions that are asked at the same time, from when this is made; several surveys may be under way."""
 
     def __init__(self, app: Celery, questions: Sequence[Question], timeout: float = ANSWER_SECONDS) -> None:
@@ -60,8 +60,8 @@ class Survey:
 
 
 def ask(app: Celery, questions: Sequence[Question], timeout: float = ANSWER_SECONDS) -> list[Answers]:
-    """Ask, and wait for the answers; see :class:`Survey`."""
-    return Survey(app, questions, timeout).answers()
+    """Ask, and wait for the answers; see :class:`WorkerQuery`."""
+    return WorkerQuery(app, questions, timeout).answers()
 
 
 class _Asker(threading.Thread):
@@ -75,7 +75,7 @@ class _Asker(threading.Thread):
 
     def run(self) -> None:
         question = self._question
-        with Backlog(self._app) as broker:
+        with BrokerView(self._app) as broker:
             try:
                 replies = self._app.control.broadcast(
                     question.command,

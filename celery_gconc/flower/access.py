@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from tornado.web import HTTPError, RequestHandler
 
 from celery_gconc.errors import GlobalConcurrencyError, LimitError
-from celery_gconc.flower.desk import Desk
+from celery_gconc.flower.snapshots import SnapshotCache
 
 READ_ONLY = "Flower is in read-only mode (--read-only)."
 NO_LOGIN = (
@@ -73,11 +73,11 @@ def refuse_other_sites(handler: RequestHandler) -> None:
         raise HTTPError(403, "Cross-site request forbidden")
 
 
-async def answer_with_snapshot(handler: RequestHandler, desk: Desk) -> None:
+async def answer_with_snapshot(handler: RequestHandler, cache: SnapshotCache) -> None:
     """Answer a request with what holds now."""
     handler.set_header("Cache-Control", "no-store")
     try:
-        handler.write(await desk.snapshot(handler.get_arguments("limit")))
+        handler.write(await cache.snapshot(handler.get_arguments("limit")))
     except GlobalConcurrencyError as exc:
         answer_with_error(handler, exc)
 
