@@ -11,7 +11,7 @@ PROCESSES ?= 3
 SEED ?= $(shell python3 -c 'import random; print(random.randrange(10**6))')
 MINUTES ?= 10
 
-.PHONY: help demo test test-quick check sizes matrix matrix-ends conformance chaos model bench bench-quick wheel clean servers
+.PHONY: help demo test test-quick check sizes matrix matrix-ends conformance chaos model mutants bench bench-quick wheel clean servers
 
 help:
 	@echo "make demo         three workers, one limit, changed while they run; writes demo-output/timeline.svg"
@@ -23,6 +23,7 @@ help:
 	@echo "make conformance  Celery's own test suites, with and without celery-gconc; some hours"
 	@echo "make chaos        random faults for ten minutes (MINUTES=...); SEED=... replays a run"
 	@echo "make model        the protocol in the model checker spin, and every bug that it must find"
+	@echo "make mutants      the product broken in a hundred ways, each of which its tests must catch; some twenty minutes"
 	@echo "make bench        the benchmarks, about half an hour; writes docs/explanation/benchmarks.md"
 	@echo "make wheel        build the wheel and test that it is complete"
 
@@ -50,6 +51,9 @@ chaos: $(VENV)/.test servers
 model:
 	@command -v spin >/dev/null && command -v gcc >/dev/null || sh tools/install.sh spin gcc libc6-dev
 	$(PYTHON) tools/model.py
+
+mutants: $(VENV)/.test servers
+	$(BIN)/python -m tools.mutants
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
