@@ -11,14 +11,13 @@ PROCESSES ?= 3
 SEED ?= $(shell python3 -c 'import random; print(random.randrange(10**6))')
 MINUTES ?= 10
 
-.PHONY: help demo test test-quick check sizes matrix matrix-ends conformance chaos model mutants bench bench-quick wheel clean servers
+.PHONY: help demo test test-quick check matrix matrix-ends conformance chaos model mutants bench bench-quick wheel clean servers
 
 help:
 	@echo "make demo         three workers, one limit, changed while they run; writes demo-output/timeline.svg"
 	@echo "make test         all tests, on real Redis and real workers"
 	@echo "make test-quick   those that take no longer than three minutes: for every day"
-	@echo "make check        ruff, mypy --strict, import-linter, and what the documentation says is there"
-	@echo "make sizes        no file of the product above 350 lines, no class above 300, no function above 50"
+	@echo "make check        ruff, mypy --strict, import-linter, sizes, and what the documentation says is there"
 	@echo "make matrix       the tests on pairs of Python and Celery, from the oldest to the newest"
 	@echo "make conformance  Celery's own test suites, with and without celery-gconc; some hours"
 	@echo "make chaos        random faults for ten minutes (MINUTES=...); SEED=... replays a run"
@@ -61,10 +60,7 @@ check: $(VENV)/.check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.docs_lint
-
-# Part of `make check` once all files are cut to size.
-sizes:
-	$(PYTHON) tools/sizes.py
+	$(BIN)/python tools/sizes.py
 
 bench: $(VENV)/.bench servers
 	$(BIN)/python -m benchmarks
