@@ -275,7 +275,7 @@ def _checked(values: Mapping[str, Any], location: Location | None) -> Settings:
     interval = _number(values, "heartbeat_interval", 0.1)
     timeout = _number(values, "heartbeat_timeout", 0.0)
     if timeout < 2 * interval:
-        raise _refuse("heartbeat_timeout", timeout, f" ({interval:g}), which makes {2 * interval:g}")
+        raise _refuse("heartbeat_timeout", timeout, f" ({interval:g}), so at least {2 * interval:g}")
     if timeout > MAX_TIMEOUT:
         raise _refuse("heartbeat_timeout", timeout, f" ({interval:g})")
     warnings = []

@@ -166,7 +166,7 @@ class AMQPBroker(Broker):
                     left.popleft()
                     message.ack()
                     logger.info(
-                        "celery-gconc: a message of %s came close to its delivery limit by waiting; a copy replaces it",
+                        "celery-gconc: replaced a message of %s by a copy, as it was close to its delivery limit",
                         name,
                     )
         except Exception as exc:  # noqa: BLE001 - whatever a connection raises

@@ -89,7 +89,7 @@ class Keeper:
             if not self._is_told:
                 what = f"{type(exc).__name__}: {exc}"
                 logger.warning(
-                    "celery-gconc: can't keep alive the queues that are not consumed at the moment: %s", what
+                    "celery-gconc: queues that are not being consumed may expire, as they can't be kept alive: %s", what
                 )
             self._is_told = True
             self._disconnect()
@@ -120,8 +120,8 @@ class Keeper:
     def _restore(self, queue: Queue) -> None:
         self.lost[queue.name] += 1
         logger.error(
-            "celery-gconc: queue %s was deleted, or expired, while its limit was full; the messages that waited in it "
-            "are lost, and it is declared again",
+            "celery-gconc: queue %s was deleted or expired while its limit was full; the messages waiting in it are "
+            "lost; declaring it again",
             queue.name,
         )
         with self._connected().channel() as channel:

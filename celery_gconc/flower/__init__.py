@@ -129,5 +129,5 @@ def _what_is_missing(missing: dict[str, Exception]) -> str:
     why = "; ".join(f"{what} ({type(exc).__name__}: {exc})" for what, exc in missing.items())
     return (
         f"celery-gconc: missing in this Flower ({version}): {' '.join(why.split())}. "
-        "The limits are still on each worker's page, in the tab Other."
+        "The limits are still on each worker's page, on the Other tab."
     )

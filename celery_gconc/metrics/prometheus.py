@@ -61,7 +61,7 @@ METRICS: Mapping[str, Description] = {
     ),
     "celery_gconc_permits": Description(GAUGE, "Tasks running under the limit.", _LIMIT),
     "celery_gconc_waiters": Description(
-        GAUGE, "Tasks held by workers that wait for the limit, in its line or behind it.", _LIMIT
+        GAUGE, "Waiting tasks that workers hold, in the limit's line or behind it.", _LIMIT
     ),
     "celery_gconc_longest_wait_seconds": Description(
         GAUGE, "How long the first task in line has waited; 0 if none is waiting.", _LIMIT

@@ -222,7 +222,7 @@ class Gate:
         if runs:
             self._dispatcher.let_go(runs)
             self._intake.move(runs)
-            logger.debug("celery-gconc: gave %d messages back, which other workers have room for", len(runs))
+            logger.debug("celery-gconc: gave back %d messages that other workers have room for", len(runs))
 
     def _give_back_overdue(self, looked_at: Iterable[Run]) -> None:
         """Give parked requests back that the broker delivered too long ago, with the others of their queues.

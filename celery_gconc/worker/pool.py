@@ -187,13 +187,13 @@ def check_pool(pool: Any) -> None:
     instead = "use -P prefork, threads, gevent or solo (worker_pool)"
     if not isinstance(pool, BasePool):
         raise SettingError(
-            f"the pool {name} is no celery.concurrency.base.BasePool: nobody can know when its tasks end, so no limit "
-            f"can hold; {instead}"
+            f"the pool {name} is not a celery.concurrency.base.BasePool: there is no way to know when its tasks end, "
+            f"so limits can't be enforced; {instead}"
         )
     if not isinstance(pool.limit, int):
         raise SettingError(
-            f"the pool {name} doesn't say how many tasks it runs at once (its 'limit' is {pool.limit!r}), so no limit "
-            f"can hold; {instead}"
+            f"the pool {name} doesn't say how many tasks it runs at once (its 'limit' is {pool.limit!r}), so limits "
+            f"can't be enforced; {instead}"
         )
 
 

@@ -31,14 +31,14 @@ def is_on(settings: Settings, config: Mapping[str, int], consumer: Any) -> bool:
     if settings.location is None and not config:
         consumer.global_concurrency_off = f"celery-gconc is off in this worker: it has no limit, and {NO_REDIS}"
         logger.info(
-            "celery-gconc: off until this worker is restarted: no limit is configured, and there is no Redis to read "
-            "any from (global_concurrency_redis_url)"
+            "celery-gconc: off until this worker is restarted: no limit is configured, and no Redis that "
+            "could hold any (global_concurrency_redis_url)"
         )
         return False
     if settings.location is None:
         refuse_start(
-            f"a limit is configured ({next(iter(config))}), and there is no Redis to keep it: {NO_REDIS}; "
-            "or global_concurrency_enabled to False, where no limit need hold (as in tests)"
+            f"a limit is configured ({next(iter(config))}), but there is no Redis to keep it in: {NO_REDIS}; "
+            "or set global_concurrency_enabled to False where limits aren't needed (as in tests)"
         )
     return True
 
@@ -56,11 +56,11 @@ def say_what_is_amiss(app: Celery, settings: Settings) -> None:
     for text in settings.warnings:
         logger.warning("celery-gconc: %s", text)
     for key, meant in settings.misspelt:
-        logger.warning("celery-gconc: this app reads no setting %s; did you mean %s?", key, meant)
+        logger.warning("celery-gconc: this app ignores the setting %s; did you mean %s?", key, meant)
     # Tasks with a strategy of their own (celery-batches) call the pool themselves: they pass no gate.
     if escaping := escaping_tasks(app):
         logger.warning(
-            "celery-gconc: no limit holds for %s: its custom Strategy submits to the pool directly, bypassing all "
+            "celery-gconc: limits don't apply to %s: its custom Strategy submits to the pool directly, bypassing all "
             "limits (celery-batches does)",
             ", ".join(escaping),
         )
@@ -77,7 +77,7 @@ def check_broker(app: Celery, intake: Intake, health: Health, *, has_limits: boo
     except SessionRefused as exc:
         why = str(exc)
     if why and has_limits:
-        logger.critical("celery-gconc: this worker must not run: %s", why)
+        logger.critical("celery-gconc: refusing to run: %s", why)
         health.refused(why)
     elif why:
         logger.error("celery-gconc: %s; limits set at run time will not be enforced", why)

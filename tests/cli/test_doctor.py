@@ -189,13 +189,13 @@ def test_a_consumer_timeout_that_is_too_short_is_named(make_cluster: MakeCluster
 def test_a_redis_that_may_evict_is_named(make_cluster: MakeCluster):
     with redis_server(None, "--maxmemory-policy", "allkeys-lru") as server:
         with case_of(make_cluster(global_concurrency_redis_url=server.url, **QUICK)) as case:
-            found_in(case, "error", "Redis may evict our keys: its maxmemory-policy is allkeys-lru")
+            found_in(case, "error", "Redis may evict celery-gconc's keys: its maxmemory-policy is allkeys-lru")
 
 
 def test_tasks_that_pass_no_gate_are_named(make_cluster: MakeCluster):
     with case_of(make_cluster(**QUICK)) as case:
         case.app.task(name="batch", Strategy="celery.worker.strategy:proto1_to_proto2", shared=False)(nothing)
-        found_in(case, "warning", "no limit holds for batch: its custom Strategy")
+        found_in(case, "warning", "limits don't apply to batch: its custom Strategy")
 
 
 def test_a_configuration_that_no_live_worker_has_is_named(make_cluster: MakeCluster):
@@ -269,7 +269,7 @@ def test_a_task_that_waits_for_nothing_is_named(make_cluster: MakeCluster, monke
         found_in(
             case,
             "error",
-            f"task {task} waits for queue:emails, which has room for it, in a worker that has a free slot",
+            f"task {task} is waiting for queue:emails, although that has room and its worker has a free slot",
         )
 
 

@@ -72,7 +72,7 @@ def test_a_seam_that_is_gone_takes_no_other_along_and_is_one_line_in_the_log(
     assert len(lines) == bool(gone), here.output()
     for line in lines:
         assert f"missing in this Flower ({version}): " in line
-        assert "The limits are still on each worker's page, in the tab Other." in line
+        assert "The limits are still on each worker's page, on the Other tab." in line
         for what in LOSSES[loss] if len(LOSSES[loss]) < len(ALL) else ["everything"]:
             assert f"{what} (" in line
     assert "Traceback" not in here.output()

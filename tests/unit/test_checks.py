@@ -45,7 +45,7 @@ def worker(**own: Any) -> dict[str, Any]:
     [
         ({"lease_losses": 1}, "warning", "w1@test has lost its lease once since it started", "heartbeat_timeout"),
         ({"lease_losses": 3}, "warning", "w1@test has lost its lease 3 times since it started", "heartbeat_timeout"),
-        ({"lost_queues": {"mail": 2}}, "warning", "w1@test found queue mail gone, twice, while", "more than"),
+        ({"lost_queues": {"mail": 2}}, "warning", "w1@test found queue mail gone, twice, while", "expiry above"),
         ({"runs_without_permit": 1}, "warning", "w1@test ran 1 task without a permit while Redis", "'wait'"),
         (
             {"connected": False, "redis_error": "refused"},
@@ -56,7 +56,7 @@ def worker(**own: Any) -> dict[str, Any]:
         (
             {"connected": False, "redis_error": "no such user", "redis_error_is_permanent": True},
             "error",
-            "w1@test can't use the coordination Redis until somebody changes something",
+            "w1@test can't use the coordination Redis until its configuration is fixed",
             "no such user",
         ),
     ],
@@ -115,4 +115,4 @@ def test_rights_that_are_lacking_are_found() -> None:
 def test_a_task_that_nothing_keeps_waiting_is_found() -> None:
     (finding,) = findings(EMAILS, stuck={"queue:emails": "t1"})
     assert finding.severity == "error"
-    assert finding.what.startswith("task t1 waits for queue:emails, which has room for it")
+    assert finding.what.startswith("task t1 is waiting for queue:emails, although that has room")

@@ -27,7 +27,7 @@ def app(**conf: object) -> Celery:
         ({"redis_options": 3}, "must be a mapping of options"),
         ({"key_prefix": "a b"}, "global_concurrency_key_prefix='a b': must be 1 to 64"),
         ({"heartbeat_interval": 0}, "must be a number of seconds >= 0.1"),
-        ({"heartbeat_timeout": 9}, ">= 2 x global_concurrency_heartbeat_interval (5), which makes 10"),
+        ({"heartbeat_timeout": 9}, ">= 2 x global_concurrency_heartbeat_interval (5), so at least 10"),
         ({"heartbeat_timeout": True}, "global_concurrency_heartbeat_timeout=True"),
         ({"commit_interval": -1}, "global_concurrency_commit_interval=-1"),
         ({"commit_interval": 5}, "below global_concurrency_heartbeat_interval"),

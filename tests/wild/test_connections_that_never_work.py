@@ -516,7 +516,7 @@ def stopped(cluster: Any) -> str:
     assert worker.process.wait(30) == EX_CONFIG
     output = worker.output()
     (line,) = complaints(worker)
-    assert line.startswith("celery-gconc: this worker must not run: the coordination Redis ")
+    assert line.startswith("celery-gconc: refusing to run: the coordination Redis ")
     assert "ready." not in output
     assert "Traceback" not in output
     assert SECRET not in output and WRONG not in output
@@ -567,7 +567,7 @@ def test_a_worker_that_runs_goes_on_and_tells_what_was_taken_from_it(servers, ma
     (line,) = complaints(worker)
     advice = "run ACL SETUSER shop +evalsha +zadd there, or name another user in global_concurrency_redis_url"
     assert advice in line
-    assert line.endswith("tasks under limits wait until that is done")
+    assert line.endswith("tasks under limits wait until this is fixed")
     app = cluster.app()
     own = app.control.inspect([worker.node], timeout=5.0).stats()[worker.node]["global_concurrency"]
     app.close()
@@ -676,7 +676,7 @@ def test_what_is_missing_at_the_broker_is_told_at_the_start_too(servers, make_cl
     assert worker.process.wait(30) == EX_CONFIG
     (line,) = complaints(worker)
     assert line == (
-        "celery-gconc: this worker must not run: the broker denies its user 'kombu' rights that celery-gconc needs: "
+        "celery-gconc: refusing to run: the broker denies its user 'kombu' rights that celery-gconc needs: "
         "run ACL SETUSER kombu +eval +lrange there, or name another user in broker_url"
     )
     servers.do("ACL", "SETUSER", "kombu", "+eval", "+lrange")

@@ -66,7 +66,7 @@ def roll(cluster: Cluster, old: list[Worker], conf: dict[str, object], *, kill: 
 def refusals(cluster: Cluster) -> list[str]:
     """What workers say where they must not run."""
     logs = cluster.directory.glob("*.log")
-    return re.findall(r".*must not run.*|.*Traceback.*", "".join(log.read_text(errors="replace") for log in logs))
+    return re.findall(r".*refusing to run.*|.*Traceback.*", "".join(log.read_text(errors="replace") for log in logs))
 
 
 @pytest.mark.wild(

@@ -112,12 +112,12 @@ def test_a_pool_derived_from_celerys_frees_the_permit_of_a_killed_child(elsewher
     ("pool", "why"),
     [
         pytest.param(
-            "Sizeless", "doesn't say how many tasks it runs at once (its 'limit' is None), so no limit can hold",
+            "Sizeless", "doesn't say how many tasks it runs at once (its 'limit' is None), so limits can't be enforced",
             marks=pytest.mark.wild("pools", "a pool without a size", result="refused at the start, with a line"),
         ),
         pytest.param(
-            "Stranger", "is no celery.concurrency.base.BasePool: nobody can know when its tasks end, so no limit can "
-            "hold",
+            "Stranger", "is not a celery.concurrency.base.BasePool: there is no way to know when its tasks end, so "
+            "limits can't be enforced",
             marks=pytest.mark.wild("pools", "a pool that is no BasePool", result="refused at the start, with a line"),
         ),
     ],

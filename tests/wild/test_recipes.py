@@ -112,7 +112,7 @@ def test_the_fixtures_of_celery_work_with_limits_over_a_broker_in_memory(run, re
 def test_limits_without_a_redis_are_one_clear_error_of_the_test(run):
     done = run(*pytest_of("with_fixtures.py"), conf=LIMITED)
     assert "3 errors" in done.stdout, done.stdout + done.stderr
-    assert "SettingError: a limit is configured (queue:celery), and there is no Redis to keep it" in done.stdout
+    assert "SettingError: a limit is configured (queue:celery), but there is no Redis to keep it in" in done.stdout
     assert "global_concurrency_enabled to False" in done.stdout
 
 
@@ -195,8 +195,8 @@ AT_ONCE = "an error of the test, at once"
     ("setting", "value", "said"),
     [
         pytest.param(
-            "maxmemory-policy", "allkeys-lru", "may evict our keys",
-            marks=pytest.mark.wild("recipes", "limits, a Redis that may evict our keys", result=AT_ONCE),
+            "maxmemory-policy", "allkeys-lru", "may evict celery-gconc's keys",
+            marks=pytest.mark.wild("recipes", "limits, a Redis that may evict celery-gconc's keys", result=AT_ONCE),
         ),
         pytest.param(
             "requirepass", "another", "global_concurrency_redis_url",
@@ -268,7 +268,7 @@ def test_at_a_shell_limits_without_a_redis_are_one_line(tmp_path, over_files):
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "gconc" in line]
     assert line.startswith(
-        "Error: celery-gconc: a limit is configured (queue:celery), and there is no Redis to keep it"
+        "Error: celery-gconc: a limit is configured (queue:celery), but there is no Redis to keep it in"
     )
     assert "Traceback" not in done.stderr
 

@@ -99,8 +99,8 @@ def test_a_likely_misspelling_is_told_by_the_worker_and_by_doctor(project):
     }
     with shop.worker("-P", "solo") as worker:
         for key, meant in told.items():
-            assert any(f"this app reads no setting {key}; did you mean {meant}?" in line for line in worker.ours)
+            assert any(f"this app ignores the setting {key}; did you mean {meant}?" in line for line in worker.ours)
     found = shop.celery("gconc", "doctor", "--json").stdout
     for key, meant in told.items():
-        assert f"this app reads no setting {key}" in found
+        assert f"this app ignores the setting {key}" in found
         assert meant in found

@@ -78,7 +78,7 @@ def values(look: Look) -> Iterator[Finding]:
             yield Finding(
                 WARNING,
                 f"{limit.limit} has been paused{by} for {span(paused)}",
-                f"celery -A <app> gconc resume {limit.limit}, if nobody needs that any more",
+                f"celery -A <app> gconc resume {limit.limit}, if it should not be paused any longer",
             )
         elif limit.max == 0:
             origin = f"set by {limit.set_by}" if limit.overridden else "as configured"
@@ -92,7 +92,8 @@ def values(look: Look) -> Iterator[Finding]:
             yield Finding(
                 INFO,
                 f"{limit.limit} was set to {limit.max} by {limit.set_by} {span(age)} ago, without a reason",
-                f"configure that value and celery -A <app> gconc reset {limit.limit}; or set it again with --reason",
+                f"configure that value and run celery -A <app> gconc reset {limit.limit}, or set it again with a "
+                "--reason",
             )
 
 
@@ -101,7 +102,7 @@ def stuck(look: Look) -> Iterator[Finding]:
     for name, task in look.stuck.items():
         yield Finding(
             ERROR,
-            f"task {task} waits for {name}, which has room for it, in a worker that has a free slot",
+            f"task {task} is waiting for {name}, although that has room and its worker has a free slot",
             "restart that worker; this should never happen, so please report it",
         )
 

@@ -20,7 +20,7 @@ def rights(look: Look) -> Iterator[Finding]:
     if look.lacking:
         yield Finding(ERROR, "workers can't use the coordination Redis that this app names", look.lacking)
     for text in look.unseen:
-        yield Finding(INFO, text, "allow it to this app's user if you can; workers go on without it")
+        yield Finding(INFO, text, "grant it to this app's user if you can; workers continue without it")
 
 
 def server_policy(look: Look) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def server_policy(look: Look) -> Iterator[Finding]:
     if policy.startswith("allkeys"):
         yield Finding(
             ERROR,
-            f"Redis may evict our keys: its maxmemory-policy is {policy}",
+            f"Redis may evict celery-gconc's keys: its maxmemory-policy is {policy}",
             "set it to noeviction or a volatile- policy, or use another server (global_concurrency_redis_url)",
         )
     if int(look.server.get("connected_slaves") or 0) and "min_slaves_good_slaves" not in look.server:
@@ -43,7 +43,7 @@ def server_policy(look: Look) -> Iterator[Finding]:
 def settings_read(look: Look) -> Iterator[Finding]:
     """All settings that are likely meant to be ours are read."""
     for key, meant in look.settings.misspelt:
-        yield Finding(WARNING, f"this app reads no setting {key}", f"write {meant}, if that is meant")
+        yield Finding(WARNING, f"this app ignores the setting {key}", f"rename it to {meant} if that is what you meant")
 
 
 def timeouts(look: Look) -> Iterator[Finding]:

@@ -70,8 +70,8 @@ def _health_of(node: str, own: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             f"{node} found queue {queue} gone, {_times(count)}, while its limit was full: it was deleted or it "
-            "expired, and the messages that waited in it are lost",
-            f"if a RabbitMQ policy expires it, have it expire after more than {MIN_EXPIRY:g} s",
+            "expired, and the messages waiting in it are lost",
+            f"if a RabbitMQ policy makes it expire, set the expiry above {MIN_EXPIRY:g} s",
         )
     if runs := own.get("runs_without_permit"):
         tasks = "1 task" if runs == 1 else f"{runs} tasks"
@@ -101,7 +101,9 @@ def versions(look: Look) -> Iterator[Finding]:
 
 def clocks(look: Look) -> Iterator[Finding]:
     """The clocks of workers, of Redis and of this machine agree. Limits don't need that; what people read does."""
-    todo = "set the clocks by NTP: limits hold all the same, but the times you see, ETAs and expiries are off by that"
+    todo = (
+        "synchronise the clocks (NTP): limits hold anyway, but displayed times, ETAs and expiries are off by that much"
+    )
     if abs(look.skew) > MAX_SKEW:
         yield Finding(WARNING, f"the clocks of this machine and of Redis differ by {span(abs(look.skew))}", todo)
     for node, skew in sorted(_skews(look).items()):
@@ -127,7 +129,11 @@ def _skews(look: Look) -> dict[str, float]:
 def heartbeats(look: Look) -> Iterator[Finding]:
     """All workers have the same heartbeat settings, but in a deploy that changes them."""
     if text := different_heartbeats(look.status):
-        yield Finding(INFO, text, "finish the deploy; meanwhile each worker's permits come back by its own timeout")
+        yield Finding(
+            INFO,
+            text,
+            "finish rolling out the deploy; until then, each worker's own timeout applies to its permits",
+        )
 
 
 def different_heartbeats(status: Status) -> str:
@@ -171,7 +177,7 @@ def strategies(look: Look) -> Iterator[Finding]:
         has = "its custom Strategy submits" if len(escaping) == 1 else "their custom Strategy submits"
         yield Finding(
             WARNING,
-            f"no limit holds for {all_of(escaping)}: {has} to the pool directly, bypassing all limits",
+            f"limits don't apply to {all_of(escaping)}: {has} to the pool directly, bypassing all limits",
             "give these tasks their own queue and workers, or no limit",
         )
 
@@ -183,7 +189,7 @@ def stalls(look: Look) -> Iterator[Finding]:
             yield Finding(
                 ERROR,
                 note,
-                "check its log, and what its main process waits for (py-spy dump); restart it if it does not recover",
+                "check its log, and what its main process is stuck on (py-spy dump); restart it if it does not recover",
             )
 
 
@@ -191,7 +197,7 @@ def trouble_of(node: str, own: Mapping[str, Any]) -> tuple[str, str]:
     """A sentence on a worker that isn't connected to Redis, by what it reports of itself, and what to do."""
     why = str(own.get("redis_error") or "its log has the error")
     if own.get("redis_error_is_permanent"):
-        return f"{node} can't use the coordination Redis until somebody changes something", why
+        return f"{node} can't use the coordination Redis until its configuration is fixed", why
     return f"{node} can't reach the coordination Redis", f"check that Redis, and the network between them: {why}"
 
 

@@ -313,7 +313,7 @@
         + " limits can show this at once: close some of the others.";
       this.showHolders(holders || [], tooMany || "No tasks are running under this limit.");
       this.showWaiters(waiting || [], tooMany || (limit.parked
-        ? "Workers hold " + limit.parked + " that are not in line yet." : "No tasks are waiting for it."));
+        ? "Workers hold " + limit.parked + " tasks that are not in line yet." : "No tasks are waiting for it."));
     }
 
     showHolders(holders, ifNone) {

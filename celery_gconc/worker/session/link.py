@@ -168,7 +168,7 @@ class Link:
         try:
             self._guarded_turn()
         except Exception:
-            logger.exception("celery-gconc: the link failed where it handled a failure; it goes on")
+            logger.exception("celery-gconc: the link failed while handling a failure; it continues")
             self._next_try = now() + FIRST_RETRY
             time.sleep(FIRST_RETRY)  # whatever failed may fail again at once
 
@@ -182,7 +182,9 @@ class Link:
             self._refused(exc)
         except Exception as exc:
             if self._health.connected or not self._health.tried.is_set():
-                logger.exception("celery-gconc: unexpected error in the link; it goes on")
+                logger.exception(
+                    "celery-gconc: unexpected error in the link (the thread that talks to Redis); it continues"
+                )
             self._lost(StoreUnavailable(f"unexpected error: {exc!r}"))
 
     def _work(self) -> None:
@@ -266,7 +268,7 @@ class Link:
         if not (self._health.connected or not self._health.tried.is_set() or is_due):
             return
         what = "wait" if self._settings.on_redis_error == "wait" else "run without a permit"
-        until = "that is done" if is_unusable else "it is back"
+        until = "this is fixed" if is_unusable else "it is back"
         what = (
             f"tasks under limits {what} until {until}" if self._ledger.table else "no limit is known, so no task waits"
         )
@@ -275,7 +277,7 @@ class Link:
             self._next_reminder = now() + REMINDER_SECONDS
 
     def _refused(self, exc: SessionRefused) -> None:
-        logger.critical("celery-gconc: this worker must not run: %s", exc)
+        logger.critical("celery-gconc: refusing to run: %s", exc)
         self._is_over = True
         self._health.refused(str(exc))
         self._consumer.wake()

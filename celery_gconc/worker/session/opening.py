@@ -28,8 +28,8 @@ def check_server(store: SessionStore, settings: Settings) -> None:
     policy = store.server_info("memory").get("maxmemory_policy", "")
     if policy.startswith("allkeys"):
         text = (
-            f"the coordination Redis {settings.safe_url} may evict our keys "
-            f"(maxmemory-policy is {policy}): use noeviction"
+            f"the coordination Redis {settings.safe_url} may evict celery-gconc's keys "
+            f"(maxmemory-policy is {policy}): set it to noeviction"
         )
         if not settings.inherited_url:
             raise SessionRefused(text)
@@ -40,8 +40,8 @@ def log_opened(opened: Opened, settings: Settings, identity: Identity) -> None:
     """Say what people should know of a session that was just opened: why nothing starts yet, and who else is there."""
     if opened.shut and opened.lost:
         logger.warning(
-            "celery-gconc: Redis has lost data: tasks under limits start in %.1f s, when no worker unknown to it can "
-            "still be running any",
+            "celery-gconc: Redis has lost data: tasks under limits start in %.1f s, once no worker that it has "
+            "forgotten can still be running any",
             opened.shut,
         )
     elif opened.shut:

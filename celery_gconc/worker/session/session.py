@@ -127,7 +127,7 @@ class Session:
         if self._openings >= MAX_OPENINGS:
             self._openings = 0
             raise StoreUnavailable(
-                f"the coordination Redis has ended {MAX_OPENINGS} sessions as soon as they were open"
+                f"the coordination Redis ended {MAX_OPENINGS} sessions in a row as soon as they were open"
             )
         if not self._has_lived:
             check_server(self._store, self._settings)
@@ -171,7 +171,7 @@ class Session:
 
     def _log_reopened(self, opened: Opened) -> None:
         logger.warning(
-            "celery-gconc: session %s has ended: %s; session %s reports its %d running tasks",
+            "celery-gconc: session %s has ended: %s; new session %s reports %d running tasks",
             self.id,
             "its lease ran out" if opened.lapsed else "Redis was restarted, was replaced or lost data",
             self._ids[-1],

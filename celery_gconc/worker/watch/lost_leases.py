@@ -76,7 +76,7 @@ class LeaseGuard:
             return
         self.terminated += len(doomed)
         logger.warning(
-            "celery-gconc: the lease has ended and its permits may go to others; terminating %s",
+            "celery-gconc: this worker's lease has ended, so its permits may go to others; terminating %s",
             ", ".join(f"{run.task}[{run.task_id}]" for run in doomed),
         )
         for run in doomed:

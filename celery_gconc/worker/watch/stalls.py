@@ -101,7 +101,7 @@ class StallWatch:
                 self._look_for_stall(seen, is_late=is_late)
                 self._counters.stall = self._current()
             except Exception:
-                logger.exception("celery-gconc: looking after the event loop failed")
+                logger.exception("celery-gconc: unexpected error while watching the event loop")
             was_late = is_late
 
     def _look_for_stall(self, seen: float, *, is_late: bool) -> None:
@@ -117,7 +117,7 @@ class StallWatch:
         if before is not None and self._is_said and (self._stall is None or self._stall[0] != before[0]):
             self._is_said = False
             logger.warning(
-                "celery-gconc: tasks under limits start here again; none had for %.0f s, because %s",
+                "celery-gconc: tasks under limits start here again; none did for %.0f s (reason: %s)",
                 now() - before[2],
                 before[0].partition(" (")[0],
             )
