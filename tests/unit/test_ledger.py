@@ -438,3 +438,35 @@ def test_a_frozen_ledger_waits_until_it_is_thawed():
     harness.ledger.thaw()
     other.join(10)
     assert len(harness.ledger.waiting()) == 1
+
+
+# -- A permit that is in hand when the limit table changes -----------------------------------------------
+
+
+def with_permit_in_hand() -> tuple[Harness, Request, int]:
+    harness = Harness()
+    first = harness.wait()
+    number = harness.sync().asks[0].number
+    harness.ledger.notice(Notice(grants=(granted(2, number),)))
+    return harness, first, number
+
+
+def test_a_permit_that_was_granted_before_a_max_was_lowered_starts_nothing_after_it():
+    harness, _, number = with_permit_in_hand()
+    harness.ledger.apply(Synced("ok", version=2, table={"queue:emails": 1}), harness.ends, harness.ends)
+    assert harness.ledger.next() is None
+    sent = harness.sync()
+    assert sent.ended == (number,)
+    assert len(sent.asks) == 1, "it asks again, and its age keeps its position"
+
+
+def test_a_permit_that_was_granted_before_a_max_was_raised_is_used():
+    harness, first, _ = with_permit_in_hand()
+    harness.ledger.apply(Synced("ok", version=2, table={"queue:emails": 3}), harness.ends, harness.ends)
+    assert harness.ledger.next() is first
+
+
+def test_a_permit_in_hand_is_given_back_where_a_version_of_the_table_was_missed():
+    harness, _, _ = with_permit_in_hand()  # the limit may have been lifted in between, and others may run
+    harness.ledger.apply(Synced("ok", version=3, table={"queue:emails": 2}), harness.ends, harness.ends)
+    assert harness.ledger.next() is None

@@ -287,9 +287,11 @@ class Ledger(Book[R]):
 
     def _set_table(self, limits: Mapping[str, int], version: int) -> None:
         """Another table holds: what waits here goes by it at once, what runs is stated with the next sync."""
-        table = self.table = LimitTable(limits, version)
+        before, table = self.table, LimitTable(limits, version)
+        self.table = table
         self._trust.table_version = version
         self._outbox.due()
+        self._permits.go_by(before, table)
         self._started.go_by(table)
         for changed in self._lines.go_by(table):
             self._permits.ask(changed)

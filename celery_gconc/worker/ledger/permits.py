@@ -10,6 +10,7 @@ Thread: any, under the ledger's lock.
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import Generic
 
@@ -182,6 +183,14 @@ class Permits(Generic[R]):
                 for permit in [spare for spare in line.spare if not spare.is_new]:
                     line.spare.remove(permit)
                     self._outbox.release(permit.number)
+
+    def go_by(self, before: LimitTable, table: LimitTable) -> None:
+        """Another table holds: release new grants that may be above a max by now.
+
+        Where a version was skipped, nobody here knows what held in between. (Used permits are recalled by Redis.)
+        """
+        if table.version > before.version + 1 or any(table[limit] < before.get(limit, math.inf) for limit in table):
+            self._release_new()
 
     def release_all(self) -> None:
         """Release all that are spare."""
