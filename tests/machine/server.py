@@ -1,0 +1,289 @@
+"""Redis as the machine has it: the real one, with its data, its scripts and their effects; but its time is the test's,
+what it publishes is carried by the test, and the way to it loses, doubles and delays what it is given to carry.
+
+store -> Way (lost? doubled? late?) -> Server -> a script, wrapped -> Redis;  what it publishes -> Subscription
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import redis
+
+from celery_gconc.errors import StoreUnavailable
+from celery_gconc.protocol.keys import Keys
+from celery_gconc.protocol.messages import Notice
+from celery_gconc.protocol.scripts import SCRIPTS, script
+from celery_gconc.protocol.store import Store
+
+#: Stands around a script. Its time is the test's, and goes on by a millisecond with each script; what it publishes is
+#: returned beside its reply; who listens is what the test says.
+AROUND = """
+local real, published = redis, {}
+local redis = setmetatable({}, { __index = real })
+function redis.call(command, ...)
+  if command == 'TIME' then
+    local us = real.call('INCRBY', 'machine:wall', 1000)
+    return { math.floor(us / 1e6), us %% 1e6 }
+  elseif command == 'PUBLISH' then
+    published[#published + 1] = { ... }
+    return 0
+  end
+  return real.call(command, ...)
+end
+function redis.pcall(command, ...)
+  if command == 'PUBSUB' then return real.call('SMEMBERS', 'machine:channels') end
+  return real.pcall(command, ...)
+end
+local function main()
+%s
+end
+return { main(), published }
+"""
+
+#: How far Redis' clock goes on with each script, in us. Those of the workers do too.
+TICK = 1000
+
+
+class Clock:
+    """The time of everything here, in us. Workers have it by :func:`celery_gconc.clock.now`."""
+
+    def __init__(self) -> None:
+        self.us = 10**12
+
+    @property
+    def at(self) -> float:
+        """In seconds."""
+        return self.us / 1e6
+
+
+class Subscription:
+    """What a session listens to, as redis-py gives it to the store; its own socket, as the selector has it."""
+
+    def __init__(self, server: Server, way: Way, channels: list[str]) -> None:
+        self._server, self._way, self.channels = server, way, channels
+        #: What has come, and what comes later or never.
+        self.inbox: list[str | None] = []
+        self.held: list[str] = []
+        #: Redis has closed it; and nothing comes any more, though neither side knows.
+        self.is_broken = self.is_silent = False
+        self.connection = self
+        self._sock = self
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is something to read."""
+        return bool(self.inbox) or self.is_broken
+
+    def publish(self, message: str) -> None:
+        """Something is published that this one listens to."""
+        if self.is_silent:
+            return
+        match self._way.notice_fates.popleft() if self._way.notice_fates else "ok":
+            case "lost":
+                return
+            case "late":
+                self.held.append(message)
+            case "doubled":
+                self.inbox += [message, message]
+            case _:
+                self.inbox.append(message)
+
+    def ping(self) -> None:
+        """Have it answer."""
+        if not self.is_silent:
+            self.inbox.append(None)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._server.forget(self)
+
+
+class Server:
+    """One Redis, which may be away, lose its data, or go back to older data."""
+
+    def __init__(self, url: str, clock: Clock, watch: Callable[[], None]) -> None:
+        self.clock = clock
+        self.raw: redis.Redis = redis.Redis.from_url(url)
+        self.raw.flushall()
+        self.keys = Keys("gconc")
+        #: Called after each script.
+        self._watch = watch
+        self._texts = {name: AROUND % script(name) for name in SCRIPTS}
+        self._names = {name: self.raw.script_load(text) for name, text in self._texts.items()}
+        self.is_away = False
+        #: Which of its processes this is; each ends all connections of the one before.
+        self.life = 1
+        #: By how much its wall clock is ahead of the workers' clock, and what it shows, in us.
+        self.ahead = 0
+        self._wall = clock.us
+        self.raw.set("machine:wall", self._wall)
+        self._subscriptions: dict[str, list[Subscription]] = {}
+
+    def run(self, name: str, keys: Iterable[str], args: Iterable[Any]) -> Any:
+        """Run a script, and carry what it publishes."""
+        names = list(keys)
+        command = ("EVALSHA", self._names[name], len(names), *names, *args)
+        step = self.clock.us + self.ahead - self._wall
+        if step:
+            with self.raw.pipeline(transaction=False) as pipe:
+                pipe.incrby("machine:wall", step)
+                pipe.execute_command(*command)
+                reply, published = pipe.execute()[1]
+        else:
+            reply, published = self.raw.execute_command(*command)
+        self.clock.us += TICK
+        self._wall = self.clock.us + self.ahead
+        for channel, message in published:
+            for listener in list(self._subscriptions.get(channel.decode(), ())):
+                listener.publish(message.decode())
+        self._watch()
+        return reply
+
+    def subscribe(self, way: Way, channels: list[str]) -> Subscription:
+        """Listen to channels."""
+        found = Subscription(self, way, channels)
+        for channel in channels:
+            self._subscriptions.setdefault(channel, []).append(found)
+        self.raw.sadd("machine:channels", *channels)
+        return found
+
+    def forget(self, subscription: Subscription) -> None:
+        """A subscription has ended."""
+        for channel in subscription.channels:
+            others = self._subscriptions.get(channel, [])
+            if subscription in others:
+                others.remove(subscription)
+                if not others:
+                    self.raw.srem("machine:channels", channel)
+
+    # -- What may become of it ---------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Another process: every connection has ended."""
+        self.life += 1
+        for listener in {id(one): one for some in self._subscriptions.values() for one in some}.values():
+            listener.is_broken = True
+            self.forget(listener)
+
+    def lose_data(self) -> None:
+        """Every key is gone."""
+        self.raw.delete(*self.keys.all())
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Every key as it is now."""
+        with self.raw.pipeline(transaction=False) as pipe:
+            for key in self.keys.all():
+                pipe.dump(key)
+            found = pipe.execute()
+        return {key: value for key, value in zip(self.keys.all(), found, strict=True) if value is not None}
+
+    def go_back(self, to: Mapping[str, bytes]) -> None:
+        """Another process begins with older data."""
+        with self.raw.pipeline(transaction=False) as pipe:
+            pipe.delete(*self.keys.all())
+            for key, value in to.items():
+                pipe.restore(key, 0, value)
+            if to:
+                pipe.hset(self.keys.key("meta"), "server_id", f"another{self.life}")
+            pipe.execute()
+        self.restart()
+
+    def step_clock(self, seconds: float) -> None:
+        """Its wall clock steps."""
+        self.ahead += int(seconds * 1e6)
+
+
+class Way:
+    """The way of one worker to Redis, and what happens on it to what is sent next."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.is_cut = False
+        #: What becomes of the next calls, and notices: ``ok``, ``lost``, ``doubled``, ``late``; a call ``unanswered``.
+        self.fates: deque[str] = deque()
+        self.notice_fates: deque[str] = deque()
+        #: Calls that arrive after their sender gave up on them.
+        self.late: list[Callable[[], Any]] = []
+        #: Which process of the server it was last connected to.
+        self.life = server.life
+        #: Called with each script that was carried out: its name, what was asked, the reply, and when that was sent; -1
+        #: where it was late.
+        self.carried: Callable[[str, Mapping[str, Any], Mapping[str, Any], float], None] = lambda *_: None
+
+    def connect(self) -> None:
+        """See that there is a way."""
+        if self.is_cut or self.server.is_away:
+            raise StoreUnavailable("the coordination Redis is away")
+        if self.life != self.server.life:
+            self.life = self.server.life
+            raise StoreUnavailable("the coordination Redis has closed the connection")
+
+
+class OpenWay(Way):
+    """That of operators: they try again at once."""
+
+    def connect(self) -> None:
+        self.life = self.server.life
+        super().connect()
+
+
+class MachineStore(Store):
+    """The real one, on such a way."""
+
+    way: Way
+
+    def go(self, way: Way) -> MachineStore:
+        """Take this way from now on."""
+        self.way = way
+        self._scripts = {name: partial(way.server.run, name) for name in SCRIPTS}  # type: ignore[assignment]
+        return self
+
+    def _run(self, name: str, **asked: Any) -> dict[str, Any]:
+        way = self.way
+        way.connect()
+        sent = way.server.clock.at
+
+        def carry(sent: float = -1.0) -> dict[str, Any]:
+            reply = Store._run(self, name, **asked)
+            way.carried(name, asked, reply, sent)
+            return reply
+
+        fate = way.fates.popleft() if way.fates else "ok"
+        if fate == "late":
+            way.late.append(carry)
+        if fate in ("lost", "late"):
+            raise StoreUnavailable("lost on the way")
+        reply = carry(sent)
+        if fate == "doubled":
+            carry()
+        if fate == "unanswered":
+            raise StoreUnavailable("the answer was lost on the way")
+        return reply
+
+    def check_rights(self) -> tuple[str, ...]:
+        self.way.connect()
+        return ()
+
+    def server_info(self, *sections: str) -> Mapping[str, str]:
+        self.way.connect()
+        return {}
+
+    def subscribe(self, session: str, timeout: float | None = None) -> Any:
+        self.way.connect()
+        channels = [] if timeout is None else [self.keys.lease_channel(session, timeout)]
+        return self.way.server.subscribe(self.way, [*channels, self.keys.channel(session)])
+
+    def ask(self, pubsub: Any) -> None:
+        self.way.connect()
+        pubsub.ping()
+
+    def notices(self, pubsub: Any, session: str) -> list[Notice]:
+        if pubsub.is_broken:
+            raise StoreUnavailable("the coordination Redis has closed the connection for notices")
+        came, pubsub.inbox = pubsub.inbox, []
+        found = [Notice.decode(message.encode()) for message in came if message is not None]
+        return [notice for notice in found if notice is not None]

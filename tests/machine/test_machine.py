@@ -1,0 +1,391 @@
+"""Whatever happens to workers, Redis and the way between them, the promises hold: searched for by Hypothesis.
+
+    rules -> Cluster -> workers made of the real parts (gate, ledger, session, link...) -> the real Lua
+    the promises <- what the pools really run, and what operators did (oracle.py); and the keys as they are
+
+What stands for a person, a system or a broker is made here: requests, pools, queues, the time, the way to Redis. The
+threads of a worker are turns, which the rules order; two threads inside of one part are not shown here.
+
+``GCONC_MACHINE_EXAMPLES`` says how many histories are tried (the nightly run tries more), ``GCONC_MACHINE_STEPS`` how
+long each is at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from .cluster import Cluster
+from .pool import LIMITS, QUEUES
+from .server import Clock
+from .worker import Worker, in_machine
+
+#: Heartbeat settings that workers have, one beside the other: interval and timeout.
+BEATS = [(2.0, 8.0), (2.0, 8.0), (2.0, 8.0), (1.0, 4.0), (1.0, 12.0)]
+
+#: What becomes of calls and notices.
+CALLS = ["ok", "ok", "lost", "unanswered", "doubled", "late"]
+NOTICES = ["ok", "lost", "late", "doubled"]
+
+some_worker = st.integers(0, 2)
+some_limit = st.sampled_from(LIMITS)
+some_kind = st.sampled_from(["prefork", "prefork", "threads"])
+some_slots = st.integers(1, 3)
+some_beats = st.sampled_from(BEATS)
+some_time = st.sampled_from([0.3, 1.2, 2.5, 5.0, 9.0, 14.0])
+some_tasks = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "a", "a", "b", "ab", "free"]),
+        st.sampled_from(QUEUES),
+        st.sampled_from([0.01, 0.1, 0.1, 1.0, 4.0, None]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """Up to three workers, two queues, four limits."""
+
+    url = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self._patched = in_machine(self.clock)
+        self._patched.__enter__()
+        self.cluster: Cluster = None  # type: ignore[assignment]
+
+    # -- Workers -----------------------------------------------------------------------------------------
+
+    @initialize(
+        configured=st.dictionaries(some_limit, st.integers(1, 2), max_size=2),
+        workers=st.lists(st.tuples(some_kind, some_slots, st.integers(1, 4), some_beats), min_size=2, max_size=3),
+        maxima=st.dictionaries(some_limit, st.sampled_from([1, 1, 2, 3]), min_size=1),
+        tasks=some_tasks,
+    )
+    def begin(self, configured: dict[str, int], workers: list[Any], maxima: dict[str, int], tasks: list[Any]) -> None:
+        self.cluster = Cluster(self.url, self.clock, configured)
+        for limit, maximum in maxima.items():
+            self._set(limit, maximum)
+        for one in workers:
+            self._start(*one)
+        self.cluster.run(4.0)  # a new namespace waits for those who may have lived in it before
+        self.send(tasks)
+        self.cluster.take_snapshot()
+
+    def _start(self, kind: str, slots: int, prefetch: int, beats: tuple[float, float]) -> None:
+        self.cluster.start(kind=kind, slots=slots, prefetch=prefetch * slots, beats=beats)
+        self.cluster.trouble(self.cluster.slowest + 4.0)
+
+    @precondition(lambda self: len(self.cluster.workers) < 3)
+    @rule(kind=some_kind, slots=some_slots, prefetch=st.integers(1, 4), beats=some_beats)
+    def start(self, kind: str, slots: int, prefetch: int, beats: tuple[float, float]) -> None:
+        self._start(kind, slots, prefetch, beats)
+
+    @precondition(lambda self: self._staying > 1)
+    @rule(which=some_worker, how=st.sampled_from(["dies", "dies", "stops"]))
+    def end_worker(self, which: int, how: str) -> None:
+        worker = self._worker(which)
+        if how == "dies":
+            self.cluster.kill(worker)
+        elif not worker.frozen and not worker.is_stopping:
+            worker.stop()
+
+    # -- Tasks -------------------------------------------------------------------------------------------
+
+    @rule(tasks=some_tasks, settles=st.booleans())
+    def send(self, tasks: list[tuple[str, str, float | None]], settles: bool = True) -> None:
+        for task in tasks:
+            self.cluster.queues.send(*task)
+        if settles:
+            self.cluster.settle()
+
+    @precondition(lambda self: any(worker.pool.running for worker in self.cluster.workers))
+    @rule(
+        which=st.integers(0, 5), how=st.sampled_from(["returns", "returns", "returns", "raises", "dies", "times out"])
+    )
+    def end(self, which: int, how: str) -> None:
+        found = [
+            (worker, job) for worker in self.cluster.workers for job in worker.pool.running
+            if not (worker.frozen == "all" and worker.kind == "threads")
+        ]  # fmt: skip
+        if not found:
+            return
+        worker, job = found[which % len(found)]
+        if how in ("dies", "times out") and worker.kind == "prefork":
+            if how == "times out":
+                worker.pool.time_out(job)
+                self.cluster.after(0.1, lambda: worker.pool.kill(job))
+            else:
+                worker.pool.kill(job)
+            self.cluster.trouble(1.0)
+        else:
+            worker.pool.end(job, is_good=how != "raises")
+
+    @rule(rounds=st.integers(1, 6), seconds=st.sampled_from([0.0, 0.01, 0.3]))
+    def work(self, rounds: int, seconds: float) -> None:
+        """Tasks end one after another, the oldest first, and others start."""
+        for _ in range(rounds):
+            for worker in list(self.cluster.workers):
+                running = worker.pool.running
+                if running and not worker.frozen:
+                    worker.pool.end(running[0])
+            self.cluster.run(seconds)
+
+    @rule(tasks=some_tasks, rounds=st.integers(1, 4))
+    def send_and_work(self, tasks: list[tuple[str, str, float | None]], rounds: int) -> None:
+        self.send(tasks)
+        self.work(rounds, 0.01)
+
+    @rule(tasks=some_tasks, seconds=st.sampled_from([0.15, 0.6, 1.5, 3.0, 9.0]))
+    def send_and_wait(self, tasks: list[tuple[str, str, float | None]], seconds: float) -> None:
+        self.send(tasks)
+        self.cluster.take_snapshot()
+        self.pass_time(seconds)
+
+    @rule(
+        which=some_worker,
+        what=st.sampled_from(["revoke", "purge", "resize"]),
+        limit=some_limit,
+        slots=st.integers(1, 4),
+    )
+    def order(self, which: int, what: str, limit: str, slots: int) -> None:
+        """An operator revokes what waits, discards it, or has the pool grow or shrink."""
+        worker = self._worker(which)
+        if worker.frozen or worker.is_stopping:
+            return
+        if what == "resize":
+            worker.pool.resize(slots)
+        elif what == "purge":
+            worker.parts.gate.purge(limit, 10)
+        elif worker.waiting:
+            next(iter(worker.waiting)).is_revoked = True
+
+    # -- Time and threads --------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.002, 0.02, 0.15, 0.6, 1.5, 3.0, 6.0, 14.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.cluster.run(seconds)
+        if seconds >= 1.5 and self.cluster.is_well and self.clock.at - self.cluster.well_from >= 1.5:
+            self.cluster.look_at_rest()
+
+    @rule(which=some_worker, thread=st.sampled_from(["link", "consumer", "tick"]))
+    def turn(self, which: int, thread: str) -> None:
+        """One thread alone goes on."""
+        worker = self._worker(which)
+        if thread == "tick":
+            worker.tick()
+        elif thread == "link" and worker.has_link_work:
+            worker.link_turn()
+        elif thread == "consumer" and worker.has_consumer_work:
+            worker.consumer_turn()
+        self.cluster.over()
+
+    @rule(which=some_worker, what=st.sampled_from(["loop", "all"]), seconds=some_time)
+    def freeze(self, which: int, what: str, seconds: float) -> None:
+        """Its event loop stands still, or all threads of its process; children of a pool go on."""
+        worker = self._worker(which)
+        worker.frozen = what
+
+        def thaw() -> None:
+            worker.frozen = ""
+            self._recover()
+
+        self.cluster.after(seconds, thaw)
+
+    # -- The way to Redis --------------------------------------------------------------------------------
+
+    @rule(
+        which=some_worker,
+        calls=st.lists(st.sampled_from(CALLS), max_size=3),
+        notices=st.lists(st.sampled_from(NOTICES), max_size=3),
+    )
+    def lose(self, which: int, calls: list[str], notices: list[str]) -> None:
+        """What is sent next is lost, doubled or late, either way."""
+        way = self._worker(which).way
+        way.fates.extend(calls)
+        way.notice_fates.extend(notices)
+        self._recover()
+
+    @precondition(lambda self: any(way.late for way in self.cluster.ways))
+    @rule(which=st.integers(0, 3))
+    def deliver_late(self, which: int) -> None:
+        """A call arrives after its sender gave up on it, or has died."""
+        found = [way for way in self.cluster.ways if way.late]
+        if not self.cluster.server.is_away:
+            found[which % len(found)].late.pop(0)()
+        self._recover()
+
+    @precondition(lambda self: any(worker.held_notices for worker in self.cluster.workers))
+    @rule()
+    def deliver_late_notices(self) -> None:
+        for worker in self.cluster.workers:
+            worker.deliver_held_notices()
+
+    @rule(which=some_worker, seconds=some_time)
+    def cut_off(self, which: int, seconds: float) -> None:
+        way = self._worker(which).way
+        way.is_cut = True
+
+        def reconnect() -> None:
+            way.is_cut = False
+            self._recover()
+
+        self.cluster.after(seconds, reconnect)
+
+    @rule(which=some_worker)
+    def silence(self, which: int) -> None:
+        """A firewall forgets the connection for notices."""
+        self._worker(which).silence()
+        self.cluster.trouble(5 * self.cluster.slowest)
+
+    # -- Redis -------------------------------------------------------------------------------------------
+
+    @rule(seconds=some_time)
+    def go_away(self, seconds: float) -> None:
+        server = self.cluster.server
+        server.is_away = True
+
+        def come_back() -> None:
+            server.is_away = False
+            self._recover()
+
+        self.cluster.after(seconds, come_back)
+
+    @rule(how=st.sampled_from(["flush", "restart", "snapshot", "snapshot"]), which=st.integers(0, 5))
+    def lose_data(self, how: str, which: int) -> None:
+        """All of it, on the running server or with every connection; or what is newer than a snapshot."""
+        cluster = self.cluster
+        if how == "snapshot":
+            cluster.go_back(cluster.snapshots[-1 - which % len(cluster.snapshots)])
+        else:
+            cluster.lose_all(with_connections=how == "restart")
+        self._recover()
+
+    @rule(hours=st.sampled_from([-50, -1, 1, 50]))
+    def step_clock(self, hours: int) -> None:
+        self.cluster.server.step_clock(hours * 3600)
+        self.cluster.trouble(2 * self.cluster.slowest)
+
+    # -- Operators ---------------------------------------------------------------------------------------
+
+    @precondition(lambda self: not self.cluster.server.is_away)
+    @rule(limit=some_limit, maximum=st.sampled_from([0, 1, 1, 2, 3, None]))
+    def set(self, limit: str, maximum: int | None) -> None:
+        self._set(limit, maximum)
+
+    @precondition(lambda self: not self.cluster.server.is_away)
+    @rule(limit=some_limit, how=st.sampled_from(["reset", "pause", "resume"]))
+    def change(self, limit: str, how: str) -> None:
+        store, setting = self.cluster.namespace.store, self.cluster.operators.settings[limit]
+        if how == "reset":
+            store.reset(limit, by="machine")
+            setting.values = {None}
+        else:
+            store.pause(limit, how == "pause", by="machine")
+            setting.pauses = {how == "pause"}
+        self.cluster.operators.note(limit, self.clock.at)
+        self.cluster.trouble(2 * self.cluster.slowest)
+
+    def _set(self, limit: str, maximum: int | None) -> None:
+        self.cluster.namespace.store.set(limit, maximum, by="machine")
+        self.cluster.operators.settings[limit].values = {float("inf") if maximum is None else float(maximum)}
+        self.cluster.operators.note(limit, self.clock.at)
+        self.cluster.trouble(2 * self.cluster.slowest)
+
+    # -- The end -----------------------------------------------------------------------------------------
+
+    def _worker(self, which: int) -> Worker:
+        return self.cluster.workers[which % len(self.cluster.workers)]
+
+    @property
+    def _staying(self) -> int:
+        return sum(not worker.is_stopping for worker in self.cluster.workers)
+
+    def _recover(self) -> None:
+        """Something went wrong that has consequences for as long as leases last."""
+        cluster = self.cluster
+        cluster.trouble(2 * cluster.longest + 3 * cluster.slowest)
+
+    def teardown(self) -> None:
+        try:
+            if self.cluster is not None:
+                try:
+                    if sys.exc_info()[0] is None:
+                        self._drain()
+                finally:
+                    self.cluster.close()
+        finally:
+            self._patched.__exit__(None, None, None)
+
+    def _drain(self) -> None:
+        """Nothing goes wrong any more: all that waits runs, and nothing is left."""
+        cluster = self.cluster
+        cluster.do_all_later()
+        for worker in cluster.workers:
+            worker.way.fates.clear()
+            worker.way.notice_fates.clear()
+        for limit in LIMITS:
+            cluster.namespace.store.pause(limit, False, by="machine")
+            cluster.operators.settings[limit].pauses = {False}
+            self._set(limit, 2)
+        self._recover()
+        if all(worker.is_stopping for worker in cluster.workers):
+            self._start("prefork", 2, 4, BEATS[0])
+        for _ in range(60):
+            for worker in list(cluster.workers):
+                for job in worker.pool.running:
+                    worker.pool.end(job)
+            cluster.run(1.0)
+            if not self._unfinished and cluster.is_well:
+                break
+        assert not self._unfinished, f"wait for ever: {self._unfinished}: {cluster.describe()}"
+        cluster.run(2.0)
+        cluster.look_at_rest()
+        state = cluster.namespace.look()
+        assert state.requests == {}, cluster.describe()
+        assert cluster.namespace.store.audit(repair=False) == ()
+
+    @property
+    def _unfinished(self) -> list[Any]:
+        return [
+            *self.cluster.queues.unstarted,
+            *(message for worker in self.cluster.workers for message in worker.waiting),
+            *(job for worker in self.cluster.workers for job in worker.pool.jobs),
+        ]
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> Any:
+    """What workers log costs time, and tells of what the machine does to them."""
+    logger = logging.getLogger("celery_gconc")
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.timeout(900)  # a failure is made smaller before it is shown: for up to five minutes
+def test_whatever_happens_to_workers_and_redis_the_promises_hold(redis_url: str, quiet: Any):
+    class OnThisRedis(Machine):
+        url = redis_url
+
+    examples = os.environ.get("GCONC_MACHINE_EXAMPLES")
+    run_state_machine_as_test(
+        OnThisRedis,
+        settings=settings(
+            max_examples=int(examples or 100),
+            stateful_step_count=int(os.environ.get("GCONC_MACHINE_STEPS", "40")),
+            deadline=None,
+            derandomize=examples is None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

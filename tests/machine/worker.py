@@ -1,0 +1,273 @@
+"""A worker in the machine: every part of ours is the real one, as ``make_parts`` wires it; its threads are turns.
+
+link_turn: what the link's thread does when it wakes;  consumer_turn: what the event loop does when it comes round;
+tick: what the stall watch's thread does four times a second
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import TaskRevokedError
+from kombu import Queue
+
+import celery_gconc.clock
+import celery_gconc.worker.parts
+import celery_gconc.worker.session.link
+import celery_gconc.worker.session.session
+import celery_gconc.worker.subscriptions
+from celery_gconc.settings import Settings
+from celery_gconc.worker.parts import make_parts
+from celery_gconc.worker.watch.stalls import TICK_SECONDS
+
+from .pool import QUEUES, Children, MachineBroker, Message, Prefork, Queues, Request, TaskConsumer, Threads
+from .server import Clock, MachineStore, Server, Way
+
+KINDS = {"prefork": Prefork, "threads": Threads}
+
+
+class Selector:
+    """The link's: never waits, but says for how long it would have."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, tuple[Any, Any]] = {}
+        self.timeout = 0.0
+
+    def register(self, file: Any, _events: int, data: Any) -> None:
+        self._files[id(file)] = (file, data)
+
+    def unregister(self, file: Any) -> None:
+        del self._files[id(file)]
+
+    @property
+    def ready(self) -> list[tuple[Any, Any]]:
+        """What could be read."""
+        return [(file, data) for file, data in self._files.values() if _is_ready(file)]
+
+    def select(self, timeout: float) -> list[tuple[Any, int]]:
+        ready = self.ready
+        self.timeout = 0.0 if ready else timeout
+        return [(SimpleNamespace(data=data), 1) for _, data in ready]
+
+    def close(self) -> None:
+        self._files.clear()
+
+
+def _is_ready(file: Any) -> bool:
+    return bool(file._is_rung if hasattr(file, "ring") else file.is_ready)
+
+
+class _Once:
+    """Stands for the stall watch's event: its thread goes round once."""
+
+    def __init__(self) -> None:
+        self._waited = False
+
+    def wait(self, _seconds: float) -> bool:
+        self._waited = not self._waited
+        return not self._waited
+
+    def set(self) -> None:
+        """It is closed."""
+
+
+@contextmanager
+def in_machine(clock: Clock) -> Iterator[None]:
+    """Have workers be made of what the machine has in place of the system."""
+    ids = iter(range(1, 10**9))
+    link, parts = celery_gconc.worker.session.link, celery_gconc.worker.parts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(celery_gconc.clock, "_NOW", lambda: clock.at)
+        patch.setattr(link, "Store", MachineStore)
+        patch.setattr(link, "selectors", SimpleNamespace(DefaultSelector=Selector, EVENT_READ=1))
+        patch.setattr(parts, "Children", Children)
+        patch.setattr(celery_gconc.worker.subscriptions, "broker_of", lambda consumer, _: MachineBroker(consumer))
+        secrets = SimpleNamespace(token_hex=lambda _: f"{next(ids) * 7919 % 9973:04d}")
+        patch.setattr(celery_gconc.worker.session.session, "secrets", secrets)
+        yield
+
+
+@lru_cache(maxsize=64)
+def _app(url: str, interval: float, timeout: float) -> tuple[Celery, Settings]:
+    app = Celery("machine", broker="memory://", set_as_current=False)
+    app.conf.task_queues = [Queue(name) for name in QUEUES]
+    app.conf.update(
+        global_concurrency_redis_url=url,
+        global_concurrency_heartbeat_interval=interval,
+        global_concurrency_heartbeat_timeout=timeout,
+    )
+    return app, Settings.from_app(app)
+
+
+class Worker:
+    """One of the cluster's."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        server: Server,
+        queues: Queues,
+        started: Any,
+        *,
+        kind: str,
+        slots: int,
+        prefetch: int,
+        beats: tuple[float, float],
+        config: dict[str, int],
+    ) -> None:
+        self.name, self.clock, self.kind, self.config = name, server.clock, kind, config
+        self.interval, self.timeout = beats
+        app, settings = _app(url, *beats)
+        self.pool: Any = KINDS[kind](slots, lambda request: started(self, request))
+        self.tasks = TaskConsumer(queues, self._deliver, prefetch)
+        hub = SimpleNamespace(timer=SimpleNamespace(_queue=[]), add_reader=lambda *_: None)
+        consumer = SimpleNamespace(
+            app=app, pool=self.pool, hub=hub, hostname=name, controller=SimpleNamespace(autoscaler=None),
+            event_dispatcher=None, on_task_request=self._start, _update_prefetch_count=lambda _: None,
+        )  # fmt: skip
+        consumer.task_consumer = self.tasks
+        self.parts = parts = make_parts(consumer, settings, config)
+        self.link = parts.link
+        self.way = Way(server)
+        self.link.store.go(self.way)  # type: ignore[attr-defined]
+        self.children: Children = self.link._children  # type: ignore[assignment]
+        if kind == "prefork":
+            self.children.dead = self.pool.dead
+        self._selector: Selector = self.link._selector  # type: ignore[assignment]
+        parts.stalls._closed = _Once()  # type: ignore[assignment]
+        parts.stalls._has_loop = True
+        parts.intake.attach(self.tasks, self.tasks, "machine")
+        parts.starter._source = "machine"
+        parts.starter.tell_queues()
+        parts.starter.register(hub)
+        self._bell: Any = parts.turns.bell
+        #: What stands still: nothing, its ``loop``, or ``all`` of its process; children of it go on.
+        self.frozen = ""
+        #: When its link, and its stall watch, are due next.
+        self.link_due, self.tick_due = self.clock.at, self.clock.at + TICK_SECONDS
+        #: It was told to stop, and has ended.
+        self.is_stopping = self.is_over = False
+        #: What waits here: delivered, not started, not given back. In order of arrival, by when that was.
+        self.arrived: dict[Message, float] = {}
+        self.began = self.clock.at
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {self.kind} {self.pool.slots}>"
+
+    # -- What it is made to do ---------------------------------------------------------------------------
+
+    @property
+    def has_link_work(self) -> bool:
+        return self.frozen != "all" and (
+            self.clock.at >= self.link_due or bool(self._selector.ready) or self.children.is_ready
+        )
+
+    def link_turn(self) -> None:
+        """The link's thread wakes."""
+        link = self.link
+        if link._is_over or (link._is_stopping and not self.parts.ledger.running_count):
+            link._end()
+            self.is_over = True
+            return
+        self._selector.timeout = 0.0
+        link._turn()
+        self.link_due = self.clock.at + max(self._selector.timeout, 0.0)
+
+    @property
+    def has_consumer_work(self) -> bool:
+        if self.frozen == "all" or (self.frozen and self.kind == "prefork"):
+            return False
+        return bool(self.pool.calls) or (
+            not self.frozen and (self._bell._is_rung or (not self.is_stopping and self.tasks.can_take is not None))
+        )
+
+    def consumer_turn(self) -> None:
+        """The event loop comes round: results, our bell, a message. (Threads call back though it stands still.)"""
+        while self.pool.calls:
+            self.pool.calls.popleft()()
+        if self.frozen:
+            return
+        if self._bell._is_rung:
+            self.parts.starter._on_rung()  # type: ignore[attr-defined]
+        if not self.is_stopping and (queue := self.tasks.can_take) is not None:
+            self.tasks.receive(queue)
+        if self.is_stopping and not self.pool.jobs:
+            self.parts.link.stop()
+
+    def tick(self) -> None:
+        """The stall watch's thread goes round."""
+        self.tick_due = self.clock.at + TICK_SECONDS
+        if self.frozen != "all":
+            self.parts.stalls._watch()
+
+    def stop(self) -> None:
+        """A warm shutdown begins."""
+        self.is_stopping = True
+        self.parts.intake.detach()
+        self.parts.starter.detach()
+        self.parts.gate.close()
+        self.tasks.close()
+        self.arrived.clear()
+        if not self.pool.jobs:
+            self.parts.link.stop()
+
+    def die(self) -> None:
+        """It is killed, with its children: its sockets are closed, and its messages the broker's again."""
+        self.is_over = True
+        self.tasks.close()
+        self.link._notices.close()
+        self._bell.close()
+        self.link._bell.close()
+
+    def silence(self) -> None:
+        """Nothing comes any more on its connection for notices, and it doesn't know."""
+        if (pubsub := self._subscription) is not None:
+            pubsub.is_silent = True
+
+    @property
+    def held_notices(self) -> list[str]:
+        """Notices that are late."""
+        return [] if self._subscription is None else self._subscription.held
+
+    def deliver_held_notices(self) -> None:
+        """They come."""
+        if (pubsub := self._subscription) is not None:
+            pubsub.inbox += pubsub.held
+            pubsub.held = []
+
+    @property
+    def _subscription(self) -> Any:
+        return self.link._notices._pubsub
+
+    # -- What it is asked for ----------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> dict[Message, float]:
+        """What it has in hand and has not started, by when that came."""
+        for message in [one for one in self.arrived if one.is_done or one not in self.tasks.unacked]:
+            del self.arrived[message]
+        return self.arrived
+
+    @property
+    def free(self) -> int:
+        """Its free slots."""
+        return self.pool.slots - len(self.pool.jobs)
+
+    # -- Its own -----------------------------------------------------------------------------------------
+
+    def _deliver(self, message: Message) -> None:
+        self.arrived[message] = self.clock.at
+        self.parts.gate.admit(Request(message, self.tasks))
+
+    def _start(self, request: Request) -> None:
+        try:
+            request.execute_using_pool(self.pool)
+        except TaskRevokedError:
+            pass
