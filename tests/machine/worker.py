@@ -12,6 +12,7 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
+import celery_gconc.worker.subscriptions
 import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
@@ -21,7 +22,6 @@ import celery_gconc.clock
 import celery_gconc.worker.parts
 import celery_gconc.worker.session.link
 import celery_gconc.worker.session.session
-import celery_gconc.worker.subscriptions
 from celery_gconc.settings import Settings
 from celery_gconc.worker.parts import make_parts
 from celery_gconc.worker.watch.stalls import TICK_SECONDS
