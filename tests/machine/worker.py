@@ -12,13 +12,13 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-import celery_gconc.worker.subscriptions
 import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
 from kombu import Queue
 
 import celery_gconc.clock
+import celery_gconc.worker.intake.subscriptions
 import celery_gconc.worker.parts
 import celery_gconc.worker.session.link
 import celery_gconc.worker.session.session
@@ -87,7 +87,9 @@ def in_machine(clock: Clock) -> Iterator[None]:
         patch.setattr(link, "Store", MachineStore)
         patch.setattr(link, "selectors", SimpleNamespace(DefaultSelector=Selector, EVENT_READ=1))
         patch.setattr(parts, "Children", Children)
-        patch.setattr(celery_gconc.worker.subscriptions, "broker_of", lambda consumer, _: MachineBroker(consumer))
+        patch.setattr(
+            celery_gconc.worker.intake.subscriptions, "broker_of", lambda consumer, _: MachineBroker(consumer)
+        )
         secrets = SimpleNamespace(token_hex=lambda _: f"{next(ids) * 7919 % 9973:04d}")
         patch.setattr(celery_gconc.worker.session.session, "secrets", secrets)
         yield

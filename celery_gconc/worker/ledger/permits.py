@@ -184,14 +184,6 @@ class Permits(Generic[R]):
                     line.spare.remove(permit)
                     self._outbox.release(permit.number)
 
-    def go_by(self, before: LimitTable, table: LimitTable) -> None:
-        """Another table holds: release new grants that may be above a max by now.
-
-        Where a version was skipped, nobody here knows what held in between. (Used permits are recalled by Redis.)
-        """
-        if table.version > before.version + 1 or any(table[limit] < before.get(limit, math.inf) for limit in table):
-            self._release_new()
-
     def release_all(self) -> None:
         """Release all that are spare."""
         for line in self._lines.by_limits.values():
@@ -214,6 +206,14 @@ class Permits(Generic[R]):
                     self.ask(limits)
             self._lines.drop_if_idle(limits)
         return soonest
+
+    def go_by(self, before: LimitTable, table: LimitTable) -> None:
+        """Another table holds: release new grants that may be above a max by now.
+
+        Where a version was skipped, nobody here knows what held in between. (Used permits are recalled by Redis.)
+        """
+        if table.version > before.version + 1 or any(table[limit] < before.get(limit, math.inf) for limit in table):
+            self._release_new()
 
     def void(self) -> None:
         """A new session begins: what is spare and what was asked for under the old one is void."""
