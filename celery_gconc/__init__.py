@@ -1,4 +1,4 @@
-"""Global concurrency limits for Celery: at most N tasks at once, over all workers, changed while they run."""
+"""Global concurrency limits for Celery: run at most N tasks at once across all workers; change N while they run."""
 
 from celery_gconc.errors import (
     GlobalConcurrencyError,

@@ -14,20 +14,20 @@ class SettingError(GlobalConcurrencyError, ImproperlyConfigured):
 
 
 class LimitError(GlobalConcurrencyError, ValueError):
-    """A limit's name or value can't be understood; the message says what would be."""
+    """A limit's name or value is invalid; the message says what is valid."""
 
 
 class StoreUnavailable(GlobalConcurrencyError):
-    """The coordination Redis didn't answer, or answered that it can't; nothing is known to have changed."""
+    """The coordination Redis didn't answer, or failed; a change may or may not have been applied."""
 
 
 class StoreUnusable(StoreUnavailable):
-    """The coordination Redis can't be used until somebody changes something; the message says what, and how."""
+    """The coordination Redis can't be used until its configuration is fixed; the message says what to fix, and how."""
 
 
 class StoreRefused(GlobalConcurrencyError):
-    """A script was asked for something that can't be; nothing was changed, and Redis serves as before."""
+    """A script was asked for something impossible; nothing was changed, and Redis works as before."""
 
 
 class SessionRefused(GlobalConcurrencyError):
-    """The namespace doesn't take this worker (other heartbeat settings), or its Redis can't be used (a password)."""
+    """A worker may not run: its namespace or its Redis refuses it; the message says why."""

@@ -1,4 +1,4 @@
-"""What a running task can learn of its permit: :func:`current_permit`."""
+"""What a running task can learn about its permit: :func:`current_permit`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ class TaskPermit:
     """The permit of a running task.
 
     ``number`` is a fencing number (M. Kleppmann, "How to do distributed locking", 2016): for a limit of 1, each task
-    that is started under it has a greater one than all those before it, whatever was killed, stalled or lost in
-    between. Let the store that the task writes to refuse a number below the greatest it has seen. Under a limit of
-    more than 1 it is unique, and tasks that ran one after another under the same permit have growing ones.
-    It fits a signed 64-bit integer. It may fall back in one case: Redis loses all data while its clock is set back.
+    that is started under it has a higher one than all those before it, whatever was killed, stalled or lost in
+    between. Have the store that the task writes to refuse any number below the highest that it has seen. Under a
+    limit of more than 1 it is unique, and tasks that ran one after another under the same permit have increasing ones.
+    It fits a signed 64-bit integer. It can go backwards in one case: Redis loses all data and its clock is set back.
     """
 
     #: The limits that it covers.
     limits: tuple[str, ...]
     number: int
-    #: The session (one worker's life) that was granted it.
+    #: The session (one worker's lifetime) to which it was granted.
     session: str
     #: When Redis granted it to the session, by Redis' clock: Unix time in seconds. Tasks that reuse it share this.
     granted_at: float
 
 
 def current_permit() -> TaskPermit | None:
-    """The permit of the task that runs in this thread, or greenlet.
+    """The permit of the task running in this thread or greenlet.
 
-    None outside of a worker's task (eager mode, direct calls), where no limit covers the task, where it was started
-    before its limit began, or while Redis was away (``global_concurrency_on_redis_error="run"``).
+    None outside a worker's task (eager mode, direct calls), if no limit covers the task, or if it was started before
+    its limit existed or while Redis was unavailable (``global_concurrency_on_redis_error="run"``).
     """
     task = get_current_worker_task()
     if task is None:

@@ -125,16 +125,16 @@ class Operations:
         return self._do(lambda store: store.status(name, self.configured()))
 
     def holders(self, limit: str, count: int = 1000) -> tuple[Holder, ...]:
-        """The tasks that hold a permit under a limit, those that have held it for longest first, *count* at most.
+        """The tasks that hold a permit under a limit, longest-running first, up to *count* of them.
 
-        As their workers last told: a permit that passed from one task to the next within a worker is shown with the
+        As their workers last reported: a permit that passed from one task to the next within a worker is shown with the
         earlier one for up to a heartbeat interval.
         """
         name = self.full_name(limit)
         return self._do(lambda store: store.holders(name, count))
 
     def waiting(self, limit: str, count: int = 1000) -> tuple[Waiter, ...]:
-        """The tasks that stand in a limit's line, in order, *count* at most.
+        """The tasks in a limit's line, in order, up to *count* of them.
 
         A task with several limits stands in one line at a time. Those that a worker holds behind a full line of its own
         (``LimitStatus.parked``), and messages still in the broker, stand in none yet.
@@ -143,13 +143,13 @@ class Operations:
         return self._do(lambda store: store.waiting(name, count))
 
     def find(self, task_id: str) -> tuple[Whereabouts, ...]:
-        """Where Redis knows a task: it waits for a permit or holds one. Twice where its message was delivered twice."""
+        """Where a task is, as far as Redis knows: one entry for each delivery that waits for a permit or holds one."""
         return self._do(lambda store: store.find(task_id))
 
     def history(self, limit: str, seconds: float = 600.0) -> tuple[EndedTask, ...]:
         """Tasks that have ended under a limit in the last *seconds*: a sample of them.
 
-        In order of their ends, as workers told with their heartbeats; each with a weight, where there were too many.
+        In the order in which they ended, as workers reported them; each has a weight, in case it stands for several.
         About the last 5,000 heartbeats in which tasks ended are kept, and none 15 minutes after the last.
         """
         name = self.full_name(limit)

@@ -40,9 +40,9 @@ class Change:
         return f"{self.limit}: was {self.was}, now {self.now}"
 
 
-#: What a limit does, in one word, and what that means. The first that applies is told.
+#: What a limit is doing, in one word, and what that means. The first that applies is shown.
 STATES: Mapping[str, str] = {
-    "paused": "an operator has stopped it: nothing starts until it is resumed",
+    "paused": "an operator paused it: nothing starts until it is resumed",
     "unlimited": "it has no max: all tasks start",
     "settling": "it is new, or Redis lost its data: nothing starts until every worker has reported what it is running",
     "draining": "its max was lowered, and more tasks are still running: nothing starts",
@@ -66,21 +66,21 @@ class LimitStatus:
     set_by: str | None = None
     set_at: float | None = None
     reason: str | None = None
-    #: When the value that was set ends by itself.
+    #: When the value set at run time expires.
     set_until: float | None = None
     paused_by: str | None = None
     paused_at: float | None = None
     paused_reason: str | None = None
     paused_until: float | None = None
-    #: The limit has just begun and waits until every session has stated what it runs under it.
+    #: The limit is new, or Redis lost its data: nothing starts until every session has reported what it is running.
     settling: bool = False
     #: How many more tasks workers hold behind those in line, as they told with their last heartbeats.
     parked: int = 0
-    #: The longest that one of the first in line has waited, in seconds; None where nobody does.
+    #: How long the first in line has waited, in seconds; None if none is waiting.
     longest_wait: float | None = None
-    #: How many tasks have ended under it in the last minute, as workers told with their heartbeats.
+    #: How many tasks ended under it in the last minute, as workers reported with their heartbeats.
     per_minute: int = 0
-    #: In one word, what it does now: one of :data:`STATES`.
+    #: What it is doing now, in one word: one of :data:`STATES`.
     state: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -141,9 +141,9 @@ class SessionStatus:
     #: Its heartbeat settings, in seconds: between two statements, and the length of its lease.
     interval: float = 0.0
     timeout: float = 0.0
-    #: The queues that it took from when it opened, the first hundred of them.
+    #: The queues that it consumed when it opened, at most a hundred.
     queues: tuple[str, ...] = ()
-    #: How many of its slots are free though it gives itself no room; why; and since when, as Unix time by Redis' clock.
+    #: How many of its slots are free although it reports no room; why; and since when, as Unix time by Redis' clock.
     stalled_slots: int = 0
     stalled_why: str = ""
     stalled_since: float | None = None
@@ -151,7 +151,7 @@ class SessionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A task that holds a permit, as its session has last told."""
+    """A task that holds a permit, as its session last reported."""
 
     session: str
     node: str
@@ -181,7 +181,7 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """Where Redis knows a task: it waits for a permit, or holds one."""
+    """Where a task is, as far as Redis knows: it waits for a permit, or holds one."""
 
     task_id: str
     task: str
@@ -237,7 +237,7 @@ class LimitTotals:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What happened in a namespace over all its workers. Counters: they begin anew where Redis loses its data."""
+    """What happened in a namespace over all its workers. Counters: they restart at 0 if Redis loses its data."""
 
     limits: tuple[LimitTotals, ...] = ()
     #: Permits taken back from sessions whose lease ran out.
@@ -246,7 +246,7 @@ class Totals:
     lease_losses: int = 0
     #: How often workers failed to reach Redis.
     redis_errors: int = 0
-    #: Tasks started without a permit while Redis was away.
+    #: Tasks started without a permit while Redis was unavailable.
     without_redis: int = 0
 
 
@@ -284,7 +284,7 @@ class Purged:
     at_broker: int
     #: Messages that workers held, by node.
     in_workers: Mapping[str, int]
-    #: Live workers that gave no answer: what waits there is still there.
+    #: Live workers that didn't answer: their waiting messages may remain.
     silent: tuple[str, ...] = ()
     #: Whether workers had none left at the end.
     is_complete: bool = True
