@@ -173,6 +173,13 @@ def test_of_the_broker_is_taken_what_it_connects_with_and_nothing_of_its_own_wor
     assert location.node.options == {**of_server, "socket_keepalive": True, **name}
 
 
+def test_the_tls_of_the_broker_is_inherited():
+    ssl = {"ssl_cert_reqs": "required", "ssl_ca_certs": "ca.pem"}
+    node = inherited("redis://a:1/2", broker_use_ssl=ssl).location.node
+    assert node.connection_class is SSLConnection
+    assert node.options["ssl_ca_certs"] == "ca.pem"
+
+
 def test_our_options_win_over_what_is_inherited():
     ours = {"password": "hunter3", "socket_timeout": 3.0, "db": 5, "global_keyprefix": "ours:", "ssl_cert_reqs": "none"}
     theirs = {"broker_transport_options": {"global_keyprefix": "theirs:"}, "global_concurrency_redis_options": ours}

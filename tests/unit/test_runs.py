@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+from types import SimpleNamespace
 
-from benchmarks.many import Worker
+import pytest
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+
+from benchmarks.many import Request, Worker
 from celery_gconc.worker.run import CALLBACKS, RUN_KEY, Run, RunState
 
 
@@ -66,3 +70,36 @@ def test_limits_that_change_while_a_task_runs_are_not_those_it_started_under(wor
     worker.change_table()
     assert "app" in run.limits
     assert run.limits_at_start == ("queue:celery",)
+
+
+CHILD = os.getpid() + 1
+
+
+@pytest.fixture
+def started_in_a_child(worker, monkeypatch) -> Run:
+    """A request whose task has begun in a child of the pool."""
+    for name in ("on_accepted", "on_failure", "on_timeout"):
+        monkeypatch.setattr(Request, name, lambda *args: None, raising=False)
+    run = parked(worker)
+    worker.sync()
+    worker.pool.has_children = True
+    run.request.worker_pid = CHILD
+    run.request.on_accepted(CHILD, 0.0)
+    return run
+
+
+@pytest.mark.parametrize("error", [TimeLimitExceeded(1.0), Terminated(15), WorkerLostError("gone")])
+def test_a_task_whose_child_is_to_be_killed_keeps_its_permit_until_that_is_gone(worker, started_in_a_child, error):
+    run = started_in_a_child
+    run.request.on_timeout(False, 1.0)
+    run.request.on_failure(SimpleNamespace(exception=error))
+    assert run.state is RunState.STARTED
+    assert worker.ledger.covered() == [run]
+    worker.runs.child_exited(CHILD)
+    assert run.state is RunState.ENDED
+    assert worker.ledger.covered() == []
+
+
+def test_a_task_that_fails_by_itself_ends_at_once(worker, started_in_a_child):
+    started_in_a_child.request.on_failure(SimpleNamespace(exception=ValueError("no")))
+    assert started_in_a_child.state is RunState.ENDED
