@@ -5,13 +5,14 @@ rules -> Cluster (settle, run) -> Worker.link_turn, consumer_turn, tick;  each s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from celery_gconc.protocol.status import limits_of
+from celery_gconc.protocol.replies import limits_of
 from tests.store.namespace import Namespace
 
+from .keys import Keys
 from .oracle import UNLIMITED, Operators
 from .pool import LIMITS, Job, Message, Queues, Request
 from .server import Clock, MachineStore, OpenWay, Server, Way
@@ -26,6 +27,10 @@ PROMPT = 1.3
 #: How long, in seconds, what is waited for takes at most beyond its time: calls take a millisecond each, and an idle
 #: permit is kept for 0.1 s.
 SLACK = 0.35
+
+
+#: Within how many seconds Redis knows of a slot, and of who waits for one.
+KNOWN_BY = 1.2
 
 
 @dataclass(eq=False)
@@ -55,6 +60,7 @@ class Cluster:
         self.dead: list[tuple[float, Worker]] = []
         self.namespace = Namespace(url)
         self.namespace.store = MachineStore(url, "gconc").go(OpenWay(self.server))
+        self.keys = Keys(self.namespace)
         self.contacts: dict[Worker, Contact] = {}
         #: Of all workers that ever were: what is late may come after their end.
         self.ways: list[Way] = []
@@ -64,12 +70,13 @@ class Cluster:
         #: From when on nothing is wrong any more, as far as is known; and since when each message could have started.
         self.well_from = clock.at
         self._startable: dict[Message, float] = {}
+        #: Since when workers have had a free slot.
+        self._has_slot_since: dict[Worker, float] = {}
         #: The first that came to a Redis that had lost its data, if it had never been there: and when.
         self.newcomer_at: float | None = None
         self._is_empty = True
         self.snapshots: list[tuple[dict[str, bytes], Any]] = []
         self.starts = self.overs = self.rests = 0
-        self.looks: Callable[[], None] = lambda: None
 
     def close(self) -> None:
         for worker in self.workers:
@@ -134,6 +141,7 @@ class Cluster:
 
     def lost_data(self, settings: Any) -> None:
         """Redis has lost its data, or has older data: *settings* are what operators had done by then."""
+        self.keys.forget()
         since = min([contact.answered for contact in map(self.contacts.get, self.workers) if contact], default=0.0)
         self.operators.may_be_forgotten(self.clock.at, since, settings)
         if settings is None:
@@ -284,11 +292,27 @@ class Cluster:
 
     def _look_at_order(self, by: Worker, young: Message) -> None:
         """Nobody is overtaken who waits for the same one limit, and could have started."""
+        if not self.is_well or len(limits := self._limits_of(young)) != 1:
+            return
+        came = by.arrived[young]
+        for worker in self.workers:
+            if self.clock.at - self._has_slot_since.get(worker, UNLIMITED) < KNOWN_BY or worker.is_stopping:
+                continue
+            for old, arrived in worker.waiting.items():
+                if not old.is_revoked and arrived < min(came - SLACK, self.clock.at - KNOWN_BY):
+                    is_overtaken = self._limits_of(old) == limits
+                    assert not is_overtaken, f"{young} starts in {by} before {old}: {self.describe()}"
+
+    def _limits_of(self, message: Message) -> list[str]:
+        return [limit for limit in message.limits if self.operators.least_now(limit) < UNLIMITED]
 
     # -- 2: never stuck ----------------------------------------------------------------------------------
 
     def look_who_waits(self) -> None:
         """A task that could start starts soon."""
+        self._has_slot_since = {
+            worker: self._has_slot_since.get(worker, self.clock.at) for worker in self.workers if worker.free > 0
+        }
         if not self.is_well:
             self._startable.clear()
             return
@@ -305,9 +329,7 @@ class Cluster:
             return
         for message in worker.waiting:
             if not message.is_revoked and all(self._has_free(limit) for limit in message.limits):
-                if len([1 for limit in message.limits if self.operators.least_now(limit) < UNLIMITED]) > 1:
-                    yield message
-                elif not self._may_be_reserved(message):
+                if not self._may_be_reserved(message):
                     yield message
 
     def _has_free(self, limit: str) -> bool:
@@ -335,8 +357,9 @@ class Cluster:
         left = set(state.leases) - live
         assert not left, f"sessions {left} are nobody's: {self.describe()}"
 
-    def _look(self) -> None:
-        self.looks()
+    def _look(self, name: str, asked: Mapping[str, Any]) -> None:
+        if name in ("sync", "open", "close", "change"):
+            self.keys.look(name, asked)
 
     # -- For people --------------------------------------------------------------------------------------
 

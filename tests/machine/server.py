@@ -6,6 +6,7 @@ store -> Way (lost? doubled? late?) -> Server -> a script, wrapped -> Redis;  wh
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -17,7 +18,7 @@ from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.keys import Keys
 from celery_gconc.protocol.messages import Notice
 from celery_gconc.protocol.scripts import SCRIPTS, script
-from celery_gconc.protocol.store import Store
+from celery_gconc.protocol.session_store import SessionStore
 
 #: Stands around a script. Its time is the test's, and goes on by a millisecond with each script; what it publishes is
 #: returned beside its reply; who listens is what the test says.
@@ -105,7 +106,7 @@ class Subscription:
 class Server:
     """One Redis, which may be away, lose its data, or go back to older data."""
 
-    def __init__(self, url: str, clock: Clock, watch: Callable[[], None]) -> None:
+    def __init__(self, url: str, clock: Clock, watch: Callable[[str, Mapping[str, Any]], None]) -> None:
         self.clock = clock
         self.raw: redis.Redis = redis.Redis.from_url(url)
         self.raw.flushall()
@@ -140,7 +141,7 @@ class Server:
         for channel, message in published:
             for listener in list(self._subscriptions.get(channel.decode(), ())):
                 listener.publish(message.decode())
-        self._watch()
+        self._watch(name, json.loads(command[-1]))
         return reply
 
     def subscribe(self, way: Way, channels: list[str]) -> Subscription:
@@ -231,7 +232,7 @@ class OpenWay(Way):
         super().connect()
 
 
-class MachineStore(Store):
+class MachineStore(SessionStore):
     """The real one, on such a way."""
 
     way: Way
@@ -242,13 +243,13 @@ class MachineStore(Store):
         self._scripts = {name: partial(way.server.run, name) for name in SCRIPTS}  # type: ignore[assignment]
         return self
 
-    def _run(self, name: str, **asked: Any) -> dict[str, Any]:
+    def _run(self, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         way = self.way
         way.connect()
         sent = way.server.clock.at
 
         def carry(sent: float = -1.0) -> dict[str, Any]:
-            reply = Store._run(self, name, **asked)
+            reply = SessionStore._run(self, name, asked)
             way.carried(name, asked, reply, sent)
             return reply
 

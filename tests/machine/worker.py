@@ -82,14 +82,13 @@ def in_machine(clock: Clock) -> Iterator[None]:
     """Have workers be made of what the machine has in place of the system."""
     ids = iter(range(1, 10**9))
     link, parts = celery_gconc.worker.session.link, celery_gconc.worker.parts
+    subscriptions = celery_gconc.worker.intake.subscriptions
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(celery_gconc.clock, "_NOW", lambda: clock.at)
-        patch.setattr(link, "Store", MachineStore)
+        patch.setattr(link, "SessionStore", MachineStore)
         patch.setattr(link, "selectors", SimpleNamespace(DefaultSelector=Selector, EVENT_READ=1))
         patch.setattr(parts, "Children", Children)
-        patch.setattr(
-            celery_gconc.worker.intake.subscriptions, "broker_of", lambda consumer, _: MachineBroker(consumer)
-        )
+        patch.setattr(subscriptions, "broker_of", lambda consumer, _: MachineBroker(consumer))
         secrets = SimpleNamespace(token_hex=lambda _: f"{next(ids) * 7919 % 9973:04d}")
         patch.setattr(celery_gconc.worker.session.session, "secrets", secrets)
         yield
