@@ -1082,9 +1082,9 @@ end
 --         recent: limit -> {ended (how many tasks), samples [[ms since its end, ms waited, ms held]...]}
 -- Reply   {status: "ok"}
 -- Cost    O(limits x ranges)
-local MOST_LIMITS = 10000 -- for which totals are kept; above, those of limits that are no more make room
+local MAX_LIMITS = 10000 -- for which totals are kept; above, those of limits that are no more make room
 local KEEP = 15 * 60      -- seconds for which recent is kept
-local MOST_ENTRIES = 5000 -- in recent, about
+local MAX_ENTRIES = 5000 -- in recent, about
 local KEEP_TOTALS = 30 * 86400 -- seconds after the last change
 local asked, count = input.asked, input.count
 local me = input.me
@@ -1135,9 +1135,9 @@ local function make_room()
       or call('HEXISTS', key.configured, limit) == 1 or call('HEXISTS', key.overrides, limit) == 1
     if not lives then call('HDEL', TOTALS, limit) end
   end
-  return MOST_LIMITS - call('HLEN', TOTALS)
+  return MAX_LIMITS - call('HLEN', TOTALS)
 end
-local free, has_made_room = MOST_LIMITS - call('HLEN', TOTALS), false
+local free, has_made_room = MAX_LIMITS - call('HLEN', TOTALS), false
 for limit, more in pairs(asked.limits) do
   local known = call('HGET', TOTALS, limit)
   if not known and free <= 0 and not has_made_room then free, has_made_room = make_room(), true end
@@ -1154,7 +1154,7 @@ end
 counters.add(asked.counts)
 call('EXPIRE', TOTALS, KEEP_TOTALS)
 if next(asked.recent) then
-  call('XADD', RECENT, 'MAXLEN', '~', MOST_ENTRIES, '*', 'limits', cjson.encode(asked.recent))
+  call('XADD', RECENT, 'MAXLEN', '~', MAX_ENTRIES, '*', 'limits', cjson.encode(asked.recent))
   call('EXPIRE', RECENT, KEEP)
 end
 if call('ZSCORE', key.sessions, me) then
