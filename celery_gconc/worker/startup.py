@@ -31,8 +31,8 @@ def is_on(settings: Settings, config: Mapping[str, int], consumer: Any) -> bool:
     if settings.location is None and not config:
         consumer.global_concurrency_off = f"celery-gconc is off in this worker: it has no limit, and {NO_REDIS}"
         logger.info(
-            "celery-gconc: off until this worker is restarted: no limit is configured, and no Redis that "
-            "could hold any (global_concurrency_redis_url)"
+            "celery-gconc: off until this worker is restarted: no limit is configured, and there is no Redis "
+            "that could hold any (global_concurrency_redis_url)"
         )
         return False
     if settings.location is None:

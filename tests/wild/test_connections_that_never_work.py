@@ -460,7 +460,7 @@ def missing_now(store: SessionStore) -> str:
     try:
         store.check_rights()
     except StoreUnusable as exc:
-        found = re.search(r"SETUSER shop (.*), or name", str(exc))
+        found = re.search(r"SETUSER shop (.*) there, or name", str(exc))
         return found[1] if found else ""
     return ""
 
