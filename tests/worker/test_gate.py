@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 
 import pytest
 from celery.exceptions import Ignore, Reject
@@ -55,8 +54,9 @@ def test_a_task_option_limits_that_task(make_app, run_worker, pool):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_parked_tasks_start_though_no_message_comes_when_their_limit_is_raised(make_app, run_worker, pool):
-    app, meter = make_app(global_concurrency_limits={"task:inside.work": 0}), Meter()
+@pytest.mark.parametrize("conf", [{}, {"broker_url": "memory://"}], ids=["with an event loop", "without one"])
+def test_parked_tasks_start_though_no_message_comes_when_their_limit_is_raised(make_app, run_worker, pool, conf):
+    app, meter = make_app(global_concurrency_limits={"task:inside.work": 0}, **conf), Meter()
 
     @app.task(shared=False, name="inside.work")
     def work() -> None:
@@ -70,22 +70,6 @@ def test_parked_tasks_start_though_no_message_comes_when_their_limit_is_raised(m
     for result in results:
         result.get(timeout=10)
     assert meter.peak == 1
-
-
-def test_in_solo_a_task_is_done_with_before_the_next_starts(make_app, run_worker):
-    app, depths = make_app(global_concurrency_limits={"task:inside.work": 0}), []
-
-    @app.task(shared=False, name="inside.work")
-    def work() -> None:
-        depths.append(sum(1 for _ in traceback.walk_stack(None)))
-
-    results = [work.delay() for _ in range(10)]
-    run_worker(app, "solo")
-    wait_until(lambda: status(app).waiting + status(app).parked, what="they wait")
-    app.gconc.set("task:inside.work", 1)
-    for result in results:
-        result.get(timeout=30)
-    assert max(depths) - min(depths) < 50, "none runs inside of another"
 
 
 @pytest.mark.parametrize("way", ["success", "failure", "ignore", "reject", "retry"])
