@@ -26,13 +26,13 @@ MIN_WAIT = 0.001
 
 #: Every instrument: its unit and what it is.
 INSTRUMENTS: Mapping[str, tuple[str, str]] = {
-    "celery.gconc.wait.duration": ("s", "How long tasks waited in this worker until they got their permit."),
+    "celery.gconc.wait.duration": ("s", "How long tasks waited in this worker for a permit."),
     "celery.gconc.hold.duration": ("s", "How long tasks of this worker held their permit."),
     "celery.gconc.permits": (
         "{task}",
-        "Tasks of this worker that run, under the limits of their permit when they got it.",
+        "Running tasks of this worker, under the limits that their permit covered when granted.",
     ),
-    "celery.gconc.lease_losses": ("{loss}", "Times that this worker lost its lease while it lived."),
+    "celery.gconc.lease_losses": ("{loss}", "Number of times this worker lost its lease while alive."),
 }
 
 

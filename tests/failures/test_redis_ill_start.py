@@ -93,7 +93,7 @@ def test_a_redis_that_may_evict_is_refused_where_it_was_named(apart, coordinatio
     assert worker.process.wait(20) == EX_CONFIG
     (said,) = complaints(worker)
     assert f"maxmemory-policy is {policy}" in said
-    assert "use noeviction" in said
+    assert "set it to noeviction" in said
     assert "Traceback" not in worker.output()
     assert cluster.oracle.events() == []
 

@@ -46,6 +46,7 @@ def everything_shown(app: Celery) -> str:
     return "\n".join((json.dumps(inspect_conf(Shown(app))), app.bugreport(), app.conf.humanize(), repr(app.conf)))
 
 
+@pytest.mark.process  # Celery's bugreport asks `file` of the interpreter
 @pytest.mark.parametrize("url", URLS)
 def test_what_shows_the_configuration_shows_no_password_of_the_url(url: str):
     app = Celery("x", broker="memory://", set_as_current=False)
@@ -61,6 +62,7 @@ def test_what_shows_the_configuration_shows_no_password_of_the_url(url: str):
     assert PASSWORD not in everything_shown(app).replace(repr(app.conf), "")
 
 
+@pytest.mark.process
 def test_nor_does_it_where_the_setting_stands_in_a_namespace():
     class Django:
         CELERY_BROKER_URL = "memory://"
