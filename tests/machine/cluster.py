@@ -173,6 +173,8 @@ class Cluster:
         for _ in range(MAX_TURNS):
             worked = False
             for worker in list(self.workers):
+                if worker.is_over:
+                    continue  # killed meanwhile
                 if worker.has_consumer_work:
                     worker.consumer_turn()
                     worked = True
@@ -299,7 +301,7 @@ class Cluster:
             if self.clock.at - self._has_slot_since.get(worker, UNLIMITED) < KNOWN_BY or worker.is_stopping:
                 continue
             for old, arrived in worker.waiting.items():
-                if not old.is_revoked and arrived < min(came - SLACK, self.clock.at - KNOWN_BY):
+                if not old.is_revoked and arrived < min(came - SLACK, self.clock.at - SLACK):
                     is_overtaken = self._limits_of(old) == limits
                     assert not is_overtaken, f"{young} starts in {by} before {old}: {self.describe()}"
 

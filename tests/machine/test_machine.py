@@ -40,15 +40,35 @@ some_kind = st.sampled_from(["prefork", "prefork", "threads"])
 some_slots = st.integers(1, 3)
 some_beats = st.sampled_from(BEATS)
 some_time = st.sampled_from([0.3, 1.2, 2.5, 5.0, 9.0, 14.0])
+some_pass = st.sampled_from([0.0, 0.02, 0.3, 1.2, 3.0, 6.0, 9.0])
+
+#: Task, queue, for how long it runs (None: until the machine ends it), and how many of them.
 some_tasks = st.lists(
     st.tuples(
         st.sampled_from(["a", "a", "a", "b", "ab", "free"]),
         st.sampled_from(QUEUES),
-        st.sampled_from([0.01, 0.1, 0.1, 1.0, 4.0, None]),
+        st.sampled_from([0.02, 0.1, 0.1, 1.0, 6.0, None]),
+        st.integers(1, 4),
     ),
     min_size=1,
-    max_size=6,
+    max_size=4,
 )
+Tasks = list[tuple[str, str, float | None, int]]
+
+#: What may befall a worker, or Redis.
+FAULTS = [
+    "freeze loop",
+    "freeze all",
+    "cut off",
+    "die",
+    "silence",
+    "go away",
+    "flush",
+    "restart",
+    "snapshot",
+    "lower",
+    "clock",
+]
 
 
 class Machine(RuleBasedStateMachine):
@@ -68,11 +88,15 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         configured=st.dictionaries(some_limit, st.integers(1, 2), max_size=2),
         workers=st.lists(st.tuples(some_kind, some_slots, st.integers(1, 4), some_beats), min_size=2, max_size=3),
-        maxima=st.dictionaries(some_limit, st.sampled_from([1, 1, 2, 3]), min_size=1),
+        maxima=st.dictionaries(some_limit, st.sampled_from([1, 2, 3])),
+        first=st.sampled_from([1, 1, 2]),
         tasks=some_tasks,
     )
-    def begin(self, configured: dict[str, int], workers: list[Any], maxima: dict[str, int], tasks: list[Any]) -> None:
+    def begin(
+        self, configured: dict[str, int], workers: list[Any], maxima: dict[str, int], first: int, tasks: Tasks
+    ) -> None:
         self.cluster = Cluster(self.url, self.clock, configured)
+        maxima["pool:a"] = first
         for limit, maximum in maxima.items():
             self._set(limit, maximum)
         for one in workers:
@@ -102,9 +126,10 @@ class Machine(RuleBasedStateMachine):
     # -- Tasks -------------------------------------------------------------------------------------------
 
     @rule(tasks=some_tasks, settles=st.booleans())
-    def send(self, tasks: list[tuple[str, str, float | None]], settles: bool = True) -> None:
-        for task in tasks:
-            self.cluster.queues.send(*task)
+    def send(self, tasks: Tasks, settles: bool = True) -> None:
+        for task, queue, seconds, count in tasks:
+            for _ in range(count):
+                self.cluster.queues.send(task, queue, seconds)
         if settles:
             self.cluster.settle()
 
@@ -141,12 +166,12 @@ class Machine(RuleBasedStateMachine):
             self.cluster.run(seconds)
 
     @rule(tasks=some_tasks, rounds=st.integers(1, 4))
-    def send_and_work(self, tasks: list[tuple[str, str, float | None]], rounds: int) -> None:
+    def send_and_work(self, tasks: Tasks, rounds: int) -> None:
         self.send(tasks)
         self.work(rounds, 0.01)
 
     @rule(tasks=some_tasks, seconds=st.sampled_from([0.15, 0.6, 1.5, 3.0, 9.0]))
-    def send_and_wait(self, tasks: list[tuple[str, str, float | None]], seconds: float) -> None:
+    def send_and_wait(self, tasks: Tasks, seconds: float) -> None:
         self.send(tasks)
         self.cluster.take_snapshot()
         self.pass_time(seconds)
@@ -189,18 +214,6 @@ class Machine(RuleBasedStateMachine):
             worker.consumer_turn()
         self.cluster.over()
 
-    @rule(which=some_worker, what=st.sampled_from(["loop", "all"]), seconds=some_time)
-    def freeze(self, which: int, what: str, seconds: float) -> None:
-        """Its event loop stands still, or all threads of its process; children of a pool go on."""
-        worker = self._worker(which)
-        worker.frozen = what
-
-        def thaw() -> None:
-            worker.frozen = ""
-            self._recover()
-
-        self.cluster.after(seconds, thaw)
-
     # -- The way to Redis --------------------------------------------------------------------------------
 
     @rule(
@@ -230,50 +243,65 @@ class Machine(RuleBasedStateMachine):
         for worker in self.cluster.workers:
             worker.deliver_held_notices()
 
-    @rule(which=some_worker, seconds=some_time)
-    def cut_off(self, which: int, seconds: float) -> None:
-        way = self._worker(which).way
-        way.is_cut = True
+    # -- Faults ------------------------------------------------------------------------------------------
 
-        def reconnect() -> None:
-            way.is_cut = False
-            self._recover()
+    @rule(fault=st.sampled_from(FAULTS), which=some_worker, how=st.integers(0, 3), lasts=some_time, seconds=some_pass)
+    def strike(self, fault: str, which: int, how: int, lasts: float, seconds: float) -> None:
+        """Something goes wrong now; and time passes."""
+        self._befall(fault, self._worker(which), how, lasts)
+        self.cluster.run(seconds)
 
-        self.cluster.after(seconds, reconnect)
+    @rule(
+        fault=st.sampled_from(FAULTS),
+        which=some_worker,
+        other=some_worker,
+        how=st.integers(0, 3),
+        lasts=some_time,
+        tasks=some_tasks,
+        seconds=some_pass,
+    )
+    def ambush(self, fault: str, which: int, other: int, how: int, lasts: float, tasks: Tasks, seconds: float) -> None:
+        """It goes wrong, for one worker or another, just when Redis has told one something that it would act upon."""
+        victim = self._worker(other)
+        self._worker(which).ambush = lambda: self._befall(fault, victim, how, lasts)
+        self.send(tasks)
+        self.work(3, 0.01)
+        self.cluster.run(seconds)
 
-    @rule(which=some_worker)
-    def silence(self, which: int) -> None:
-        """A firewall forgets the connection for notices."""
-        self._worker(which).silence()
-        self.cluster.trouble(5 * self.cluster.slowest)
-
-    # -- Redis -------------------------------------------------------------------------------------------
-
-    @rule(seconds=some_time)
-    def go_away(self, seconds: float) -> None:
-        server = self.cluster.server
-        server.is_away = True
-
-        def come_back() -> None:
-            server.is_away = False
-            self._recover()
-
-        self.cluster.after(seconds, come_back)
-
-    @rule(how=st.sampled_from(["flush", "restart", "snapshot", "snapshot"]), which=st.integers(0, 5))
-    def lose_data(self, how: str, which: int) -> None:
-        """All of it, on the running server or with every connection; or what is newer than a snapshot."""
-        cluster = self.cluster
-        if how == "snapshot":
-            cluster.go_back(cluster.snapshots[-1 - which % len(cluster.snapshots)])
+    def _befall(self, fault: str, worker: Worker, how: int, lasts: float) -> None:
+        cluster, server = self.cluster, self.cluster.server
+        if fault == "die":
+            if self._staying > 1 and worker in cluster.workers:
+                cluster.kill(worker)
+            return
+        if fault == "lower":
+            if not server.is_away:
+                self._set(LIMITS[how], 1)
+            return
+        if fault.startswith("freeze"):
+            self._for_a_time(lasts, worker, "frozen", fault.partition(" ")[2], "")
+        elif fault == "cut off":
+            self._for_a_time(lasts, worker.way, "is_cut", True, False)
+        elif fault == "go away":
+            self._for_a_time(lasts, server, "is_away", True, False)
+        elif fault == "silence":  # a firewall forgets the connection for notices
+            worker.silence()
+        elif fault == "snapshot":
+            cluster.go_back(cluster.snapshots[-1 - how % len(cluster.snapshots)])
+        elif fault == "clock":
+            server.step_clock([-50, -1, 1, 50][how] * 3600)
         else:
-            cluster.lose_all(with_connections=how == "restart")
+            cluster.lose_all(with_connections=fault == "restart")
         self._recover()
 
-    @rule(hours=st.sampled_from([-50, -1, 1, 50]))
-    def step_clock(self, hours: int) -> None:
-        self.cluster.server.step_clock(hours * 3600)
-        self.cluster.trouble(2 * self.cluster.slowest)
+    def _for_a_time(self, seconds: float, whose: Any, name: str, value: Any, then: Any) -> None:
+        setattr(whose, name, value)
+
+        def end() -> None:
+            setattr(whose, name, then)
+            self._recover()
+
+        self.cluster.after(seconds, end)
 
     # -- Operators ---------------------------------------------------------------------------------------
 
@@ -331,6 +359,7 @@ class Machine(RuleBasedStateMachine):
         cluster = self.cluster
         cluster.do_all_later()
         for worker in cluster.workers:
+            worker.ambush = None
             worker.way.fates.clear()
             worker.way.notice_fates.clear()
         for limit in LIMITS:
@@ -340,7 +369,7 @@ class Machine(RuleBasedStateMachine):
         self._recover()
         if all(worker.is_stopping for worker in cluster.workers):
             self._start("prefork", 2, 4, BEATS[0])
-        for _ in range(60):
+        for _ in range(100):
             for worker in list(cluster.workers):
                 for job in worker.pool.running:
                     worker.pool.end(job)

@@ -151,6 +151,8 @@ class Worker:
         self._bell: Any = parts.turns.bell
         #: What stands still: nothing, its ``loop``, or ``all`` of its process; children of it go on.
         self.frozen = ""
+        #: What goes wrong as soon as its link has told its consumer something.
+        self.ambush: Any = None
         #: When its link, and its stall watch, are due next.
         self.link_due, self.tick_due = self.clock.at, self.clock.at + TICK_SECONDS
         #: It was told to stop, and has ended.
@@ -178,8 +180,12 @@ class Worker:
             self.is_over = True
             return
         self._selector.timeout = 0.0
+        was_rung = self._bell._is_rung
         link._turn()
         self.link_due = self.clock.at + max(self._selector.timeout, 0.0)
+        if self.ambush is not None and self._bell._is_rung and not was_rung:
+            ambush, self.ambush = self.ambush, None
+            ambush()
 
     @property
     def has_consumer_work(self) -> bool:
