@@ -470,3 +470,17 @@ def test_a_permit_in_hand_is_given_back_where_a_version_of_the_table_was_missed(
     harness, _, _ = with_permit_in_hand()  # the limit may have been lifted in between, and others may run
     harness.ledger.apply(Synced("ok", version=3, table={"queue:emails": 2}), harness.ends, harness.ends)
     assert harness.ledger.next() is None
+
+
+def test_a_permit_whose_task_came_under_a_limit_while_it_ran_starts_no_other():
+    harness = Harness()
+    first, _ = harness.wait(), harness.wait()
+    number = harness.sync().asks[0].number
+    harness.ledger.notice(Notice(grants=(granted(2, number),)))
+    assert harness.ledger.next() is first
+    table = {"app": 0, "queue:emails": 2}
+    harness.ledger.apply(Synced("ok", version=2, table=table), harness.ends, harness.ends)
+    (held,) = harness.ledger.collect("e", 9, confirmed=0, full=False).held
+    assert held.limits == ("app", "queue:emails")
+    harness.ledger.ended(first)  # Redis has not answered yet whether that is above the new limit's max
+    assert harness.ledger.next() is None

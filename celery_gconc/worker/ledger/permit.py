@@ -27,6 +27,8 @@ class Permit:
     idle_since: float = 0.0
     #: The fencing number of its grant; 0 where there was none, and it covers a task that ran before its limit began.
     fence: int = 0
+    #: Its task came under other limits while it ran: Redis has not granted it for these, and it ends with that task.
+    is_restated: bool = False
     #: How many tasks have used it before.
     step: int = 0
     #: When it was granted, by Redis' clock: Unix time in seconds.
@@ -39,8 +41,8 @@ class Permit:
 
     @property
     def may_pass_on(self) -> bool:
-        """Whether it has a fencing number for one more task."""
-        return self.fence > 0 and self.step + 1 < STEPS
+        """Whether it was granted for just its limits, and has a fencing number for one more task."""
+        return self.fence > 0 and not self.is_restated and self.step + 1 < STEPS
 
     def for_task(self, session: str) -> dict[str, Any]:
         """As it travels to the task, which gets it as a :class:`TaskPermit`."""

@@ -67,5 +67,5 @@ class Started(Generic[R]):
                 request.permit = Permit(self._outbox.new_number(), request.limits)
                 self.covered[request] = None
             else:
-                permit.limits = request.limits
+                permit.limits, permit.is_restated = request.limits, True
             self._outbox.restate(request)
