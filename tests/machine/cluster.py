@@ -70,6 +70,8 @@ class Cluster:
         #: From when on nothing is wrong any more, as far as is known; and since when each message could have started.
         self.well_from = clock.at
         self._startable: dict[Message, float] = {}
+        #: When a task last started or ended.
+        self._changed_at = 0.0
         #: Since when workers have had a free slot.
         self._has_slot_since: dict[Worker, float] = {}
         #: The first that came to a Redis that had lost its data, if it had never been there: and when.
@@ -252,6 +254,7 @@ class Cluster:
         """A task is handed to a pool."""
         message: Message = request.message
         self.starts += 1
+        self._changed_at = self.clock.at
         by.arrived.setdefault(message, self.clock.at)
         assert not message.is_done, f"{message} starts though it is done with"
         contact = self.contacts[by]
@@ -271,6 +274,7 @@ class Cluster:
 
     def end(self, worker: Worker, request: Request) -> None:
         """A task ends, if it still runs."""
+        self._changed_at = self.clock.at
         for job in worker.pool.running:
             if job.request is request:
                 if worker.frozen == "all" and worker.kind == "threads":
@@ -349,6 +353,8 @@ class Cluster:
 
     def look_at_rest(self) -> None:
         """All is well, and nothing has happened for a while: what is held is just what runs."""
+        if self.clock.at - self._changed_at < SLACK:
+            return
         state = self.namespace.look()
         self.rests += 1
         for limit in LIMITS:

@@ -410,7 +410,7 @@ def test_whatever_happens_to_workers_and_redis_the_promises_hold(redis_url: str,
     run_state_machine_as_test(
         OnThisRedis,
         settings=settings(
-            max_examples=int(examples or 100),
+            max_examples=int(examples or 200),
             stateful_step_count=int(os.environ.get("GCONC_MACHINE_STEPS", "40")),
             deadline=None,
             derandomize=examples is None,
