@@ -179,7 +179,12 @@ class Topology:
                 node.kill()
 
 
-PLAIN = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+#: What every data node is started with. What a replica got as a file on its first sync is deleted at once: a node
+#: would begin its next life with that.
+PLAIN = (
+    *("--save", "", "--appendonly", "no", "--rdb-del-sync-files", "yes"),
+    *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
+)
 
 
 class Valkey(Topology):
