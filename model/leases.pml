@@ -6,10 +6,15 @@
  * an hour, and the lease clock, which goes on by no more than `cap` in a script. core/clock.lua, core/heartbeats.lua's `changed`,
  * the end of leases in `begin`; open.lua and sync.lua, which renew a lease; session.py: what a session trusts, when W calls.
  * A script is one step. A request may be under way while time passes; the worker counts from its sending.
+ *
+ * RESTORE  Redis' data go back once, to any earlier moment: the first script after that begins an epoch. A worker that is
+ *          cut off still trusts what it was told last, so a lease ends no sooner than a whole one from there.
  */
 #ifndef END
 #ifdef WAITER
 #define END 14          /* for how long real time is looked at */
+#elif defined(RESTORE)
+#define END 8
 #else
 #define END 9
 #endif
@@ -41,6 +46,20 @@ byte last[2];           /* ghost: when Redis last heard of it */
 byte next = WAITS;      /* when W calls */
 #endif
 bit stepped = 0;
+#ifdef RESTORE
+bit saved, restored, lost;
+byte began;             /* META's epoch_began */
+byte c_, t_, cap_, ends_[2];    /* the older data */
+#ifdef OLD_LEASES       /* a lease ends as the data have it */
+#define STANDS(s) (0)
+#else
+#define STANDS(s) (restored && !lost && clock < began + LEASE(s))
+#endif
+#define WHOLE(s) (began + LEASE(s))
+#else
+#define STANDS(s) (0)
+#define WHOLE(s) (0)
+#endif
 hidden byte x, s;
 
 /* core/heartbeats.lua: the interval of the lease clock is the least of a live session */
@@ -58,11 +77,15 @@ inline begin() {
   if :: cap && x >= cap -> x = cap; HELD :: else fi;
 #endif
   clock = clock + x; time = real + ahead; x = 0;
+#ifdef RESTORE
+  if :: lost -> lost = 0; began = clock :: else fi;    /* core/epochs.lua: begin_after_loss */
+#endif
   s = 0;
   do
   :: s < 2 ->
      if
-     :: live[s] && ends[s] <= clock ->
+     :: live[s] && ends[s] <= clock && STANDS(s) -> ends[s] = WHOLE(s)
+     :: live[s] && ends[s] <= clock && !STANDS(s) ->
         assert(!up[s] || !open[s] || real >= trust[s]);         /* no sooner than the worker's own */
         live[s] = 0; ends[s] = 0; look_at_heartbeats(2)
      :: else
@@ -127,7 +150,15 @@ end:
   :: d_step { real == next && real < END -> wait_on() }
 #else
   :: d_step { real < END -> real++ }
+#ifdef RESTORE
+  :: d_step { !saved && live[0] && live[1] -> saved = 1;
+       c_ = clock; t_ = time; cap_ = cap; ends_[0] = ends[0]; ends_[1] = ends[1] }
+  :: d_step { saved && !restored -> restored = 1; lost = 1;
+       clock = c_; time = t_; cap = cap_; live[0] = 1; live[1] = 1; ends[0] = ends_[0]; ends[1] = ends_[1];
+       c_ = 0; t_ = 0; cap_ = 0; ends_[0] = 0; ends_[1] = 0 }
+#else
   :: d_step { !stepped && live[0] && live[1] -> stepped = 1; ahead = HOUR }
+#endif
 #endif
   od
 }

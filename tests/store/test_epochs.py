@@ -377,3 +377,18 @@ def test_fencing_numbers_never_fall_behind_one_that_is_restated(namespace, pair)
     namespace.reopen()
     number = second.ask("app")
     assert fence_of(second, number) > far
+
+
+def test_a_session_that_older_data_know_has_a_whole_lease_from_then_on(namespace, pair):
+    """It may have renewed it just before the loss, and trusts it, where it is cut off now."""
+    first, second = pair
+    pass_time(namespace, TIMEOUT - 2 * INTERVAL, second)  # the first has half of its lease left
+    snapshot = Snapshot(namespace)
+    first.state()
+    snapshot.restore()
+    another_server(namespace)
+    second = again(second, "c")
+    pass_time(namespace, TIMEOUT - INTERVAL, second)
+    assert namespace.holders("app") == [("a", 1)]
+    pass_time(namespace, 2 * INTERVAL, second)
+    assert namespace.holders("app") == []

@@ -1018,12 +1018,24 @@ do
     begin_epoch(heartbeats.slowest() + MARGIN)
   end
 
+  -- The least that a session's lease lasts: a whole one from the beginning of the epoch. (Its lease here may be as old as
+  -- the data were then, and it may have been told a later end before it was cut off.)
+  local function least_end(sid)
+    return (meta.epoch_began or 0) + (tonumber(call('HGET', key.session, sid .. ':timeout')) or 0)
+  end
+
   local function end_dead_sessions()
-    local dead = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'LIMIT', 0, 64)
-    if #dead == 0 then return end
-    local reclaims = 0
-    for _, sid in ipairs(dead) do reclaims = reclaims + sessions.finish(sid) end
-    heartbeats.changed()
+    local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'LIMIT', 0, 64)
+    local ended, reclaims = 0, 0
+    for _, sid in ipairs(due) do
+      local least = least_end(sid)
+      if least > clock.at then
+        call('ZADD', key.sessions, members.int(least), sid)
+      else
+        ended, reclaims = ended + 1, reclaims + sessions.finish(sid)
+      end
+    end
+    if ended > 0 then heartbeats.changed() end
     if reclaims > 0 then counters.add({ reclaims = reclaims }) end
   end
 
