@@ -10,8 +10,9 @@ PROCESSES ?= 3
 
 SEED ?= $(shell python3 -c 'import random; print(random.randrange(10**6))')
 MINUTES ?= 10
+EXAMPLES ?= 1000
 
-.PHONY: help demo test test-quick check matrix matrix-ends conformance chaos model mutants bench bench-quick wheel clean servers
+.PHONY: help demo test test-quick check matrix matrix-ends machine conformance conformance-subset chaos model mutants bench bench-quick wheel clean servers
 
 help:
 	@echo "make demo         three workers, one limit, changed while they run; writes demo-output/timeline.svg"
@@ -19,7 +20,9 @@ help:
 	@echo "make test-quick   those that take no longer than three minutes: for every day"
 	@echo "make check        ruff, mypy --strict, import-linter, sizes, and what the documentation says is there"
 	@echo "make matrix       the tests on pairs of Python and Celery, from the oldest to the newest"
+	@echo "make machine      a thousand random histories of workers and Redis (EXAMPLES=...), others than in make test"
 	@echo "make conformance  Celery's own test suites, with and without celery-gconc; some hours"
+	@echo "make conformance-subset  a few of each kind of them; a minute"
 	@echo "make chaos        random faults for ten minutes (MINUTES=...); SEED=... replays a run"
 	@echo "make model        the protocol in the model checker spin, and every bug that it must find"
 	@echo "make mutants      the product broken in a hundred ways, each of which its tests must catch; some twenty minutes"
@@ -41,8 +44,14 @@ matrix: servers
 matrix-ends: servers
 	$(PYTHON) tools/matrix.py --row oldest --row newest tests/unit tests/store tests/worker tests/cluster/test_start_and_stop.py
 
+machine: $(VENV)/.test servers
+	GCONC_MACHINE_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/machine
+
 conformance: $(VENV)/.test servers
 	$(BIN)/python -m tools.conformance
+
+conformance-subset: $(VENV)/.test servers
+	$(BIN)/python -m tools.conformance --subset
 
 chaos: $(VENV)/.test servers
 	$(BIN)/python -m tools.chaos --seed $(SEED) --minutes $(MINUTES)

@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests have tiers, an order, and SIGINT, which a shell has ignored by all that it runs in the background."""
-    for plugin in (Tiers(), Order(config), Times()):
+    for plugin in (Tiers(), Order(), Times()):
         config.pluginmanager.register(plugin, type(plugin).__name__)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -33,17 +33,16 @@ def chaos(out: Path, *arguments: str) -> tuple[int, dict, str]:
     return ended.returncode, json.loads(out.read_text()), text
 
 
-@pytest.mark.takes_long
+@pytest.mark.takes_long(30)
 @pytest.mark.process
 def test_all_promises_hold_in_a_short_run(tmp_path: Path) -> None:
-    code, result, text = chaos(tmp_path / "result.json", "--seed", "14", "--minutes", "0.4")
+    code, result, text = chaos(tmp_path / "result.json", "--seed", "14", "--minutes", "0.25")
     assert code == 0, text
     assert result["violations"] == []
     assert len(result["faults"]) >= 5, "too quiet to show anything"
     assert result["done"] >= 50
 
 
-@pytest.mark.takes_long
 @pytest.mark.process
 def test_a_worker_without_the_extension_is_found(tmp_path: Path) -> None:
     code, result, text = chaos(
@@ -54,7 +53,6 @@ def test_a_worker_without_the_extension_is_found(tmp_path: Path) -> None:
     assert "Replay:  python -m tools.chaos --seed 1 " in text
 
 
-@pytest.mark.takes_long
 @pytest.mark.process
 def test_a_holder_that_nobody_owns_is_found(tmp_path: Path) -> None:
     code, result, text = chaos(

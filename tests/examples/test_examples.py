@@ -84,6 +84,7 @@ print("WORKERS", "2 workers" in page)
 """
 
 
+@pytest.mark.takes_long(37)
 @pytest.mark.timeout(300)
 def test_django_sends_receipts_within_the_limit_and_its_page_changes_that(
     follow: Callable[..., Walk], tmp_path: Path, redis_url: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.order import KEPT, group_of
+from tests.kit.order import group_of
 from tests.kit.servers import ROOT
 from tests.lifecycle.matrix import COLUMNS
 
 CONFTEST = """
 from tests.kit.order import Order
 def pytest_configure(config):
-    config.pluginmanager.register(Order(config))
+    config.pluginmanager.register(Order())
 """
 
 TESTS = """
@@ -39,14 +38,12 @@ def test_a_group_is_a_file_or_a_column():
 
 
 @pytest.mark.process
-def test_groups_are_handed_out_whole_and_by_how_long_they_took(tmp_path: Path):
+def test_groups_are_handed_out_whole_and_what_takes_long_first(tmp_path: Path):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = takes_long\n")
     (tmp_path / "conftest.py").write_text(CONFTEST)
     for name in ("a", "b", "c", "d"):
-        (tmp_path / f"test_{name}.py").write_text(TESTS)
-    kept = tmp_path / ".pytest_cache" / "v" / KEPT
-    kept.parent.mkdir(parents=True)
-    kept.write_text(json.dumps({"test_d.py": 50.0, "test_b.py": 40.0}))
+        mark = "pytestmark = pytest.mark.takes_long(9)" if name in "bd" else ""
+        (tmp_path / f"test_{name}.py").write_text(TESTS.replace("@", f"{mark}\n@"))
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-p", "no:celery"]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
@@ -55,5 +52,3 @@ def test_groups_are_handed_out_whole_and_by_how_long_they_took(tmp_path: Path):
     ran = [line.split() for line in (tmp_path / "order").read_text().splitlines()]
     assert len({(module, pid) for module, pid in ran}) == 4, "no file is in two processes"
     assert {module for module, _ in ran[:2]} == {"test_d", "test_b"}
-    assert json.loads(kept.read_text()).keys() == {"test_a.py", "test_b.py", "test_c.py", "test_d.py"}
-    assert json.loads(kept.read_text())["test_d.py"] < 50

@@ -6,8 +6,8 @@
 What stands for a person, a system or a broker is made here: requests, pools, queues, the time, the way to Redis. The
 threads of a worker are turns, which the rules order; two threads inside of one part are not shown here.
 
-``GCONC_MACHINE_EXAMPLES`` says how many histories are tried (the nightly run tries more), ``GCONC_MACHINE_STEPS`` how
-long each is at most.
+``GCONC_MACHINE_EXAMPLES`` says how many histories are tried (``make machine``, each night, tries more and others),
+``GCONC_MACHINE_STEPS`` how long each is at most.
 """
 
 from __future__ import annotations
@@ -401,6 +401,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Any:
     logger.setLevel(logging.NOTSET)
 
 
+@pytest.mark.takes_long(60)
 @pytest.mark.timeout(900)  # a failure is made smaller before it is shown: for up to five minutes
 def test_whatever_happens_to_workers_and_redis_the_promises_hold(redis_url: str, quiet: Any):
     class OnThisRedis(Machine):
@@ -410,7 +411,7 @@ def test_whatever_happens_to_workers_and_redis_the_promises_hold(redis_url: str,
     run_state_machine_as_test(
         OnThisRedis,
         settings=settings(
-            max_examples=int(examples or 200),
+            max_examples=int(examples or 120),
             stateful_step_count=int(os.environ.get("GCONC_MACHINE_STEPS", "40")),
             deadline=None,
             derandomize=examples is None,

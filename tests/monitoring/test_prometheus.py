@@ -19,7 +19,7 @@ from tests.kit.servers import ROOT, RedisServer, wait_until
 from tests.kit.workers import Cluster
 from tests.monitoring.kit import EXAMPLE, Prometheus, exporter, prometheus, promtool, read
 
-pytestmark = pytest.mark.takes_long
+pytestmark = pytest.mark.takes_long(7)
 
 Watched = Callable[..., tuple[Cluster, Operations, Prometheus]]
 

@@ -44,6 +44,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {**kept, "PATH": os.pathsep.join(path), "LANG": "C.UTF-8"}
 
 
+@pytest.mark.takes_long(40)
 @pytest.mark.timeout(300)
 def test_who_follows_the_tutorial_gets_what_it_shows(environ: dict[str, str], tmp_path: Path) -> None:
     page, port = PAGE.read_text(encoding="utf-8"), free_port()

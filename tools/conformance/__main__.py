@@ -112,6 +112,7 @@ def _run(options: argparse.Namespace) -> int:
             jobs = suites.jobs(suite, broker, work / "scratch", select)
             if not jobs:
                 print(f"{suite}, {broker}: no tests are selected", flush=True)
+                failed |= options.subset  # all of these are there
                 continue
             runs = {mode: _one(options, suites, isolation, suite, broker, mode, jobs, folder) for mode in wanted}
             runs.setdefault("plain", Run(suite, broker, "plain", folder))
