@@ -16,6 +16,7 @@ from typing import Any
 
 import redis
 from celery import Celery, Task
+from celery.concurrency.asynpool import AsynPool
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 from celery.worker.request import Request
@@ -36,6 +37,9 @@ app.conf.update(
     **json.loads(os.environ.get("TEST_CONF", "{}")),
 )
 gconc = GlobalConcurrency(app)
+
+#: Celery's prefork pool starts the children that it lacks every five seconds: what a test waits for, ten times as often.
+AsynPool.timers = property(lambda pool: {pool.maintain_pool: 0.5})
 
 _client: redis.Redis | None = None
 

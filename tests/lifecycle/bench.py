@@ -78,6 +78,14 @@ class Bench:
 
     # -- The worker --------------------------------------------------------------------------------------
 
+    def empty(self) -> None:
+        """Nothing is there, and nothing granted; a worker to come waits for none that may have lived before it."""
+        self.oracle.client.flushdb()
+        self.redis.flushdb()
+        begin_namespace(self.cluster.redis)
+        self.empty_queues()
+        self.limit(0)
+
     def start(self, name: str | None = None) -> Worker:
         """Start a worker on a limit of 0, and wait until it takes tasks."""
         worker = self.cluster.spawn(
@@ -90,16 +98,13 @@ class Bench:
 
     def begin(self) -> None:
         """A test begins: forget the last one's, and have a worker stand, with nothing granted."""
-        self.oracle.client.flushdb()
         self.highest.clear()
         if self.worker is None:
-            self.redis.flushdb()
-            begin_namespace(self.cluster.redis)
-            self.empty_queues()
-            self.limit(0)
+            self.empty()
             self.start()
             self.prefetch = self.stats()["prefetch_count"]
         else:
+            self.oracle.client.flushdb()
             self.limit(0)
 
     def end(self) -> None:

@@ -142,10 +142,7 @@ def own_bench(make_bench: MakeBench, column: Column, request: pytest.FixtureRequ
     def make(**options: object) -> Bench:
         bench = make_bench(column, OWN_DATABASE, suffix=f"-own-{column.pool}", **options)
         made.append(bench)
-        bench.redis.flushdb()
-        bench.oracle.client.flushdb()
-        bench.empty_queues()
-        bench.limit(0)
+        bench.empty()
         return bench
 
     yield make
