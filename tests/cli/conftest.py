@@ -15,6 +15,7 @@ from celery.bin.base import CLIContext
 
 from celery_gconc import Operations
 from celery_gconc.cli import gconc as command
+from tests.cli.case import SHORT_POLLS
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
 
 __all__ = ["make_cluster", "oracle_url", "rabbitmq_url"]
@@ -60,6 +61,7 @@ def _no_terminal_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def app(redis_url: str) -> Iterator[Celery]:
     """An app whose broker is the Redis of the tests, with nothing limited, and its tasks in no module."""
     made = Celery("shell", broker=redis_url, set_as_current=False)
+    made.conf.broker_transport_options = SHORT_POLLS
     made.task(name="proj.sync", shared=False)(_nothing)
     made.task(name="proj.export", shared=False, global_concurrency="pool:db")(_nothing)
     yield made

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from celery_gconc.brokers import backlog
 from tests.cli.case import LONG, QUICK, MakeCluster, case_of
 from tests.kit.servers import redis_server, wait_until
 
@@ -16,7 +17,7 @@ from tests.kit.servers import redis_server, wait_until
 def test_from_its_queue_to_its_end_under_a_full_limit(make_cluster: MakeCluster):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 1}, **QUICK)
     with case_of(cluster) as case:
-        first, second = case.send("nap", 2.5), case.send("nap", 0.1)
+        first, second = case.send("held"), case.send("nap", 0.1)
         found = case.explain(second)
         assert found.answer == "No worker has taken it yet: it is message 2 of 2 in queue emails; no worker answers."
         assert (found.state, found.queue, found.queue_position, found.queue_length) == ("queued", "emails", 2, 2)
@@ -36,8 +37,9 @@ def test_from_its_queue_to_its_end_under_a_full_limit(make_cluster: MakeCluster)
         )
         assert (found.state, found.position, found.line, found.node) == ("waiting", 1, "queue:emails", "w1@test")
         assert [holder.task_id for holder in found.holders] == [first]
-        assert f"nap[{first}] on w1@test (for" in " ".join(found.details)
+        assert f"held[{first}] on w1@test (for" in " ".join(found.details)
 
+        cluster.oracle.let_go()
         cluster.done(2)
         found = wait_until(lambda: (it := case.explain(second)).state == "succeeded" and it)
         assert re.fullmatch(r"It succeeded at \S+\.", found.answer)
@@ -212,6 +214,7 @@ def test_a_queued_task_names_its_limit_whether_or_not_a_worker_answers(make_clus
         case.cluster.done(1)
         busy = case.send("nap", LONG)
         case.started(2)
+        case.silent = 1
         wait_until(lambda: case.explain(busy).state == "running", what="Redis knows that it runs")
         case.cluster.send("nap", 9, queue="emails")  # more than it prefetches
         left = wait_until(lambda: (it := case.explain(case.send("nap"))).state == "queued" and it)
@@ -254,7 +257,8 @@ def test_a_result_backend_that_nobody_can_ask_is_named(make_cluster: MakeCluster
         assert f"Its result is unknown: {why}" in " ".join(found.details)
 
 
-def test_a_broker_that_says_nothing_keeps_nobody(make_cluster: MakeCluster):
+def test_a_broker_that_says_nothing_keeps_nobody(make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backlog, "SILENCE_SECONDS", 0.5)
     with redis_server() as silent, case_of(make_cluster(silent.url, **QUICK)) as case:
         case.app.conf.global_concurrency_redis_url = case.cluster.redis
         silent.process.send_signal(signal.SIGSTOP)
@@ -305,13 +309,16 @@ def test_a_worker_that_is_too_busy_to_answer(make_cluster: MakeCluster):
         (worker,) = cluster.start("w1", pool="solo", concurrency=1)
         covered = case.send("nap", LONG)
         case.started()
+        case.silent = 1
         found = case.explain(covered)
         assert (found.state, found.limits) == ("running", ("queue:emails",))
         assert "w1@test did not answer; this is what it last reported to Redis." in found.details
         worker.kill()
+        case.silent = 0
         cluster.start("w2", pool="solo", concurrency=1)
         uncovered = case.send("late", LONG, queue="celery")
         wait_until(lambda: case.app.AsyncResult(uncovered).state == "STARTED", what="it has started")
+        case.silent = 1
         found = case.explain(uncovered)
         assert found.answer.startswith("The result backend says that it has started, but no worker that answers has it")
         assert found.answer.endswith(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import os
 import pty
 import re
@@ -18,6 +19,7 @@ from celery_gconc import Operations
 from celery_gconc.cli import gconc as command
 from celery_gconc.protocol.status import as_json
 from tests.cli.conftest import Gconc, said
+from tests.kit import warm
 from tests.kit.servers import ROOT, free_port, redis_server, wait_until
 from tests.kit.workers import Cluster
 
@@ -185,14 +187,22 @@ def test_tasks_that_cannot_be_imported_are_a_warning_and_the_command_goes_on(app
 # -- As a process ----------------------------------------------------------------------------------------------
 
 
+#: What a warm process has in its environment (tests/kit/warm.py); and what these tests' own may lack: a terminal with
+#: colours, and a locale with bars.
+WARM = {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "C_FORCE_ROOT": "1"}
+TERMINAL: dict[str, str] = {}
+if os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
+    TERMINAL["TERM"] = "xterm-256color"
+if locale.getpreferredencoding(False).upper() != "UTF-8":
+    TERMINAL["LC_ALL"] = "C.UTF-8"
+
+
 def celery(*arguments: str, broker: str = "", stdout: int = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess:
     """Run ``celery -A tests.cluster.app ...`` as a person at a shell would."""
     conf = {"global_concurrency_limits": {"queue:emails": 2}}
-    environ = {"TEST_BROKER": broker, "TEST_CONF": json.dumps(conf), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-    return subprocess.run(
-        [sys.executable, "-m", "celery", *arguments], cwd=ROOT, env={**os.environ, **environ, **env}, stdout=stdout,
-        stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    environ = {"TEST_BROKER": broker, "TEST_CONF": json.dumps(conf), **TERMINAL}
+    command = [sys.executable, "-m", "celery", *arguments]
+    return warm.run(command, cwd=ROOT, env={**os.environ, **WARM, **environ, **env}, stdout=stdout, timeout=60)
 
 
 GCONC = ("-A", "tests.cluster.app", "gconc")

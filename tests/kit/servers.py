@@ -141,6 +141,7 @@ def wait_until(
 def end(process: subprocess.Popen[Any], patience: float = STOP_TIMEOUT) -> None:
     """Have a process end by itself (SIGTERM), or by force after *patience* seconds, even where it is stopped."""
     process.terminate()
+    process.send_signal(signal.SIGCONT)  # a stopped process hears of its end only then
     try:
         process.wait(patience)
     except subprocess.TimeoutExpired:
