@@ -38,7 +38,7 @@ app.conf.update(
 )
 gconc = GlobalConcurrency(app)
 
-#: Celery's prefork pool starts the children that it lacks every five seconds: what a test waits for, ten times as often.
+# Celery looks for children that its prefork pool lacks every five seconds; tests wait for that, so ten times as often.
 AsynPool.timers = property(lambda pool: {pool.maintain_pool: 0.5})
 
 _client: redis.Redis | None = None
