@@ -10,7 +10,9 @@ from io import StringIO
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
+from celery.app.control import Control
 from celery.bin.base import CLIContext
 
 from celery_gconc import Operations
@@ -57,11 +59,21 @@ def _no_terminal_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+class _Control(Control):
+    """Remote control that hardly waits where nobody hears it."""
+
+    def broadcast(self, *args: Any, timeout: float = 1.0, **more: Any) -> Any:
+        with redis.Redis.from_url(self.app.conf.broker_url) as client:
+            is_heard = client.pubsub_numpat() > 0
+        return super().broadcast(*args, timeout=timeout if is_heard else min(timeout, 0.1), **more)
+
+
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Celery]:
     """An app whose broker is the Redis of the tests, with nothing limited, and its tasks in no module."""
     made = Celery("shell", broker=redis_url, set_as_current=False)
     made.conf.broker_transport_options = SHORT_POLLS
+    made.control = _Control(made)
     made.task(name="proj.sync", shared=False)(_nothing)
     made.task(name="proj.export", shared=False, global_concurrency="pool:db")(_nothing)
     yield made

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -258,16 +259,18 @@ def on_a_terminal(*arguments: str, broker: str, **env: str) -> str:
 @pytest.mark.process
 def test_a_terminal_gets_bars_and_colours_and_none_where_they_are_not_wanted(redis_url: str):
     columns = {"COLUMNS": "80", "LINES": "24"}
-    colourful = on_a_terminal(*GCONC, "status", broker=redis_url, **columns)
+    status = (*GCONC, "status")
+    with ThreadPoolExecutor() as threads:
+        colourful, *unset, narrow = threads.map(
+            lambda how: on_a_terminal(*how[0], broker=redis_url, **{**columns, **how[1]}),
+            [(status, {}), (status, {"NO_COLOR": "1"}), (("--no-color", *status), {}), (status, {"COLUMNS": "60"})],
+        )
     assert "\x1b[" in colourful
     assert "░" * 10 in colourful
-    unset = [on_a_terminal(*GCONC, "status", broker=redis_url, NO_COLOR="1", **columns)]
-    unset.append(on_a_terminal("--no-color", *GCONC, "status", broker=redis_url, **columns))
     for text in unset:
         assert "\x1b" not in text
         assert "░" * 10 in text
         assert max(len(line) for line in text.splitlines()) <= 80
-    narrow = on_a_terminal(*GCONC, "status", broker=redis_url, COLUMNS="60", LINES="24")
     assert "░" not in narrow
 
 
