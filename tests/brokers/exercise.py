@@ -12,7 +12,9 @@ one broker has stands beside, in that broker's file. Where a test can't be passe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 
 from celery_gconc.protocol.scripts import TURNS
 from tests.cluster.queues import SPECIAL
+from tests.kit import warm
 from tests.kit.servers import wait_until
 from tests.kit.workers import Cluster, Worker
 
@@ -300,6 +303,21 @@ class LongWait:
     seen: Mapping[str, set[int]]
     left: Mapping[str, int]
     log: str
+
+
+Waits = Mapping[str, Callable[[], LongWait]]
+
+
+@contextmanager
+def beside(request: pytest.FixtureRequest, waits: Waits) -> Iterator[dict[str, Future[LongWait]]]:
+    """Have all these long waits go on while the tests of a module run, from the first of them on, if any wants them."""
+    tests = [item for item in request.session.items if getattr(item, "module", None) is request.module]
+    if not any("impatient" in getattr(item, "fixturenames", ()) for item in tests):
+        yield {}
+        return
+    warm.zygote()  # one for all threads
+    with ThreadPoolExecutor(len(waits)) as threads:
+        yield {name: threads.submit(wait) for name, wait in waits.items()}
 
 
 def wait_for_long(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
 import pytest
 from kombu import Connection, Consumer
 from kombu.message import Message
 
 from celery_gconc.brokers.amqp import AMQPBroker
+from celery_gconc.brokers.queues import identity_of
 from tests.brokers.exercise import (
     Broker,
     Exercise,
     LongWait,
+    beside,
     said,
     starts_of_a_hung_workers_surplus,
     subscribed,
@@ -18,9 +25,9 @@ from tests.brokers.exercise import (
 )
 from tests.cluster.queues import SPECIAL
 from tests.cluster.versions import needs_quorum_queues
-from tests.kit.namespace import empty_namespace
+from tests.kit.namespace import begin_namespace
 from tests.kit.proxy import proxy
-from tests.kit.servers import RedisServer, free_port, rabbitmq_server, wait_until
+from tests.kit.servers import RabbitMQServer, free_port, rabbitmq_server, redis_server, wait_until
 from tests.kit.tiers import starts
 from tests.kit.workers import cluster
 
@@ -37,28 +44,41 @@ PARKED = 9
 PREFETCH = 4 * 4
 
 
-@pytest.fixture(scope="module")
-@starts("process")
-def impatient(
-    redis_process: RedisServer, oracle_url: str, rabbitmq_process, tmp_path_factory: pytest.TempPathFactory
-) -> LongWait:
+def wait_in_all_queues(folder: Path) -> LongWait:
     """What was seen of tasks of four kinds of queues that were parked for thrice the broker's time-out."""
     queues = ("emails", "quorum", "strict", "single")
-    folder, redis_url = tmp_path_factory.mktemp("impatient"), redis_process.url
-    empty_namespace(redis_url)
     settings = {
         "global_concurrency_limits": dict.fromkeys(queues, 1),
         "global_concurrency_consumer_timeout": CONSUMER_TIMEOUT,
     }
     with (
         rabbitmq_server(consumer_timeout=int(CONSUMER_TIMEOUT * 1000)) as server,
-        cluster(server.url, redis_url, oracle_url, folder, **settings) as made,
+        redis_server() as permits,
+        redis_server() as oracle,
+        cluster(server.url, permits.url, oracle.url, folder, **settings) as made,
         Connection(server.url) as connection,
         connection.channel() as channel,
     ):
+        begin_namespace(permits.url)
         made.special = queues[1:]
         consumers = {"of single": lambda: channel.queue_declare("single", passive=True).consumer_count}
         return wait_for_long(made, CONSUMER_TIMEOUT, queues, PARKED, consumers, "w1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+@starts("process")
+def long_waits(
+    request: pytest.FixtureRequest, rabbitmq_process: RabbitMQServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[LongWait]]]:
+    """The long wait, in the background."""
+    with beside(request, {"all": partial(wait_in_all_queues, tmp_path_factory.mktemp("impatient"))}) as waits:
+        yield waits
+
+
+@pytest.fixture
+def impatient(long_waits: dict[str, Future[LongWait]]) -> LongWait:
+    """What was seen of tasks that were parked for long."""
+    return long_waits["all"].result(300)
 
 
 class TestClassicQueues(Exercise):
@@ -119,6 +139,19 @@ def test_a_queue_with_a_single_active_consumer_is_never_cancelled(impatient):
 
 
 # -- Connections and pools ----------------------------------------------------------------------------------
+
+
+def test_a_broker_has_one_identity_by_whatever_url_it_is_reached(rabbitmq_process, redis_process):
+    def identity(url: str, **options: object) -> str:
+        with Connection(url, transport_options=options) as connection:
+            connection.ensure_connection(max_retries=1)
+            return identity_of(connection)
+
+    rabbitmq, redis = rabbitmq_process.url.partition("://")[2], redis_process.url.removesuffix("/0").partition("://")[2]
+    assert identity(f"amqp://{rabbitmq}") == identity(f"pyamqp://{rabbitmq}".rstrip("/") + "/%2F")
+    assert identity(f"redis://{redis}") == identity(f"redis://{redis}/0")
+    others = [identity(f"redis://{redis}/1"), identity(f"redis://{redis}", global_keyprefix="prod:")]
+    assert len({identity(f"amqp://{rabbitmq}"), identity(f"redis://{redis}"), *others}) == 4
 
 
 def test_an_operator_who_cancels_a_stopped_queue_is_obeyed_through_a_reconnect(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,6 +17,7 @@ from tests.brokers.exercise import (
     Broker,
     Exercise,
     LongWait,
+    beside,
     started,
     starts_by,
     starts_of_a_hung_workers_surplus,
@@ -22,8 +26,8 @@ from tests.brokers.exercise import (
     watch,
 )
 from tests.kit.keys import key
-from tests.kit.namespace import empty_namespace
-from tests.kit.servers import RedisServer, wait_until
+from tests.kit.namespace import begin_namespace
+from tests.kit.servers import RedisServer, redis_server, wait_until
 from tests.kit.tiers import starts
 from tests.kit.workers import Cluster, cluster
 
@@ -48,30 +52,43 @@ USES: dict[str, tuple[Mapping[str, object], Mapping[str, object], int, tuple[str
 }
 
 
-@pytest.fixture(scope="module", params=USES)
-@starts("process")
-def impatient(
-    request: pytest.FixtureRequest,
-    redis_process: RedisServer,
-    oracle_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> LongWait:
-    """What was seen of tasks that were parked for longer than the visibility time-out."""
-    options, conf, count, workers = USES[request.param]
-    url, folder = redis_process.url, tmp_path_factory.mktemp("impatient")
-    empty_namespace(url)
+def wait_with(use: str, folder: Path) -> LongWait:
+    """What was seen of tasks that were parked for longer than the visibility time-out, on servers of their own."""
+    options, conf, count, workers = USES[use]
     settings = {
         **conf,
         "global_concurrency_limits": {"emails": 1},
         "broker_transport_options": {**IMPATIENT, **options},
     }
     prefix = options.get("global_keyprefix", "")
-    with cluster(url, url, oracle_url, folder, **settings) as made, redis.Redis.from_url(url) as client:
+    with (
+        redis_server() as server,
+        redis_server() as oracle,
+        cluster(server.url, server.url, oracle.url, folder, **settings) as made,
+        redis.Redis.from_url(server.url) as client,
+    ):
+        begin_namespace(server.url)
         looks = {
             "unacknowledged": lambda: client.hlen(f"{prefix}unacked"),
             "in the queue": lambda: client.llen(f"{prefix}emails"),
         }
         return wait_for_long(made, 3.0, ["emails"], count, looks, *workers, priority=5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+@starts("process")
+def long_waits(
+    request: pytest.FixtureRequest, redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[LongWait]]]:
+    """The long waits with all uses."""
+    with beside(request, {use: partial(wait_with, use, tmp_path_factory.mktemp(use)) for use in USES}) as waits:
+        yield waits
+
+
+@pytest.fixture(params=USES)
+def impatient(request: pytest.FixtureRequest, long_waits: dict[str, Future[LongWait]]) -> LongWait:
+    """What was seen with one use."""
+    return long_waits[request.param].result(300)
 
 
 class TestRedis(Exercise):
