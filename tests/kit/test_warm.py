@@ -99,16 +99,20 @@ def test_two_warm_processes_have_random_numbers_of_their_own(probe):
 
 def test_a_warm_worker_has_no_module_that_a_cold_one_has_not(probe):
     source = PROBE.replace("with open", "@signals.worker_ready.connect\ndef tell(**_):\n  with open")
-    (probe / "probe.py").write_text("from celery import signals\n" + source.replace("    json.dump", "      json.dump"))
-    modules = []
-    for cold in (False, True):
-        process, facts = start(probe, "worker", "-c", "1", "--without-mingle", cold=cold)
-        try:
+    source = "from celery import signals\n" + source.replace("    json.dump", "      json.dump")
+    workers = []
+    try:
+        for folder, cold in ((probe / "warm", False), (probe / "cold", True)):
+            folder.mkdir()
+            (folder / "probe.py").write_text(source)
+            workers.append(start(folder, "worker", "-c", "1", "--without-mingle", cold=cold))
+        for _, facts in workers:
             wait_until(lambda facts=facts: facts.exists() and facts.read_text(), 60, "the worker is ready")
-        finally:
+    finally:
+        for process, _ in workers:
             process.terminate()
-        assert process.wait(60) == 0
-        modules.append({*json.loads(facts.read_text())["modules"]})
+    assert [process.wait(60) for process, _ in workers] == [0, 0]
+    modules = [{*json.loads(facts.read_text())["modules"]} for _, facts in workers]
     of_a_redis = {name for name in modules[0] if "redis" in name or "gconc" in name}
     assert modules[0] - modules[1] - of_a_redis == set()
 
