@@ -27,7 +27,7 @@ from tests.kit.servers import patience, wait_until
 def test_a_pause_shorter_than_the_lease_costs_nothing(pair):
     cluster, worker, other = pair(global_concurrency_limits={"pool:db": 2})
     known = sessions(cluster)
-    cluster.send("pooled", 2, 3.0)
+    cluster.send("pooled", 2, 2.0)
     heard(cluster, "s", 0, 1)
     cluster.send("pooled", 3, 0.1, queue="other", first=10)
     received(other, 3)
@@ -49,7 +49,7 @@ def test_tasks_that_outlast_their_lease_count_again_and_drain(pair, took, pool):
     first = session_of(worker)
     cluster.send("held", 1)
     heard(cluster, "s", 0)
-    cluster.send("pooled", 3, 1.0, queue="other", first=10)
+    cluster.send("pooled", 4, 0.3, queue="other", first=10)
     with stopped(cluster, worker) as since:
         recovered = heard(cluster, "s", 10) - since
         took(recovered)
@@ -59,10 +59,10 @@ def test_tasks_that_outlast_their_lease_count_again_and_drain(pair, took, pool):
     wait_until(lambda: first not in sessions(cluster) and len(sessions(cluster)) == 2, what="it has a new session")
     restated = cluster.oracle.now()
     assert restated - woke <= patience(INTERVAL + 0.5)
-    passed(cluster, restated, 1.0)  # others had time to start
+    passed(cluster, restated, 0.6)  # others had time to start
     cluster.oracle.let_go()
     ended = heard(cluster, "e", 0)
-    numbers = [0, 1, 10, 11, 12]
+    numbers = [0, 1, 10, 11, 12, 13]
     heard(cluster, "e", *numbers)
     no_leak(cluster)
 
@@ -87,9 +87,9 @@ def test_what_ran_on_a_lost_lease_is_terminated(pair, took, pool, task):
     )
     app = cluster.app()
     result = app.send_task(f"tests.cluster.app.{task}", (0, 60), queue="emails")
-    app.send_task("tests.cluster.app.nap", (1, 5), queue="emails")
+    app.send_task("tests.cluster.app.held", (1,), queue="emails")
     heard(cluster, "s", 0, 1)
-    cluster.send(task, 2, 1.5, queue="other", first=10)
+    cluster.send(task, 2, 0.5, queue="other", first=10)
     with stopped(cluster, worker) as since:
         assert heard(cluster, "s", 10) - since <= patience(TIMEOUT + INTERVAL)
     woke = cluster.oracle.now()
@@ -97,6 +97,7 @@ def test_what_ran_on_a_lost_lease_is_terminated(pair, took, pool, task):
     took(max(ended - woke, 0.0))
     assert ended - woke <= patience(1.0)
     wait_until(lambda: result.state == "REVOKED", what="the result says so")
+    cluster.oracle.let_go()
     heard(cluster, "e", 1, 10, 11)
     no_leak(cluster)
     cluster.send(task, 1, 0.1, first=20)
@@ -130,14 +131,14 @@ def test_children_of_a_stopped_parent_run_on_and_start_nothing_more(pair, took):
     heard(cluster, "s", 0, 1)
     cluster.send("pooled", 4, 0.1, first=2)
     received(worker, 6)
-    cluster.send("pooled", 8, 0.5, queue="other", first=10)
+    cluster.send("pooled", 8, 0.4, queue="other", first=10)
     os.kill(worker.process.pid, signal.SIGSTOP)
     try:
         since = cluster.oracle.now()
         recovered = heard(cluster, "s", 10, 11) - since
         took(recovered)
         assert recovered <= patience(TIMEOUT + 2 * INTERVAL)
-        heard(cluster, "e", 0, 1)
+        drained = heard(cluster, "e", 0, 1)
         heard(cluster, "e", *range(10, 18))
         assert not set(cluster.oracle.starts()) & {2, 3, 4, 5}
     finally:
@@ -145,5 +146,5 @@ def test_children_of_a_stopped_parent_run_on_and_start_nothing_more(pair, took):
     heard(cluster, "e", 2, 3, 4, 5)
     no_leak(cluster)
     assert cluster.oracle.peak() <= 4, "as listed: two that ran on"
-    assert cluster.oracle.peak(since=since + TIMEOUT + 2) == 2
+    assert cluster.oracle.peak(since=drained) <= 2
     assert gone(cluster) == frozenset()

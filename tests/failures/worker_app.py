@@ -13,24 +13,29 @@ from typing import Any
 
 from celery.signals import task_received
 
-from tests.cluster.app import app, tell
+from tests.cluster.app import app, oracle, tell
 
 #: Objects for the garbage collector to look at: a pass over them takes some 0.2 s, with the interpreter's lock held.
 HEAP_OBJECTS = 1_000_000
 
+#: For how long, in seconds, the consumer's thread stays blocked where nobody lets it go.
+MAX_BLOCKED = 60.0
+
 
 @task_received.connect
 def block_the_consumer(request: Any = None, **kwargs: Any) -> None:
-    """Sleep in the consumer's thread before a ``blocking`` task comes to its gate."""
+    """Block the consumer's thread, before a ``blocking`` task comes to its gate, until the oracle lets it go."""
     if request.name.endswith(".blocking"):
-        number, seconds = request.args
+        number, seconds, *_ = (*request.args, MAX_BLOCKED)
         tell("s", number, "blocked loop")
-        time.sleep(seconds)
+        ends = time.monotonic() + seconds
+        while not oracle().exists("let go") and time.monotonic() < ends:
+            time.sleep(0.01)
         tell("e", number, "blocked loop")
 
 
 @app.task(name="tests.cluster.app.blocking")
-def blocking(number: int, seconds: float) -> int:
+def blocking(number: int, seconds: float = MAX_BLOCKED) -> int:
     """Do nothing: the handler above does it."""
     return number
 
