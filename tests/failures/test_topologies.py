@@ -20,7 +20,7 @@ from tests.kit.topologies import Topology, redis_cluster, sentinel_setup, valkey
 INTERVAL, LEASE = (float(str(value)) for value in HEARTBEAT.values())
 
 #: How many tasks of the load each queue has, and how long, in seconds, each of them takes.
-TASKS, SECONDS = 60, 0.1
+TASKS, SECONDS = 40, 0.1
 
 
 def valkey() -> AbstractContextManager[Topology]:
@@ -73,7 +73,7 @@ def under_load(
     cluster.done(10)
     fault()
     served = cluster.oracle.now()
-    cluster.done(50)
+    cluster.done(30)
     cluster.topology.settle()  # under load still: in a Cluster, this moves the slot again
     everything = range(len(QUEUES) * TASKS)
     cluster.done(len(everything))

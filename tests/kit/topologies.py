@@ -210,6 +210,7 @@ class SentinelSetup(Topology):
         self.sentinels = [self._sentinel(self.data[0]) for _ in range(3)]
         for sentinel in self.sentinels:
             wait_until(lambda s=sentinel: self._knows_all(s, replicas), what="the Sentinels know each other")
+        self._hurry(PUBLISH_PERIOD=2000)  # as by default: a master that comes back stays one for four of these
         hosts = ";".join(f"sentinel://127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"{hosts}/0?master_name={MASTER}"
 
@@ -233,7 +234,16 @@ class SentinelSetup(Topology):
         )
         node = Node(self.folder, str(file), "--sentinel", binary=self.binary, port=port)
         self.nodes.append(node)
-        return node.start()
+        node.start()
+        self._hurry(node, INFO_PERIOD=200, PUBLISH_PERIOD=100)
+        return node
+
+    def _hurry(self, *sentinels: Node, **milliseconds: int) -> None:
+        """Have Sentinels (all of them, if none is named) do something each so many milliseconds: from Redis 7.0 on."""
+        words = [word for name, value in milliseconds.items() for word in (name.replace("_", "-"), value)]
+        for sentinel in sentinels or self.sentinels:
+            with suppress(redis.ResponseError):
+                sentinel.do("SENTINEL DEBUG", *words)
 
     def _knows_all(self, sentinel: Node, replicas: int) -> bool:
         state = sentinel.do("SENTINEL MASTER", MASTER)

@@ -83,7 +83,7 @@ def test_a_store_goes_on_at_the_node_that_takes_the_place_of_a_killed_one(topolo
     store.close()
 
 
-@over_each
+@over(argvalues=["sentinel", "valkey-cluster"])  # each kind of topology, and each server
 def test_a_subscription_moves_with_the_keys_though_the_old_node_takes_writes(topology):
     store = SessionStore(topology.url, "gconc", call_timeout=0.5)
     pubsub, channel = store.subscribe("one"), store.keys.channel("one")
