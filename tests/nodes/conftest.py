@@ -39,6 +39,7 @@ from pytest_celery import (
 )
 from pytest_celery.vendors.worker import tasks as pytest_celery_tasks
 
+from tests.kit.namespace import begin_namespace
 from tests.kit.oracle import Oracle
 from tests.kit.servers import NoRabbitMQBinary, rabbitmq_binary, redis_server
 from tests.kit.tiers import starts
@@ -123,8 +124,10 @@ def default_worker_tasks() -> set[ModuleType]:
 @pytest.fixture
 def default_worker_app(celery_setup_app: Celery, celery_backend_cluster: CeleryBackendCluster) -> Celery:
     """The workers get what is changed here: two tasks at once, over all nodes; a lost node's permits return in 2 s."""
+    url = celery_backend_cluster.config()["urls"][0]
+    begin_namespace(url)
     celery_setup_app.conf.update(
-        global_concurrency_redis_url=celery_backend_cluster.config()["urls"][0],
+        global_concurrency_redis_url=url,
         global_concurrency_limits={"queue:celery": 2},
         global_concurrency_heartbeat_interval=0.5,
         global_concurrency_heartbeat_timeout=2.0,
