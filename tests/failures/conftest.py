@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
 from tests.failures.ills import SECRET, Ill, Patient
@@ -48,11 +50,14 @@ def apart(
     """Makes a cluster with the given settings, whose permits are in ``coordination`` and whose messages are not.
 
     Settings given win over the heartbeat settings of these tests; *url* is where its workers find the coordination
-    Redis (through a proxy, say).
+    Redis (through a proxy, say). That one has begun its namespace, unless it *is_empty*: then none is granted a permit
+    for an interval and a second.
     """
     clusters: list[ApartCluster] = []
 
-    def make(broker: str = redis_url, url: str = "", **conf: object) -> ApartCluster:
+    def make(broker: str = redis_url, url: str = "", *, is_empty: bool = False, **conf: object) -> ApartCluster:
+        if not is_empty:
+            coordination.begin()
         oracle = Oracle(oracle_url)
         oracle.client.flushdb()
         settings = {**HEARTBEAT, "global_concurrency_redis_url": url or coordination.url, **conf}
@@ -95,7 +100,8 @@ def make_patient(coordination: Coordination) -> Iterator[Callable[[Ill], Patient
                 coordination.kill()
                 coordination.start(*ill.server, *(coordination.tls_options if ill.has_tls else ()))
             front = stack.enter_context(proxy(coordination.tls_port if ill.has_tls else coordination.port))
-            operator = stack.enter_context(coordination.client(single_connection_client=True))
+            again = Retry(NoBackoff(), 1)  # the operator's connection is made anew where Redis was restarted
+            operator = stack.enter_context(coordination.client(single_connection_client=True, retry=again))
             patient = Patient(coordination, front, operator)
             ill.prepare(patient)
             coordination.password = SECRET if ill.has_password else ""

@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.kit.certificates import make_certificates
+from tests.kit.namespace import begin_namespace
 from tests.kit.servers import STOP_TIMEOUT, free_port, redis_binary, wait_until
 from tests.kit.workers import Cluster, Worker
+
+#: What a worker's log says when its session is up.
+_JOINED = "coordination Redis redis"
 
 
 class Coordination:
@@ -41,8 +47,11 @@ class Coordination:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self, **options: object) -> redis.Redis:
-        """A new connection; its calls fail after two seconds, unless told otherwise."""
-        bounds = {"socket_timeout": 2, "socket_connect_timeout": 2}
+        """A new connection; its calls fail after two seconds, unless told otherwise, and aren't tried again.
+
+        (By default, redis-py tries a refused connection or a Redis that is loading again for seconds.)
+        """
+        bounds = {"socket_timeout": 2, "socket_connect_timeout": 2, "retry": Retry(NoBackoff(), 0)}
         return redis.Redis(port=self.port, password=self.password or None, **{**bounds, **options})  # type: ignore[arg-type]
 
     def do(self, *command: object, **options: object) -> object:
@@ -62,6 +71,10 @@ class Coordination:
         )  # fmt: skip
         if answers:
             wait_until(self.answers, what="the coordination Redis answers")
+
+    def begin(self) -> None:
+        """Begin its namespace: from the start, workers are granted permits, as nobody may have lived before them."""
+        begin_namespace(f"redis://:{self.password}@127.0.0.1:{self.port}/0" if self.password else self.url)
 
     def answers(self) -> bool:
         """Whether it answers, and with no error."""
@@ -110,9 +123,16 @@ def warnings(worker: Worker) -> list[str]:
     return _said(worker, "WARNING")
 
 
+def most_in_a_row(worker: Worker) -> int:
+    """How many errors, at most, a worker has logged without having reached the coordination Redis in between."""
+    errors = {*complaints(worker)}
+    lines = [line for line in _said(worker, "ERROR|CRITICAL|INFO") if line in errors or _JOINED in line]
+    return max(len(found) for found in "".join("|" if _JOINED in line else "x" for line in lines).split("|"))
+
+
 def joined(worker: Worker) -> int:
     """How often a worker has told that its session is up."""
-    return sum("coordination Redis redis" in line for line in _said(worker, "INFO"))
+    return sum(_JOINED in line for line in _said(worker, "INFO"))
 
 
 def _said(worker: Worker, levels: str) -> list[str]:

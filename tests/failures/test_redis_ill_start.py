@@ -17,27 +17,38 @@ LIMITS = {"pool:db": 1}
 EX_CONFIG = 78
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
-def test_a_worker_of_any_pool_starts_while_redis_is_silent(apart, make_patient, took, pool):
+#: A worker of each pool, and its queue.
+POOLS = {"prefork": "emails", "threads": "other", "gevent": "custom", "solo": "celery"}
+
+
+def test_a_worker_of_any_pool_starts_while_redis_is_silent(apart, make_patient, took):
     patient = make_patient(ILLS["silent"])
-    cluster = apart(url=patient.url, global_concurrency_limits=LIMITS)
+    cluster = apart(url=patient.url, is_empty=True, global_concurrency_limits=LIMITS)
     patient.proxy.silence()
-    cluster.send("pooled", 3, 0.05, queue="emails")
-    (worker,) = cluster.start("w1", queues="emails,celery", pool=pool)
-    cluster.send("nap", 5, 0.01, queue="celery", first=10)
-    wait_until(lambda: ended(cluster, *range(10, 15)), what="tasks without limits run")
-    wait_until(lambda: complaints(worker), what="the worker notices")
+    workers = [cluster.spawn(pool, queues=queue, pool=pool) for pool, queue in POOLS.items()]
+    for number, queue in enumerate(POOLS.values()):
+        cluster.send("pooled", 1, 0.05, queue=queue, first=number)
+    cluster.ready()
+    for number, queue in enumerate(POOLS.values(), start=1):
+        cluster.send("nap", 5, 0.01, queue=queue, first=10 * number)
+    wait_until(
+        lambda: ended(cluster, *(10 * number + n for number in (1, 2, 3, 4) for n in range(5))),
+        what="tasks without limits run in each of them",
+    )
+    wait_until(lambda: all(complaints(worker) for worker in workers), what="the workers notice")
     app = cluster.app()
-    assert app.control.ping([worker.node], timeout=20.0, limit=1), "the event loop is free"
+    nodes = [worker.node for worker in workers]
+    assert len(app.control.ping(nodes, timeout=20.0)) == 4, "the event loops are free"
     app.close()
-    assert not started(cluster, 0)
+    assert not any(started(cluster, number) for number in range(4))
     patient.proxy.heal()
     healed = cluster.oracle.now()
-    wait_until(lambda: ended(cluster, 0, 1, 2), what="those that waited run")
-    took(time_of(cluster, "s", 0) - healed)
-    assert time_of(cluster, "s", 0) - healed <= patience(2 * INTERVAL + 1), "for one + 1 s none is granted"
+    wait_until(lambda: ended(cluster, 0, 1, 2, 3), what="those that waited run")
+    for number, pool in enumerate(POOLS):
+        took(time_of(cluster, "s", number) - healed)
+        assert time_of(cluster, "s", number) - healed <= patience(2 * INTERVAL + 1), f"{pool}: none for one + 1 s"
     assert cluster.oracle.peak("pooled") == 1
-    assert len(complaints(worker)) == 1
+    assert [len(complaints(worker)) for worker in workers] == [1, 1, 1, 1]
     wait_until(lambda: cluster.permits() == 0, what="no permit has leaked")
 
 
@@ -66,7 +77,7 @@ def test_what_ran_without_a_permit_counts_once_redis_is_back(apart, make_patient
     patient = make_patient(ILLS["down"])
     cluster = apart(url=patient.url, global_concurrency_limits=LIMITS, global_concurrency_on_redis_error="run")
     (worker,) = cluster.start("w1")
-    cluster.send("pooled", 3, 4.0)
+    cluster.send("pooled", 3, 3.0)
     wait_until(lambda: started(cluster, 0) and cluster.permits() >= 2, what="one runs, others wait")
     fell_ill = cluster.oracle.now()
     patient.redis.kill()
@@ -111,7 +122,8 @@ def test_a_redis_that_evicts_only_keys_with_an_expiry_evicts_nothing_that_limits
     coordination.do("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
     cluster = apart(global_concurrency_limits=LIMITS)
     (worker,) = cluster.start("w1")
-    cluster.send("pooled", 2, TIMEOUT)
+    cluster.send("pooled", 1, 1.5)
+    cluster.send("pooled", 1, 0.1, first=1)
     wait_until(lambda: started(cluster, 0) and cluster.permits() == 2, what="one runs, one waits")
     assert not any("policy" in said for said in warnings(worker))
     coordination.do("CONFIG", "SET", "maxmemory", "1")

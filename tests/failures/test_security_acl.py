@@ -208,5 +208,7 @@ def run_tasks(cluster: Any) -> None:
     wait_until(lambda: cluster.oracle.count("e") == 40, what="all have run")
     assert cluster.oracle.peak() <= 3
     for worker in cluster.workers:
-        assert worker.stop() == 0
+        worker.process.terminate()
+    for worker in cluster.workers:
+        assert worker.process.wait(30) == 0
         assert "PASSWORD" not in worker.output()
