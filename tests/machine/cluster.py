@@ -15,7 +15,7 @@ from tests.store.namespace import Namespace
 from .keys import Keys
 from .oracle import UNLIMITED, Operators
 from .pool import LIMITS, Job, Message, Queues, Request
-from .server import Clock, MachineStore, OpenWay, Server, Way
+from .server import Clock, MachineStore, OpenWay, Server
 from .worker import Worker
 
 #: How many turns may follow each other before nothing is left to do at a moment. More: something chases its own tail.
@@ -33,6 +33,10 @@ SLACK = 0.35
 KNOWN_BY = 1.2
 
 
+#: For how long, in seconds, Redis may not know that a start was one of a streak.
+JUST_STARTED = 0.03
+
+
 @dataclass(eq=False)
 class Contact:
     """What a worker has heard of Redis, and Redis of it."""
@@ -45,6 +49,8 @@ class Contact:
     #: When a loss of data forgot its session; until it is back.
     forgotten: float | None = None
     session: str = ""
+    #: Whether the older data that Redis went back to don't know that session.
+    is_unknown: bool = False
 
 
 class Cluster:
@@ -62,14 +68,14 @@ class Cluster:
         self.namespace.store = MachineStore(url, "gconc").go(OpenWay(self.server))
         self.keys = Keys(self.namespace)
         self.contacts: dict[Worker, Contact] = {}
-        #: Of all workers that ever were: what is late may come after their end.
-        self.ways: list[Way] = []
         self._made = 0
         #: What is to happen at a time.
         self._later: list[tuple[float, Callable[[], None]]] = []
         #: From when on nothing is wrong any more, as far as is known; and since when each message could have started.
         self.well_from = clock.at
         self._startable: dict[Message, float] = {}
+        #: When each worker last started a task.
+        self._last_start: dict[Worker, float] = {}
         #: When a task last started or ended.
         self._changed_at = 0.0
         #: Since when workers have had a free slot.
@@ -77,7 +83,7 @@ class Cluster:
         #: The first that came to a Redis that had lost its data, if it had never been there: and when.
         self.newcomer_at: float | None = None
         self._is_empty = True
-        self.snapshots: list[tuple[dict[str, bytes], Any]] = []
+        self.snapshots: list[tuple[dict[str, bytes], Any, set[str]]] = []
         self.starts = self.overs = self.rests = 0
 
     def close(self) -> None:
@@ -112,8 +118,8 @@ class Cluster:
             take_up(session, table, version, lease_ends)
 
         worker.parts.ledger.apply, worker.parts.ledger.opened = applied, opened  # type: ignore[method-assign]
+        worker.way.later = self.after
         self.workers.append(worker)
-        self.ways.append(worker.way)
         return worker
 
     def _opened(self, contact: Contact, asked: Any, *, is_late: bool) -> None:
@@ -160,13 +166,16 @@ class Cluster:
 
     def take_snapshot(self) -> None:
         """Remember the data as they are."""
-        self.snapshots.append((self.server.snapshot(), self.operators.copy()))
+        known = {contact.session for contact in self.contacts.values()}
+        self.snapshots.append((self.server.snapshot(), self.operators.copy(), known))
 
-    def go_back(self, to: tuple[dict[str, bytes], Any]) -> None:
+    def go_back(self, to: tuple[dict[str, bytes], Any, set[str]]) -> None:
         """Another process of Redis begins with older data."""
         self.server.go_back(to[0])
         self._is_empty = not to[0]
         self.lost_data(to[1])
+        for contact in self.contacts.values():
+            contact.is_unknown = contact.session not in to[2]
 
     # -- Time --------------------------------------------------------------------------------------------
 
@@ -175,14 +184,8 @@ class Cluster:
         for _ in range(MAX_TURNS):
             worked = False
             for worker in list(self.workers):
-                if worker.is_over:
-                    continue  # killed meanwhile
-                if worker.has_consumer_work:
-                    worker.consumer_turn()
-                    worked = True
-                if not worker.is_over and worker.has_link_work:
-                    worker.link_turn()
-                    worked = True
+                for turn in worker.turns:
+                    worked = (not worker.is_over and turn()) or worked
             self.over()
             if not worked:
                 self.look_who_waits()
@@ -198,6 +201,7 @@ class Cluster:
             for at, function in [one for one in self._later if one[0] <= self.clock.at]:
                 self._later.remove((at, function))
                 function()
+            self.settle()
             for worker in self.workers:
                 if self.clock.at >= worker.tick_due:
                     worker.tick()
@@ -289,6 +293,8 @@ class Cluster:
         theirs, ours = self.contacts[other], self.contacts[by]
         if theirs.forgotten is not None:
             # Redis knows nothing of it, and a newcomer came first: it was waited for, for a while.
+            if theirs.is_unknown and self.clock.at >= theirs.forgotten + self.slowest + 0.5:
+                return False  # older data don't know it: one that is cut off is waited for no longer
             newcomer = self.newcomer_at
             if newcomer is not None and newcomer >= theirs.forgotten and self.clock.at >= newcomer + 1.6:
                 return False
@@ -298,7 +304,10 @@ class Cluster:
 
     def _look_at_order(self, by: Worker, young: Message) -> None:
         """Nobody is overtaken who waits for the same one limit, and could have started."""
-        if not self.is_well or len(limits := self._limits_of(young)) != 1:
+        limits = self._limits_of(young)
+        last, self._last_start[by] = self._last_start.get(by, 0.0), self.clock.at
+        # (Redis may believe a worker to stand one further ahead for the moment after a start.)
+        if not self.is_well or len(limits) != 1 or self.clock.at - last < JUST_STARTED:
             return
         came = by.arrived[young]
         for worker in self.workers:

@@ -45,6 +45,9 @@ end
 return { main(), published }
 """
 
+#: How late, in seconds, a call or a notice is that is late.
+LATE_SECONDS = 0.7
+
 #: How far Redis' clock goes on with each script, in us. Those of the workers do too.
 TICK = 1000
 
@@ -66,9 +69,7 @@ class Subscription:
 
     def __init__(self, server: Server, way: Way, channels: list[str]) -> None:
         self._server, self._way, self.channels = server, way, channels
-        #: What has come, and what comes later or never.
         self.inbox: list[str | None] = []
-        self.held: list[str] = []
         #: Redis has closed it; and nothing comes any more, though neither side knows.
         self.is_broken = self.is_silent = False
         self.connection = self
@@ -87,7 +88,7 @@ class Subscription:
             case "lost":
                 return
             case "late":
-                self.held.append(message)
+                self._way.later(LATE_SECONDS, lambda: self.inbox.append(message))
             case "doubled":
                 self.inbox += [message, message]
             case _:
@@ -207,8 +208,8 @@ class Way:
         #: What becomes of the next calls, and notices: ``ok``, ``lost``, ``doubled``, ``late``; a call ``unanswered``.
         self.fates: deque[str] = deque()
         self.notice_fates: deque[str] = deque()
-        #: Calls that arrive after their sender gave up on them.
-        self.late: list[Callable[[], Any]] = []
+        #: Has something happen in so many seconds: a call arrives after its sender gave up on it, or has died.
+        self.later: Callable[[float, Callable[[], Any]], None] = lambda *_: None
         #: Which process of the server it was last connected to.
         self.life = server.life
         #: Called with each script that was carried out: its name, what was asked, the reply, and when that was sent; -1
@@ -255,7 +256,7 @@ class MachineStore(SessionStore):
 
         fate = way.fates.popleft() if way.fates else "ok"
         if fate == "late":
-            way.late.append(carry)
+            way.later(LATE_SECONDS, lambda: None if way.server.is_away else carry())
         if fate in ("lost", "late"):
             raise StoreUnavailable("lost on the way")
         reply = carry(sent)

@@ -40,6 +40,7 @@ some_kind = st.sampled_from(["prefork", "prefork", "threads"])
 some_slots = st.integers(1, 3)
 some_beats = st.sampled_from(BEATS)
 some_time = st.sampled_from([0.3, 1.2, 2.5, 5.0, 9.0, 14.0])
+some_workers = st.tuples(some_kind, some_slots, st.integers(1, 4), some_beats, st.booleans())
 some_pass = st.sampled_from([0.0, 0.02, 0.3, 1.2, 3.0, 6.0, 9.0])
 
 #: Task, queue, for how long it runs (None: until the machine ends it), and how many of them.
@@ -70,6 +71,8 @@ FAULTS = [
     "clock",
 ]
 
+some_fault = st.sampled_from(FAULTS)
+
 
 class Machine(RuleBasedStateMachine):
     """Up to three workers, two queues, four limits."""
@@ -87,7 +90,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         configured=st.dictionaries(some_limit, st.integers(1, 2), max_size=2),
-        workers=st.lists(st.tuples(some_kind, some_slots, st.integers(1, 4), some_beats), min_size=2, max_size=3),
+        workers=st.lists(some_workers, min_size=2, max_size=3),
         maxima=st.dictionaries(some_limit, st.sampled_from([1, 2, 3])),
         first=st.sampled_from([1, 1, 2]),
         tasks=some_tasks,
@@ -105,14 +108,14 @@ class Machine(RuleBasedStateMachine):
         self.send(tasks)
         self.cluster.take_snapshot()
 
-    def _start(self, kind: str, slots: int, prefetch: int, beats: tuple[float, float]) -> None:
-        self.cluster.start(kind=kind, slots=slots, prefetch=prefetch * slots, beats=beats)
+    def _start(self, kind: str, slots: int, prefetch: int, beats: tuple[float, float], is_link_first: bool) -> None:
+        self.cluster.start(kind=kind, slots=slots, prefetch=prefetch * slots, beats=beats, is_link_first=is_link_first)
         self.cluster.trouble(self.cluster.slowest + 4.0)
 
     @precondition(lambda self: len(self.cluster.workers) < 3)
-    @rule(kind=some_kind, slots=some_slots, prefetch=st.integers(1, 4), beats=some_beats)
-    def start(self, kind: str, slots: int, prefetch: int, beats: tuple[float, float]) -> None:
-        self._start(kind, slots, prefetch, beats)
+    @rule(worker=some_workers)
+    def start(self, worker: Any) -> None:
+        self._start(*worker)
 
     @precondition(lambda self: self._staying > 1)
     @rule(which=some_worker, how=st.sampled_from(["dies", "dies", "stops"]))
@@ -228,31 +231,22 @@ class Machine(RuleBasedStateMachine):
         way.notice_fates.extend(notices)
         self._recover()
 
-    @precondition(lambda self: any(way.late for way in self.cluster.ways))
-    @rule(which=st.integers(0, 3))
-    def deliver_late(self, which: int) -> None:
-        """A call arrives after its sender gave up on it, or has died."""
-        found = [way for way in self.cluster.ways if way.late]
-        if not self.cluster.server.is_away:
-            found[which % len(found)].late.pop(0)()
-        self._recover()
-
-    @precondition(lambda self: any(worker.held_notices for worker in self.cluster.workers))
-    @rule()
-    def deliver_late_notices(self) -> None:
-        for worker in self.cluster.workers:
-            worker.deliver_held_notices()
-
     # -- Faults ------------------------------------------------------------------------------------------
 
-    @rule(fault=st.sampled_from(FAULTS), which=some_worker, how=st.integers(0, 3), lasts=some_time, seconds=some_pass)
-    def strike(self, fault: str, which: int, how: int, lasts: float, seconds: float) -> None:
-        """Something goes wrong now; and time passes."""
-        self._befall(fault, self._worker(which), how, lasts)
+    @rule(
+        faults=st.lists(st.tuples(some_fault, some_worker, st.integers(0, 3), some_time), min_size=1, max_size=2),
+        tasks=some_tasks,
+        seconds=some_pass,
+    )
+    def strike(self, faults: list[tuple[str, int, int, float]], tasks: Tasks, seconds: float) -> None:
+        """Something goes wrong, or two things at once; tasks come, and time passes."""
+        for fault, which, how, lasts in faults:
+            self._befall(fault, self._worker(which), how, lasts)
+        self.send(tasks)
         self.cluster.run(seconds)
 
     @rule(
-        fault=st.sampled_from(FAULTS),
+        fault=some_fault,
         which=some_worker,
         other=some_worker,
         how=st.integers(0, 3),
@@ -368,8 +362,8 @@ class Machine(RuleBasedStateMachine):
             self._set(limit, 2)
         self._recover()
         if all(worker.is_stopping for worker in cluster.workers):
-            self._start("prefork", 2, 4, BEATS[0])
-        for _ in range(100):
+            self._start("prefork", 2, 4, BEATS[0], False)
+        for _ in range(60 + 2 * len(self._unfinished)):
             for worker in list(cluster.workers):
                 for job in worker.pool.running:
                     worker.pool.end(job)

@@ -6,7 +6,7 @@ tick: what the stall watch's thread does four times a second
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
@@ -121,10 +121,12 @@ class Worker:
         slots: int,
         prefetch: int,
         beats: tuple[float, float],
+        is_link_first: bool,
         config: dict[str, int],
     ) -> None:
         self.name, self.clock, self.kind, self.config = name, server.clock, kind, config
         self.interval, self.timeout = beats
+        self.is_link_first = is_link_first
         app, settings = _app(url, *beats)
         self.pool: Any = KINDS[kind](slots, lambda request: started(self, request))
         self.tasks = TaskConsumer(queues, self._deliver, prefetch)
@@ -172,6 +174,23 @@ class Worker:
             self.clock.at >= self.link_due or bool(self._selector.ready) or self.children.is_ready
         )
 
+    @property
+    def turns(self) -> tuple[Callable[[], bool], Callable[[], bool]]:
+        """Its threads, in the order in which they go on where both could: each says whether there was work."""
+        return (self.try_link, self.try_consumer) if self.is_link_first else (self.try_consumer, self.try_link)
+
+    def try_link(self) -> bool:
+        """The link's thread goes on, if it has work."""
+        if has_work := self.has_link_work:
+            self.link_turn()
+        return has_work
+
+    def try_consumer(self) -> bool:
+        """The event loop comes round, if it has work."""
+        if has_work := self.has_consumer_work:
+            self.consumer_turn()
+        return has_work
+
     def link_turn(self) -> None:
         """The link's thread wakes."""
         link = self.link
@@ -216,6 +235,8 @@ class Worker:
 
     def stop(self) -> None:
         """A warm shutdown begins."""
+        while self.pool.calls:  # what a child has read is its own: no gate gives it back
+            self.pool.calls.popleft()()
         self.is_stopping = True
         self.parts.intake.detach()
         self.parts.starter.detach()
@@ -237,17 +258,6 @@ class Worker:
         """Nothing comes any more on its connection for notices, and it doesn't know."""
         if (pubsub := self._subscription) is not None:
             pubsub.is_silent = True
-
-    @property
-    def held_notices(self) -> list[str]:
-        """Notices that are late."""
-        return [] if self._subscription is None else self._subscription.held
-
-    def deliver_held_notices(self) -> None:
-        """They come."""
-        if (pubsub := self._subscription) is not None:
-            pubsub.inbox += pubsub.held
-            pubsub.held = []
 
     @property
     def _subscription(self) -> Any:
