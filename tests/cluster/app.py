@@ -76,14 +76,26 @@ def nap(number: int, seconds: float = 0.05) -> int:
     return _nap(number, seconds, "nap")
 
 
+def _held(number: int, name: str) -> int:
+    tell("s", number, name)
+    try:
+        while not oracle().exists("let go"):
+            time.sleep(0.02)
+    finally:
+        tell("e", number, name)
+    return number
+
+
 @app.task
 def held(number: int) -> int:
     """Run until the oracle lets it go."""
-    tell("s", number, "held")
-    while not oracle().exists("let go"):
-        time.sleep(0.02)
-    tell("e", number, "held")
-    return number
+    return _held(number, "held")
+
+
+@app.task(acks_late=True)
+def held_late(number: int) -> int:
+    """Run until the oracle lets it go; the message is acknowledged only afterwards."""
+    return _held(number, "held_late")
 
 
 @app.task(global_concurrency=2)

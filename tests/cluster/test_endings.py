@@ -21,14 +21,14 @@ PARKED, ELSEWHERE = list(range(10, 16)), 50
 def two_workers(make_cluster, request: pytest.FixtureRequest) -> Callable[..., tuple[Cluster, Worker, Worker]]:
     """Makes a worker to be ended, which runs *running* and has more parked; and one where another task waits."""
 
-    def make(broker: str, pool: str, limit: int, running: list[tuple[str, float]], **conf: object):
+    def make(broker: str, pool: str, limit: int, running: list[tuple[str, *tuple[float, ...]]], **conf: object):
         urls = [request.getfixturevalue("rabbitmq_url")] if broker == "rabbitmq" else []
         cluster = make_cluster(*urls, global_concurrency_limits={"app": limit}, **conf)
         first = cluster.spawn("w1", pool=pool, concurrency=4, queues="emails")
         second = cluster.spawn("w2", concurrency=4, queues="other")
         cluster.ready()
-        for number, (task, seconds) in enumerate(running):
-            cluster.send(task, 1, seconds, first=number)
+        for number, (task, *seconds) in enumerate(running):
+            cluster.send(task, 1, *seconds, first=number)
         wait_until(lambda: cluster.oracle.count("s") == len(running), what="the long ones run")
         cluster.send("nap", len(PARKED), 0.05, first=PARKED[0])
         cluster.send("nap", 1, 0.05, queue="other", first=ELSEWHERE)
@@ -78,10 +78,8 @@ def take_over(cluster: Cluster, worker: Worker) -> list[int]:
 @pytest.mark.parametrize(
     ("broker", "pool", "how"),
     [
-        ("redis", "prefork", "SIGTERM"),
+        ("redis", "prefork", "SIGTERM"),  # prefork over RabbitMQ is in the cold shutdowns: the first SIGINT is a warm one
         ("redis", "threads", "control"),
-        ("redis", "gevent", "SIGTERM"),
-        ("rabbitmq", "prefork", "control"),
         ("rabbitmq", "gevent", "SIGTERM"),
         ("rabbitmq", "solo", "SIGTERM"),
     ],
@@ -89,18 +87,20 @@ def take_over(cluster: Cluster, worker: Worker) -> list[int]:
 def test_in_a_warm_shutdown_what_runs_keeps_its_permit_and_what_is_parked_goes_back_at_once_in_order(
     two_workers, broker, pool, how
 ):
-    # Without an event loop, Celery notices within two seconds, and takes two more to end its remote control.
-    runs_for, back_within = 5.0, 3.0
-    cluster, ending, other = two_workers(broker, pool, 1, [("nap", runs_for)])
+    back_within = 3.0  # without an event loop, Celery notices within two
+    cluster, ending, other = two_workers(broker, pool, 1, [("held",)])
     ask_to_end(cluster, ending, how)
     if pool != "solo":  # which sees to nothing else while it runs a task
         wait_until(
             lambda: cluster.waiting_in("emails") == len(PARKED), seconds=back_within, what="what was parked is back"
         )
         assert cluster.oracle.count("e") == 0, "the long one was to run still"
+        cluster.oracle.let_go()
         order = take_over(cluster, other)
         assert ending.process.wait(20) == 0
     else:
+        wait_until(lambda: "Warm shutdown" in ending.output(), what="it is to end")
+        cluster.oracle.let_go()
         assert ending.process.wait(20) == 0
         order = take_over(cluster, other)
     exited = cluster.oracle.now()
@@ -126,8 +126,11 @@ def test_after_a_cold_shutdown_permits_are_free_at_once_and_what_was_parked_is_b
     two_workers, broker, pool, how
 ):
     # Only prefork kills what runs; the others wait for its end, as plain Celery does.
-    cluster, ending, other = two_workers(broker, pool, 1, [("nap", 60.0 if pool == "prefork" else 4.0)])
+    cluster, ending, other = two_workers(broker, pool, 1, [("held",)])
     ask_to_end(cluster, ending, how)
+    if pool == "threads":
+        wait_until(lambda: cluster.waiting_in("emails") == len(PARKED), what="it gives back what was parked")
+        cluster.oracle.let_go()
     ending.process.wait(15)
     exited = cluster.oracle.now()
     wait_until(lambda: ELSEWHERE in cluster.oracle.starts(), seconds=5, what="the one elsewhere runs")
@@ -143,9 +146,11 @@ def test_after_a_cold_shutdown_permits_are_free_at_once_and_what_was_parked_is_b
 @pytest.mark.parametrize(("broker", "pool"), [("redis", "prefork"), ("rabbitmq", "prefork")])
 def test_in_a_soft_shutdown_what_still_runs_keeps_its_permit_until_its_end(two_workers, broker, pool):
     cluster, ending, other = two_workers(
-        broker, pool, 2, [("nap", 3.0), ("nap", 60.0)], worker_soft_shutdown_timeout=5.0
+        broker, pool, 2, [("held",), ("nap", 60.0)], worker_soft_shutdown_timeout=3.0
     )
     ask_to_end(cluster, ending, "SIGQUIT")
+    wait_until(lambda: "Initiating Soft Shutdown" in ending.output(), what="it is to end")
+    cluster.oracle.let_go()
     assert ending.process.wait(30) is not None
     exited = cluster.oracle.now()
     wait_until(lambda: ELSEWHERE in cluster.oracle.starts(), seconds=5, what="the one elsewhere runs")
@@ -166,7 +171,7 @@ def test_a_second_start_under_the_same_node_name_is_a_session_of_its_own(make_cl
     first = cluster.spawn("w1", queues="emails")
     second = cluster.spawn("again", queues="other", options=("-n", first.node))
     cluster.ready()
-    cluster.send("nap", 1, 6)
+    cluster.send("held", 1)
     wait_until(lambda: cluster.oracle.count("s") == 1, what="the long one runs")
     first.process.send_signal(signal.SIGTERM)
     cluster.send("nap", 3, 0.05, queue="other", first=1)
@@ -177,6 +182,7 @@ def test_a_second_start_under_the_same_node_name_is_a_session_of_its_own(make_cl
     assert cluster.oracle.count("e") == 0, "the long one was to run still"
     with cluster.client as client:
         assert client.zcard(key("holders")) == 1, "its end has released the permit of the first"
+    cluster.oracle.let_go()
     assert first.process.wait(20) == 0
     assert cluster.oracle.starts() == [0]
     assert cluster.waiting_in("other") == 3

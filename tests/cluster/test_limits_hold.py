@@ -53,8 +53,8 @@ def test_a_limit_shared_by_name_covers_tasks_of_several_queues(make_cluster):
 def test_a_killed_worker_gives_its_permits_back_within_its_lease_and_no_more_run_than_may(make_cluster):
     cluster = make_cluster(
         global_concurrency_limits={"queue:emails": LIMIT},
-        global_concurrency_heartbeat_interval=1.0,
-        global_concurrency_heartbeat_timeout=3.0,
+        global_concurrency_heartbeat_interval=0.5,
+        global_concurrency_heartbeat_timeout=2.5,
     )
     victim, *_ = cluster.start("w1", "w2", "w3", concurrency=4)
     cluster.send("nap", 400, 0.1)
@@ -86,8 +86,9 @@ def test_a_killed_worker_gives_its_permits_back_within_its_lease_and_no_more_run
         wait_until(lambda: full_pace() is not None, seconds=20, what="full pace again")
         recovered = full_pace()
         assert recovered is not None
-        assert recovered - killed <= 4.5
-    wait_until(lambda: cluster.oracle.count("e") >= 150, seconds=40, what="work goes on")
+        assert recovered - killed <= 4.0
+    known = cluster.oracle.count("e")
+    wait_until(lambda: cluster.oracle.count("e") >= known + 30, seconds=40, what="work goes on")
     assert cluster.oracle.peak(lost=lost) <= LIMIT
 
 

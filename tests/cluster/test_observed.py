@@ -102,7 +102,6 @@ def test_a_parked_task_is_waiting_then_started_then_a_success_to_whoever_reads_t
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 1})
     app = cluster.app()
     GlobalConcurrency(app)  # as the app has that Flower is started with
-    cluster.start("one", options=("-E",))
     state, seen, heard = State(), {}, threading.Event()
 
     def note(event: dict[str, Any]) -> None:
@@ -117,7 +116,8 @@ def test_a_parked_task_is_waiting_then_started_then_a_success_to_whoever_reads_t
         receiver = app.events.Receiver(connection, handlers={"*": note})
         thread = threading.Thread(target=receiver.capture, kwargs={"limit": None, "timeout": None}, daemon=True)
         thread.start()
-        assert heard.wait(30)  # a heartbeat: from now on it hears everything
+        cluster.start("one", options=("-E",))
+        assert heard.wait(30)  # that it is there, or a heartbeat: from now on it hears everything
         cluster.send("nap", 2, 0.5)
         wait_until(lambda: sum(told[-1] == "SUCCESS" for told in list(seen.values())) == 2, what="two successes")
         receiver.should_stop = True
@@ -128,13 +128,13 @@ def test_a_parked_task_is_waiting_then_started_then_a_success_to_whoever_reads_t
 def test_task_events_of_ours_can_be_turned_off(make_cluster: Callable[..., Cluster]) -> None:
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 1}, global_concurrency_task_events=False)
     app = cluster.app()
-    cluster.start("one", options=("-E",))
     kinds: list[str] = []
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": lambda event: kinds.append(event["type"])})
         thread = threading.Thread(target=receiver.capture, kwargs={"limit": None, "timeout": None}, daemon=True)
         thread.start()
-        wait_until(lambda: kinds, what="a heartbeat: from now on it hears everything")
+        cluster.start("one", options=("-E",))
+        wait_until(lambda: kinds, what="that it is there, or a heartbeat: from now on it hears everything")
         cluster.send("nap", 2, 0.3)
         wait_until(lambda: kinds.count("task-succeeded") == 2, what="two successes")
         receiver.should_stop = True
@@ -152,7 +152,7 @@ def test_a_long_wait_is_one_line_in_the_log_that_names_the_limit_and_a_short_one
     cluster.done(4)
     assert "has waited" not in worker.output()
     assert worker.output().count("celery-gconc: ") == 1  # the line of its session: nothing of the ordinary case
-    cluster.send("nap", 3, 4.0, first=10)
+    cluster.send("nap", 3, 2.5, first=10)
     wait_until(lambda: "has waited" in worker.output(), what="the warning")
     cluster.done(6)
     lines = [line for line in worker.output().splitlines() if "has waited" in line]
@@ -256,10 +256,14 @@ def test_a_task_is_counted_from_its_grant_to_its_end_under_the_same_limits_whate
     monkeypatch.setenv("TEST_SIGNALS", "1")
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 3}, global_concurrency_heartbeat_interval=0.5)
     cluster.start("one")
-    cluster.send("nap", 2, 2.0)
+    cluster.send("held", 2)
     wait_until(lambda: cluster.oracle.count("s") == 2, what="both run")
     operations.set("emails", None)  # it covers them no more
     operations.set("app", 9)  # this does from now on
+    wait_until(
+        lambda: sum(kind == "limit_changed" for kind, *_ in signals_of(cluster)) == 2, what="it has heard of both"
+    )
+    cluster.oracle.let_go()
     cluster.done(2)
 
     def counts() -> dict[str, tuple[int, int]]:

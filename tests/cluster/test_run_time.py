@@ -89,12 +89,14 @@ def test_a_lowered_limit_drains_and_then_holds(make_cluster):
 def test_a_limit_set_where_none_was_counts_the_tasks_that_already_run(make_cluster):
     cluster = make_cluster()
     cluster.start("w1", "w2", concurrency=6)  # slots for all of them, whoever takes how many
-    cluster.send("nap", 6, 4)
+    cluster.send("held", 6)
     wait_until(lambda: running(cluster) == 6, what="six run without a limit")
     result = cluster.celery("control", "set_global_concurrency", "emails", "6")
     assert result.returncode == 0, result.stderr
     assert "was unlimited, now 6" in result.stdout
     cluster.send("nap", 2, 0.1, first=100)
+    wait_until(lambda: cluster.permits() == 8, what="two wait for the first six")
+    cluster.oracle.let_go()
     cluster.done(8)
     assert cluster.oracle.peak() == 6, "the first six count"
 
@@ -155,13 +157,14 @@ def test_the_pool_is_resized_to_an_absolute_number_and_its_prefetch_follows(make
     app = cluster.app()
 
     def stats() -> dict:
-        return next(iter(app.control.inspect().stats().values()))
+        return app.control.inspect(["w1@test"], timeout=10.0).stats()["w1@test"]
 
     assert stats()["prefetch_count"] == 8
-    cluster.send("nap", 3, 12, queue="other")  # longer than a command at a shell takes on a busy machine
+    cluster.send("held", 3, queue="other")
     wait_until(lambda: running(cluster) == 3, what="three of four children are busy")
     result = cluster.celery("control", "set_local_concurrency", "2", "--json")
     assert "pool size was 4, now 3; 1 more to go as tasks end" in result.stdout
+    cluster.oracle.let_go()
     cluster.done(3)
     wait_until(lambda: stats()["prefetch_count"] == 4, what="the prefetch count has followed")
     wait_until(lambda: len(stats()["pool"]["processes"]) == 2, what="two children are left")

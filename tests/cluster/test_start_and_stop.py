@@ -32,14 +32,14 @@ def test_a_wrong_setting_stops_the_start_with_one_line(make_cluster, conf, said)
 def test_a_warm_shutdown_lets_tasks_end_and_frees_everything_at_once(make_cluster):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 2})
     first, _ = cluster.start("w1", "w2", concurrency=2)
-    cluster.send("nap", 30, 0.3)
+    cluster.send("nap", 16, 0.3)
     wait_until(lambda: cluster.oracle.count("e") >= 4, what="some ran")
     assert first.stop() == 0
     client = cluster.client
     assert client.zcard(key("sessions")) == 1
-    cluster.done(30)
+    cluster.done(16)
     assert cluster.oracle.peak() == 2
-    assert cluster.oracle.count("s") == 30, "no task ran twice, none was lost"
+    assert cluster.oracle.count("s") == 16, "no task ran twice, none was lost"
     client.close()
 
 
