@@ -83,9 +83,9 @@ def test_workers_go_on_at_the_next_server_and_come_back_and_no_limit_is_exceeded
     lost = at(first)
     lose(first)
     done = cluster.oracle.count("e")
-    cluster.done(done + 20)
+    cluster.done(done + 5)
     bring_back(first)
     wait_until(lambda: len(at(first) - lost) == 2, 20, "both are back")
     done = cluster.oracle.count("e")
-    cluster.done(min(done + 20, 100))
+    cluster.done(done + 5)
     assert cluster.oracle.peak() == 2

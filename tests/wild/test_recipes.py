@@ -19,6 +19,12 @@ from tests.kit.tiers import starts
 
 LIMITED = {"global_concurrency_limits": {"celery": 2}}
 
+#: Over memory:// or filesystem://, kombu looks for messages once in so many seconds (1 by default).
+POLLS = {"broker_transport_options": {"polling_interval": 0.05}}
+
+#: Over memory://, a worker takes two seconds to end, and two more to end its remote control.
+IN_MEMORY = {**POLLS, "worker_enable_remote_control": False}
+
 APP = "tests.wild.recipes.app"
 
 
@@ -47,7 +53,7 @@ def redis_url(limits_redis: RedisServer) -> str:
 
 @pytest.fixture
 def over_redis(broker: RedisServer) -> dict[str, str]:
-    """Settings of an app with that broker. (With ``memory://`` a worker alone takes four seconds to stop.)"""
+    """Settings of an app with that broker."""
     return {"broker_url": broker.url, "result_backend": broker.url}
 
 
@@ -86,7 +92,7 @@ def received_by(url: str) -> int:
 
 @pytest.mark.wild("recipes", "celery_worker and celery_session_worker, memory://, no limit")
 def test_the_fixtures_of_celery_work_without_limits_and_without_redis(run):
-    done = run(*pytest_of("with_fixtures.py"), conf={})
+    done = run(*pytest_of("with_fixtures.py"), conf=IN_MEMORY)
     assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -103,7 +109,7 @@ def test_the_fixtures_of_celery_work_with_limits(run, redis_url, over_redis):
 
 @pytest.mark.wild("recipes", "celery_worker, memory://, with limits and a Redis for them")
 def test_the_fixtures_of_celery_work_with_limits_over_a_broker_in_memory(run, redis_url):
-    conf = {**LIMITED, "global_concurrency_redis_url": redis_url}
+    conf = {**IN_MEMORY, **LIMITED, "global_concurrency_redis_url": redis_url}
     done = run(*pytest_of("with_fixtures.py", "-k", "create"), conf=conf)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
@@ -128,12 +134,15 @@ def test_switched_off_the_fixtures_of_celery_work_and_no_redis_hears_of_it(run, 
 @pytest.mark.parametrize(
     ("conf", "limits"),
     [
-        pytest.param({}, {}, marks=pytest.mark.wild("recipes", "Django's TransactionTestCase, no limit, no Redis")),
+        pytest.param(
+            {"CELERY_BROKER_TRANSPORT_OPTIONS": POLLS["broker_transport_options"]}, {},
+            marks=pytest.mark.wild("recipes", "Django's TransactionTestCase, no limit, no Redis"),
+        ),
         pytest.param(
             {}, {"queue:celery": 2}, marks=pytest.mark.wild("recipes", "Django's TransactionTestCase, with limits")
         ),
     ],
-)
+)  # fmt: skip
 def test_a_worker_beside_a_django_test_case_works(run, redis_url, broker, conf, limits):
     if limits:
         conf = {
@@ -228,6 +237,7 @@ def over_files(tmp_path: Path) -> dict[str, Any]:
         "broker_url": "filesystem://",
         "broker_transport_options": {
             "data_folder_in": folders["in"], "data_folder_out": folders["in"], "control_folder": folders["control"],
+            **POLLS["broker_transport_options"],
         },
         "result_backend": f"file://{folders['results']}",
     }  # fmt: skip

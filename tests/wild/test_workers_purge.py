@@ -18,7 +18,7 @@ def in_workers(cluster: Cluster) -> int:
     """How many requests wait in workers for a permit or a slot."""
     app = cluster.app()
     try:
-        told = app.control.inspect(timeout=2).stats() or {}
+        told = app.control.inspect([worker.node for worker in cluster.workers], timeout=5).stats() or {}
         return sum(one["global_concurrency"]["parked"] for one in told.values())
     finally:
         app.close()

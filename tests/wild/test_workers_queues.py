@@ -64,7 +64,7 @@ def exists(url: str, queue: str) -> bool:
 def stats(cluster: Cluster) -> dict:
     app = cluster.app()
     try:
-        told = app.control.inspect(timeout=2).stats() or {}
+        told = app.control.inspect(["w1@test"], timeout=5).stats() or {}
         return next(iter(told.values()), {}).get("global_concurrency", {})
     finally:
         app.close()
@@ -108,7 +108,7 @@ def test_a_queue_with_an_expiry_by_policy_outlives_its_full_limit(make_cluster, 
     cluster.special = queues
     cluster.start("w1", concurrency=3, queues=",".join(queues))
     for first, queue in enumerate(queues):
-        cluster.send("nap", 1, 2.2 * EXPIRES / 1000, queue=queue, first=1000 * first)
+        cluster.send("nap", 1, 1.5 * EXPIRES / 1000, queue=queue, first=1000 * first)
         cluster.send("nap", 60, 0, queue=queue, first=1000 * first + 1)
     cluster.done(122)
     assert sorted(cluster.oracle.starts()) == [*range(61), *range(1000, 1061)]
@@ -122,7 +122,7 @@ def test_a_queue_that_is_deleted_while_its_limit_is_full_is_declared_anew(stoppe
     delete(broker, "emails")
     wait_until(lambda: exists(broker, "emails"), what="it is there again")
     wait_until(lambda: stats(cluster).get("lost_queues") == {"emails": 1}, what="the worker tells of it")
-    doctor = cluster.celery("gconc", "doctor", "--timeout", "5").stdout
+    doctor = cluster.celery("gconc", "doctor", "--timeout", "3").stdout
     assert "warning: w1@test found queue emails gone, once" in doctor
     started = go_on(cluster, worker)
     assert len(started) > 11, "what it held was not lost"
@@ -154,7 +154,7 @@ def test_the_doctor_names_queues_whose_declaration_makes_waiting_costly(make_clu
     cluster = make_cluster(broker, global_concurrency_limits={"single": 1})
     cluster.special = ("single", "tight")
     cluster.start("w1", concurrency=1, queues="single,tight,other")
-    said = " ".join(cluster.celery("gconc", "doctor", "--timeout", "5").stdout.split())
+    said = " ".join(cluster.celery("gconc", "doctor", "--timeout", "3").stdout.split())
     assert "warning: queue tight has an x-delivery-limit of 2: a message that goes back" in said
     assert "info: workers never stop consuming queue:single" in said
     assert "workers that also read other and tight" in said
