@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +22,7 @@ PARKED, ELSEWHERE = list(range(10, 16)), 50
 def two_workers(make_cluster, request: pytest.FixtureRequest) -> Callable[..., tuple[Cluster, Worker, Worker]]:
     """Makes a worker to be ended, which runs *running* and has more parked; and one where another task waits."""
 
-    def make(broker: str, pool: str, limit: int, running: list[tuple[str, *tuple[float, ...]]], **conf: object):
+    def make(broker: str, pool: str, limit: int, running: list[tuple[Any, ...]], **conf: object):
         urls = [request.getfixturevalue("rabbitmq_url")] if broker == "rabbitmq" else []
         cluster = make_cluster(*urls, global_concurrency_limits={"app": limit}, **conf)
         first = cluster.spawn("w1", pool=pool, concurrency=4, queues="emails")
@@ -78,7 +79,7 @@ def take_over(cluster: Cluster, worker: Worker) -> list[int]:
 @pytest.mark.parametrize(
     ("broker", "pool", "how"),
     [
-        ("redis", "prefork", "SIGTERM"),  # prefork over RabbitMQ is in the cold shutdowns: the first SIGINT is a warm one
+        ("redis", "prefork", "SIGTERM"),  # over RabbitMQ: in the cold shutdowns, where the first SIGINT is a warm one
         ("redis", "threads", "control"),
         ("rabbitmq", "gevent", "SIGTERM"),
         ("rabbitmq", "solo", "SIGTERM"),
@@ -145,9 +146,7 @@ def test_after_a_cold_shutdown_permits_are_free_at_once_and_what_was_parked_is_b
 @needs_soft_shutdown
 @pytest.mark.parametrize(("broker", "pool"), [("redis", "prefork"), ("rabbitmq", "prefork")])
 def test_in_a_soft_shutdown_what_still_runs_keeps_its_permit_until_its_end(two_workers, broker, pool):
-    cluster, ending, other = two_workers(
-        broker, pool, 2, [("held",), ("nap", 60.0)], worker_soft_shutdown_timeout=3.0
-    )
+    cluster, ending, other = two_workers(broker, pool, 2, [("held",), ("nap", 60.0)], worker_soft_shutdown_timeout=3.0)
     ask_to_end(cluster, ending, "SIGQUIT")
     wait_until(lambda: "Initiating Soft Shutdown" in ending.output(), what="it is to end")
     cluster.oracle.let_go()
