@@ -87,7 +87,7 @@ def test_a_worker_that_has_free_slots_and_no_room_is_told_of_in_its_log_in_statu
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 2}, **HEARTBEAT)
     cluster.module = OWN_APP
     (worker,) = cluster.start("a")
-    cluster.send("blocking", 1, 15.0)
+    cluster.send("blocking", 1)
     wait_until(lambda: "has had no room for tasks under limits" in worker.output(), 14, "the log says so")
     assert "4 of its slots are free, because its event loop is stuck" in worker.output()
     told = "a@test has not started a limited task for"
@@ -97,6 +97,7 @@ def test_a_worker_that_has_free_slots_and_no_room_is_told_of_in_its_log_in_statu
 
     wait_until(lambda: says("status"), 10, "status says so")
     assert says("doctor")
+    cluster.oracle.let_go()
     wait_until(lambda: "tasks under limits start here again" in worker.output(), 30, "the log says that it is over")
     cluster.send("nap", 1, 0.0, first=10)
     cluster.done(1, name="nap")
