@@ -13,7 +13,7 @@ from tests.kit.servers import patience, wait_until
 from tests.kit.workers import Worker
 
 #: How often the pool grows and shrinks, by how many, and how many tasks there are each time.
-ROUNDS, CHILDREN, TASKS = 2, 4, 120
+ROUNDS, CHILDREN, TASKS = 2, 4, 200
 
 
 def connections(processes: Iterable[psutil.Process], coordination: Coordination) -> dict[int, int]:
@@ -61,6 +61,7 @@ def test_no_process_that_a_task_starts_has_a_connection_of_the_link(apart, coord
 
 def test_a_pool_that_grows_under_load_neither_deadlocks_nor_shares_connections(apart, coordination):
     cluster = apart(global_concurrency_limits={"pool:db": 3})
+    cluster.module = OWN_APP
     first = cluster.spawn("w1", queues="emails", concurrency=2)
     second = cluster.spawn("w2", queues="emails", concurrency=2)
     cluster.ready()
@@ -68,7 +69,9 @@ def test_a_pool_that_grows_under_load_neither_deadlocks_nor_shares_connections(a
     app = cluster.app()
     for turn in range(ROUNDS):
         cluster.send("pooled", TASKS, 0.01, first=turn * TASKS)
-        assert app.control.pool_grow(CHILDREN, reply=True, timeout=10, limit=2)
+        assert len(app.control.pool_grow(CHILDREN, reply=True, timeout=10, limit=2)) == 2
+        assert len(app.control.broadcast("maintain_pool", reply=True, timeout=10, limit=2)) == 2
+        assert cluster.oracle.count("e") < (turn + 1) * TASKS, "they grow under load"
         for worker in (first, second):
             wait_until(lambda worker=worker: len(below(worker)) >= 2 + CHILDREN, what="the pool grows")
             wait_until(

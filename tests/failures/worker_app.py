@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from celery.signals import task_received
+from celery.worker.control import control_command
 
 from tests.cluster.app import app, oracle, tell
 
@@ -32,6 +33,13 @@ def block_the_consumer(request: Any = None, **kwargs: Any) -> None:
         while not oracle().exists("let go") and time.monotonic() < ends:
             time.sleep(0.01)
         tell("e", number, "blocked loop")
+
+
+@control_command()
+def maintain_pool(state: Any, **kwargs: Any) -> dict[str, str]:
+    """Do at once what the pool does every 5 s: start the children by which it has been told to grow (celery 5.7)."""
+    state.consumer.pool._pool.maintain_pool()
+    return {"ok": "maintained"}
 
 
 @app.task(name="tests.cluster.app.blocking")
