@@ -20,7 +20,7 @@ from typing import Any
 from celery.worker import state as worker_state
 from celery.worker.control import control_command, inspect_command
 
-from celery_gconc.errors import GlobalConcurrencyError, LimitError
+from celery_gconc.errors import GlobalConcurrencyError, LimitError, StoreUnavailable
 from celery_gconc.limits.name import parse_limit, shown
 from celery_gconc.limits.rules import parse_max
 from celery_gconc.operations.arguments import TAKES_TWO, limit_argument, max_argument, size_argument, ticketed_limit
@@ -180,6 +180,8 @@ def _change(state: Any, limit: Any, kind: str, maximum: object = None) -> dict[s
         return {"ok": str(step.parts.link.call(request.apply).result(CONFIRM_SECONDS))}
     except FutureTimeout:
         return {"ok": f"{name}: accepted but not confirmed: Redis did not answer within {CONFIRM_SECONDS} s"}
+    except StoreUnavailable as exc:
+        return {"error": f"{exc}; it is not known whether the change was applied"}
     except GlobalConcurrencyError as exc:
         return {"error": f"{exc}; nothing was changed"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -130,6 +131,17 @@ def test_with_no_redis_a_command_says_so_in_one_line(make_cluster):
     assert "coordination Redis unavailable" in result.stderr
     assert "nothing was changed" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_worker_without_redis_does_not_claim_that_nothing_was_changed(make_cluster):
+    cluster = make_cluster(**CONF, global_concurrency_redis_url="redis://127.0.0.1:1/0")
+    cluster.start("w1")
+    app = cluster.app()
+    (reply,) = app.control.broadcast("set_global_concurrency", {"limit": "emails", "max": 4}, reply=True, limit=1)
+    app.close()
+    assert re.fullmatch(
+        "coordination Redis unavailable: .*; it is not known whether the change was applied", reply["w1@test"]["error"]
+    )
 
 
 def test_a_command_that_is_handled_late_does_not_undo_a_newer_value(make_cluster):
