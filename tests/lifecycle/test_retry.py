@@ -11,7 +11,7 @@ from tests.lifecycle.bench import PATIENCE
 @pytest.mark.feature("retry", "running", broker_matters=True)
 def test_a_retry_gives_its_permit_back_during_the_countdown(bench):
     bench.limit(1)
-    sent = bench.send("retries", 1, 1.5)
+    sent = bench.send("retries", 1, 1.0)
     bench.state(sent, "RETRY")
     wait_until(lambda: bench.permits() == 0, PATIENCE, "its permit is back")
     between = bench.passes(2)
