@@ -21,9 +21,9 @@ def empty_namespace(url: str) -> None:
     begin_namespace(url)
 
 
-def begin_namespace(url: str) -> None:
+def begin_namespace(url: str, namespace: str = "gconc") -> None:
     """Begin a namespace in which nothing waits for those who may have lived before."""
-    store = SessionStore(url, "gconc")
+    store = SessionStore(url, namespace)
     with redis.Redis.from_url(url) as client:
         info = {"node": "first", "pid": 1, "pool": "solo", "app": "", "broker": ""}
         store.open("first", interval=1.0, timeout=3.0, info=info, config={}, room=0)

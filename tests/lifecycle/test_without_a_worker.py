@@ -14,6 +14,7 @@ from celery.contrib.testing.worker import start_worker
 from kombu.asynchronous import set_event_loop
 
 from celery_gconc import GlobalConcurrency
+from tests.kit.namespace import begin_namespace
 from tests.kit.servers import RedisServer, redis_server, wait_until
 from tests.kit.tiers import starts
 from tests.lifecycle.bench import PATIENCE
@@ -125,6 +126,8 @@ def two_apps(lifecycle_redis: RedisServer) -> Iterator[list[Celery]]:
     url = f"redis://127.0.0.1:{lifecycle_redis.port}/15"
     with redis.Redis.from_url(url) as client:
         client.flushdb()
+    for name in ("one", "two"):
+        begin_namespace(url, f"gconc-{name}")
     apps = [_app(name, url, limit) for name, limit in (("one", 1), ("two", 2))]
     yield apps
     gc.collect()  # Celery's AsyncResult.__del__ talks to the result backend: now, while there is one
