@@ -25,7 +25,7 @@ from tests.kit.proxy import Proxy, proxy
 from tests.kit.servers import patience, wait_until
 
 #: Tasks that a permit is used for, one after another: more than run within a lease.
-MANY = 70
+MANY = 100
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def test_nothing_starts_on_a_lease_that_may_have_ended(two_workers, way, took):
     cluster.send("pooled", 1, TIMEOUT + 2, first=1000)
     cluster.send("pooled", MANY, 0.05)  # one after another, on a permit that is used again
     wait_until(lambda: cluster.oracle.count("e") >= 5, what="they run")
+    way.cut()  # before others wait: what it knew of them would keep it from passing its permit on
+    cut = cluster.oracle.now()
     cluster.send("pooled", 3, 0.5, queue="other", first=2000)
     received(other, 3)
-    way.cut()
-    cut = cluster.oracle.now()
     passed(cluster, cut, TIMEOUT + INTERVAL)
     cluster.send("nap", 10, 0.01, first=3000)
     heard(cluster, "e", *range(3000, 3010))  # not limited, not delayed
