@@ -313,7 +313,11 @@ class Cluster:
         for worker in self.workers:
             if self.clock.at - self._has_slot_since.get(worker, UNLIMITED) < KNOWN_BY or worker.is_stopping:
                 continue
+            free = worker.free
             for old, arrived in worker.waiting.items():
+                if free <= 0:
+                    break  # its slots are for those before
+                free -= all(self._has_free(limit) for limit in old.limits)
                 if not old.is_revoked and arrived < min(came - SLACK, self.clock.at - SLACK):
                     is_overtaken = self._limits_of(old) == limits
                     assert not is_overtaken, f"{young} starts in {by} before {old}: {self.describe()}"

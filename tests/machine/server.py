@@ -205,7 +205,8 @@ class Way:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.is_cut = False
-        #: What becomes of the next calls, and notices: ``ok``, ``lost``, ``doubled``, ``late``; a call ``unanswered``.
+        #: What becomes of the next calls, and notices: ``ok``, ``lost``, ``doubled``, ``late``; a call ``unanswered``,
+        #: or ``last``: the way is cut after it.
         self.fates: deque[str] = deque()
         self.notice_fates: deque[str] = deque()
         #: Has something happen in so many seconds: a call arrives after its sender gave up on it, or has died.
@@ -262,6 +263,7 @@ class MachineStore(SessionStore):
         reply = carry(sent)
         if fate == "doubled":
             carry()
+        way.is_cut = way.is_cut or fate == "last"
         if fate == "unanswered":
             raise StoreUnavailable("the answer was lost on the way")
         return reply
