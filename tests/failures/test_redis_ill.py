@@ -41,14 +41,14 @@ def test_only_tasks_under_limits_wait_while_redis_is_ill_and_all_heals(apart, co
 
     ill.breaks(patient)
     fell_ill, known = time.monotonic(), joined(well)
-    clerk = ThreadPoolExecutor(1)
-    command = clerk.submit(give_command, cluster)
     cluster.conf["global_concurrency_on_redis_error"] = "run"
     late_comer = cluster.spawn("w2", queues="other")
     cluster.send("late", 5, 0.01, queue="celery", first=10)
     wait_until(lambda: ended(cluster, *range(10, 15)), what="tasks without limits run")
     assert app.control.ping([well.node], timeout=20.0, limit=1), "the event loop is free"
     wait_until(lambda: complaints(well), seconds=patience(2 * INTERVAL + 2), what="it notices, by its own bounds")
+    clerk = ThreadPoolExecutor(1)
+    command = clerk.submit(give_command, cluster)  # (before that, it isn't known whether a change was applied)
     wait_until(lambda: ended(cluster, 1), what="one that runs under the limit goes on to its end")
     cluster.send("nap", 3, 0.05, first=3)
     cluster.ready(late_comer)
