@@ -66,6 +66,8 @@ class Ill:
     lasts: bool = False
     #: Whether workers reach it by TLS.
     has_tls: bool = False
+    #: Whether a shell reaches it all the same: a command gets to a worker, and that one doesn't know what became of it.
+    is_well_for_shells: bool = False
 
 
 def commands(*lines: str) -> Step:
@@ -178,6 +180,7 @@ ILLS = {
         "ACL SETUSER default resetchannels",
         heals="ACL SETUSER default allchannels",
         lasts=True,
+        is_well_for_shells=True,
     ),
     "busy": Ill(
         "busy running a script",
