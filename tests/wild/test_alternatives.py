@@ -73,7 +73,7 @@ def test_a_replica_among_them_is_left_out(pair: list[Node]):
 def test_workers_go_on_at_the_next_server_and_come_back_and_no_limit_is_exceeded(
     pair: list[Node], make_cluster, lose: Callable[[Node], None], bring_back: Callable[[Node], object]
 ):
-    first, _ = pair
+    first, second = pair
     cluster: Cluster = make_cluster(
         global_concurrency_redis_url=url(pair), global_concurrency_limits={"emails": 2}, **QUICK
     )
@@ -82,6 +82,7 @@ def test_workers_go_on_at_the_next_server_and_come_back_and_no_limit_is_exceeded
     cluster.done(10)
     lost = at(first)
     lose(first)
+    wait_until(lambda: len(at(second)) == 2, 20, "both are at the second")
     done = cluster.oracle.count("e")
     cluster.done(done + 5)
     bring_back(first)
