@@ -408,7 +408,7 @@ class Machine(RuleBasedStateMachine):
         elif fault == "snapshot":
             cluster.go_back(cluster.snapshots[-1 - how % len(cluster.snapshots)])
         elif fault == "clock":
-            server.step_clock([-50, -1, 1, 50][how] * 3600)
+            cluster.step_clock([-50, -1, 1, 50][how] * 3600)
         else:
             cluster.lose_all(with_connections=fault == "restart")
         self._recover()
