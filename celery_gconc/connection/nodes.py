@@ -244,10 +244,10 @@ class Alternatives(Finder):
     def elsewhere(self) -> Server | None:  # noqa: D102 - as above
         if not self._at or time.monotonic() < self._next_look:
             return None
-        self._next_look = time.monotonic() + self._look_again
         for number in range(self._at):
             if self._serves(self._servers[number], []):
                 return self._take(number)
+        self._next_look = time.monotonic() + self._look_again  # from here: to ask a silent one has taken its time
         return None
 
     def _take(self, number: int) -> Server:

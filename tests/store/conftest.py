@@ -6,13 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kit.servers import wait_until
+
 from .namespace import Namespace
 
 
 @pytest.fixture
 def namespace(redis_url: str) -> Iterator[Namespace]:
-    """An empty namespace."""
+    """An empty namespace, to which nobody listens (a worker of an earlier test, say, that has only just ended)."""
     namespace = Namespace(redis_url)
+    listens = namespace.raw.pubsub_channels
+    wait_until(lambda: not listens(), what=lambda: f"nobody listens: {listens()}, {namespace.raw.client_list()}")
     try:
         yield namespace
     finally:
