@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Tests start hundreds of processes: one that must compile our modules first needs half as much processor time again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # How many processes share the tests: they mostly wait. Four are faster, and on two cores the load then shows in times.
 PROCESSES ?= 3
 

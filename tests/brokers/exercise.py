@@ -165,14 +165,19 @@ class Exercise:
         cluster.send("nap", count, 0.01, queue=queue, first=1)
         (worker,) = cluster.start("w1", concurrency=slots, queues=f"{queue},other")
         started(cluster, 1)
+        # (While no slot is free, requests wait for one as in plain Celery, and as many are prefetched.)
+        wait_until(lambda: said(cluster, worker).get("stopped_queues") == [queue], what="the queue is not read")
         cluster.send("pooled", 60, 0.01, queue="other", first=1000)
         cluster.done(60, seconds=20)
         assert cluster.oracle.count("s", "nap") == 0
 
-        wait_until(lambda: said(cluster, worker).get("stopped_queues") == [queue], what="the queue is not read")
         most = 3 * 1 + slots + broker.on_their_way
-        wait_until(lambda: count - cluster.waiting_in(queue) <= most, what="no more are held")
-        held = watch(1.5, lambda: count - cluster.waiting_in(queue))
+
+        def held_here() -> int:
+            return count - cluster.waiting_in(queue)
+
+        wait_until(lambda: held_here() <= most, what=lambda: f"{held_here()} are held, not {most} at most")
+        held = watch(1.5, held_here)
         assert 1 <= min(held) <= max(held) <= most
         assert subscribed(cluster, worker) == {queue, "other"}, "to the operator it is read still"
 
