@@ -135,6 +135,7 @@ class Gate:
             run.let_go()
         dispatcher.forget_notes()
         self._moving = frozenset()
+        dispatcher.runs.connection_lost()
         for run in dispatcher.runs.thrown_away():
             dispatcher.done(run)
 

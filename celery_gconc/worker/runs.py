@@ -10,6 +10,7 @@ from __future__ import annotations
 from celery_gconc.clock import now
 from celery_gconc.worker.children import Children
 from celery_gconc.worker.events import Events
+from celery_gconc.worker.late_acks import survive_closed_channel
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.run import Run, RunState
@@ -86,6 +87,11 @@ class Runs:
                 run.let_go()
 
     # -- While nobody reads results ----------------------------------------------------------------------
+
+    def connection_lost(self) -> None:
+        """The broker's connection is gone, by which their messages came. On the consumer's thread."""
+        for run in self._ledger.running():
+            survive_closed_channel(run.request.message)
 
     def watch_pipes(self) -> None:
         """The consumer's thread reads no results for now: see by their pipes which tasks with a permit have ended.
