@@ -39,7 +39,7 @@ DEPTH = 3_000_000
 
 @dataclass(frozen=True)
 class Run:
-    """One search: a model with macros set, a line of runs.json."""
+    """One search: a model with macros set, a line of runs.json or next.json."""
 
     name: str
     model: str
@@ -59,10 +59,14 @@ class Run:
         return [f"-D{macro}" for macro in self.macros.split()]
 
 
+#: The searches: of the protocol as it is, and of the next one, which has no code yet.
+FILES = ("runs.json", "next.json")
+
+
 def all_runs() -> list[Run]:
     """Every configuration, then every mutation."""
-    texts = json.loads((MODELS / "runs.json").read_text(encoding="utf-8"))
-    return [Run(**fields) for fields in [*texts["configurations"], *texts["mutations"]]]
+    texts = [json.loads((MODELS / file).read_text(encoding="utf-8")) for file in FILES]
+    return [Run(**fields) for group in ("configurations", "mutations") for text in texts for fields in text[group]]
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,8 @@ def _words(found: str) -> str:
     what = found.removeprefix("assertion violated").strip()
     for part, words in (
         ("runs[0]", "more than max are running"),
+        ("gb[", "a unit is used that Redis doesn't count"),
+        ("used[0]", "more than max are running"),
         ("hold[", "a permit is used that Redis doesn't count"),
         ("moved", "a message leaves a worker although nobody has room"),
         ("lossy", "an epoch begun without need"),

@@ -5,7 +5,6 @@ The rest takes minutes: ``make model``.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -75,6 +74,5 @@ def test_every_macro_of_a_run_is_one_that_its_model_knows():
 
 def test_the_page_names_every_run():
     page = PAGE.read_text(encoding="utf-8")
-    runs = json.loads((model.MODELS / "runs.json").read_text(encoding="utf-8"))
 
-    assert [each["name"] for group in runs.values() for each in group if f"{each['name']}:" not in page] == []
+    assert [each.name for each in model.all_runs() if f"{each.name}:" not in page] == []
