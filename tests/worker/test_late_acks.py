@@ -8,6 +8,7 @@ from typing import Any
 
 import kombu
 import pytest
+from kombu.utils.uuid import uuid
 
 from celery_gconc.worker.late_acks import survive_closed_channel
 
@@ -17,9 +18,9 @@ def receive(redis_url: str) -> Callable[[kombu.Connection], Any]:
     """Receives a message."""
 
     def receive(connection: kombu.Connection) -> Any:
-        channel, found = connection.channel(), []
-        queue = kombu.Queue("late")(channel)
-        kombu.Producer(channel).publish({}, routing_key="late", declare=[queue])
+        channel, found, name = connection.channel(), [], uuid()  # what was lost may be read by its channel's last BRPOP
+        queue = kombu.Queue(name)(channel)
+        kombu.Producer(channel).publish({}, routing_key=name, declare=[queue])
         kombu.Consumer(channel, [queue], callbacks=[lambda _, message: found.append(message)]).consume()
         connection.drain_events(timeout=5)
         return found[0]
