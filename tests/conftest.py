@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -51,7 +52,7 @@ def redis_process() -> Iterator[RedisServer]:
     try:
         redis_binary()
     except NoRedisBinary as exc:
-        _without(str(exc))
+        unavailable(str(exc))
     with redis_server() as server:
         yield server
 
@@ -63,7 +64,7 @@ def rabbitmq_process() -> Iterator[RabbitMQServer]:
     try:
         rabbitmq_binary()
     except NoRabbitMQBinary as exc:
-        _without(str(exc))
+        unavailable(str(exc))
     with rabbitmq_server() as server:
         yield server
 
@@ -73,13 +74,13 @@ def valkey_or_skip() -> str:
     try:
         return valkey_binary()
     except NoValkeyBinary as exc:
-        _without(str(exc))
-        raise
+        unavailable(str(exc))
 
 
-def _without(what: str) -> None:
+def unavailable(what: str) -> NoReturn:
+    """Something that a test needs is not on this machine: it skips at home and fails in CI."""
     if os.environ.get("CI"):
-        pytest.fail(f"this test needs a server: {what}")
+        pytest.fail(f"this test needs what is missing here: {what}")
     pytest.skip(what)
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from celery_gconc import Operations
 from tests.cli.conftest import Gconc
+from tests.conftest import unavailable
 from tests.kit.namespace import empty_namespace
 from tests.kit.servers import ROOT, redis_server, wait_until
 from tests.kit.tiers import starts
@@ -97,9 +98,7 @@ class Pane:
 def terminal(redis_url: str) -> Iterator[Callable[..., Pane]]:
     """Opens terminals: *conf* is the app's configuration."""
     if shutil.which("tmux") is None:
-        if os.environ.get("CI"):
-            pytest.fail("this test needs tmux")
-        pytest.skip("no tmux on this machine")
+        unavailable("no tmux on this machine")
     opened: list[Pane] = []
 
     def open_(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.conftest import unavailable
 from tests.kit.servers import ROOT
 from tests.kit.tiers import starts
 
@@ -41,9 +41,7 @@ class Loads(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as ``make docs`` does."""
     if importlib.util.find_spec("sphinx") is None or importlib.util.find_spec("myst_parser") is None:
-        if os.environ.get("CI"):
-            pytest.fail("this test needs what the extra 'docs' installs")
-        pytest.skip("Sphinx and MyST are not installed: pip install 'celery-gconc[docs]'")
+        unavailable("Sphinx and MyST are not installed: pip install 'celery-gconc[docs]'")
     folder = tmp_path_factory.mktemp("site")
     recipe = r"^docs:.*\n\t\$\(BIN\)/(.+) docs docs/_build/html$"
     command = re.search(recipe, (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -13,7 +13,7 @@ import pytest
 import redis
 from celery import VERSION
 
-from tests.conftest import _without
+from tests.conftest import unavailable
 from tests.kit.servers import ROOT, free_port, wait_until
 from tests.tutorial.walk import Walk
 
@@ -59,7 +59,7 @@ def test_shared_pool_never_has_more_users_of_a_resource_than_its_limit_allows(fo
 
 def test_monitoring_has_prometheus_know_what_runs(follow: Callable[..., Walk], tmp_path: Path) -> None:
     if shutil.which("prometheus") is None:
-        _without("no prometheus on the path")
+        unavailable("no prometheus on the path")
     port = str(free_port())
     walker = follow(
         "monitoring", _9808=str(free_port()), _9090=port, **{"/tmp/gconc-prometheus": str(tmp_path / "data")}

@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
+from tests.conftest import unavailable
 from tests.failures.ills import SECRET, Ill, Patient
 from tests.failures.kit import ApartCluster, Coordination
 from tests.failures.report import HEARTBEAT, name_of, record
@@ -96,7 +97,7 @@ def make_patient(coordination: Coordination) -> Iterator[Callable[[Ill], Patient
         def make(ill: Ill) -> Patient:
             if ill.server or ill.has_tls:
                 if ill.has_tls and not coordination.do("CONFIG", "GET", "tls-port"):
-                    pytest.skip("this redis-server can't do TLS")
+                    unavailable("this redis-server can't do TLS")
                 coordination.kill()
                 coordination.start(*ill.server, *(coordination.tls_options if ill.has_tls else ()))
             front = stack.enter_context(proxy(coordination.tls_port if ill.has_tls else coordination.port))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 import celery_gconc.clock
 import celery_gconc.worker.ledger.trust
+from tests.conftest import unavailable
 from tests.failures.worker_kit import OWN_APP, TIMEOUT, heard, no_leak, received, sessions, stats
 from tests.kit.tiers import starts
 
@@ -25,9 +25,7 @@ def shift(tmp_path, monkeypatch):
     """Steps the wall clock, and no other, of processes that the test starts: a function of the shift in seconds."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        if os.environ.get("CI"):
-            pytest.fail("this test needs a C compiler")
-        pytest.skip("no C compiler on this machine")
+        unavailable("no C compiler on this machine")
     library, file = tmp_path / "wallclock.so", tmp_path / "shift"
     source = Path(__file__).with_name("wallclock.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_gconc.operations.operations import Operations
-from tests.conftest import _without
+from tests.conftest import unavailable
 from tests.flower.kit import VERSIONS, Bench, Browser, Flower, NoBrowser, NoFlower, browser, flower, flower_folder
 from tests.kit.namespace import empty_namespace
 from tests.kit.servers import RedisServer, redis_server, wait_until
@@ -31,7 +31,7 @@ def versions() -> tuple[str, ...]:
         for version in VERSIONS:
             flower_folder(version)
     except NoFlower as exc:
-        _without(str(exc))
+        unavailable(str(exc))
     return VERSIONS
 
 
@@ -113,7 +113,7 @@ def chromium() -> Iterator[Browser]:
         with browser() as made:
             yield made
     except NoBrowser as exc:
-        _without(str(exc))
+        unavailable(str(exc))
 
 
 def _ready(flowers: dict[str, Flower]) -> dict[str, Flower]:

@@ -38,7 +38,8 @@ app.conf.update(
 )
 gconc = GlobalConcurrency(app)
 
-# Celery looks for children that its prefork pool lacks every five seconds; tests wait for that, so ten times as often.
+# Celery 5.4-5.7 looks for children that its prefork pool lacks every five seconds (AsynPool.timers, no setting); tests
+# wait for that, so ten times as often.
 AsynPool.timers = property(lambda pool: {pool.maintain_pool: 0.5})
 
 _client: redis.Redis | None = None

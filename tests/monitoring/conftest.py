@@ -11,7 +11,7 @@ from celery import Celery
 
 from celery_gconc import Operations
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
-from tests.conftest import _without
+from tests.conftest import unavailable
 from tests.kit.namespace import empty_namespace
 from tests.kit.servers import RedisServer, redis_server
 from tests.kit.tiers import starts
@@ -28,7 +28,7 @@ def _tools() -> None:
     try:
         promtool("--version")
     except NoPrometheus as exc:
-        _without(str(exc))
+        unavailable(str(exc))
 
 
 @pytest.fixture

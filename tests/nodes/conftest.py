@@ -6,7 +6,6 @@ of it is imported here by name, and holds in this folder only.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +38,7 @@ from pytest_celery import (
 )
 from pytest_celery.vendors.worker import tasks as pytest_celery_tasks
 
+from tests.conftest import unavailable
 from tests.kit.namespace import begin_namespace
 from tests.kit.oracle import Oracle
 from tests.kit.servers import NoRabbitMQBinary, rabbitmq_binary, redis_server
@@ -86,7 +86,7 @@ def default_rabbitmq_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     try:
         rabbitmq_binary()
     except NoRabbitMQBinary as exc:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(exc))
+        unavailable(str(exc))
     with local_rabbitmq(tmp_path_factory.mktemp("broker")) as container:
         yield container
 

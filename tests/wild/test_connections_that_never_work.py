@@ -30,7 +30,7 @@ from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.worker.session import link
 from celery_gconc.worker.session.health import Health
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
-from tests.conftest import _without
+from tests.conftest import unavailable
 from tests.failures.kit import complaints, joined, warnings
 from tests.kit.certificates import make_certificates
 from tests.kit.proxy import proxy
@@ -437,7 +437,7 @@ def test_valkey_s_refusals_are_understood_as_redis_s():
     try:
         valkey_binary()
     except NoValkeyBinary as exc:
-        _without(str(exc))
+        unavailable(str(exc))
     with valkey_server() as valkey, redis.Redis.from_url(valkey.url.replace("valkey:", "redis:")) as admin:
         admin.execute_command(
             "ACL", "SETUSER", "shop", "on", f">{SECRET}", "resetchannels", "+@all", "-zadd", "~shop:*", "&shop:*"

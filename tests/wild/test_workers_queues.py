@@ -10,6 +10,7 @@ import pytest
 from kombu import Connection
 
 from tests.cluster.versions import needs_quorum_queues
+from tests.conftest import unavailable
 from tests.kit.servers import NoRabbitMQBinary, rabbitmq_binary, rabbitmq_server, wait_until
 from tests.kit.tiers import starts
 from tests.kit.workers import Cluster, Worker
@@ -35,7 +36,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         rabbitmq_binary()
     except NoRabbitMQBinary as exc:
-        pytest.skip(str(exc))
+        unavailable(str(exc))
     folder: Path = tmp_path_factory.mktemp("rabbitmq")
     (folder / "definitions.json").write_text(json.dumps(DEFINITIONS))
     with rabbitmq_server(folder=folder, load_definitions=folder / "definitions.json") as server:
