@@ -85,6 +85,15 @@ class TerminalKeyboard:
 
     def __init__(self, descriptor: int, wakes: int, waked: int) -> None:
         self._descriptor, self._wakes, self._waked = descriptor, wakes, waked
+        self._ending: BaseException | None = None
+
+    def end(self, ending: BaseException) -> None:
+        """Have :meth:`read` raise *ending*. A signal handler may call it.
+
+        What a handler raises itself is lost where Python ignores exceptions: in a finalizer, for one.
+        """
+        self._ending = ending
+        self.wake()
 
     def wake(self) -> None:
         """Have :meth:`read` return. Any thread, or a signal handler, may call it."""
@@ -98,10 +107,13 @@ class TerminalKeyboard:
 
         Raises:
             EOFError: the terminal is gone.
+            BaseException: what :meth:`end` was given.
         """
         ready, _, _ = select.select([self._descriptor, self._waked], [], [], seconds)
         if self._waked in ready:
             os.read(self._waked, 4096)
+        if self._ending is not None:
+            raise self._ending
         if self._descriptor not in ready:
             return []
         told = os.read(self._descriptor, 1024)
@@ -145,11 +157,15 @@ def _terminal() -> Iterator[Keyboard]:
     def resized(number: int, frame: FrameType | None) -> None:
         keys.wake()
 
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        keys.end(KeyboardInterrupt())
+
     def ended(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        keys.end(SystemExit(128 + number))
 
     handlers = {number: signal.signal(number, handler) for number, handler in (
-        (signal.SIGWINCH, resized), (signal.SIGTERM, ended), (signal.SIGHUP, ended), (signal.SIGTSTP, signal.SIG_IGN),
+        (signal.SIGWINCH, resized), (signal.SIGINT, interrupted), (signal.SIGTERM, ended), (signal.SIGHUP, ended),
+        (signal.SIGTSTP, signal.SIG_IGN),
     )}  # fmt: skip
     try:
         tty.setcbreak(descriptor)

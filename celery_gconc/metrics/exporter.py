@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
+from queue import SimpleQueue
 from types import TracebackType
 
 from celery import Celery
@@ -49,10 +49,10 @@ class Exporter:
 
     def wait(self) -> None:
         """Serve until Ctrl-C or SIGTERM. On the main thread."""
-        over = threading.Event()
+        signals: SimpleQueue[int] = SimpleQueue()  # its put may interrupt its get, unlike an Event's set its wait
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: over.set())
-        over.wait()
+            signal.signal(number, lambda number, _: signals.put(number))
+        signals.get()
 
     def __enter__(self) -> Exporter:
         return self

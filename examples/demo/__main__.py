@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from . import interruption
 from .problem import Problem
-
-_interrupted = threading.Event()
-
-#: What ends the demo early, with all that it started.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
     """Run the demo, write its picture, tell the outcome."""
     arguments = _parser().parse_args()
-    for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+    interruption.note_signals()
     try:
         return _demo(arguments.picture)
     except Problem as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, Exception):  # in the middle of an import Python makes a RuntimeError of the former
-        if not _interrupted.is_set():
-            raise
+    except KeyboardInterrupt:
         print("demo: interrupted; everything it started has ended", file=sys.stderr)
         return 130
 
@@ -80,13 +70,6 @@ def _demo(picture: Path) -> int:
     picture.write_text(draw(timeline), encoding="utf-8")
     print(f"\n{screen.summary(timeline)}\npicture: {picture}\n\n{screen.verdict(timeline)}")
     return 1 if timeline.excesses or timeline.recovery is None else 0
-
-
-def _interrupt(_number: int, _frame: Any) -> None:
-    _interrupted.set()
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # what follows takes seconds at most, and is not to be cut short
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from . import interruption
 from .problem import Problem
 from .screen import Screen
 from .server import redis_server
@@ -156,6 +157,7 @@ class _Course:
     def _watch_for(self, seconds: float) -> None:
         until = self._elapsed() + seconds
         while self._elapsed() < until:
+            interruption.check()
             self._watch()
             time.sleep(TICK)
 
@@ -173,9 +175,10 @@ class _Course:
 
 
 def _every(seconds: float, patience: float, complaint: str) -> Iterator[None]:
-    """Yield at once and then every so many seconds; raise Problem when patience ends."""
+    """Yield at once and then every so many seconds; raise Problem when patience ends, or if interrupted."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
+        interruption.check()
         yield
         time.sleep(seconds)
     raise Problem(f"{complaint} within {patience:g} s")

@@ -13,6 +13,7 @@ from pathlib import Path
 import redis
 from celery.app.utils import sanitize_url
 
+from . import interruption
 from .problem import Problem
 
 #: How long a Redis may take to answer, in seconds.
@@ -77,6 +78,7 @@ def _check(url: str, *, retry: bool = False) -> None:
     while (why := _complaint(url)) is not None:
         if not retry or time.monotonic() >= deadline:
             raise Problem(f"the Redis at {sanitize_url(url)} doesn't answer: {why}")
+        interruption.check()
         time.sleep(0.02)
 
 

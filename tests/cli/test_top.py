@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from celery_gconc import Operations
+from celery_gconc.cli.keyboard import keyboard
 from tests.cli.conftest import Gconc
 from tests.conftest import unavailable
 from tests.kit.namespace import empty_namespace
@@ -193,6 +195,23 @@ def test_ctrl_c_gives_the_terminal_back_and_ctrl_z_is_ignored(watched: Pane, key
 def test_sigterm_gives_the_terminal_back(watched: Pane):
     os.kill(watched.pid(), signal.SIGTERM)
     watched.is_as_before(143)
+
+
+@pytest.mark.parametrize(("number", "ending"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_in_the_middle_of_a_finalizer_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, ending: type[BaseException]
+):
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    controlling, terminal = pty.openpty()
+    with os.fdopen(controlling, "rb"), os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with keyboard() as keys:
+            Finalized()
+            with pytest.raises(ending):
+                keys.read(60.0)
 
 
 def test_when_redis_goes_away_it_says_so_and_goes_on_when_it_is_back(terminal: Callable[..., Pane]):

@@ -18,6 +18,7 @@ from examples.demo.picture import draw
 from examples.demo.screen import summary, verdict
 from examples.demo.timeline import Timeline
 from examples.demo.witness import Event, Witness, parse
+from tests.kit.servers import ROOT
 
 # -- The demo ------------------------------------------------------------------------------------------------
 
@@ -56,6 +57,23 @@ def test_a_demo_that_is_interrupted_ends_its_workers_and_cleans_the_redis_it_was
             assert demo.wait(20) == 130
             assert not [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
         assert sorted(client.keys()) == before
+
+
+@pytest.mark.process
+def test_a_signal_in_the_middle_of_a_finalizer_still_interrupts_the_demo() -> None:
+    lines = (
+        "import signal",
+        "from examples.demo import interruption",
+        "class Finalized:",
+        "    def __del__(self): signal.raise_signal(signal.SIGINT)",
+        "interruption.note_signals()",
+        "Finalized()",
+        "interruption.check()",
+    )
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+    assert "Exception ignored" not in done.stderr
 
 
 def begin_demo(environ: dict[str, str], folder: Path) -> subprocess.Popen[str]:
