@@ -39,7 +39,7 @@ class RedisBroker(VirtualBroker):
     def __init__(self, consumer: Any) -> None:
         super().__init__(consumer)
         self._connection_id: tuple[Any, int] | None = None
-        #: What receives the messages of each queue, whether it is cancelled or not.
+        #: What receives the messages of each queue, also after the end of all reading.
         self._receivers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         #: How far each list was looked through, from its consuming end; and since when each queue is, to its end.
         self._looked: dict[str, int] = {}
@@ -68,6 +68,15 @@ class RedisBroker(VirtualBroker):
 
         channel.close = guarded
 
+    def _skip_in_turns(self) -> None:
+        cycle = self.channel._queue_cycle
+        next_queues = cycle.consume
+
+        def next_unless_skipped(count: int) -> list[str]:
+            return [name for name in next_queues(count) if name not in self._skipped]
+
+        cycle.consume = next_unless_skipped
+
     def consume(self, queue: Queue, tag: str) -> None:
         """Read from a cancelled queue again, at once: a read under way doesn't cover it, and may last a second."""
         super().consume(queue, tag)
@@ -75,7 +84,10 @@ class RedisBroker(VirtualBroker):
 
     def cancel_all(self) -> None:
         """Read no more from any queue; a message that the read under way brings is received, not requeued behind."""
-        super().cancel_all()
+        for tag in self.consumer._active_tags.values():
+            # kombu 5.4-5.7: where another greenlet is reading, basic_cancel waits for the end of that read, so that no
+            # message comes for a cancelled queue; ours do.
+            self.channel._basic_cancel(tag)
         self._callbacks.update(self._receivers)
         self.end_read()
 
@@ -174,11 +186,6 @@ class RedisBroker(VirtualBroker):
     def _list_of(self, queue: str, raw_message: dict[str, Any]) -> str:
         """The list that a message stands in, by its priority."""
         return str(self.channel._q_for_pri(queue, self.channel._get_message_priority(raw_message, reverse=False)))
-
-    def _cancel(self, tag: str) -> None:
-        # kombu 5.4-5.7: where another greenlet is reading, basic_cancel waits for the end of that read, and would then
-        # undo a basic_consume that came in between. It waits so that no message comes for a cancelled queue; ours do.
-        self.channel._basic_cancel(tag)
 
     @property
     def _is_closed(self) -> bool:

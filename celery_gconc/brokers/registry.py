@@ -20,7 +20,7 @@ def broker_of(consumer: Any, driver_type: str) -> Broker:
         if driver_type == "redis":
             return RedisBroker(consumer)
         broker = VirtualBroker(consumer)
-        # kombu 5.4-5.7: SQS begins one more polling loop each time that a queue is consumed again.
-        broker.may_cancel = driver_type != "sqs"
+        # kombu 5.4-5.7: these don't read their queues in turns, but each by a loop of its own.
+        broker.may_cancel = driver_type not in {"sqs", "gcpubsub"}
         return broker
     return Broker(consumer)
