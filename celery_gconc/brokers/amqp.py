@@ -50,6 +50,8 @@ class AMQPBroker(Broker):
         self._queues: dict[str, str] = {}
         #: The tag by which each queue was consumed before.
         self._last_tags: dict[str, str] = {}
+        capabilities = self.channel.connection.server_properties.get("capabilities") or {}
+        self._has_nack = bool(capabilities.get("basic.nack"))
         self._keeper = Keeper(self.channel.connection.client, lambda name: name in consumer._active_tags)
         self._outlive_lost_queues()
 
@@ -129,7 +131,7 @@ class AMQPBroker(Broker):
             if self._is_near_limit(name, message):
                 near.append((name, message))
             else:
-                message.requeue()
+                self._requeue(message)
         if near:
             self._republish(near)
 
@@ -175,7 +177,19 @@ class AMQPBroker(Broker):
                 "not be published: %s: %s", len(left), type(exc).__name__, exc,
             )  # fmt: skip
             for _, message in left:
-                message.requeue()
+                self._requeue(message)
+
+    def _requeue(self, message: Any) -> None:
+        """Put a message back by ``basic.nack``, where the broker has it.
+
+        (RabbitMQ 4.3 and later: a quorum queue counts a ``basic.reject``, which is kombu's way, against its delivery
+        limit, and a ``basic.nack`` not. py-amqp 5 has no method for it. Other AMQP brokers may not know it.)
+        """
+        if not self._has_nack or message.acknowledged:
+            message.requeue()
+            return
+        message.channel.send_method(spec.Basic.Nack, "Lbb", (message.delivery_tag, False, True))
+        message._state = "REQUEUED"
 
 
 def _copy(channel: Any, message: Any) -> Any:

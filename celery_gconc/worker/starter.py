@@ -133,6 +133,7 @@ class Starter:
             self.tell_queues()
             parts.long_waits.warn(parts.ledger.queued())
         parts.intake.take_up_overdue()
+        parts.intake.renew_used_up()
         parts.intake.fetch_past()
         parts.ledger.tell_room()
 

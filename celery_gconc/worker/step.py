@@ -79,7 +79,12 @@ class GlobalConcurrencyStep(StartStopStep):
         parts = self.parts
         parts.runs.watch_no_pipes()
         driver_type = consumer.connection.transport.driver_type
-        parts.intake.attach(consumer.task_consumer, consumer.qos, driver_type)
+        parts.intake.attach(
+            consumer.task_consumer,
+            consumer.qos,
+            driver_type,
+            has_fixed_prefetch=driver_type == "amqp" and not _is_prefetch_of_channel(consumer),
+        )
         parts.starter.attach(consumer.connection, identity_of(consumer.connection))
         if driver_type == "amqp":
             task_received.connect(note_delivery, sender=consumer)
@@ -165,3 +170,8 @@ class GlobalConcurrencyStep(StartStopStep):
     def full_name(self, limit: str) -> str:
         """The limit's name with a queue's alias resolved."""
         return full_name(self.app, limit)
+
+
+def _is_prefetch_of_channel(consumer: Any) -> bool:
+    """Whether the consumers share one prefetch count (celery 5.5-5.7 says so, 5.4 sets it by the same fact)."""
+    return bool(getattr(consumer, "qos_global", not consumer.connection.qos_semantics_matches_spec))

@@ -192,17 +192,11 @@ class Exercise:
         assert cluster.oracle.peak("held", "nap") == 1
 
     @pytest.mark.wild("workers", "a limit raised from 2 to 12, and two workers added, while one holds all messages")
-    def test_tasks_of_a_full_limit_block_no_other_queue_and_all_of_the_raised_limit_is_used_by_workers_to_come(
+    def test_tasks_of_a_full_limit_block_no_others_of_any_queue_and_all_of_the_raised_limit_is_used_by_workers_to_come(
         self, broker, make
     ):
         cluster = make({HELD: 2})
-        cluster.send("held", broker.parks, queue=broker.queue)
-        (first,) = cluster.start("w1", concurrency=4, queues=f"{broker.queue},other")
-        wait_for_parked(cluster, first, broker.parks - 2)
-        cluster.send("late", 60, 0.01, queue="other", first=1000)
-        cluster.done(60, seconds=20)
-        assert sorted(cluster.oracle.starts("held")) == [0, 1]
-
+        first = a_full_limit_blocks_no_others(cluster, broker)
         assert cluster.celery("gconc", "set", HELD, "12").returncode == 0
         cluster.start("w2", "w3", concurrency=4, queues=broker.queue)
         started(cluster, 12, "held", seconds=30)
@@ -282,6 +276,19 @@ class Exercise:
             assert sorted(set(numbers) & set(long_wait.starts)) == list(numbers), queue
         assert len(long_wait.starts) == len(set(long_wait.starts))
         assert "Traceback" not in long_wait.log
+
+
+def a_full_limit_blocks_no_others(cluster: Cluster, broker: Broker) -> Worker:
+    """A worker with messages of a full limit runs what comes behind them, in their queue and in another."""
+    cluster.send("held", broker.parks, queue=broker.queue)
+    cluster.send("pooled", 5, 0.01, queue=broker.queue, first=500)
+    (worker,) = cluster.start("w1", concurrency=4, queues=f"{broker.queue},other")
+    cluster.done(5, seconds=20)
+    wait_for_parked(cluster, worker, broker.parks - 2)
+    cluster.send("late", 60, 0.01, queue="other", first=1000)
+    cluster.done(65, seconds=20)
+    assert sorted(cluster.oracle.starts("held")) == [0, 1]
+    return worker
 
 
 def starts_of_a_hung_workers_surplus(cluster: Cluster, pool: str, queue: str = "emails") -> None:

@@ -14,9 +14,11 @@ from kombu.message import Message
 from celery_gconc.brokers.amqp import AMQPBroker
 from celery_gconc.brokers.queues import identity_of
 from tests.brokers.exercise import (
+    HELD,
     Broker,
     Exercise,
     LongWait,
+    a_full_limit_blocks_no_others,
     beside,
     said,
     starts_of_a_hung_workers_surplus,
@@ -40,7 +42,7 @@ CONSUMER_TIMEOUT = 4.0
 #: How many tasks are parked of each queue: more than a queue is stopped at.
 PARKED = 9
 
-#: The prefetch count of a worker of four slots: on a quorum queue, it takes no more messages that wait.
+#: The prefetch count of a worker of four slots.
 PREFETCH = 4 * 4
 
 
@@ -105,11 +107,17 @@ class TestQuorumQueues(Exercise):
 
     @pytest.fixture
     def broker(self, rabbitmq_with_special_queues: str) -> Broker:
-        return Broker(rabbitmq_with_special_queues, "quorum", on_their_way=PREFETCH, parks=PREFETCH)
+        return Broker(rabbitmq_with_special_queues, "quorum", on_their_way=PREFETCH, parks=100)
 
     @pytest.fixture
     def long_wait(self, impatient: LongWait) -> LongWait:
         return impatient
+
+
+def test_a_full_limit_blocks_no_others_where_kombu_takes_the_broker_for_rabbitmq_4(make_cluster, rabbitmq_url):
+    cluster = make_cluster(rabbitmq_url, global_concurrency_limits={HELD: 2})
+    cluster.module = "tests.brokers.rabbitmq4"
+    a_full_limit_blocks_no_others(cluster, Broker(rabbitmq_url, on_their_way=PREFETCH, parks=100))
 
 
 # -- Parked for longer than the broker's time-out ------------------------------------------------------------

@@ -5,6 +5,7 @@ Thread: consumer.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from celery_gconc.worker.run import Run
@@ -16,6 +17,10 @@ MAX_PREFETCH = 65535
 class Credit:
     """One worker's. All fields belong to the consumer's thread.
 
+    Where the prefetch count is the channel's, it grows by what waits here. Where each consumer of RabbitMQ has one of
+    its own, fixed when it begins (quorum queues; kombu 5.7 also for classic ones of RabbitMQ 4), a consumer whose
+    credit is used up is replaced, which leaves what it has delivered out of the new one's account.
+
     It doesn't use ``qos.increment_eventually``: after a reconnect Celery (5.4-5.7) sets the value anew, and each
     decrement that belongs to a lost increment would then shrink the prefetch count, down to 1.
     """
@@ -23,12 +28,19 @@ class Credit:
     def __init__(self) -> None:
         #: Requests whose prefetch credit others have for now.
         self._lent: set[Run] = set()
+        #: How many of them each consumer has delivered, by its tag.
+        self._delivered: Counter[str | None] = Counter()
         self._qos: Any = None
+        #: Whether each consumer has a prefetch count of its own.
+        self.is_fixed = False
 
-    def attach(self, qos: Any) -> None:
+    def attach(self, qos: Any, *, is_fixed: bool) -> None:
         """A new connection: no credit is lent."""
         self._lent.clear()
-        self._qos = qos
+        self._delivered.clear()
+        self._qos, self.is_fixed = qos, is_fixed
+        if is_fixed:
+            return
         send = qos.callback
 
         def send_with_credit(prefetch_count: int) -> Any:
@@ -41,14 +53,30 @@ class Credit:
     def lend(self, run: Run) -> None:
         """A request waits here: its credit goes to others."""
         self._lent.add(run)
+        self._delivered[_tag(run)] += 1
         self._send()
 
     def take_back(self, run: Run) -> None:
         """It waits no more."""
         if run in self._lent:
             self._lent.remove(run)
+            self._delivered[_tag(run)] -= 1
             self._send()
 
+    def is_used_up(self, tag: str | None, others: int = 0) -> bool:
+        """Whether a consumer can't deliver more, for what of it waits here and at most so many *others* are its all."""
+        held = self._delivered[tag]
+        return self.is_fixed and held > 0 and 0 < self._qos.value <= held + others
+
     def _send(self) -> None:
+        if self.is_fixed:
+            return
         with self._qos._mutex:  # kombu 5.4-5.7: what it holds while it sends the prefetch count
             self._qos.prev = None  # so that the worker's loop sends it again
+
+
+def _tag(run: Run) -> str | None:
+    """The tag of the consumer that has delivered a request's message."""
+    delivery = getattr(run.request.message, "delivery_info", None) or {}
+    tag: str | None = delivery.get("consumer_tag")
+    return tag

@@ -62,11 +62,14 @@ class Intake:
 
     # -- The connection ----------------------------------------------------------------------------------
 
-    def attach(self, task_consumer: Any, qos: Any, driver_type: str) -> None:
-        """A new connection: everything that is subscribed is consumed again, and nothing is parked."""
+    def attach(self, task_consumer: Any, qos: Any, driver_type: str, *, has_fixed_prefetch: bool = False) -> None:
+        """A new connection: everything that is subscribed is consumed again, and nothing is parked.
+
+        *has_fixed_prefetch*: each of the broker's consumers has a prefetch count of its own.
+        """
         self.subscriptions.attach(task_consumer, driver_type)
         self._broker = self.subscriptions.broker
-        self._credit.attach(qos)
+        self._credit.attach(qos, is_fixed=has_fixed_prefetch)
         self._returns.forget_surplus()
         for state in (self._parked, self._wanting, self._left, self._heavy):
             state.clear()
@@ -136,6 +139,8 @@ class Intake:
             elif self._bytes >= MAX_BYTES and parked.total() >= self._at_once(run):
                 self.subscriptions.stop(name)
                 self._heavy.add(name)
+            elif self._credit.is_used_up(self.subscriptions.tag(name)):
+                self.subscriptions.renew(name)
             if parked.total() > bound and self.subscriptions.has_priorities(name, run.request.message):
                 self._returns.note_surplus(run)
 
@@ -187,6 +192,18 @@ class Intake:
                 continue  # too many kinds of tasks wait
             if self._broker.take_past(name, (+parked).keys(), self._pool.size):
                 self._is_finding = True
+
+    def renew_used_up(self) -> None:
+        """Where slots are free: have the broker send more of the queues whose messages that wait here keep it from it.
+
+        Those that run and are acknowledged late keep it from it too, so a look at what is parked alone is not enough.
+        """
+        if not self._credit.is_fixed or self.subscriptions.is_ended or self._ledger.free_slots <= 0:
+            return
+        unacknowledged = sum(not run.request.acknowledged for run in self._ledger.running())
+        for name in self._parked:
+            if self._credit.is_used_up(self.subscriptions.tag(name), unacknowledged):
+                self.subscriptions.renew(name)
 
     # -- What goes back ----------------------------------------------------------------------------------
 

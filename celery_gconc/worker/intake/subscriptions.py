@@ -137,6 +137,21 @@ class Subscriptions:
         self.broker.consume(queue, tag)
         logger.debug("celery-gconc: consuming from %s again", name)
 
+    def tag(self, name: str) -> str | None:
+        """The tag by which a queue is consumed, or was when it was stopped."""
+        tag: str | None = self._consumer._active_tags.get(name) if self.is_attached else None
+        return tag
+
+    def renew(self, name: str) -> None:
+        """Consume a queue by a new tag, unless it is stopped: the broker doesn't count what the old one delivered."""
+        queue, tag = queue_named(self._consumer, name), self.tag(name)
+        if queue is None or tag is None or self.is_stopped(name):
+            return
+        assert self.broker is not None
+        self.broker.cancel(name, tag)
+        self.broker.consume(queue, tag)
+        logger.debug("celery-gconc: consuming from %s anew: its prefetch count is used up by what waits here", name)
+
     # -- Facts of a queue --------------------------------------------------------------------------------
 
     def own_limit(self, name: str | None) -> str:
