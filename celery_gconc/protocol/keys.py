@@ -45,6 +45,10 @@ KEYSPACE: dict[str, str] = {
 }
 
 
+#: What follows the prefix in the name of each notice channel.
+NOTICES = "notices"
+
+
 class Keys:
     """The keys of one namespace: ``{prefix}:v1:<name>``, after the prefix of the app's own keys if it has one."""
 
@@ -54,7 +58,7 @@ class Keys:
         self.namespace = namespace(keyprefix, prefix)
         self.prefix = f"{self.namespace}:{SCHEMA}:"
         # Channels, unlike keys, are shared by all databases of a server.
-        self._channels = f"{self.prefix}notices:{database}:" if database else f"{self.prefix}notices:"
+        self._channels = f"{self.prefix}{NOTICES}:{database}:"
 
     def all(self) -> list[str]:
         """Every key, in the order of :data:`KEYSPACE`."""

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from celery_gconc.connection.client import Client
 from celery_gconc.connection.failures import ALLOW, Failure, Names, is_about_rights, is_command_unknown
 from celery_gconc.connection.nodes import CONNECT_TIMEOUT
-from celery_gconc.protocol.keys import Keys
+from celery_gconc.protocol.keys import NOTICES, Keys
 
 #: The last part of the key and of the channel that are tried; nobody else uses them.
 TRIED = "tried"
@@ -135,7 +135,7 @@ def missing_rights(client: Client, keys: Keys) -> Missing:
     if isinstance(found["ping"], Exception) and not is_about_rights(found["ping"]):
         raise found["ping"]
     found["subscribe"] = _error(lambda: client.subscribe(channel, timeout=CONNECT_TIMEOUT).close())
-    patterns = {"key": f"~{keys.prefix}*", "channel": f"&{keys.channels()}*"}
+    patterns = {"key": f"~{keys.prefix}*", "channel": f"&{keys.prefix}{NOTICES}:*"}
     return _missing(found, NEEDED, OPTIONAL, patterns, lambda: client.execute("ACL", "WHOAMI"), client.user)
 
 

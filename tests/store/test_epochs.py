@@ -1,4 +1,4 @@
-"""Epochs: Redis loses its data, or goes back in time, and nobody is granted a place that another still uses.
+"""Epochs: Redis loses its data, or goes back in time, and nobody is granted a permit that another still uses.
 
 Each case that a server brings about by itself (a restart, a failover) is brought about here by what scripts can see of
 it: another run id in ``meta``, keys that are older, or none.
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from celery_gconc.protocol.keys import Keys
 from celery_gconc.protocol.messages import Held
 from celery_gconc.protocol.status import Totals
 from celery_gconc.worker.session.counts import Counters
@@ -117,6 +118,17 @@ def test_a_newcomer_waits_while_somebody_listens_who_has_not_noticed_the_loss(na
     assert new.opened.shut == TIMEOUT
     new.ask("app")
     assert namespace.holders("app") == []
+
+
+@pytest.mark.parametrize("database", [1, 7])
+def test_a_newcomer_does_not_wait_for_who_listens_in_another_database(namespace, database):
+    elsewhere = Keys("gconc", database)
+    pubsub = namespace.raw.pubsub()
+    pubsub.subscribe(elsewhere.lease_channel("stranger", 60.0), elsewhere.channel("stranger"))
+    assert pubsub.get_message(timeout=5) is not None
+    namespace.raw.flushdb()
+    assert namespace.session("new", config=ONE).opened.shut == 3.0
+    pubsub.close()
 
 
 def test_a_newcomer_to_an_empty_redis_waits_until_others_could_be_back(namespace):
