@@ -110,7 +110,7 @@ def missing() -> str:
 
 
 @contextmanager
-def _built(run: Run) -> Iterator[Path]:
+def built(run: Run) -> Iterator[Path]:
     """A folder with the checker for one run, made and removed."""
     with tempfile.TemporaryDirectory(prefix="gconc-model-") as name:
         folder = Path(name)
@@ -132,7 +132,7 @@ def _call(command: list[str], folder: Path) -> None:
         raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-2000:]}")
 
 
-def _search(run: Run, folder: Path) -> Outcome:
+def search(run: Run, folder: Path) -> Outcome:
     """Run the checker and read what it says."""
     command = ["./pan", f"-m{DEPTH}", "-w22", *(["-a", "-f"] if run.liveness else [])]
     began = time.monotonic()
@@ -184,8 +184,8 @@ def _words(found: str) -> str:
 
 def check(run: Run) -> Outcome:
     """Build and search one configuration or mutation."""
-    with _built(run) as folder:
-        return _search(run, folder)
+    with built(run) as folder:
+        return search(run, folder)
 
 
 def check_all(runs: Iterable[Run], jobs: int) -> list[Outcome]:
@@ -231,8 +231,8 @@ def table(outcomes: Iterable[Outcome]) -> str:
 
 def trace(run: Run) -> str:
     """The steps to what was found in a run: each process's guard, and the variables that it changed."""
-    with _built(run) as folder:
-        outcome = _search(run, folder)
+    with built(run) as folder:
+        outcome = search(run, folder)
         if not outcome.found:
             return f"{run.name}: {outcome.result}"
         # A shorter one, if there is one within reach: what a reader can follow.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,12 +27,23 @@ def run(name: str) -> model.Run:
     return next(run for run in model.all_runs() if run.name == name)
 
 
-def test_the_smallest_configuration_holds_in_all_its_states():
-    outcome = model.check(run("session-two"))
+@pytest.fixture(scope="module")
+def built() -> Iterator[Path]:
+    """The checker of the smallest configuration, which is compiled for a second."""
+    with model.built(run("session-two")) as folder:
+        yield folder
+
+
+def test_the_smallest_configuration_holds_in_all_its_states_and_as_a_mutation_would_not_be_good(built: Path):
+    outcome = model.search(run("session-two"), built)
 
     assert outcome.is_good, outcome.result
     assert outcome.result == "holds"
     assert outcome.states > 10_000
+
+    unmissed = replace(outcome, run=replace(outcome.run, takes_out="nothing"))
+    assert not unmissed.is_good
+    assert unmissed.result == "NOT FOUND"
 
 
 def test_a_guard_that_is_taken_out_is_missed():
@@ -41,8 +54,7 @@ def test_a_guard_that_is_taken_out_is_missed():
 
 
 def test_a_configuration_that_is_violated_is_not_good():
-    mutated = run("starts-without-lease")
-    violated = model.Run(**{**mutated.__dict__, "takes_out": ""})
+    violated = replace(run("starts-without-lease"), takes_out="")
 
     outcome = model.check(violated)
 
@@ -50,16 +62,10 @@ def test_a_configuration_that_is_violated_is_not_good():
     assert outcome.result.startswith("VIOLATED: more than max are running")
 
 
-def test_a_guard_that_is_not_missed_is_not_good():
-    harmless = model.Run(**{**run("session-two").__dict__, "takes_out": "nothing"})
-
-    assert not model.check(harmless).is_good
-
-
-def test_a_search_that_is_cut_short_says_so(monkeypatch):
+def test_a_search_that_is_cut_short_says_so(built: Path, monkeypatch):
     monkeypatch.setattr(model, "DEPTH", 100)
 
-    outcome = model.check(run("session-two"))
+    outcome = model.search(run("session-two"), built)
 
     assert outcome.failed
     assert not outcome.is_good
