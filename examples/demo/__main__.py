@@ -17,7 +17,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     interruption.note_signals()
     try:
-        return _demo(arguments.picture)
+        return _demo(arguments.picture, arguments.hold)
     except Problem as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 2
@@ -39,10 +39,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="where to write the timeline (default: %(default)s)",
     )
+    parser.add_argument(
+        "--hold",
+        type=float,
+        metavar="SECONDS",
+        help="how long to show each limit (default: 3.5, for half a minute in all)",
+    )
     return parser
 
 
-def _demo(picture: Path) -> int:
+def _demo(picture: Path, hold: float | None) -> int:
     try:
         import redis
 
@@ -50,7 +56,7 @@ def _demo(picture: Path) -> int:
 
         from . import screen
         from .picture import draw
-        from .run import run
+        from .run import HOLD, run
     except ImportError as exc:
         raise Problem(f"{exc.name} is missing: pip install 'celery-gconc[demo]'") from exc
     try:
@@ -62,7 +68,7 @@ def _demo(picture: Path) -> int:
 
     view = screen.open_screen()
     try:
-        timeline = run(view)
+        timeline = run(view, HOLD if hold is None else hold)
     except (redis.RedisError, GlobalConcurrencyError) as exc:
         raise Problem(f"lost the Redis: {exc}") from exc
     finally:

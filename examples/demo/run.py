@@ -21,14 +21,17 @@ from .workers import NAMES, Workers
 #: What the limit is changed to, one after the other.
 CHANGES = (8, 2, 4)
 
-#: How long the first limit is left as it is, and each later one once its command has returned; in seconds.
-FIRST_HOLD, HOLD = 4.5, 3.5
+#: How long each limit is left to show once the command that sets it has returned, and the recovery; in seconds.
+HOLD = 3.5
+
+#: How much longer the first limit is left as it is, in seconds.
+FIRST_LOOK = 1.0
 
 #: How long the demo waits at most for a worker that runs just half of what runs, to kill it; in seconds.
 CHOOSE = 2.0
 
-#: How long the demo goes on once the limit is used in full again, and at most after the kill; in seconds.
-AFTER_RECOVERY, AFTER_KILL = 4.0, 12.0
+#: How long the demo goes on at most after the kill if the limit is not used in full again, in seconds.
+AFTER_KILL = 12.0
 
 #: Tasks in the backlog: more than the demo gets through.
 BACKLOG = 900
@@ -40,8 +43,10 @@ TICK = 0.1
 PATIENCE = 30.0
 
 
-def run(screen: Screen) -> Timeline:
-    """Run the demo and return its timeline. Ends every process it started, however it ends.
+def run(screen: Screen, hold: float = HOLD) -> Timeline:
+    """Run the demo, with *hold* seconds for each limit, and return its timeline.
+
+    Ends every process it started, however it ends.
 
     Raises:
         Problem: it could not be run.
@@ -55,19 +60,20 @@ def run(screen: Screen) -> Timeline:
         # The app reads both when it is imported: here, and in each worker.
         os.environ.update(REDIS_URL=url, GCONC_DEMO_NAMESPACE=namespace)
         workers = stack.enter_context(Workers(os.environ, folder))
-        return _Course(screen, workers, Witness(url, namespace)).run()
+        return _Course(screen, workers, Witness(url, namespace), hold).run()
 
 
 class _Course:
     """One run: what is started in which order, and watched all the while."""
 
-    def __init__(self, screen: Screen, workers: Workers, witness: Witness) -> None:
+    def __init__(self, screen: Screen, workers: Workers, witness: Witness, hold: float) -> None:
         from . import app
 
         self._app = app
         self._screen = screen
         self._workers = workers
         self._witness = witness
+        self._hold = hold
         self._timeline = Timeline(app.FIRST_LIMIT)
         self._began = 0.0
 
@@ -79,10 +85,10 @@ class _Course:
         self._began = time.monotonic()
         self._screen.say(f"the limit is {self._app.FIRST_LIMIT}; sending {BACKLOG} tasks")
         self._send()
-        self._watch_for(FIRST_HOLD)
+        self._watch_for(FIRST_LOOK + self._hold)
         for limit in CHANGES:
             self._change(limit)
-            self._watch_for(HOLD)
+            self._watch_for(self._hold)
         self._kill()
         self._watch_recovery()
         self._witness.tell("stop")
@@ -150,7 +156,7 @@ class _Course:
                 self._screen.say(f"{timeline.limit} tasks run again, {timeline.recovery:.1f} s after the kill")
             end = (timeline.killed_at or 0) + AFTER_KILL
             if timeline.recovered_at is not None:
-                end = timeline.recovered_at + AFTER_RECOVERY
+                end = timeline.recovered_at + self._hold
             if self._elapsed() >= end:
                 return
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -23,9 +22,9 @@ from tests.kit.servers import ROOT
 # -- The demo ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.takes_long(37)
+@pytest.mark.takes_long(25)
 def test_the_demo_never_exceeds_the_limit_and_recovers_and_draws_its_picture(run: Callable, tmp_path: Path) -> None:
-    done = run("examples.demo", REDIS_URL=None)
+    done = run("examples.demo", "--hold", "1", REDIS_URL=None)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("\nlimit never exceeded\n")
     assert "4 tasks run again" in done.stdout
@@ -42,30 +41,29 @@ def test_the_demo_never_exceeds_the_limit_and_recovers_and_draws_its_picture(run
 def test_a_demo_that_is_interrupted_ends_its_workers_and_cleans_the_redis_it_was_given(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
-    with redis.Redis.from_url(environ["REDIS_URL"]) as client, ExitStack() as stack:
+    command = [sys.executable, "-m", "examples.demo"]
+    with redis.Redis.from_url(environ["REDIS_URL"]) as client:
         client.set("somebody", "else's")
         before = sorted(client.keys())
-        demos = {
-            number: stack.enter_context(begin_demo(environ, tmp_path)) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        for number, demo in demos.items():
+        with subprocess.Popen(command, env=environ, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as demo:
             assert demo.stdout is not None
             assert any("sending" in line for line in demo.stdout)
             children = psutil.Process(demo.pid).children(recursive=True)
             assert len(children) >= 3
-            demo.send_signal(number)
+            demo.send_signal(signal.SIGTERM)
             assert demo.wait(20) == 130
-            assert not [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        assert not [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
         assert sorted(client.keys()) == before
 
 
 @pytest.mark.process
-def test_a_signal_in_the_middle_of_a_finalizer_still_interrupts_the_demo() -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_interrupts_the_demo_in_the_middle_of_a_finalizer_too(name: str) -> None:
     lines = (
         "import signal",
         "from examples.demo import interruption",
         "class Finalized:",
-        "    def __del__(self): signal.raise_signal(signal.SIGINT)",
+        f"    def __del__(self): signal.raise_signal(signal.{name})",
         "interruption.note_signals()",
         "Finalized()",
         "interruption.check()",
@@ -74,11 +72,6 @@ def test_a_signal_in_the_middle_of_a_finalizer_still_interrupts_the_demo() -> No
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.endswith("KeyboardInterrupt\n")
     assert "Exception ignored" not in done.stderr
-
-
-def begin_demo(environ: dict[str, str], folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "examples.demo"]
-    return subprocess.Popen(command, env=environ, cwd=folder, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "redis://127.0.0.1:port/0", "http://127.0.0.1"])
