@@ -6,12 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.kit.servers import ROOT
+from tests.kit.namespace import empty_namespace
+from tests.kit.servers import ROOT, redis_server
 from tests.kit.tiers import starts
 from tests.tutorial.walk import Walk, walk
 
@@ -40,28 +44,54 @@ def run(environ: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Com
     return run
 
 
-@pytest.fixture
-@starts("process")
-def follow(redis_url: str, tmp_path: Path) -> Iterator[Callable[[str], Walk]]:
-    """Do what the README of an example says, in a copy of the examples, with our Python; its workers live on.
+@dataclass
+class Walks:
+    """Follows the READMEs of examples in a copy of them, with our Python: some at a time, for they mostly wait.
 
-    Each keyword (but for an underscore before it) is replaced by its value, in the README and the configuration.
+    Each has a Redis of its own, as their workers would share limits. What a README has started lives on.
     """
-    env = {**os.environ, "REDIS_URL": redis_url, "LANG": "C.UTF-8"}
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
-    for name in ("COLUMNS", "LINES", "FORCE_COLOR", "PYTHONPATH"):
-        env.pop(name, None)
-    copy = tmp_path / "root" / "examples"
-    shutil.copytree(ROOT / "examples", copy, ignore=shutil.ignore_patterns("__pycache__", "db.sqlite3*"))
-    with walk(copy.parent, env) as walker:
 
-        def follow(example: str, **instead: str) -> Walk:
-            for page in (*(copy / example).glob("*.md"), *(copy / example).glob("*.yml")):
-                text = page.read_text(encoding="utf-8")
-                for words, others in instead.items():
-                    text = text.replace(words.removeprefix("_"), others)
-                page.write_text(text, encoding="utf-8")
-            walker.follow((copy / example / "README.md").read_text(encoding="utf-8"))
-            return walker
+    folder: Path
+    readers: ThreadPoolExecutor
+    stack: ExitStack
+    walked: dict[str, Future[Walk]] = field(default_factory=dict)
 
-        yield follow
+    def begin(self, example: str, instead: Mapping[str, str]) -> None:
+        """Follow one as soon as a reader is free, with each word of *instead* replaced in README and configuration."""
+        self.walked[example] = self.readers.submit(self._follow, example, instead)
+
+    def of(self, example: str) -> Walk:
+        """Whoever has followed it, to the end."""
+        return self.walked[example].result()
+
+    def root(self, example: str) -> Path:
+        """The copy of the repository's root for it."""
+        return self.folder / example
+
+    def _follow(self, example: str, instead: Mapping[str, str]) -> Walk:
+        url = self.stack.enter_context(redis_server()).url
+        empty_namespace(url)
+        env = {**os.environ, "REDIS_URL": url, "LANG": "C.UTF-8", "PIP_DISABLE_PIP_VERSION_CHECK": "yes"}
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+        for name in ("COLUMNS", "LINES", "FORCE_COLOR", "PYTHONPATH"):
+            env.pop(name, None)
+        copy = self.root(example) / "examples"
+        shutil.copytree(ROOT / "examples", copy, ignore=shutil.ignore_patterns("__pycache__", "db.sqlite3*"))
+        for page in (*(copy / example).glob("*.md"), *(copy / example).glob("*.yml")):
+            text = page.read_text(encoding="utf-8")
+            for words, others in instead.items():
+                text = text.replace(words, others)
+            page.write_text(text, encoding="utf-8")
+        walker = self.stack.enter_context(walk(copy.parent, env))
+        walker.follow((copy / example / "README.md").read_text(encoding="utf-8"))
+        return walker
+
+
+@contextmanager
+def following(folder: Path, readers: int) -> Iterator[Walks]:
+    """Someone who follows READMEs; what they started ends with them."""
+    with ExitStack() as stack, ThreadPoolExecutor(readers) as threads:
+        try:
+            yield Walks(folder, threads, stack)
+        finally:
+            threads.shutdown(cancel_futures=True)

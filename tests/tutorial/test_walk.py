@@ -22,6 +22,9 @@ from .walk import is_shown, steps, walk
 
 PAGE = ROOT / "docs" / "tutorial" / "first-limit.md"
 
+#: Settings of pip. (An option that says "no" is set by saying no.)
+PIP = {"PIP_NO_COMPILE": "no", "PIP_DISABLE_PIP_VERSION_CHECK": "yes"}
+
 #: What stands on the page for a checkout's path.
 CHECKOUT = "pip install <path to the checkout>"
 
@@ -29,7 +32,10 @@ CHECKOUT = "pip install <path to the checkout>"
 @pytest.fixture
 @starts("process")
 def environ(tmp_path: Path) -> dict[str, str]:
-    """What a new shell has: nothing of the virtual environment that the tests run in."""
+    """What a new shell has: nothing of the virtual environment that the tests run in.
+
+    pip is not to compile what it installs: Python compiles what it imports, which is a third of it.
+    """
     try:
         binary = redis_binary()
     except NoRedisBinary as exc:
@@ -40,7 +46,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
     path = [str(tools), str(Path(sys.base_prefix) / "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
     ours = ("VIRTUAL_ENV", "PYTHON", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PYTEST", "COV_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "PATH": os.pathsep.join(path), "LANG": "C.UTF-8"}
+    return {**kept, "PATH": os.pathsep.join(path), "LANG": "C.UTF-8", **PIP}
 
 
 @pytest.mark.takes_long(40)

@@ -115,6 +115,8 @@ class Terminal:
         )  # fmt: skip
         os.close(slave)
         self._master, self._read, self._typed = master, bytearray(), 0
+        #: The line that was typed last.
+        self.last = ""
         self._reader = threading.Thread(target=self._go_on_reading, daemon=True)
         self._reader.start()
 
@@ -138,18 +140,22 @@ class Terminal:
     def leave(self, line: str) -> re.Pattern[str]:
         """Type a line and return at once, with the pattern of what shows its end."""
         self._typed += 1
+        self.last = line
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\nprintf '@%s:%s@\\n' {self._typed} $?\n".encode())
         self._process.stdin.flush()
         return re.compile(rf"@{self._typed}:(\d+)@\n")
 
     def interrupt(self) -> None:
-        """Ctrl-C, and leave; it is an error if what ran there doesn't end."""
+        """Ctrl-C, and leave."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGINT)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+
+    def wait(self) -> None:
+        """Wait until what was interrupted has ended; it is an error if it doesn't."""
         self._process.wait(GOODBYE)
 
     def end(self) -> None:
@@ -242,9 +248,13 @@ class Walk:
             raise AssertionError(f"printed at last:\n{printed}\nand the page shows\n{step.text}") from None
 
     def interrupt(self) -> None:
-        """Ctrl-C in the terminals of their own, the last that was opened first; it is an error if one doesn't end."""
-        for terminal in reversed(self._others):
-            terminal.interrupt()
+        """Ctrl-C in the terminals of their own, at once but for a Redis, which the others need till they have ended."""
+        for is_redis in (False, True):
+            terminals = [each for each in self._others if each.last.startswith("redis-server") == is_redis]
+            for terminal in terminals:
+                terminal.interrupt()
+            for terminal in terminals:
+                terminal.wait()
 
     def type(self, line: str) -> str:
         """Type a line more in the first terminal, and return what it printed."""
