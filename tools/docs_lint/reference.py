@@ -109,7 +109,8 @@ def _keyspace() -> Iterator[Fault]:
             yield page.fault(row.line, f"the key {name} is of the type {wanted}")
         if not content:
             yield page.fault(row.line, f"the row of the key {name} does not say what it holds")
-    for shown in (Keys("gconc").key("meta"), Keys("<prefix>").channel("<session>")):
+    channel = Keys("<prefix>").channel("<session>").replace(":0:", ":<database>:")
+    for shown in (Keys("gconc").key("meta"), channel):
         if f"`{shown}`" not in page.text:
             yield page.fault(1, f"`{shown}` is not shown")
 
