@@ -105,10 +105,11 @@ class Bench:
             self.prefetch = self.stats()["prefetch_count"]
         else:
             self.oracle.client.flushdb()
-            self.limit(0)
+            self.highest[f"queue:{self.line}"] = 0  # as the last test has left it
 
     def end(self) -> None:
         """A test has ended well: nothing of it is left, and never too many ran."""
+        self.limit(0)  # an idle permit goes back at once, not after its tenth of a second
         wait_until(lambda: not self.left(), PATIENCE, lambda: f"nothing is left; but {self.left()}")
         dead = frozenset(event.pid for event in self.oracle.events() if is_dead(event.pid))
         for limit, most in self.highest.items():
@@ -187,7 +188,7 @@ class Bench:
 
     def result(self, sent: AsyncResult) -> Any:
         """Wait for a task's result, or the exception it ended with."""
-        return sent.get(timeout=PATIENCE, propagate=False)
+        return sent.get(timeout=PATIENCE, propagate=False, interval=0.02)
 
     def state(self, sent: AsyncResult, state: str) -> None:
         """Wait until a task has this state."""

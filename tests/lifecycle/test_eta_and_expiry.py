@@ -55,10 +55,10 @@ def test_a_task_that_is_parked_and_starts_before_it_expires_runs(bench):
 @pytest.mark.feature("expires", "running")
 def test_a_task_that_started_before_it_expired_runs_to_its_end(bench):
     bench.limit(1)
+    expired = bench.oracle.now() + 0.9
     sent = bench.send("held", 1, expires=0.8)
     bench.started(1)
-    ends = bench.oracle.now() + 1.0
-    wait_until(lambda: bench.oracle.now() > ends, PATIENCE, "it would have expired")
+    wait_until(lambda: bench.oracle.now() > expired, PATIENCE, "it would have expired")
     bench.running(1)
     bench.let_go(1)
     assert bench.result(sent) == 1
