@@ -14,15 +14,12 @@ from celery_gconc.diagnosis.explain import Explanation, explain
 from celery_gconc.operations.operations import Operations
 from tests.kit.namespace import change_is_known
 from tests.kit.servers import wait_until
-from tests.kit.workers import Cluster
+from tests.kit.workers import SHORT_POLLS, Cluster
 
 MakeCluster = Callable[..., Cluster]
 
 #: Leases of three seconds: what a dead worker held comes back soon.
 QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heartbeat_timeout": 3.0}
-
-#: Whoever stops waiting for answers leaves at once; otherwise kombu's BRPOP of a second has to end first.
-SHORT_POLLS = {"polling_interval": 0.1}
 
 #: Longer than any of these tests.
 LONG = 300.0

@@ -17,8 +17,8 @@ from celery.bin.base import CLIContext
 
 from celery_gconc import Operations
 from celery_gconc.cli import gconc as command
-from tests.cli.case import SHORT_POLLS
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
+from tests.kit.workers import SHORT_POLLS
 
 __all__ = ["make_cluster", "oracle_url", "rabbitmq_url"]
 

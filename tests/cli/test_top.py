@@ -22,7 +22,7 @@ from celery_gconc.cli.keyboard import keyboard
 from tests.cli.conftest import Gconc
 from tests.conftest import unavailable
 from tests.kit.namespace import empty_namespace
-from tests.kit.servers import ROOT, redis_server, wait_until
+from tests.kit.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.kit.tiers import starts
 from tests.kit.workers import Cluster
 
@@ -95,21 +95,32 @@ class Pane:
         self._tmux("kill-server")
 
 
-@pytest.fixture
-@starts("process")
-def terminal(redis_url: str) -> Iterator[Callable[..., Pane]]:
-    """Opens terminals: *conf* is the app's configuration."""
+def terminal_of(
+    broker: str, width: int = 80, height: int = 24, env: dict[str, str] | None = None, **conf: object
+) -> Pane:
+    """A terminal in the project's folder, with none of the settings of the one that the tests are started from."""
+    settings = ("TMUX", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
+    environ = {name: value for name, value in os.environ.items() if name not in settings}
+    environ |= {"TEST_BROKER": broker, "TEST_CONF": json.dumps(conf), "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)}
+    pane = Pane({**environ, **(env or {})}, width, height)
+    pane.enter(f"cd {ROOT}; clear")
+    return pane
+
+
+@pytest.fixture(scope="module")
+def _tmux() -> None:
     if shutil.which("tmux") is None:
         unavailable("no tmux on this machine")
+
+
+@pytest.fixture
+@starts("process")
+def terminal(redis_url: str, _tmux: None) -> Iterator[Callable[..., Pane]]:
+    """Opens terminals: *conf* is the app's configuration."""
     opened: list[Pane] = []
 
-    def open_(
-        width: int = 80, height: int = 24, broker: str = redis_url, env: dict[str, str] | None = None, **conf: object
-    ) -> Pane:
-        environ = {name: value for name, value in os.environ.items() if name != "TMUX"}
-        environ |= {"TEST_BROKER": broker, "TEST_CONF": json.dumps(conf), "LC_ALL": "C.UTF-8"}
-        opened.append(Pane({**environ, "PYTHONPATH": str(ROOT), **(env or {})}, width, height))
-        opened[-1].enter(f"cd {ROOT}; clear")
+    def open_(width: int = 80, height: int = 24, broker: str = redis_url, **options: object) -> Pane:
+        opened.append(terminal_of(broker, width, height, **options))  # type: ignore[arg-type]
         return opened[-1]
 
     yield open_
@@ -117,13 +128,36 @@ def terminal(redis_url: str) -> Iterator[Callable[..., Pane]]:
         pane.close()
 
 
+#: What a top is started with that is watched.
+LIMITS = {"queue:emails": 4, "app": 50}
+
+
 @pytest.fixture
 def watched(terminal: Callable[..., Pane]) -> Pane:
     """A terminal of 80 by 24 in which top has begun, with two limits configured."""
-    pane = terminal(global_concurrency_limits={"queue:emails": 4, "app": 50})
+    pane = terminal(global_concurrency_limits=LIMITS)
     pane.enter(TOP)
     pane.shows("gconc top", "queue:emails", "q quit")
     return pane
+
+
+@pytest.fixture(scope="module")
+@starts("process")
+def standing(redis_process: RedisServer, _tmux: None) -> Iterator[Pane]:
+    """The same, for tests that don't end top."""
+    pane = terminal_of(redis_process.url, global_concurrency_limits=LIMITS)
+    pane.enter(TOP)
+    yield pane
+    pane.close()
+
+
+@pytest.fixture
+def shared(redis_url: str, standing: Pane) -> Pane:
+    """It, with the first limit selected, and nothing changed."""
+    standing.shows("gconc top", "q quit")
+    standing.press("g")
+    standing.shows("> app", "0/50", "app: 50, as configured")
+    return standing
 
 
 def test_keys_change_the_selected_limit_and_the_view_says_who_did_what(watched: Pane, operations: Operations):
@@ -155,34 +189,34 @@ def test_keys_change_the_selected_limit_and_the_view_says_who_did_what(watched: 
     watched.is_as_before(0)
 
 
-def test_an_end_and_a_reason_stay_when_a_value_is_raised(watched: Pane, operations: Operations):
+def test_an_end_and_a_reason_stay_when_a_value_is_raised(shared: Pane, operations: Operations):
     operations.set("app", 10, duration=7200, reason="backlog")
     until = operations.status("app")["app"].set_until
-    watched.shows("0/10", '"backlog"')
-    watched.press("+")
-    watched.shows("0/11")
+    shared.shows("0/10", '"backlog"')
+    shared.press("+")
+    shared.shows("0/11")
     found = operations.status("app")["app"]
     assert found.reason == "backlog"
     assert found.set_until == pytest.approx(until, abs=2)
 
 
-def test_a_limit_is_not_lowered_below_0_and_an_unlimited_one_not_raised(watched: Pane, operations: Operations):
+def test_a_limit_is_not_lowered_below_0_and_an_unlimited_one_not_raised(shared: Pane, operations: Operations):
     operations.set("app", 1)
-    watched.shows("0/1 ")
-    watched.press("-", "-")
-    watched.shows("app is already 0")
+    shared.shows("0/1 ")
+    shared.press("-", "-")
+    shared.shows("app is already 0")
     operations.set("app", None)
-    watched.shows("0/- ")
-    watched.press("+")
-    watched.shows("app is unlimited; set a max with")
+    shared.shows("0/- ")
+    shared.press("+")
+    shared.shows("app is unlimited; set a max with")
     assert operations.get("app") is None
 
 
-def test_help_names_the_keys_and_any_key_leaves_it(watched: Pane):
-    watched.press("?")
-    watched.shows("pause or resume the selected limit", "STATE")
-    watched.press("j")
-    assert "pause the selected limit" not in watched.shows("> app", "queue:emails")
+def test_help_names_the_keys_and_any_key_leaves_it(shared: Pane):
+    shared.press("?")
+    shared.shows("pause or resume the selected limit", "STATE")
+    shared.press("j")
+    assert "pause the selected limit" not in shared.shows("> app", "queue:emails")
 
 
 @pytest.mark.parametrize("keys", [("C-c",), ("C-z", "Q")])
@@ -274,24 +308,24 @@ def test_the_bars_go_before_a_name_is_shortened_and_then_its_middle_does(termina
     pane.shows(f"> {names[21]} ")
 
 
-@pytest.mark.parametrize("reason", ["the provider is down, see INC-4711", "word " * 60, "word " * 50_000])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 12), (80, 6)])
 def test_the_keys_are_on_the_screen_however_long_reasons_and_names_are(
-    terminal: Callable[..., Pane], operations: Operations, reason: str, width: int, height: int
+    terminal: Callable[..., Pane], operations: Operations, width: int, height: int
 ):
     limits = [f"queue:q{number:02}" for number in range(17)]
     pane = terminal(width, height, global_concurrency_limits=dict.fromkeys(limits, 4))
-    operations.set("q03", 7, duration=7200, reason=reason)
-    operations.pause("q03", reason=reason)
     pane.enter(TOP)
     pane.shows("> queue:q00", "j/k select")
     pane.press("j", "j", "j")
-    notes = ("queue:q03: set to 7 by ", "queue:q03: paused by ")
-    pane.shows("> queue:q03", "gconc top", "LIMIT", "j/k select", *(notes if height > 6 else ()))
-    pane.press("+")
-    message = "queue:q03: was 7, paused, now 8, paused"
-    seen = [line for line in pane.shows("> queue:q03", message, "j/k select").splitlines() if line]
-    assert (seen[-2], seen[-1][:10]) == (message, "j/k select")
+    for maximum, reason in ((7, "the provider is down, see INC-4711"), (17, "word " * 60), (27, "word " * 50_000)):
+        operations.pause("q03", reason=reason)
+        operations.set("q03", maximum, duration=7200, reason=reason)
+        notes = (f"queue:q03: set to {maximum} by ", "queue:q03: paused by ")
+        pane.shows("> queue:q03", "gconc top", "LIMIT", "j/k select", f"0/{maximum}", *(notes if height > 6 else ()))
+        pane.press("+")
+        message = f"queue:q03: was {maximum}, paused, now {maximum + 1}, paused"
+        seen = [line for line in pane.shows("> queue:q03", message, "j/k select").splitlines() if line]
+        assert (seen[-2], seen[-1][:10]) == (message, "j/k select")
 
 
 @pytest.mark.parametrize("how", [{"NO_COLOR": "1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.versions import needs_soft_shutdown
 from tests.kit.keys import key
 from tests.kit.servers import wait_until
-from tests.kit.workers import Cluster, Worker
+from tests.kit.workers import SHORT_POLLS, Cluster, Worker
 
 #: The tasks that the ending worker has parked, and the one that waits in the other worker.
 PARKED, ELSEWHERE = list(range(10, 16)), 50
@@ -24,6 +24,8 @@ def two_workers(make_cluster, request: pytest.FixtureRequest) -> Callable[..., t
 
     def make(broker: str, pool: str, limit: int, running: list[tuple[Any, ...]], **conf: object):
         urls = [request.getfixturevalue("rabbitmq_url")] if broker == "rabbitmq" else []
+        if broker == "redis":
+            conf["broker_transport_options"] = SHORT_POLLS
         cluster = make_cluster(*urls, global_concurrency_limits={"app": limit}, **conf)
         first = cluster.spawn("w1", pool=pool, concurrency=4, queues="emails")
         second = cluster.spawn("w2", concurrency=4, queues="other")
@@ -146,7 +148,7 @@ def test_after_a_cold_shutdown_permits_are_free_at_once_and_what_was_parked_is_b
 @needs_soft_shutdown
 @pytest.mark.parametrize(("broker", "pool"), [("redis", "prefork"), ("rabbitmq", "prefork")])
 def test_in_a_soft_shutdown_what_still_runs_keeps_its_permit_until_its_end(two_workers, broker, pool):
-    cluster, ending, other = two_workers(broker, pool, 2, [("held",), ("nap", 60.0)], worker_soft_shutdown_timeout=3.0)
+    cluster, ending, other = two_workers(broker, pool, 2, [("held",), ("nap", 60.0)], worker_soft_shutdown_timeout=2.0)
     ask_to_end(cluster, ending, "SIGQUIT")
     wait_until(lambda: "Initiating Soft Shutdown" in ending.output(), what="it is to end")
     cluster.oracle.let_go()
@@ -166,6 +168,7 @@ def test_a_second_start_under_the_same_node_name_is_a_session_of_its_own(make_cl
         global_concurrency_limits={"app": 1},
         global_concurrency_heartbeat_interval=0.5,
         global_concurrency_heartbeat_timeout=2.0,
+        broker_transport_options=SHORT_POLLS,
     )
     first = cluster.spawn("w1", queues="emails")
     second = cluster.spawn("again", queues="other", options=("-n", first.node))

@@ -39,7 +39,8 @@ def test_the_commands_set_pause_resume_and_reset_a_limit_and_say_what_was_and_is
     cluster.start("w1", "w2", concurrency=4)
 
     def control(*arguments: str) -> list[str]:
-        result = cluster.celery("control", *arguments, "--json")
+        # (Celery waits a second for further answers, unless it is told whose there are.)
+        result = cluster.celery("control", "-d", "w1@test,w2@test", *arguments, "--json")
         assert result.returncode == 0, result.stderr
         replies = [reply["ok"] for item in json.loads(result.stdout) for reply in item.values()]
         assert len(replies) == 2
@@ -64,9 +65,9 @@ def test_the_commands_set_pause_resume_and_reset_a_limit_and_say_what_was_and_is
     assert "was 4, paused, now 4" in result.stdout
     cluster.done(paused + 20)
     assert cluster.oracle.peak() == 4
-    result = cluster.celery("control", "reset_global_concurrency", "emails", "--json")
-    assert "was 4, now 2 (configured)" in result.stdout
-    result = cluster.celery("control", "set_global_concurrency", "emails", "unlimited", "--json")
+    result = cluster.celery("control", "reset_global_concurrency", "emails", "--json")  # to all three
+    assert result.stdout.count("was 4, now 2 (configured)") == 3
+    result = cluster.celery("control", "set_global_concurrency", "emails", "unlimited", "-d", late.node, "--json")
     assert "was 2 (configured), now unlimited" in result.stdout
     cluster.send("nap", 12, 1, first=100)
     wait_until(lambda: running(cluster) > 4, what="more run than any limit said")
@@ -77,7 +78,7 @@ def test_a_lowered_limit_drains_and_then_holds(make_cluster):
     cluster.start("w1", "w2", concurrency=4)
     cluster.send("nap", 300, 0.1)
     wait_until(lambda: cluster.oracle.count("e") >= 12, what="some ran")
-    result = cluster.celery("control", "set_global_concurrency", "emails", "1")
+    result = cluster.celery("control", "set_global_concurrency", "emails", "1", "-d", "w1@test")
     assert result.returncode == 0, result.stderr
     lowered = cluster.oracle.now() + 0.3  # those that ran then have ended
     ended = cluster.oracle.count("e")
@@ -92,7 +93,7 @@ def test_a_limit_set_where_none_was_counts_the_tasks_that_already_run(make_clust
     cluster.start("w1", "w2", concurrency=6)  # slots for all of them, whoever takes how many
     cluster.send("held", 6)
     wait_until(lambda: running(cluster) == 6, what="six run without a limit")
-    result = cluster.celery("control", "set_global_concurrency", "emails", "6")
+    result = cluster.celery("control", "set_global_concurrency", "emails", "6", "-d", "w1@test")
     assert result.returncode == 0, result.stderr
     assert "was unlimited, now 6" in result.stdout
     cluster.send("nap", 2, 0.1, first=100)
@@ -157,7 +158,7 @@ def test_a_command_that_is_handled_late_does_not_undo_a_newer_value(make_cluster
     store.set("queue:emails", 3, by="newer")
     worker.process.send_signal(signal.SIGCONT)
     app = cluster.app()
-    wait_until(lambda: app.control.ping(timeout=1.0), what="the worker answers")
+    wait_until(lambda: app.control.ping([worker.node], timeout=10.0), what="the worker answers")
     assert store.status("queue:emails")["queue:emails"].max == 3
     app.close()
     store.close()
@@ -174,13 +175,13 @@ def test_the_pool_is_resized_to_an_absolute_number_and_its_prefetch_follows(make
     assert stats()["prefetch_count"] == 8
     cluster.send("held", 3, queue="other")
     wait_until(lambda: running(cluster) == 3, what="three of four children are busy")
-    result = cluster.celery("control", "set_local_concurrency", "2", "--json")
+    result = cluster.celery("control", "set_local_concurrency", "2", "-d", "w1@test", "--json")
     assert "pool size was 4, now 3; 1 more to go as tasks end" in result.stdout
     cluster.oracle.let_go()
     cluster.done(3)
     wait_until(lambda: stats()["prefetch_count"] == 4, what="the prefetch count has followed")
     wait_until(lambda: len(stats()["pool"]["processes"]) == 2, what="two children are left")
-    result = cluster.celery("control", "set_local_concurrency", "5", "--json")
+    result = cluster.celery("control", "set_local_concurrency", "5", "-d", "w1@test", "--json")
     assert "pool size was 2, now 5" in result.stdout
     wait_until(lambda: stats()["prefetch_count"] == 10, what="the prefetch count has followed")
     app.close()
@@ -189,5 +190,5 @@ def test_the_pool_is_resized_to_an_absolute_number_and_its_prefetch_follows(make
 def test_a_pool_that_cannot_change_its_size_says_so(make_cluster):
     cluster = make_cluster(**CONF)
     cluster.start("w1", pool="threads")
-    result = cluster.celery("control", "set_local_concurrency", "2", "--json")
+    result = cluster.celery("control", "set_local_concurrency", "2", "-d", "w1@test", "--json")
     assert "can't change its size while it runs: restart the worker with -c 2" in result.stdout

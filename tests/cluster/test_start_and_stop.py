@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.kit.keys import key
 from tests.kit.servers import wait_until
+from tests.kit.workers import SHORT_POLLS
 
 
 @pytest.mark.parametrize(
@@ -43,18 +46,21 @@ def test_a_warm_shutdown_lets_tasks_end_and_frees_everything_at_once(make_cluste
     client.close()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
-def test_every_pool_stops_cleanly_with_tasks_parked(make_cluster, pool):
-    cluster = make_cluster(global_concurrency_limits={"queue:emails": 0})
-    cluster.cold = True
-    (worker,) = cluster.start("w1", pool=pool)
-    cluster.send("nap", 10, 0.01)
-    client = cluster.client
-    wait_until(lambda: client.hlen("unacked") > 0, what="some are parked")
-    assert worker.stop() == 0
-    assert client.llen("emails") == 10, "all are back in their queue"
-    assert client.zcard(key("sessions")) == 0
-    client.close()
+def test_every_pool_stops_cleanly_with_tasks_parked(make_cluster):
+    cluster = make_cluster(global_concurrency_limits={"queue:emails": 0}, broker_transport_options=SHORT_POLLS)
+    workers = [cluster.spawn(pool, pool=pool) for pool in ("prefork", "threads", "gevent", "solo")]
+    cluster.ready()
+    cluster.send("nap", 60, 0.01)
+    for worker in workers:
+        wait_until(lambda worker=worker: "] received" in worker.output(), what=f"some are parked at {worker.name}")
+    for worker in workers:
+        worker.process.send_signal(signal.SIGTERM)
+    assert {worker.name: worker.process.wait(30) for worker in workers} == dict.fromkeys(
+        ("prefork", "threads", "gevent", "solo"), 0
+    )
+    with cluster.client as client:
+        assert client.llen("emails") == 60, "all are back in their queue"
+        assert client.zcard(key("sessions")) == 0
 
 
 def test_with_redis_away_tasks_without_limits_run_and_limited_ones_wait_for_it(make_cluster, oracle_url):

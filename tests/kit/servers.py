@@ -114,16 +114,16 @@ def rabbitmq_server(
     *settings* are lines of ``rabbitmq.conf``. Time-outs are looked at every half second here, not every minute, so
     that a ``consumer_timeout`` of seconds works.
     """
-    binary, mapper = rabbitmq_binary(), free_port()
+    mapper = free_port()
     with tempfile.TemporaryDirectory(prefix="gconc-rabbitmq-") as temporary:
         try:
-            server = _start_rabbitmq(binary, port or free_port(), mapper, folder or Path(temporary), settings)
+            server = start_rabbitmq(port or free_port(), mapper, folder or Path(temporary), settings)
             try:
                 yield server
             finally:
                 _end_group(server.process, RABBITMQ_STOP_TIMEOUT)
         finally:
-            _end_port_mapper(mapper)
+            end_port_mapper(mapper)
 
 
 def wait_until(
@@ -198,8 +198,9 @@ def _answers(server: RedisServer) -> bool:
             return False
 
 
-def _start_rabbitmq(binary: str, port: int, mapper: int, folder: Path, settings: dict[str, object]) -> RabbitMQServer:
-    distribution = free_port()
+def start_rabbitmq(port: int, mapper: int, folder: Path, settings: dict[str, object]) -> RabbitMQServer:
+    """Start a RabbitMQ that nobody ends but whoever has called this; *mapper* is its port mapper's port."""
+    binary, distribution = rabbitmq_binary(), free_port()
     lines = {
         "listeners.tcp.1": f"127.0.0.1:{port}",
         "disk_free_limit.absolute": "50MB",
@@ -243,7 +244,7 @@ def _start_rabbitmq(binary: str, port: int, mapper: int, folder: Path, settings:
     return server
 
 
-def _end_port_mapper(port: int) -> None:
+def end_port_mapper(port: int) -> None:
     """End Erlang's daemon, which has left the process group of the server that started it."""
     for process in psutil.process_iter(["name"]):
         with suppress(psutil.Error):

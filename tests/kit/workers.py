@@ -23,6 +23,9 @@ from tests.kit.oracle import Oracle
 from tests.kit.processes import WORKER_OPTIONS, celery, launch
 from tests.kit.servers import ROOT, wait_until
 
+#: Transport options with which whoever reads from Redis stops sooner: kombu's last BRPOP, else of a second, has to end.
+SHORT_POLLS = {"polling_interval": 0.1}
+
 
 @dataclass
 class Worker:
