@@ -139,12 +139,12 @@ class Exercise:
             "delivery": (1, {"queue": "mail"}),  # its name is not that
         }
         for number, (task, (_, where)) in enumerate(loads.items()):
-            cluster.send(task, 30, 0.05, first=100 * number, **where)
+            cluster.send(task, 20, 0.05, first=100 * number, **where)
         cluster.start("w1", "w2", concurrency=6, queues=f"{broker.queue},custom,topics,mail.out")
-        cluster.done(120)
+        cluster.done(80)
         assert {task: cluster.oracle.peak(task) for task in loads} == {task: most for task, (most, _) in loads.items()}
         assert cluster.oracle.peak() > 3, "they don't limit each other"
-        assert sorted(cluster.oracle.starts()) == [100 * number + n for number in range(4) for n in range(30)]
+        assert sorted(cluster.oracle.starts()) == [100 * number + n for number in range(4) for n in range(20)]
 
     def test_tasks_that_share_a_limit_keep_near_their_order_where_other_limits_cover_some_of_them(self, broker, make):
         cluster = make({broker.queue: 1, POOLED: 5})
@@ -159,7 +159,7 @@ class Exercise:
         assert cluster.oracle.peak() == 1
 
     def test_a_full_queue_stays_in_the_broker_delays_no_other_and_is_read_again_in_its_order(self, broker, make):
-        queue, slots, count = broker.queue, 4, 160
+        queue, slots, count = broker.queue, 4, 80
         cluster = make({queue: 1})
         cluster.send("held", 1, queue=queue)
         cluster.send("nap", count, 0.01, queue=queue, first=1)
@@ -177,7 +177,7 @@ class Exercise:
             return count - cluster.waiting_in(queue)
 
         wait_until(lambda: held_here() <= most, what=lambda: f"{held_here()} are held, not {most} at most")
-        held = watch(1.5, held_here)
+        held = watch(1.0, held_here)
         assert 1 <= min(held) <= max(held) <= most
         assert subscribed(cluster, worker) == {queue, "other"}, "to the operator it is read still"
 

@@ -29,7 +29,7 @@ from tests.kit.keys import key
 from tests.kit.namespace import begin_namespace
 from tests.kit.servers import RedisServer, redis_server, wait_until
 from tests.kit.tiers import starts
-from tests.kit.workers import Cluster, cluster
+from tests.kit.workers import SHORT_POLLS, Cluster, cluster
 
 #: Transport options with which the broker delivers again what was not acknowledged within three seconds. The other
 #: two have kombu look for such messages every second (celery 5.7; before, every hundred).
@@ -131,24 +131,24 @@ def test_with_prefetch_disabled_parked_tasks_do_not_stop_other_queues(make_clust
 def test_a_task_that_no_limit_covers_is_found_behind_hundreds_that_wait_which_keep_their_order(make_cluster):
     cluster = make_cluster(global_concurrency_limits={HELD: 1})
     cluster.send("held", 1)
-    for first in (1, 151, 301):
-        cluster.send("held", 150, first=first)
+    for first in (1, 101, 201):
+        cluster.send("held", 100, first=first)
         cluster.send("pooled", 2, 0.01, first=1000 + first)
     cluster.start("w1", concurrency=4)
     cluster.done(6, name="pooled", seconds=10)
-    assert sorted(cluster.oracle.starts("pooled")) == [1001, 1002, 1151, 1152, 1301, 1302]
+    assert sorted(cluster.oracle.starts("pooled")) == [1001, 1002, 1101, 1102, 1201, 1202]
     assert cluster.oracle.starts("held") == [0]
     cluster.oracle.let_go()
-    cluster.done(451, name="held")
-    assert cluster.oracle.starts("held") == list(range(451))
+    cluster.done(301, name="held")
+    assert cluster.oracle.starts("held") == list(range(301))
 
 
 def test_many_tasks_behind_those_of_a_full_limit_keep_the_free_slots_busy(make_cluster):
     cluster = make_cluster(global_concurrency_limits={NAP: 1})
     cluster.send("nap", 600, FOR_EVER)  # more than it looks at in one go
-    cluster.send("pooled", 300, 0.01, first=1000)
+    cluster.send("pooled", 150, 0.01, first=1000)
     cluster.start("w1", concurrency=4)
-    cluster.done(300, name="pooled", seconds=25)
+    cluster.done(150, name="pooled", seconds=25)
     with cluster.client as client:
         assert client.hlen("unacked") <= 40, "it holds what it has parked, and no more"
 
@@ -185,7 +185,7 @@ def test_where_all_are_full_a_message_stays_where_it_is_and_gets_the_next_slot(m
     control = cluster.app().control
     control.add_consumer("emails", destination=[b.node], reply=True)
     begun = sum(told(cluster, b"sync"))
-    wait_until(lambda: sum(told(cluster, b"sync")) > begun + 12, what="a has asked several times")
+    wait_until(lambda: sum(told(cluster, b"sync")) > begun + 8, what="a has asked several times")
     control.revoke("before", terminate=True)
     cluster.done(1, name="nap")
     assert starts_by(cluster, a, "nap") == {7}
@@ -195,7 +195,7 @@ def test_where_all_are_full_a_message_stays_where_it_is_and_gets_the_next_slot(m
 
 
 def test_a_message_of_a_topic_exchange_is_neither_doubled_nor_lost_when_it_is_handed_back(make_cluster):
-    cluster = make_cluster(global_concurrency_limits={"topics": 0, "sports": 0})
+    cluster = make_cluster(global_concurrency_limits={"topics": 0, "sports": 0}, broker_transport_options=SHORT_POLLS)
     cluster.special = ("sports",)
     first, second = cluster.spawn("w1", queues="topics"), cluster.spawn("w2", queues="sports")
     cluster.ready()
