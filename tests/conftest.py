@@ -23,6 +23,7 @@ from tests.kit.servers import (
     redis_server,
 )
 from tests.kit.tiers import Tiers, Times, starts
+from tests.kit.together import rabbitmq_of_all
 from tests.kit.topologies import NoValkeyBinary, valkey_binary
 
 
@@ -59,13 +60,18 @@ def redis_process() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 @starts("redis")
-def rabbitmq_process() -> Iterator[RabbitMQServer]:
+def rabbitmq_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQServer]:
     """One RabbitMQ for the whole run. Each test makes queues with names of its own, or deletes what it made."""
     try:
         rabbitmq_binary()
     except NoRabbitMQBinary as exc:
         unavailable(str(exc))
-    with rabbitmq_server() as server:
+    if process := os.environ.get("PYTEST_XDIST_WORKER"):
+        count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        its = rabbitmq_of_all(tmp_path_factory.getbasetemp().parent, process, count)
+    else:
+        its = rabbitmq_server()
+    with its as server:
         yield server
 
 
