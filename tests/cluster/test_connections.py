@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,7 +14,7 @@ import pytest
 from tests.cluster.versions import needs_restore_settings
 from tests.kit.keys import key
 from tests.kit.proxy import Proxy, proxy
-from tests.kit.servers import RabbitMQServer, RedisServer, free_port, rabbitmq_server, redis_server, wait_until
+from tests.kit.servers import free_port, redis_server, wait_until
 from tests.kit.workers import Cluster
 
 #: Redis as the broker delivers again, after so many seconds, what a lost connection left unacknowledged.
@@ -136,48 +134,64 @@ def test_while_the_broker_is_away_permits_of_tasks_that_end_return_within_a_seco
     assert sorted(number for number in cluster.oracle.starts() if number >= 20) == list(range(20, 30))
 
 
-# -- A broker that ends and is started again ----------------------------------------------------------------
+# -- A broker that is away in the midst of work -------------------------------------------------------------
 
-Start = Callable[[], AbstractContextManager[RedisServer | RabbitMQServer]]
+
+@dataclass
+class Mortal:
+    """A broker that can be away."""
+
+    url: str
+    go: Callable[[], object]
+    come_back: Callable[[], object]
 
 
 @pytest.fixture(params=[pytest.param("redis", marks=needs_restore_settings), "rabbitmq"])
-def start_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
-    """Starts a broker; after its end, the same one again with what it had written."""
-    port, folder = free_port(), tmp_path / "broker"
-    folder.mkdir()
+def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mortal]:
+    """A Redis that is killed, and started again with what it had written; a RabbitMQ that refuses connections.
+
+    (To workers that is the same as where RabbitMQ was killed: what they had not acknowledged it delivers again.)
+    """
     if request.param == "redis":
-        return lambda: redis_server(port, "--appendonly", "yes", "--dir", str(folder))
-    request.getfixturevalue("rabbitmq_process")  # skips where there is none
-    return lambda: rabbitmq_server(port, folder=folder)
+        port, folder = free_port(), tmp_path / "broker"
+        folder.mkdir()
+        options = ("--appendonly", "yes", "--dir", str(folder))
+        with ExitStack() as stack:
+            server = stack.enter_context(redis_server(port, *options))
+
+            def kill() -> None:
+                server.process.kill()
+                server.process.wait(20)
+
+            yield Mortal(server.url, kill, lambda: stack.enter_context(redis_server(port, *options)))
+    else:
+        url = request.getfixturevalue("rabbitmq_url")
+        port = urlsplit(url).port
+        with proxy(port) as between:
+            yield Mortal(url.replace(str(port), str(between.port)), between.cut, between.restore)
 
 
-def test_a_broker_that_is_killed_and_started_again_breaks_no_limit_and_leaves_no_permit(
-    make_cluster, redis_url, start_broker
+def test_a_broker_that_is_killed_or_out_of_reach_in_the_midst_of_work_breaks_no_limit_and_leaves_no_permit(
+    make_cluster, redis_url, mortal
 ):
-    with start_broker() as broker:
-        cluster = make_cluster(
-            broker.url,
-            global_concurrency_redis_url=redis_url,
-            global_concurrency_limits={"emails": 2},
-            broker_transport_options=IMPATIENT if broker.url.startswith("redis") else {},
-        )
-        cluster.send("nap", 16, 0.25)
-        workers = cluster.start("w1", "w2", concurrency=2)
-        wait_until(lambda: cluster.oracle.count("e") >= 4, what="some have ended")
-        if broker.url.startswith("redis"):
-            broker.process.kill()
-        else:
-            os.killpg(broker.process.pid, signal.SIGKILL)
-        broker.process.wait(20)
-        for worker in workers:
-            wait_until(lambda worker=worker: "to broker lost" in worker.output(), what="the workers notice")
-    with start_broker():
-        wait_until(lambda: has_ended(cluster, set(range(16))), seconds=60, what="all have run to their end")
-        wait_until(lambda: cluster.permits() == 0, what="all permits are back")
-        assert cluster.oracle.peak() == 2
-        assert [worker.process.poll() for worker in workers] == [None, None]
-        cluster.stop()
+    cluster = make_cluster(
+        mortal.url,
+        global_concurrency_redis_url=redis_url,
+        global_concurrency_limits={"emails": 2},
+        broker_transport_options=IMPATIENT if mortal.url.startswith("redis") else {},
+    )
+    cluster.send("nap", 16, 0.25)
+    workers = cluster.start("w1", "w2", concurrency=2)
+    wait_until(lambda: cluster.oracle.count("e") >= 4, what="some have ended")
+    mortal.go()
+    for worker in workers:
+        wait_until(lambda worker=worker: "to broker lost" in worker.output(), what="the workers notice")
+    mortal.come_back()
+    wait_until(lambda: has_ended(cluster, set(range(16))), seconds=60, what="all have run to their end")
+    wait_until(lambda: cluster.permits() == 0, what="all permits are back")
+    assert cluster.oracle.peak() == 2
+    assert [worker.process.poll() for worker in workers] == [None, None]
+    cluster.stop()
 
 
 def test_a_worker_with_more_tasks_than_slots_when_the_broker_is_lost_has_all_its_slots_afterwards(
