@@ -5,12 +5,12 @@ rules -> Cluster (settle, run) -> Worker.link_turn, consumer_turn, tick;  each s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from celery_gconc.protocol.replies import limits_of
-from tests.store.namespace import Namespace
+from tests.store.namespace import Namespace, State
 
 from .keys import Keys
 from .oracle import UNLIMITED, Operators
@@ -66,7 +66,7 @@ class Cluster:
         self.dead: list[tuple[float, Worker]] = []
         self.namespace = Namespace(url)
         self.namespace.store = MachineStore(url, "gconc").go(OpenWay(self.server))
-        self.keys = Keys(self.namespace)
+        self.keys = Keys()
         self.contacts: dict[Worker, Contact] = {}
         self._made = 0
         #: What is to happen at a time.
@@ -384,13 +384,20 @@ class Cluster:
             if limit in state.maxima:
                 runs, held = len(list(self.running(limit))), len(state.holders.get(limit, []))
                 assert runs == held, f"{runs} run under {limit}, and {held} permits are held: {self.describe()}"
-        live = {self.contacts[worker].session for worker in self.workers}
-        left = set(state.leases) - live
+        left = self._nobodys(state)
         assert not left, f"sessions {left} are nobody's: {self.describe()}"
 
-    def _look(self, name: str, asked: Mapping[str, Any]) -> None:
+    def has_nothing_left(self) -> bool:
+        """Whether Redis has nothing but the sessions of those that live: before it must, where leases have ended."""
+        state = self.namespace.look()
+        return not (state.requests or state.is_shut or state.settling or self._nobodys(state))
+
+    def _nobodys(self, state: State) -> set[str]:
+        return set(state.leases) - {self.contacts[worker].session for worker in self.workers}
+
+    def _look(self, name: str, asked: str, keys: bytes, leases: bytes) -> None:
         if name in ("sync", "open", "close", "change"):
-            self.keys.look(name, asked)
+            self.keys.look(name, asked, keys, leases)
 
     # -- For people --------------------------------------------------------------------------------------
 

@@ -5,12 +5,11 @@ No grant above a max, no waiter beside a free permit, nobody overtaken, nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
 
 from celery_gconc.protocol.replies import limits_of
 from celery_gconc.protocol.scripts import TURNS
-from tests.store.namespace import Namespace, Request, State
+from tests.store.namespace import Request, State
 
 from .pool import LIMITS
 
@@ -18,24 +17,27 @@ from .pool import LIMITS
 class Keys:
     """Those of one namespace, and what they were before."""
 
-    def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
+    def __init__(self) -> None:
         self.state: State | None = None
+        self._seen = b""
 
     def forget(self) -> None:
         """They have changed by no script."""
         self.state = None
 
-    def look(self, name: str, asked: Mapping[str, Any]) -> None:
-        """A script has run."""
-        before, state = self.state, self._namespace.look()
-        self.state = state
+    def look(self, name: str, asked: str, keys: bytes, leases: bytes) -> None:
+        """A script has run, and has left this."""
+        before = self.state
+        if before is not None and keys == self._seen:
+            return  # leases may end later, and all else is as it was when it was looked at
+        self.state = state = State.decode(keys, leases)
+        self._seen = keys
         self._look_whole(state)
         self._look_at_flags(state)
         self._look_at_waiters(state)
         if before is None:
             return
-        stated = {(asked["session"], row[0]) for row in asked.get("held", ())} if name in ("sync", "open") else set()
+        stated = _stated(asked) if name in ("sync", "open") else set()
         for limit in LIMITS:
             granted = set(state.holders.get(limit, [])) - set(before.holders.get(limit, [])) - stated
             self._look_at_max(state, limit, granted)
@@ -76,7 +78,7 @@ class Keys:
 
     def _look_at_waiters(self, state: State) -> None:
         """Never stuck: who has room, and a permit free in each limit, doesn't stand in line."""
-        if self._is_shut():
+        if state.is_shut:
             return
         for ids in state.lines.values():
             for id in ids:
@@ -84,9 +86,6 @@ class Keys:
                     limits = limits_of(state.requests[id]["c"])
                     is_free = all(self._is_free(state, limit, id) for limit in limits)
                     assert not is_free, f"{id} has room and waits, though {limits} are free"
-
-    def _is_shut(self) -> bool:
-        return self._namespace.raw.hexists(self._namespace.keys.key("meta"), "closed_until")
 
     def _is_free(self, state: State, limit: str, id: Request) -> bool:
         maximum = state.maxima.get(limit)
@@ -108,6 +107,12 @@ class Keys:
                 stood = old in before.lines.get(limit, []) and state.requests[old]["c"] == [[limit, 1]]
                 is_overtaken = stood and state.rooms[old[0]] > 0 and _position(state, old) < _position(state, young)
                 assert not is_overtaken, f"{young} was granted {limit} before {old}"
+
+
+def _stated(asked: str) -> set[Request]:
+    """What a session says it holds."""
+    sync = json.loads(asked)
+    return {(sync["session"], row[0]) for row in sync.get("held", ())}
 
 
 def _position(state: State, id: Request) -> tuple[str, str]:

@@ -6,10 +6,9 @@ store -> Way (lost? doubled? late?) -> Server -> a script, wrapped -> Redis;  wh
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import redis
@@ -19,16 +18,18 @@ from celery_gconc.protocol.keys import Keys
 from celery_gconc.protocol.messages import Notice
 from celery_gconc.protocol.scripts import SCRIPTS, script
 from celery_gconc.protocol.session_store import SessionStore
+from tests.store.namespace import LOOK
 
-#: Stands around a script. Its time is the test's, and goes on by a millisecond with each script; what it publishes is
-#: returned beside its reply; who listens is what the test says.
-AROUND = """
-local real, published = redis, {}
+#: Stand around a script. Its time is the test's, given as a last argument; what it publishes is returned beside its
+#: reply, and so are the keys as they are then; who listens is what the test says.
+BEFORE = (
+    LOOK
+    + """
+local real, published, wall = redis, {}, tonumber(table.remove(ARGV))
 local redis = setmetatable({}, { __index = real })
 function redis.call(command, ...)
   if command == 'TIME' then
-    local us = real.call('INCRBY', 'machine:wall', 1000)
-    return { math.floor(us / 1e6), us %% 1e6 }
+    return { math.floor(wall / 1e6), wall % 1e6 }
   elseif command == 'PUBLISH' then
     published[#published + 1] = { ... }
     return 0
@@ -40,10 +41,9 @@ function redis.pcall(command, ...)
   return real.pcall(command, ...)
 end
 local function main()
-%s
-end
-return { main(), published }
 """
+)
+AFTER = "\nend\nreturn { main(), published, look() }"
 
 #: How late, in seconds, a call or a notice is that is late.
 LATE_SECONDS = 0.7
@@ -104,45 +104,43 @@ class Subscription:
         self._server.forget(self)
 
 
+@lru_cache
+def _load(url: str) -> dict[str, str]:
+    """Give a Redis all scripts; returns the name that each has there."""
+    with redis.Redis.from_url(url) as client:
+        return {name: client.script_load(BEFORE + script(name) + AFTER) for name in SCRIPTS}
+
+
 class Server:
     """One Redis, which may be away, lose its data, or go back to older data."""
 
-    def __init__(self, url: str, clock: Clock, watch: Callable[[str, Mapping[str, Any]], None]) -> None:
+    def __init__(self, url: str, clock: Clock, watch: Callable[[str, str, bytes, bytes], None]) -> None:
         self.clock = clock
-        self.raw: redis.Redis = redis.Redis.from_url(url)
+        self.raw: redis.Redis = redis.Redis.from_url(url, single_connection_client=True)
         self.raw.flushall()
         self.keys = Keys("gconc")
-        #: Called after each script.
+        #: Called after each script, with the keys as they are then.
         self._watch = watch
-        self._texts = {name: AROUND % script(name) for name in SCRIPTS}
-        self._names = {name: self.raw.script_load(text) for name, text in self._texts.items()}
+        self._names = _load(url)
         self.is_away = False
         #: Which of its processes this is; each ends all connections of the one before.
         self.life = 1
-        #: By how much its wall clock is ahead of the workers' clock, and what it shows, in us.
+        #: By how much its wall clock is ahead of the workers' clock, in us.
         self.ahead = 0
-        self._wall = clock.us
-        self.raw.set("machine:wall", self._wall)
         self._subscriptions: dict[str, list[Subscription]] = {}
 
     def run(self, name: str, keys: Iterable[str], args: Iterable[Any]) -> Any:
         """Run a script, and carry what it publishes."""
-        names = list(keys)
-        command = ("EVALSHA", self._names[name], len(names), *names, *args)
-        step = self.clock.us + self.ahead - self._wall
-        if step:
-            with self.raw.pipeline(transaction=False) as pipe:
-                pipe.incrby("machine:wall", step)
-                pipe.execute_command(*command)
-                reply, published = pipe.execute()[1]
-        else:
-            reply, published = self.raw.execute_command(*command)
         self.clock.us += TICK
-        self._wall = self.clock.us + self.ahead
+        names = list(keys)
+        asked = (*names, *args)
+        reply, published, state = self.raw.execute_command(
+            "EVALSHA", self._names[name], len(names), *asked, self.clock.us + self.ahead
+        )
         for channel, message in published:
             for listener in list(self._subscriptions.get(channel.decode(), ())):
                 listener.publish(message.decode())
-        self._watch(name, json.loads(command[-1]))
+        self._watch(name, asked[-1], *state)
         return reply
 
     def subscribe(self, way: Way, channels: list[str]) -> Subscription:

@@ -494,7 +494,7 @@ class Machine(RuleBasedStateMachine):
                 for job in worker.pool.running:
                     worker.pool.end(job)
             cluster.run(1.0)
-            if not self._unfinished and cluster.is_well:
+            if not self._unfinished and (cluster.is_well or cluster.has_nothing_left()):
                 break
         assert not self._unfinished, f"wait for ever: {self._unfinished}: {cluster.describe()}"
         cluster.run(2.0)

@@ -50,6 +50,11 @@ class Selector:
         """What could be read."""
         return [(file, data) for file, data in self._files.values() if _is_ready(file)]
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether anything could be."""
+        return any(_is_ready(file) for file, _ in self._files.values())
+
     def select(self, timeout: float) -> list[tuple[Any, int]]:
         ready = self.ready
         self.timeout = 0.0 if ready else timeout
@@ -171,7 +176,7 @@ class Worker:
     @property
     def has_link_work(self) -> bool:
         return self.frozen != "all" and (
-            self.clock.at >= self.link_due or bool(self._selector.ready) or self.children.is_ready
+            self.clock.at >= self.link_due or self._selector.is_ready or self.children.is_ready
         )
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 
+from celery_gconc.protocol.keys import KEYSPACE
 from celery_gconc.protocol.messages import Ask, Former, Grant, Held, Notice, Opened, Sync, Synced
 from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import wait_until
@@ -20,7 +21,7 @@ from tests.kit.servers import wait_until
 INTERVAL, TIMEOUT = 5.0, 15.0
 
 #: Between the parts of a member of the sorted sets.
-US = b"\x1f"
+US = "\x1f"
 
 #: Stands before a script: its time is the one in the namespace, in us, which goes on by one ms with each script.
 CLOCK = """
@@ -31,6 +32,25 @@ function redis.call(command, ...)
   return { math.floor(us / 1e6), us % 1e6 }
 end
 """
+
+#: Reads the keys of :class:`State`, in one round trip: returns what calls alone change, and what time does (both JSON).
+LOOK = """
+local function look()
+  local call, sessions, rooms = redis.call, {}, {}
+  local function all(key) return call('ZRANGE', key, 0, -1) end
+  local function fields(key) return call('HGETALL', key) end
+  sessions = call('ZRANGE', %(sessions)s, 0, -1, 'WITHSCORES')
+  for number = 1, #sessions, 2 do
+    rooms[number], rooms[number + 1] = sessions[number], call('HGET', %(session)s, sessions[number] .. ':room') or '0'
+  end
+  local keys = {
+    all(%(holders)s), all(%(waiters)s), all(%(reserved)s), rooms, fields(%(requests)s), fields(%(max)s),
+    fields(%(settling)s), fields(%(contended)s), call('ZCARD', %(roll)s), all(%(heartbeats)s),
+    call('HMGET', %(meta)s, 'interval', 'closed_until'),
+  }
+  return { cjson.encode(keys), cjson.encode(sessions) }
+end
+""" % {name: f"KEYS[{number}]" for number, name in enumerate(KEYSPACE, 1)}
 
 #: Keys that may stay when nothing is held, waited for or set.
 BOOKKEEPING = {"meta", "changes", "changed", "totals", "recent"}
@@ -52,6 +72,32 @@ class State:
     settling: set[str]
     contended: dict[str, str]
     rolled: int
+    #: Interval and timeout (s) of each session that is known by them, in order; and the least interval of all.
+    heartbeats: list[tuple[float, float]]
+    least_interval: float
+    #: Whether grants wait, after a loss of data.
+    is_shut: bool
+
+    @classmethod
+    def decode(cls, keys: bytes, leases: bytes) -> State:
+        """What :data:`LOOK` returns."""
+        holders, waiters, reserved, rooms, requests, maxima, settling, contended, rolled, beats, meta = json.loads(keys)
+        interval, closed_until = meta
+        return cls(
+            holders=_by_limit(holders),
+            lines=_by_limit(waiters),
+            reserved=_by_limit(reserved),
+            leases={name: float(lease) for name, lease in _pairs(json.loads(leases))},
+            rooms={name: int(room) for name, room in _pairs(rooms)},
+            requests={_request(id): json.loads(text) for id, text in _pairs(requests)},
+            maxima={limit: int(value) for limit, value in _pairs(maxima)},
+            settling={limit for limit, _ in _pairs(settling)},
+            contended=dict(_pairs(contended)),
+            rolled=rolled,
+            heartbeats=_beats(beats),
+            least_interval=int(interval or 0) / 1000,
+            is_shut=bool(closed_until),
+        )
 
 
 class Namespace:
@@ -61,6 +107,7 @@ class Namespace:
         self.store = SessionStore(url, prefix, **how)
         self.raw: redis.Redis = redis.Redis.from_url(url)
         self.keys = self.store.keys
+        self._look = self.raw.register_script(LOOK + "return look()")
         self._sessions: list[Session] = []
 
     def session(self, name: str, **how: Any) -> Session:
@@ -88,27 +135,7 @@ class Namespace:
 
     def look(self) -> State:
         """Everything at one instant."""
-        with self.raw.pipeline() as pipe:
-            for name in ("holders", "waiters", "reserved"):
-                pipe.zrange(self.keys.key(name), 0, -1)
-            pipe.zrange(self.keys.key("sessions"), 0, -1, withscores=True)
-            for name in ("requests", "session", "max", "settling", "contended"):
-                pipe.hgetall(self.keys.key(name))
-            pipe.zcard(self.keys.key("roll"))
-            found = pipe.execute()
-        holders, waiters, reserved, sessions, requests, session, maxima, settling, contended, rolled = found
-        return State(
-            holders=_by_limit(holders),
-            lines=_by_limit(waiters),
-            reserved=_by_limit(reserved),
-            leases={name.decode(): lease for name, lease in sessions},
-            rooms={name.decode(): int(session.get(name + b":room", 0)) for name, _ in sessions},
-            requests={_request(id): json.loads(text) for id, text in requests.items()},
-            maxima={limit.decode(): int(value) for limit, value in maxima.items()},
-            settling={limit.decode() for limit in settling},
-            contended={limit.decode(): flag.decode() for limit, flag in contended.items()},
-            rolled=rolled,
-        )
+        return State.decode(*self._look(keys=self.keys.all()))
 
     def holders(self, limit: str) -> list[Request]:
         """Who holds the limit, in order of name."""
@@ -144,15 +171,11 @@ class Namespace:
 
     def least_interval(self) -> float:
         """By how much the lease clock may go on in one step, in seconds."""
-        return int(self.raw.hget(self.keys.key("meta"), "interval")) / 1000
+        return self.look().least_interval
 
     def heartbeats(self) -> list[tuple[float, float]]:
         """Interval and timeout (s) of each session that is known by them, in order."""
-        found: dict[bytes, dict[bytes, float]] = {}
-        for member in self.raw.zrange(self.keys.key("heartbeats"), 0, -1):
-            kind, milliseconds, name = member.split(US)
-            found.setdefault(name, {})[kind] = int(milliseconds) / 1000
-        return sorted((each[b"interval"], each[b"timeout"]) for each in found.values())
+        return self.look().heartbeats
 
     def left_behind(self) -> dict[str, Any]:
         """Every key of the namespace but bookkeeping, with what is in it."""
@@ -366,14 +389,28 @@ class Session:
             self._pubsub = None
 
 
-def _by_limit(members: Iterable[bytes]) -> dict[str, list[Request]]:
+def _pairs(flat: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """Of a reply that has a field and its value in turns."""
+    each = iter(flat)
+    return zip(each, each, strict=True)
+
+
+def _by_limit(members: Iterable[str]) -> dict[str, list[Request]]:
     found: dict[str, list[Request]] = {}
     for member in members:
         limit, *_, id = member.split(US)
-        found.setdefault(limit.decode(), []).append(_request(id))
+        found.setdefault(limit, []).append(_request(id))
     return found
 
 
-def _request(id: bytes) -> Request:
-    name, _, number = id.decode().rpartition(":")
+def _beats(members: Iterable[str]) -> list[tuple[float, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for member in members:
+        kind, milliseconds, name = member.split(US)
+        found.setdefault(name, {})[kind] = int(milliseconds) / 1000
+    return sorted((each["interval"], each["timeout"]) for each in found.values())
+
+
+def _request(id: str) -> Request:
+    name, _, number = id.rpartition(":")
     return name, int(number)

@@ -300,7 +300,7 @@ class Model(RuleBasedStateMachine):
     def step_clock(self, hours: int) -> None:
         before = self.state.leases
         clock = self.namespace.clock() if before else 0
-        step = self.namespace.least_interval() * 1000
+        step = self.state.least_interval * 1000
         self.namespace.step_wall_clock(hours * 3600)
         self.namespace.store.status()
         self.check()
@@ -354,9 +354,9 @@ class Model(RuleBasedStateMachine):
     def _check_heartbeats(self, state: State) -> None:
         """A step of the lease clock is no longer than the interval of any live session; others have left nothing."""
         live = [self.beats[name] for name in state.leases]
-        assert self.namespace.heartbeats() == sorted(live)
+        assert state.heartbeats == sorted(live)
         if live:
-            assert self.namespace.least_interval() == min(interval for interval, _ in live)
+            assert state.least_interval == min(interval for interval, _ in live)
 
     def _check_max(self, state: State, limit: str, granted: set[Request]) -> None:
         """Never above the limit: what is above it was stated, or there before it was lowered."""
