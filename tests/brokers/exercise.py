@@ -132,19 +132,21 @@ class Exercise:
 
     def test_limits_of_queues_hold_over_workers_whatever_their_exchanges_and_every_task_runs_once(self, broker, make):
         cluster = make({broker.queue: 3, "custom": 1, "topics": 2, "mail": 1})
-        loads = {
-            "nap": (3, {"queue": broker.queue}),
-            "late": (1, {"queue": "custom"}),  # its routing key is not its name
-            "pooled": (2, {"queue": "topics", "routing_key": "news.today"}),
-            "delivery": (1, {"queue": "mail"}),  # its name is not that
+        loads = {  # the limit of each, how many there are, how long each takes, and where it is sent
+            "nap": (3, 30, 0.1, {"queue": broker.queue}),
+            "late": (1, 20, 0.05, {"queue": "custom"}),  # its routing key is not its name
+            "pooled": (2, 20, 0.1, {"queue": "topics", "routing_key": "news.today"}),
+            "delivery": (1, 20, 0.05, {"queue": "mail"}),  # its name is not that
         }
-        for number, (task, (_, where)) in enumerate(loads.items()):
-            cluster.send(task, 20, 0.05, first=100 * number, **where)
+        numbers = []
+        for task, (_, count, seconds, where) in loads.items():
+            cluster.send(task, count, seconds, first=100 * len(numbers), **where)
+            numbers.append(range(100 * len(numbers), 100 * len(numbers) + count))
         cluster.start("w1", "w2", concurrency=6, queues=f"{broker.queue},custom,topics,mail.out")
-        cluster.done(80)
-        assert {task: cluster.oracle.peak(task) for task in loads} == {task: most for task, (most, _) in loads.items()}
+        cluster.done(90)
+        assert {task: cluster.oracle.peak(task) for task in loads} == {task: most for task, (most, *_) in loads.items()}
         assert cluster.oracle.peak() > 3, "they don't limit each other"
-        assert sorted(cluster.oracle.starts()) == [100 * number + n for number in range(4) for n in range(20)]
+        assert sorted(cluster.oracle.starts()) == [number for sent in numbers for number in sent]
 
     def test_tasks_that_share_a_limit_keep_near_their_order_where_other_limits_cover_some_of_them(self, broker, make):
         cluster = make({broker.queue: 1, POOLED: 5})
