@@ -160,6 +160,7 @@ def test_without_redis_it_ends_with_69_and_one_line_that_shows_no_password(argum
 def test_a_redis_that_hangs_is_away_too():
     with redis_server() as server:
         app = Celery("shell", broker=server.url, set_as_current=False)
+        app.conf.global_concurrency_redis_options = {"socket_timeout": 0.5}
         os.kill(server.process.pid, 19)
         done = said(app, "status")
         os.kill(server.process.pid, 18)
