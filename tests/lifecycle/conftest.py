@@ -9,6 +9,7 @@ import pytest
 
 from tests.kit.servers import RabbitMQServer, RedisServer, redis_server
 from tests.kit.tiers import starts
+from tests.kit.workers import SHORT_POLLS
 from tests.lifecycle.bench import Bench
 from tests.lifecycle.matrix import COLUMNS, Column, Feature
 
@@ -140,7 +141,8 @@ def own_bench(make_bench: MakeBench, column: Column, request: pytest.FixtureRequ
     made: list[Bench] = []
 
     def make(**options: object) -> Bench:
-        bench = make_bench(column, OWN_DATABASE, suffix=f"-own-{column.pool}", **options)
+        polls = {"broker_transport_options": SHORT_POLLS} if column.broker == "redis" else {}
+        bench = make_bench(column, OWN_DATABASE, suffix=f"-own-{column.pool}", **polls, **options)
         made.append(bench)
         bench.empty()
         return bench
