@@ -24,7 +24,7 @@ from celery import Celery
 from celery_gconc import StoreUnavailable, StoreUnusable
 from celery_gconc.connection.failures import Names
 from celery_gconc.operations.operations import Operations
-from celery_gconc.protocol.keys import Keys
+from celery_gconc.protocol.keys import NOTICES, Keys
 from celery_gconc.protocol.rights import NEEDED, OPTIONAL, Missing, missing_at_broker
 from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.worker.session import link
@@ -36,6 +36,7 @@ from tests.kit.certificates import make_certificates
 from tests.kit.proxy import proxy
 from tests.kit.servers import ROOT, RabbitMQServer, RedisServer, free_port, redis_binary, redis_server, wait_until
 from tests.kit.topologies import NoValkeyBinary, valkey_binary, valkey_server
+from tests.kit.workers import Worker
 from tests.worker.session_parts import Parts
 
 #: The password that is right, and one that isn't. Neither must ever be seen.
@@ -394,7 +395,8 @@ def test_protected_mode_is_told(redis_process):
 ALL = ("+@all", "~*", "&*")
 
 KEYS = Keys("gconc")
-PATTERNS = f"~{KEYS.prefix}* &{KEYS.channels()}*"
+CHANNELS = f"{KEYS.prefix}{NOTICES}:*"  # of all databases
+PATTERNS = f"~{KEYS.prefix}* &{CHANNELS}"
 
 
 def missing(servers: Servers, *words: str) -> str:
@@ -417,7 +419,7 @@ def missing(servers: Servers, *words: str) -> str:
                   result=REFUSED)  # fmt: skip
 def test_all_that_a_user_lacks_is_told_in_one_go_as_the_line_to_run(servers):
     assert missing(servers, "+@all", "~shop:*", "&shop:*") == PATTERNS
-    assert missing(servers, "+@all", "~*", "&shop:*") == f"&{KEYS.channels()}*"
+    assert missing(servers, "+@all", "~*", "&shop:*") == f"&{CHANNELS}"
     assert missing(servers, "+@all", "~shop:*", "&*") == f"~{KEYS.prefix}*"
     assert missing(servers, "+@all", f"%R~{KEYS.prefix}*", "&*") == f"~{KEYS.prefix}*"
     assert missing(servers, *ALL, "-zadd", "-subscribe", "-publish") == "+subscribe +publish +zadd"
@@ -511,10 +513,8 @@ def test_the_settings_that_are_named_follow_from_where_the_url_comes_from():
 Clusters = Callable[..., Any]
 
 
-def stopped(cluster: Any) -> str:
+def stopped(cluster: Any, worker: Worker) -> str:
     """The one line of a worker that may not start; it has run nothing, and never said that it was ready."""
-    cluster.send("nap", 1)
-    worker = cluster.spawn("w1")
     assert worker.process.wait(30) == EX_CONFIG
     output = worker.output()
     (line,) = complaints(worker)
@@ -541,9 +541,11 @@ def test_a_worker_with_limits_ends_at_its_start_with_one_line(servers, make_clus
     cluster = make_cluster(
         **QUICK, global_concurrency_redis_url=servers.url(url), global_concurrency_limits={"emails": 1}
     )
-    assert says in stopped(cluster)
-    for command in commands:
-        done = cluster.celery("gconc", command)
+    cluster.send("nap", 1)
+    worker = cluster.spawn("w1")
+    answers = [cluster.celery("gconc", command) for command in commands]
+    assert says in stopped(cluster, worker)
+    for done in answers:
         assert done.returncode == 69
         (line,) = done.stderr.splitlines()
         assert line.startswith("Error: the coordination Redis ")
