@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NoReturn
 
 import pytest
-import redis.utils
 
 from tests.kit import warm
 from tests.kit.namespace import empty_namespace
@@ -25,7 +23,7 @@ from tests.kit.servers import (
     redis_server,
 )
 from tests.kit.tiers import Tiers, Times, starts
-from tests.kit.together import rabbitmq_of_all
+from tests.kit.together import rabbitmq_of_all, write_definitions
 from tests.kit.topologies import NoValkeyBinary, valkey_binary
 
 
@@ -36,8 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests have tiers, an order, and SIGINT, which a shell has ignored by all that it runs in the background."""
-    # redis-py reads its version from its metadata for each connection, which takes 5 ms.
-    redis.utils.get_lib_version = lru_cache(redis.utils.get_lib_version)
     for plugin in (Tiers(), Order(), Times()):
         config.pluginmanager.register(plugin, type(plugin).__name__)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -74,7 +70,7 @@ def rabbitmq_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbi
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         its = rabbitmq_of_all(tmp_path_factory.getbasetemp().parent, process, count)
     else:
-        its = rabbitmq_server()
+        its = rabbitmq_server(load_definitions=write_definitions(tmp_path_factory.mktemp("rabbitmq"), ["/"]))
     with its as server:
         yield server
 

@@ -28,8 +28,27 @@ from tests.kit.servers import (
     wait_until,
 )
 
+#: A virtual host beside those of the processes, which deletes queues that nobody has used for so many milliseconds.
+IMPATIENT, EXPIRES = "impatient", 5000
+
 #: The node that this process has started, if it has: it stays its parent.
 _started: list[subprocess.Popen[bytes]] = []
+
+
+def write_definitions(folder: Path, hosts: list[str]) -> Path:
+    """Write what a RabbitMQ with these virtual hosts has from the start."""
+    hosts = [*hosts, IMPATIENT]
+    rights = {"user": "guest", "configure": ".*", "write": ".*", "read": ".*"}
+    expiry = {"name": "unused", "pattern": ".*", "apply-to": "queues", "priority": 0}
+    definitions = {
+        "users": [{"name": "guest", "password": "guest", "tags": "administrator"}],
+        "vhosts": [{"name": host} for host in hosts],
+        "permissions": [{"vhost": host, **rights} for host in hosts],
+        "policies": [{"vhost": IMPATIENT, **expiry, "definition": {"expires": EXPIRES}}],
+    }
+    file = folder / "definitions.json"
+    file.write_text(json.dumps(definitions))
+    return file
 
 
 @contextmanager
@@ -74,16 +93,9 @@ def _living(users: Path) -> list[Path]:
 
 
 def _start(folder: Path, count: int) -> dict[str, int]:
-    hosts = ["/", *(f"gw{number}" for number in range(count))]
-    rights = {"user": "guest", "configure": ".*", "write": ".*", "read": ".*"}
-    definitions = {
-        "users": [{"name": "guest", "password": "guest", "tags": "administrator"}],
-        "vhosts": [{"name": host} for host in hosts],
-        "permissions": [{"vhost": host, **rights} for host in hosts],
-    }
-    (folder / "definitions.json").write_text(json.dumps(definitions))
+    definitions = write_definitions(folder, ["/", *(f"gw{number}" for number in range(count))])
     mapper = free_port()
-    server = start_rabbitmq(free_port(), mapper, folder, {"load_definitions": folder / "definitions.json"})
+    server = start_rabbitmq(free_port(), mapper, folder, {"load_definitions": definitions})
     _started.append(server.process)
     return {"port": server.port, "pid": server.process.pid, "mapper": mapper}
 

@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from kombu import Connection
 
 from tests.cluster.versions import needs_quorum_queues
-from tests.conftest import unavailable
-from tests.kit.servers import NoRabbitMQBinary, rabbitmq_binary, rabbitmq_server, wait_until
+from tests.kit.namespace import begin_namespace
+from tests.kit.servers import RabbitMQServer, redis_server, wait_until
 from tests.kit.tiers import starts
-from tests.kit.workers import Cluster, Worker
+from tests.kit.together import EXPIRES, IMPATIENT
+from tests.kit.workers import Cluster, Worker, cluster
 
-#: After how long, in milliseconds, a policy of the server deletes a queue that nobody uses.
-EXPIRES = 5000
-
-DEFINITIONS = {
-    "users": [{"name": "guest", "password": "guest", "tags": "administrator"}],
-    "vhosts": [{"name": "/"}],
-    "permissions": [{"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}],
-    "policies": [
-        {"vhost": "/", "name": "unused", "pattern": "^expiring", "apply-to": "queues", "priority": 0,
-         "definition": {"expires": EXPIRES}},
-    ],
-}  # fmt: skip
+#: Queues of the virtual host that deletes those that nobody uses.
+EXPIRING = ("expiring", "expiring-quorum")
 
 
 @pytest.fixture(scope="module")
-@starts("redis")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A RabbitMQ with a policy that deletes queues."""
-    try:
-        rabbitmq_binary()
-    except NoRabbitMQBinary as exc:
-        unavailable(str(exc))
-    folder: Path = tmp_path_factory.mktemp("rabbitmq")
-    (folder / "definitions.json").write_text(json.dumps(DEFINITIONS))
-    with rabbitmq_server(folder=folder, load_definitions=folder / "definitions.json") as server:
-        yield server.url
+def broker(rabbitmq_process: RabbitMQServer) -> str:
+    """The URL of the RabbitMQ of all tests."""
+    return rabbitmq_process.url
+
+
+@pytest.fixture(scope="module", autouse=True)
+@starts("process")
+def unused(
+    request: pytest.FixtureRequest, rabbitmq_process: RabbitMQServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster | None]:
+    """A worker whose queues are not consumed, their limits being full, for longer than the server keeps such a queue.
+
+    It has servers and a virtual host of its own, and goes on beside the other tests of this module.
+    """
+    tests = [item for item in request.session.items if getattr(item, "module", None) is request.module]
+    if needs_quorum_queues.args[0] or not any("policy" in item.name for item in tests):
+        yield None
+        return
+    url = f"pyamqp://guest:guest@127.0.0.1:{rabbitmq_process.port}/{IMPATIENT}"
+    limits = {"global_concurrency_limits": dict.fromkeys(EXPIRING, 1)}
+    with (
+        redis_server() as permits,
+        redis_server() as oracle,
+        cluster(url, permits.url, oracle.url, tmp_path_factory.mktemp("unused"), **limits) as made,
+    ):
+        begin_namespace(permits.url)
+        made.special = EXPIRING
+        for queue in EXPIRING:
+            delete(url, queue)
+        made.start("w1", concurrency=3, queues=",".join(EXPIRING))
+        for first, queue in enumerate(EXPIRING):
+            made.send("nap", 1, 1.5 * EXPIRES / 1000, queue=queue, first=1000 * first)
+            made.send("nap", 60, 0, queue=queue, first=1000 * first + 1)
+        yield made
 
 
 def delete(url: str, queue: str, **again: object) -> None:
@@ -100,22 +112,6 @@ def go_on(cluster: Cluster, worker: Worker) -> set[int]:
     return set(cluster.oracle.starts())
 
 
-@pytest.mark.wild("workers", "RabbitMQ: a policy expires queues that nobody consumes, and their limits are full",
-                  result="they stay alive, and nothing is lost")  # fmt: skip
-@needs_quorum_queues
-def test_a_queue_with_an_expiry_by_policy_outlives_its_full_limit(make_cluster, broker):
-    queues = ("expiring", "expiring-quorum")
-    cluster = make_cluster(broker, global_concurrency_limits=dict.fromkeys(queues, 1))
-    cluster.special = queues
-    cluster.start("w1", concurrency=3, queues=",".join(queues))
-    for first, queue in enumerate(queues):
-        cluster.send("nap", 1, 1.5 * EXPIRES / 1000, queue=queue, first=1000 * first)
-        cluster.send("nap", 60, 0, queue=queue, first=1000 * first + 1)
-    cluster.done(122)
-    assert sorted(cluster.oracle.starts()) == [*range(61), *range(1000, 1061)]
-    assert "was deleted" not in cluster.workers[0].output()
-
-
 @pytest.mark.wild("workers", "RabbitMQ: a queue is deleted while its limit is full",
                   result="declared again within seconds; `doctor` names it")  # fmt: skip
 def test_a_queue_that_is_deleted_while_its_limit_is_full_is_declared_anew(stopped, broker):
@@ -154,8 +150,19 @@ def test_a_queue_that_is_made_anew_with_other_arguments_is_consumed_as_it_is(sto
 def test_the_doctor_names_queues_whose_declaration_makes_waiting_costly(make_cluster, broker):
     cluster = make_cluster(broker, global_concurrency_limits={"single": 1})
     cluster.special = ("single", "tight")
+    for queue in cluster.special:
+        delete(broker, queue)
     cluster.start("w1", concurrency=1, queues="single,tight,other")
     said = " ".join(cluster.celery("gconc", "doctor", "--timeout", "3").stdout.split())
     assert "warning: queue tight has an x-delivery-limit of 2: a message that goes back" in said
     assert "info: workers never stop consuming queue:single" in said
     assert "workers that also read other and tight" in said
+
+
+@pytest.mark.wild("workers", "RabbitMQ: a policy expires queues that nobody consumes, and their limits are full",
+                  result="they stay alive, and nothing is lost")  # fmt: skip
+@needs_quorum_queues
+def test_a_queue_with_an_expiry_by_policy_outlives_its_full_limit(unused: Cluster):
+    unused.done(122)
+    assert sorted(unused.oracle.starts()) == [*range(61), *range(1000, 1061)]
+    assert "was deleted" not in unused.workers[0].output()
