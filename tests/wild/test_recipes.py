@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +78,10 @@ def pytest_of(name: str, *more: str) -> list[str]:
 
 
 def connected_to(url: str) -> int:
-    """How many clients but ourselves."""
+    """How many clients a database has but ourselves."""
     with redis.Redis.from_url(url) as client:
-        return len(client.client_list()) - 1
+        own = client.connection_pool.connection_kwargs["db"]
+        return sum(int(one["db"]) == own for one in client.client_list()) - 1
 
 
 def received_by(url: str) -> int:
@@ -90,10 +93,94 @@ def received_by(url: str) -> int:
 # -- Celery's own recipes ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.wild("recipes", "celery_worker and celery_session_worker, memory://, no limit")
-def test_the_fixtures_of_celery_work_without_limits_and_without_redis(run):
-    done = run(*pytest_of("with_fixtures.py"), conf=IN_MEMORY)
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+@dataclass
+class Suite:
+    """One that mostly waits, for workers that end: it runs beside the tests before its own (``SUITES``)."""
+
+    arguments: list[str]
+    #: In settings, {own} is the URL of a database of its own, {unheard} of a server that no other suite knows.
+    conf: dict[str, Any]
+    env: dict[str, str] = field(default_factory=dict)
+
+    def run(self, folder: Path, **urls: str) -> subprocess.CompletedProcess[str]:
+        conf = {name: value.format(**urls) if isinstance(value, str) else value for name, value in self.conf.items()}
+        return Shell(folder, APP, conf, {**self.env, "TEST_OUT": str(folder / "found.json")}).run(*self.arguments)
+
+
+@dataclass
+class Done:
+    """A suite that has run."""
+
+    process: subprocess.CompletedProcess[str]
+    folder: Path
+    #: Its own database.
+    own: str
+    #: The server that no other suite knows, and how many connections it had taken before.
+    unheard: str
+    before: int
+
+
+DJANGO = ["-m", "django", "test", "tests.wild.recipes.with_django"]
+DJANGO_ENV = {"DJANGO_SETTINGS_MODULE": "tests.wild.recipes.django_settings"}
+
+OWN = {"broker_url": "{own}", "result_backend": "{own}"}
+
+
+def workers(pool: str, count: int) -> Suite:
+    """Workers one after the other in one process."""
+    return Suite(
+        ["-m", "unittest", "tests.wild.recipes.with_unittest"],
+        {**OWN, **LIMITED, "global_concurrency_redis_url": "{own}"}, {"TEST_POOL": pool, "TEST_COUNT": str(count)},
+    )  # fmt: skip
+
+
+#: By the test that looks at what it has done; what takes longest comes first.
+SUITES = {
+    "test_the_fixtures_of_celery_work_without_limits_and_without_redis": Suite(
+        pytest_of("with_fixtures.py"), IN_MEMORY
+    ),
+    "test_workers_after_each_other_leave_nothing_behind[prefork-4]": workers("prefork", 4),
+    "test_the_fixtures_of_celery_work_with_limits_over_a_broker_in_memory": Suite(
+        pytest_of("with_fixtures.py", "-k", "create"), {**IN_MEMORY, **LIMITED, "global_concurrency_redis_url": "{own}"}
+    ),
+    "test_workers_after_each_other_leave_nothing_behind[threads-10]": workers("threads", 10),
+    "test_a_worker_beside_a_django_test_case_works_without_redis": Suite(
+        DJANGO, {"CELERY_BROKER_TRANSPORT_OPTIONS": POLLS["broker_transport_options"]}, DJANGO_ENV
+    ),
+    "test_switched_off_the_fixtures_of_celery_work_and_no_redis_hears_of_it": Suite(
+        pytest_of("with_fixtures.py"),
+        {**OWN, **LIMITED, "global_concurrency_redis_url": "{unheard}", "global_concurrency_enabled": False},
+    ),
+    "test_workers_after_each_other_leave_nothing_behind[solo-10]": workers("solo", 10),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+@starts("process")
+def begun(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Done]]]:
+    """The suites of all those tests that are to run, some at once, from the module's first test on."""
+    tests = {item.name for item in request.session.items if getattr(item, "module", None) is request.module}
+    with redis_server() as unheard, redis_server() as aside, ThreadPoolExecutor(3) as threads:
+        before = received_by(unheard.url)
+
+        def run(suite: Suite, database: int, folder: Path) -> Done:
+            own = aside.url.removesuffix("/0") + f"/{database}"
+            begin_namespace(own)
+            return Done(suite.run(folder, own=own, unheard=unheard.url), folder, own, unheard.url, before)
+
+        yield {
+            name: threads.submit(run, suite, database, tmp_path_factory.mktemp("suite"))
+            for database, (name, suite) in enumerate(SUITES.items())
+            if name in tests
+        }
+
+
+@pytest.fixture
+def done(begun: dict[str, Future[Done]], request: pytest.FixtureRequest) -> Done:
+    """The suite of this test has run."""
+    return begun[request.node.name].result()
 
 
 @pytest.mark.wild("recipes", "celery_worker and celery_session_worker, with limits")
@@ -107,13 +194,6 @@ def test_the_fixtures_of_celery_work_with_limits(run, redis_url, over_redis):
     assert connected_to(redis_url) == 0
 
 
-@pytest.mark.wild("recipes", "celery_worker, memory://, with limits and a Redis for them")
-def test_the_fixtures_of_celery_work_with_limits_over_a_broker_in_memory(run, redis_url):
-    conf = {**IN_MEMORY, **LIMITED, "global_concurrency_redis_url": redis_url}
-    done = run(*pytest_of("with_fixtures.py", "-k", "create"), conf=conf)
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
-
-
 @pytest.mark.wild("recipes", "limits and no Redis", result="an error of the test, at once")
 def test_limits_without_a_redis_are_one_clear_error_of_the_test(run):
     done = run(*pytest_of("with_fixtures.py"), conf=LIMITED)
@@ -122,66 +202,21 @@ def test_limits_without_a_redis_are_one_clear_error_of_the_test(run):
     assert "global_concurrency_enabled to False" in done.stdout
 
 
-@pytest.mark.wild("recipes", "celery_worker and celery_session_worker, limits, global_concurrency_enabled = False")
-def test_switched_off_the_fixtures_of_celery_work_and_no_redis_hears_of_it(run, redis_url, over_redis):
-    before = received_by(redis_url)
-    conf = {**over_redis, **LIMITED, "global_concurrency_redis_url": redis_url, "global_concurrency_enabled": False}
-    done = run(*pytest_of("with_fixtures.py"), conf=conf)
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
-    assert received_by(redis_url) == before + 1  # our own look at it
-
-
-@pytest.mark.parametrize(
-    ("conf", "limits"),
-    [
-        pytest.param(
-            {"CELERY_BROKER_TRANSPORT_OPTIONS": POLLS["broker_transport_options"]}, {},
-            marks=pytest.mark.wild("recipes", "Django's TransactionTestCase, no limit, no Redis"),
-        ),
-        pytest.param(
-            {}, {"queue:celery": 2}, marks=pytest.mark.wild("recipes", "Django's TransactionTestCase, with limits")
-        ),
-    ],
-)  # fmt: skip
-def test_a_worker_beside_a_django_test_case_works(run, redis_url, broker, conf, limits):
-    if limits:
-        conf = {
-            "CELERY_BROKER_URL": broker.url,
-            "CELERY_RESULT_BACKEND": broker.url,
-            "CELERY_GLOBAL_CONCURRENCY_REDIS_URL": redis_url,
-            "CELERY_GLOBAL_CONCURRENCY_LIMITS": limits,
-        }
-    done = run(
-        "-m", "django", "test", "tests.wild.recipes.with_django", conf=conf,
-        DJANGO_SETTINGS_MODULE="tests.wild.recipes.django_settings",
-    )  # fmt: skip
+def ran_on_django(done: subprocess.CompletedProcess[str]) -> None:
+    """Both of its tests have passed."""
     assert "Ran 2 tests" in done.stderr, done.stderr
     assert "\nOK\n" in done.stderr, done.stderr
-    assert connected_to(redis_url) == 0
 
 
-@pytest.mark.parametrize(
-    ("pool", "count"),
-    [
-        pytest.param("solo", 10, marks=pytest.mark.wild("recipes", "ten workers in one process, solo")),
-        pytest.param("threads", 10, marks=pytest.mark.wild("recipes", "ten workers in one process, threads")),
-        pytest.param("prefork", 4, marks=pytest.mark.wild("recipes", "four workers in one process, prefork")),
-    ],
-)
-def test_workers_after_each_other_leave_nothing_behind(run, redis_url, over_redis, tmp_path, pool, count):
-    conf = {**over_redis, **LIMITED, "global_concurrency_redis_url": redis_url}
-    out = tmp_path / "found.json"
-    env = {"TEST_POOL": pool, "TEST_COUNT": str(count), "TEST_OUT": str(out)}
-    done = run("-m", "unittest", "tests.wild.recipes.with_unittest", conf=conf, **env)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    second, last = found[1], found[-1]
-    assert [one["threads"] for one in found] == [[]] * count
-    assert last["receivers"] == second["receivers"]
-    assert last["flags"] == [None, None]
-    assert last["requests"] == 0
-    if pool != "prefork":  # Celery's own queue for the log of each
-        assert last["files"] <= second["files"]
+@pytest.mark.wild("recipes", "Django's TransactionTestCase, with limits")
+def test_a_worker_beside_a_django_test_case_works_with_limits(run, redis_url, broker):
+    conf = {
+        "CELERY_BROKER_URL": broker.url,
+        "CELERY_RESULT_BACKEND": broker.url,
+        "CELERY_GLOBAL_CONCURRENCY_REDIS_URL": redis_url,
+        "CELERY_GLOBAL_CONCURRENCY_LIMITS": {"queue:celery": 2},
+    }
+    ran_on_django(run(*DJANGO, conf=conf, **DJANGO_ENV))
     assert connected_to(redis_url) == 0
 
 
@@ -285,9 +320,9 @@ def test_at_a_shell_limits_without_a_redis_are_one_line(tmp_path, over_files):
 
 @pytest.mark.process
 @pytest.mark.wild("recipes", "at a shell, global_concurrency_enabled = False")
-def test_switched_off_a_worker_has_nothing_of_ours(tmp_path, over_files, redis_url):
+def test_switched_off_a_worker_has_nothing_of_ours(tmp_path, over_redis, redis_url):
     before = received_by(redis_url)
-    conf = {**over_files, **LIMITED, "global_concurrency_redis_url": redis_url, "global_concurrency_enabled": False}
+    conf = {**over_redis, **LIMITED, "global_concurrency_redis_url": redis_url, "global_concurrency_enabled": False}
     shell = Shell(tmp_path, APP, conf, {"TEST_OPTION": '"db"'})
     with shell.worker("-P", "solo", "-n", "w@test") as worker:
         assert shell.run("-c", ADD).stdout == "3\n"
@@ -329,3 +364,48 @@ def test_a_task_option_that_covers_nothing_is_told_when_the_worker_starts(tmp_pa
     assert "WARNING" in line
     assert "global_concurrency='db' covers no tasks: it means queue:db" in line
     assert line.endswith("did you mean pool:db?")
+
+
+# -- Celery's own recipes that take long -------------------------------------------------------------------------------
+
+
+@pytest.mark.wild("recipes", "celery_worker, memory://, with limits and a Redis for them")
+def test_the_fixtures_of_celery_work_with_limits_over_a_broker_in_memory(done: Done):
+    assert "1 passed" in done.process.stdout, done.process.stdout + done.process.stderr
+
+
+@pytest.mark.wild("recipes", "Django's TransactionTestCase, no limit, no Redis")
+def test_a_worker_beside_a_django_test_case_works_without_redis(done: Done):
+    ran_on_django(done.process)
+
+
+@pytest.mark.wild("recipes", "celery_worker and celery_session_worker, limits, global_concurrency_enabled = False")
+def test_switched_off_the_fixtures_of_celery_work_and_no_redis_hears_of_it(done: Done):
+    assert "3 passed" in done.process.stdout, done.process.stdout + done.process.stderr
+    assert received_by(done.unheard) == done.before + 1  # our own look at it
+
+
+@pytest.mark.wild("recipes", "celery_worker and celery_session_worker, memory://, no limit")
+def test_the_fixtures_of_celery_work_without_limits_and_without_redis(done: Done):
+    assert "3 passed" in done.process.stdout, done.process.stdout + done.process.stderr
+
+
+@pytest.mark.parametrize(
+    ("pool", "count"),
+    [
+        pytest.param("solo", 10, marks=pytest.mark.wild("recipes", "ten workers in one process, solo")),
+        pytest.param("threads", 10, marks=pytest.mark.wild("recipes", "ten workers in one process, threads")),
+        pytest.param("prefork", 4, marks=pytest.mark.wild("recipes", "four workers in one process, prefork")),
+    ],
+)
+def test_workers_after_each_other_leave_nothing_behind(done: Done, pool: str, count: int):
+    assert done.process.returncode == 0, done.process.stderr
+    found = json.loads((done.folder / "found.json").read_text())
+    second, last = found[1], found[-1]
+    assert [one["threads"] for one in found] == [[]] * count
+    assert last["receivers"] == second["receivers"]
+    assert last["flags"] == [None, None]
+    assert last["requests"] == 0
+    if pool != "prefork":  # Celery's own queue for the log of each
+        assert last["files"] <= second["files"] + 1, "one connection more or less, by when one looks"
+    assert connected_to(done.own) == 0
