@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from celery_gconc.protocol.store import Store
+from tests.kit import warm
 from tests.kit.keys import key
 from tests.kit.namespace import served
 from tests.kit.servers import wait_until
 from tests.kit.tiers import starts
 from tests.kit.topologies import PLAIN, Node
-from tests.kit.workers import Cluster
+from tests.kit.workers import cluster
 
 #: The heartbeat settings of workers here, in seconds.
 QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heartbeat_timeout": 2.0}
@@ -66,27 +68,49 @@ def test_a_replica_among_them_is_left_out(pair: list[Node]):
     store.close()
 
 
+def lost_and_back(
+    redis_url: str,
+    oracle_url: str,
+    folder: Path,
+    number: int,
+    lose: Callable[[Node], None],
+    back: Callable[..., object],
+) -> None:
+    """Two workers lose the first of two servers, and have it back. (*number* is of a database of their own.)"""
+    first, second = nodes = [Node(folder, *PLAIN).start() for _ in range(2)]
+    broker, oracle = (f"{base.removesuffix('/0')}/{number}" for base in (redis_url, oracle_url))
+    conf = {"global_concurrency_redis_url": url(nodes), "global_concurrency_limits": {"emails": 2}, **QUICK}
+    try:
+        with cluster(broker, broker, oracle, folder, **conf) as made:
+            made.start("a", "b", pool="threads", concurrency=3, queues="emails")
+            made.send("nap", 100, 0.1)
+            made.done(10)
+            lost = at(first)
+            lose(first)
+            wait_until(lambda: len(at(second)) == 2, 20, "both are at the second")
+            made.done(made.oracle.count("e") + 5)
+            back(first)
+            wait_until(lambda: len(at(first) - lost) == 2, 20, "both are back")
+            made.done(made.oracle.count("e") + 5)
+            assert made.oracle.peak() == 2
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+@pytest.mark.process
 @pytest.mark.wild("connections", "a URL with two servers, the first of which is lost and comes back, empty or not")
-@pytest.mark.parametrize(
-    ("lose", "bring_back"), [(Node.kill, Node.start), (Node.freeze, Node.thaw)], ids=["dead", "cut"]
-)
 def test_workers_go_on_at_the_next_server_and_come_back_and_no_limit_is_exceeded(
-    pair: list[Node], make_cluster, lose: Callable[[Node], None], bring_back: Callable[[Node], object]
+    redis_url: str, oracle_url: str, tmp_path: Path
 ):
-    first, second = pair
-    cluster: Cluster = make_cluster(
-        global_concurrency_redis_url=url(pair), global_concurrency_limits={"emails": 2}, **QUICK
-    )
-    cluster.start("a", "b", pool="threads", concurrency=3, queues="emails")
-    cluster.send("nap", 100, 0.1)
-    cluster.done(10)
-    lost = at(first)
-    lose(first)
-    wait_until(lambda: len(at(second)) == 2, 20, "both are at the second")
-    done = cluster.oracle.count("e")
-    cluster.done(done + 5)
-    bring_back(first)
-    wait_until(lambda: len(at(first) - lost) == 2, 20, "both are back")
-    done = cluster.oracle.count("e")
-    cluster.done(done + 5)
-    assert cluster.oracle.peak() == 2
+    ways = {"dead": (Node.kill, Node.start), "cut": (Node.freeze, Node.thaw)}
+    warm.zygote()  # one for both threads
+    with ThreadPoolExecutor(len(ways)) as threads:
+        for way in ways:
+            (tmp_path / way).mkdir()
+        told = [
+            threads.submit(lost_and_back, redis_url, oracle_url, tmp_path / way, number, *how)
+            for number, (way, how) in enumerate(ways.items(), 1)
+        ]
+    for one in told:
+        one.result()

@@ -9,7 +9,7 @@ from celery.result import AsyncResult
 
 from tests.kit.servers import wait_until
 
-NAP = "tests.cluster.app.nap"
+HELD = "tests.cluster.app.held"
 
 
 @pytest.mark.wild("workers", "scaling by `LLEN`", result="`LLEN` plus what workers hold is everything that waits")
@@ -30,16 +30,17 @@ def test_the_length_of_a_queue_and_what_workers_hold_add_up_to_what_waits_for_it
 
 @pytest.mark.wild("workers", "a periodic task that outlasts its interval", result="limit 1 and `expires`: no overlap")
 def test_runs_of_a_periodic_task_never_overlap_and_those_that_came_too_early_expire(make_cluster):
-    cluster = make_cluster(global_concurrency_limits={f"task:{NAP}": 1})
+    cluster = make_cluster(global_concurrency_limits={f"task:{HELD}": 1})
     cluster.start("w1", "w2", concurrency=2)
     app = cluster.app()
-    first = app.send_task(NAP, (0, 4), queue="emails")
+    first = app.send_task(HELD, (0,), queue="emails")
     wait_until(lambda: cluster.oracle.count("s") == 1, what="the first run has begun")
-    late: list[AsyncResult] = [app.send_task(NAP, (number, 0), queue="emails", expires=1) for number in (1, 2, 3)]
+    late: list[AsyncResult] = [app.send_task(HELD, (number,), queue="emails", expires=1) for number in (1, 2, 3)]
     wait_until(lambda: all(one.state == "REVOKED" for one in late), what="those sent meanwhile have expired")
     assert cluster.oracle.count("e") == 0, "while the first still runs"
+    cluster.oracle.let_go()
     first.get(timeout=30)
-    app.send_task(NAP, (4, 0), queue="emails", expires=30).get(timeout=30)
+    app.send_task(HELD, (4,), queue="emails", expires=30).get(timeout=30)
     assert cluster.oracle.starts() == [0, 4]
     assert cluster.oracle.peak() == 1
     app.close()

@@ -24,12 +24,12 @@ def due_in(seconds: float) -> datetime:
     return datetime.now(timezone.utc) + timedelta(seconds=seconds)
 
 
-@pytest.mark.wild("workers", "3,000 tasks with one ETA, under a limit nowhere near full")
-def test_thousands_of_tasks_with_one_eta_all_run_without_a_stall(make_cluster: Callable[..., Cluster]):
+@pytest.mark.wild("workers", "1,000 tasks with one ETA, under a limit nowhere near full")
+def test_a_thousand_tasks_with_one_eta_all_run_without_a_stall(make_cluster: Callable[..., Cluster]):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 100})
     (worker,) = cluster.start("a")
-    count = 3000
-    cluster.send("nap", count, 0.0, eta=due_in(8))
+    count = 1000  # kombu runs ten due timers a turn, which may last a second: these can be in the way for 100 s
+    cluster.send("nap", count, 0.0, eta=due_in(4))
     wait_until(lambda: told(cluster) > 0, 60, "they are due")
     worker.process.send_signal(signal.SIGSTOP)  # thousands more, or a slow signal handler, hold the loop up as well
     time.sleep(1.5)
@@ -49,7 +49,7 @@ def test_tasks_that_are_due_behind_hundreds_that_wait_for_a_full_limit_start_at_
     cluster.send("nap", 1, 60.0)
     cluster.done(0)
     wait_until(lambda: cluster.oracle.count("s") == 1, 20, "the limit is full")
-    due = due_in(5)
+    due = due_in(3)
     cluster.send("nap", 400, 0.0, first=1, eta=due)
     cluster.send("late", 20, 0.0, queue="celery", eta=due + timedelta(milliseconds=1))
     cluster.done(20, name="late", seconds=20)
