@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NoReturn
 
 import pytest
+import redis.utils
 
 from tests.kit import warm
 from tests.kit.namespace import empty_namespace
@@ -34,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests have tiers, an order, and SIGINT, which a shell has ignored by all that it runs in the background."""
+    # redis-py reads its version from its metadata for each connection, which takes 5 ms.
+    redis.utils.get_lib_version = lru_cache(redis.utils.get_lib_version)
     for plugin in (Tiers(), Order(), Times()):
         config.pluginmanager.register(plugin, type(plugin).__name__)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
