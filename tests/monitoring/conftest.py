@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,10 +14,10 @@ from celery_gconc import Operations
 from tests.cluster.conftest import make_cluster, oracle_url, rabbitmq_url
 from tests.conftest import unavailable
 from tests.kit.namespace import empty_namespace
-from tests.kit.servers import RedisServer, redis_server
+from tests.kit.servers import RedisServer, free_port, redis_server, wait_until
 from tests.kit.tiers import starts
 from tests.kit.workers import Cluster, cluster
-from tests.monitoring.kit import NoPrometheus, Prometheus, exporter, prometheus, promtool
+from tests.monitoring.kit import NoPrometheus, Prometheus, answer, exporter, prometheus, promtool
 
 __all__ = ["make_cluster", "oracle_url", "rabbitmq_url"]
 
@@ -40,15 +41,29 @@ def coordination() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+@starts("process")
+def prometheuses(_tools: None) -> Iterator[list[Prometheus]]:
+    """One for each test of the module that has a Prometheus, all started at once; the last scrapes slowly."""
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(prometheus(*(free_port() for _ in range(targets)), interval=interval))
+            for targets, interval in ((1, 0.5), (2, 0.5), (1, 0.5), (1, 2.5))
+        ]
+        for each in started:
+            wait_until(lambda each=each: answer(f"{each.url}/-/ready"), 30, "Prometheus answers")
+        yield started
+
+
 @pytest.fixture
 @starts("process")
 def make_watched(
     coordination: RedisServer, redis_url: str, oracle_url: str, tmp_path: Path
-) -> Iterator[Callable[..., tuple[Cluster, Operations, Prometheus]]]:
-    """Makes a cluster with its exporter and a Prometheus beside it."""
+) -> Iterator[Callable[..., tuple[Cluster, Operations, subprocess.Popen[bytes]]]]:
+    """Makes a cluster, and starts an exporter where a Prometheus looks for it."""
     with ExitStack() as stack:
 
-        def make(*, interval: float = 0.5, **conf: object) -> tuple[Cluster, Operations, Prometheus]:
+        def make(prom: Prometheus, **conf: object) -> tuple[Cluster, Operations, subprocess.Popen[bytes]]:
             made = stack.enter_context(
                 cluster(
                     redis_url, redis_url, oracle_url, tmp_path, global_concurrency_redis_url=coordination.url,
@@ -60,7 +75,6 @@ def make_watched(
             asking = Operations(app)
             stack.callback(app.close)
             stack.callback(asking.close)
-            url = stack.enter_context(exporter(made))
-            return made, asking, stack.enter_context(prometheus(url, interval=interval))
+            return made, asking, stack.enter_context(exporter(made, *prom.ports))
 
         yield make

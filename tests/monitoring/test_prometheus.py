@@ -8,20 +8,20 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from celery_gconc import Operations
 from celery_gconc.metrics.prometheus import METRICS
-from tests.kit.servers import ROOT, RedisServer, wait_until
+from tests.kit.servers import ROOT, RedisServer, free_port, wait_until
 from tests.kit.workers import Cluster
-from tests.monitoring.kit import EXAMPLE, Prometheus, exporter, prometheus, promtool, read
+from tests.monitoring.kit import EXAMPLE, Prometheus, answer, exporter, promtool, read
 
-pytestmark = pytest.mark.takes_long(7)
+pytestmark = pytest.mark.takes_long(5)
 
-Watched = Callable[..., tuple[Cluster, Operations, Prometheus]]
+Watched = Callable[..., tuple[Cluster, Operations, subprocess.Popen[bytes]]]
+Started = list[Prometheus]
 
 DASHBOARD = json.loads((EXAMPLE / "dashboard.json").read_text())
 
@@ -50,8 +50,9 @@ def queries(dashboard: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield panel["title"], text
 
 
-def test_what_it_is_told_is_what_happens_and_every_panel_has_data(make_watched: Watched) -> None:
-    cluster, operations, prom = make_watched(global_concurrency_limits={"queue:emails": 3, "app": 50})
+def test_what_it_is_told_is_what_happens_and_every_panel_has_data(make_watched: Watched, prometheuses: Started) -> None:
+    prom = prometheuses[0]
+    cluster, operations, _ = make_watched(prom, global_concurrency_limits={"queue:emails": 3, "app": 50})
     cluster.start("one", "two")
     wait_until(lambda: prom.values("celery_gconc_sessions") == {"": 2.0}, what="both workers are seen")
     cluster.send("nap", 30, 0.1)
@@ -106,10 +107,12 @@ def test_what_it_is_told_is_what_happens_and_every_panel_has_data(make_watched: 
         assert prom.query(text), text
 
 
-def test_two_that_are_scraped_tell_the_same_once(make_cluster: Callable[..., Cluster]) -> None:
+def test_two_that_are_scraped_tell_the_same_once(make_cluster: Callable[..., Cluster], prometheuses: Started) -> None:
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 3})
-    with exporter(cluster) as first, exporter(cluster) as second, prometheus(first, second) as prom:
-        wait_until(lambda: len(prom.query("celery_gconc_up")) == 2, what="both are scraped")
+    prom = prometheuses[1]
+    first, second = prom.ports
+    with exporter(cluster, first), exporter(cluster, second):
+        wait_until(lambda: len(prom.query("celery_gconc_up == 1")) == 2, what="both are scraped")
         wait_until(
             lambda: prom.values(f"max by (limit) ({ours('celery_gconc_limit_max')})") == {"queue:emails": 3.0}, what="3"
         )
@@ -119,8 +122,9 @@ def test_two_that_are_scraped_tell_the_same_once(make_cluster: Callable[..., Clu
                 assert float(one["value"][1]) == (1.0 if title == "Redis" else 0.0)
 
 
-def test_what_people_do_fires_its_alerts(make_watched: Watched) -> None:
-    cluster, operations, prom = make_watched(global_concurrency_limits={"queue:emails": 3})
+def test_what_people_do_fires_its_alerts(make_watched: Watched, prometheuses: Started) -> None:
+    prom = prometheuses[2]
+    cluster, operations, _ = make_watched(prom, global_concurrency_limits={"queue:emails": 3})
     cluster.start("one")
     fired: set[str] = set()
 
@@ -149,12 +153,13 @@ def test_what_people_do_fires_its_alerts(make_watched: Watched) -> None:
     assert fired <= set(ALERTS)
 
 
-def test_what_breaks_fires_its_alerts(make_watched: Watched, coordination: RedisServer) -> None:
-    cluster, _, prom = make_watched(
-        interval=2.5, global_concurrency_limits={"app": 2}, global_concurrency_on_redis_error="run"
+def test_what_breaks_fires_its_alerts(make_watched: Watched, prometheuses: Started, coordination: RedisServer) -> None:
+    prom = prometheuses[3]
+    cluster, operations, exporting = make_watched(
+        prom, global_concurrency_limits={"app": 2}, global_concurrency_on_redis_error="run"
     )
-    (one,) = cluster.start("one", queues="emails")
-    (two,) = cluster.start("two", queues="other")
+    one, two = cluster.spawn("one", queues="emails"), cluster.spawn("two", queues="other")
+    cluster.ready(one, two)
 
     def fires(alert: str) -> None:
         wait_until(lambda: (alert, "") in prom.alerts(), 30, lambda: f"{alert} fires; {prom.alerts()} do")
@@ -184,20 +189,11 @@ def test_what_breaks_fires_its_alerts(make_watched: Watched, coordination: Redis
 
     for worker in cluster.workers:
         worker.kill()
+    # Somebody looks: where nothing but a slow scrape calls Redis, the lease clock goes on by an interval with each.
+    wait_until(lambda: not operations.status().sessions, what="their leases have ended")
     fires("GconcNoWorker")
-    for process in _exporters(cluster):
-        process.kill()
+    exporting.kill()
     fires("GconcMetricsMissing")
-
-
-def _exporters(cluster: Cluster) -> Iterator[Any]:
-    import psutil
-
-    for process in psutil.process_iter(["cmdline"]):
-        with suppress(psutil.Error):
-            command = process.info["cmdline"] or []
-            if "exporter" in command and process.environ().get("TEST_CONF") == cluster.env["TEST_CONF"]:
-                yield process
 
 
 def test_these_tests_have_every_alert_fire() -> None:
@@ -205,22 +201,24 @@ def test_these_tests_have_every_alert_fire() -> None:
     assert [alert for alert in ALERTS if f'fires("{alert}")' not in text] == []
 
 
-def test_promtool_finds_nothing_wrong_with_what_is_exported(make_watched: Watched, coordination: RedisServer) -> None:
-    cluster, _, _ = make_watched(global_concurrency_limits={"queue:emails": 3})
-    (process,) = _exporters(cluster)
-    (port,) = {connection.laddr.port for connection in process.net_connections() if connection.status == "LISTEN"}
-    text = read(f"http://127.0.0.1:{port}/metrics")
-    checked = promtool("check", "metrics", stdin=text)
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
-    told = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
-    assert told == {name: metric.type for name, metric in METRICS.items()}
-    helps = dict(re.findall(r"^# HELP (\w+) (.+)$", text, re.MULTILINE))
-    assert helps == {name: metric.help for name, metric in METRICS.items()}
+def test_promtool_finds_nothing_wrong_with_what_is_exported(
+    make_cluster: Callable[..., Cluster], coordination: RedisServer
+) -> None:
+    cluster = make_cluster(global_concurrency_redis_url=coordination.url, global_concurrency_limits={"queue:emails": 3})
+    with exporter(cluster, port := free_port()):
+        url = f"http://127.0.0.1:{port}/metrics"
+        text = wait_until(lambda: answer(url), what="the exporter answers")
+        checked = promtool("check", "metrics", stdin=text)
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+        told = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+        assert told == {name: metric.type for name, metric in METRICS.items()}
+        helps = dict(re.findall(r"^# HELP (\w+) (.+)$", text, re.MULTILINE))
+        assert helps == {name: metric.help for name, metric in METRICS.items()}
 
-    coordination.process.send_signal(signal.SIGKILL)
-    coordination.process.wait(10)
-    lines = [line for line in read(f"http://127.0.0.1:{port}/metrics").splitlines() if not line.startswith("#")]
-    assert lines == ["celery_gconc_up 0.0"]
+        coordination.process.send_signal(signal.SIGKILL)
+        coordination.process.wait(10)
+        lines = [line for line in read(url).splitlines() if not line.startswith("#")]
+        assert lines == ["celery_gconc_up 0.0"]
 
 
 # -- The files of the example --------------------------------------------------------------------------------
