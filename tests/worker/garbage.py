@@ -24,13 +24,14 @@ def main(url: str, pool: str, kind: str) -> None:
     """Run the worker."""
     app = Celery("garbage", broker=url, set_as_current=False)
     app.conf.update(
+        task_default_queue=kind,
         task_ignore_result=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
     )
     if kind == "limited":
-        app.conf.global_concurrency_limits = {"celery": 2}
+        app.conf.global_concurrency_limits = {kind: 2}
         GlobalConcurrency(app)
 
     @app.task(name="garbage.nothing", shared=False)
@@ -52,7 +53,9 @@ def main(url: str, pool: str, kind: str) -> None:
         threading.Thread(target=count, daemon=True).start()
 
     worker_ready.connect(begin)
-    app.Worker(pool=pool, concurrency=2, loglevel="ERROR", hostname="garbage@test").start()
+    app.Worker(
+        pool=pool, concurrency=2, loglevel="ERROR", hostname=f"{kind}@test", without_mingle=True, without_gossip=True
+    ).start()
 
 
 if __name__ == "__main__":
