@@ -14,6 +14,7 @@ import redis
 from celery_gconc.protocol.counted import BUCKETS, Lately, LimitCounts, Record
 from celery_gconc.protocol.messages import Ask
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
+from tests.kit.namespace import empty_namespace
 from tests.kit.servers import ROOT, RedisServer, redis_server, wait_until
 from tests.store import namespace as kit
 
@@ -159,7 +160,7 @@ def test_a_heartbeat_in_which_many_tasks_ended_takes_what_is_stated(measured):
 def test_a_worker_keeps_two_connections(make_cluster, own_redis):  # noqa: F811
     cluster = make_cluster(global_concurrency_redis_url=own_redis, global_concurrency_limits={"emails": 2})
     client = redis.Redis.from_url(own_redis)
-    client.flushall()
+    empty_namespace(own_redis)
     others = {one["id"] for one in client.client_list()}  # some of these may be on their way out
     cluster.start("w1", concurrency=4)
     cluster.send("nap", 20, 0.01)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.kit import warm
+from tests.kit.processes import kill
 from tests.kit.servers import ROOT, wait_until
 
 CELERY = [sys.executable, "-m", "celery"]
@@ -67,34 +68,38 @@ def start(
     probe: Path, *arguments: str, cold: bool = False, stdout: int | None = None, **env: str
 ) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a command of the probe's app, and name the file of its facts."""
-    facts = probe / "facts"
+    facts = probe / f"facts-{cold}"
     facts.unlink(missing_ok=True)
     given = environment(TEST_FACTS=str(facts), PYTHONPATH=f"{probe}:{ROOT}", **env)
     popen = subprocess.Popen if cold else warm.popen
-    with (probe / "said").open("wb") as said:
+    with (probe / "said").open("ab") as said:
         process = popen([*CELERY, "-A", "probe", *arguments], cwd=probe, env=given, stdin=subprocess.DEVNULL,
                         stdout=stdout or said, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
     assert isinstance(process, warm.WarmPopen) != cold
     return process, facts
 
 
-def facts_of(probe: Path, cold: bool, stdout: int | None = None) -> dict:
-    process, facts = start(probe, "report", cold=cold, stdout=stdout, TZ="Asia/Kathmandu")
-    process.communicate(timeout=60)
-    assert process.returncode == 0, (probe / "said").read_text()
-    return json.loads(facts.read_text())
+def facts_of(probe: Path, *colds: bool, stdout: int | None = None) -> list[dict]:
+    """What processes tell that start at once, warm or cold."""
+    started = [start(probe, "report", cold=cold, stdout=stdout, TZ="Asia/Kathmandu") for cold in colds]
+    for process, _ in started:
+        process.communicate(timeout=60)
+        assert process.returncode == 0, (probe / "said").read_text()
+    return [json.loads(facts.read_text()) for _, facts in started]
 
 
 @pytest.mark.parametrize("stdout", [None, subprocess.PIPE, subprocess.DEVNULL])
 def test_a_warm_process_knows_of_itself_what_a_cold_one_does(probe, stdout: int | None):
-    told, expected = (facts_of(probe, cold, stdout)["facts"] for cold in (False, True))
+    told, expected = (each["facts"] for each in facts_of(probe, False, True, stdout=stdout))
     for one in (told, expected):  # of a pipe its number
         one["descriptors"] = [name.partition("[")[0] for name in one["descriptors"]]
+        assert Path(one["environ"].pop("TEST_FACTS")).parent == probe
     assert told == expected
 
 
 def test_two_warm_processes_have_random_numbers_of_their_own(probe):
-    assert facts_of(probe, cold=False)["chance"] != facts_of(probe, cold=False)["chance"]
+    (one,), (two,) = facts_of(probe, False), facts_of(probe, False)
+    assert one["chance"] != two["chance"]
 
 
 def test_a_warm_worker_has_no_module_that_a_cold_one_has_not(probe):
@@ -107,11 +112,12 @@ def test_a_warm_worker_has_no_module_that_a_cold_one_has_not(probe):
             (folder / "probe.py").write_text(source)
             workers.append(start(folder, "worker", "-c", "1", "--without-mingle", cold=cold))
         for _, facts in workers:
-            wait_until(lambda facts=facts: facts.exists() and facts.read_text(), 60, "the worker is ready")
+            wait_until(
+                lambda facts=facts: facts.exists() and facts.read_text().endswith("}"), 60, "the worker is ready"
+            )
     finally:
         for process, _ in workers:
-            process.terminate()
-    assert [process.wait(60) for process, _ in workers] == [0, 0]
+            kill(process)
     modules = [{*json.loads(facts.read_text())["modules"]} for _, facts in workers]
     of_a_redis = {name for name in modules[0] if "redis" in name or "gconc" in name}
     assert modules[0] - modules[1] - of_a_redis == set()
