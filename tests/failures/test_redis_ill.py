@@ -42,7 +42,7 @@ def test_only_tasks_under_limits_wait_while_redis_is_ill_and_all_heals(apart, co
     ill.breaks(patient)
     fell_ill, known = time.monotonic(), joined(well)
     cluster.conf["global_concurrency_on_redis_error"] = "run"
-    late_comer = cluster.spawn("w2", queues="other")
+    late_comer = cluster.spawn("w2", pool="threads", queues="other")
     cluster.send("late", 5, 0.01, queue="celery", first=10)
     wait_until(lambda: ended(cluster, *range(10, 15)), what="tasks without limits run")
     assert app.control.ping([well.node], timeout=20.0, limit=1), "the event loop is free"
