@@ -38,10 +38,15 @@ hidden byte i, q, r, lack, p, now_;
 #define RESERVED3(l, a) 0
 #endif
 #define ROOM_COUNTS(i) roomy[i]
-/* reserved by earlier arrivals whose session has room */
+/* one is reserved, for the first of the earlier arrivals whose session has room, however many they are */
+#ifdef RESERVES_FOR_ALL /* before chaos found it: one for each of them, so that a full limit empties the other */
+#define AND_ONE_FOR +
+#else
+#define AND_ONE_FOR ||
+#endif
 #define RESERVED(l, a) ((waits[0] && turns[0] >= TURNS && (L(0) & l) && rank[0] < a && ROOM_COUNTS(0)) \
-  + (waits[1] && turns[1] >= TURNS && (L(1) & l) && rank[1] < a && ROOM_COUNTS(1)) \
-  + (waits[2] && turns[2] >= TURNS && (L(2) & l) && rank[2] < a && ROOM_COUNTS(2)) + RESERVED3(l, a))
+  AND_ONE_FOR (waits[1] && turns[1] >= TURNS && (L(1) & l) && rank[1] < a && ROOM_COUNTS(1)) \
+  AND_ONE_FOR (waits[2] && turns[2] >= TURNS && (L(2) & l) && rank[2] < a && ROOM_COUNTS(2)) AND_ONE_FOR RESERVED3(l, a))
 #define HAS_PLACE(l, a) (HELD(l) + RESERVED(l, a) < max_[l])
 /* the first of its limits, but the one given, that has no room */
 #define BLOCKING(n, but) (((L(n) & A) && but != A && !HAS_PLACE(A, rank[n])) -> A : (((L(n) & B) && but != B && !HAS_PLACE(B, rank[n])) -> B : 0))
@@ -78,7 +83,7 @@ inline set_room(n, value) {
 }
 
 inline grant(n) {
-#ifndef CHANGES         /* for limits of 1: once permits are reserved for it, no later arrival comes before request 2 */
+#if !defined(CHANGES) && !defined(MANY) /* for limits of 1: once permits are reserved for it, no later arrival comes before request 2 */
   assert(!(waits[2] && roomy[2] && turns[2] >= TURNS && n != 2 && rank[n] > rank[2]));
 #endif
   assert(HELD(A) + ((L(n) & A) != 0) <= max_[A] || !(L(n) & A));
@@ -138,6 +143,9 @@ inline check() {
      assert(!(COULD(q) && roomy[q]));
      assert(!(COULD(q) && !roomy[q] && !offered[q]));
      assert(!(waits[q] && holds[q]));
+#ifdef MANY             /* a waiter for A alone: all of A but one permit is in use */
+     assert(!(q == 0 && waits[q] && roomy[q] && HELD(A) + 1 < max_[A]));
+#endif
      q++
   :: else -> break
   od;
@@ -183,7 +191,12 @@ proctype Operator() {
 
 init {
   atomic {
-    max_[A] = 1; max_[B] = 1;
+#ifdef MANY
+    max_[A] = MANY;
+#else
+    max_[A] = 1;
+#endif
+    max_[B] = 1;
     i = 0;
     do :: i < N -> roomy[i] = 1; i++ :: else -> break od;
     i = 0;

@@ -357,15 +357,15 @@ class Cluster:
         if worker.free <= 0:
             return
         for message in worker.waiting:
-            if not message.is_revoked and all(self._has_free(limit) for limit in message.limits):
-                if not self._may_be_reserved(message):
-                    yield message
+            held_back = int(self._may_be_reserved(message))
+            if not message.is_revoked and all(self._has_free(limit, held_back) for limit in message.limits):
+                yield message
 
-    def _has_free(self, limit: str) -> bool:
-        return sum(1 for _ in self.running(limit)) < self.operators.least_now(limit)
+    def _has_free(self, limit: str, held_back: int = 0) -> bool:
+        return sum(1 for _ in self.running(limit)) + held_back < self.operators.least_now(limit)
 
     def _may_be_reserved(self, message: Message) -> bool:
-        """Whether permits of its limits may be held back for one that waits for several."""
+        """Whether one permit of each of its limits may be held back for one that waits for several."""
         for worker in self.workers:
             for other in worker.waiting:
                 if other is not message and not set(other.limits).isdisjoint(message.limits) and len(other.limits) > 1:

@@ -91,12 +91,11 @@ class Keys:
         maximum = state.maxima.get(limit)
         if maximum is None:
             return True
-        held_back = [
-            other
+        is_one_held_back = any(
+            state.rooms[other[0]] > 0 and _position(state, other) < _position(state, id)
             for other in state.reserved.get(limit, [])
-            if state.rooms[other[0]] > 0 and _position(state, other) < _position(state, id)
-        ]
-        return limit not in state.settling and len(state.holders.get(limit, [])) + len(held_back) < maximum
+        )
+        return limit not in state.settling and len(state.holders.get(limit, [])) + is_one_held_back < maximum
 
     def _look_at_order(self, before: State, state: State, limit: str, granted: set[Request]) -> None:
         """In order: among requests of this limit alone none is granted before an older one with room."""

@@ -237,13 +237,26 @@ def test_an_older_request_is_not_held_up_by_places_held_back_for_a_younger_one(c
     assert crossing.holders(A) == [("c", number)]
 
 
-def test_only_as_many_places_are_held_back_as_there_are_waiters_that_missed_their_turns(crossing: Namespace):
-    holder, waiter, young = (crossing.session(name) for name in "abc")
-    cross(crossing, waiter, holder)
+def test_one_permit_of_a_limit_is_held_back_at_a_time_however_many_missed_their_turns(crossing: Namespace):
     crossing.set(A, 2)
-    first, second = young.ask(A), young.ask(A)
-    assert crossing.holders(A) == [("c", first)]
-    assert crossing.line(A) == [("c", second)]
+    holder, one, two, young = (crossing.session(name) for name in "abcd")
+    in_a, in_b = [holder.ask(A), holder.ask(A)], holder.ask(B)
+    first, second = one.ask(A, B), two.ask(A, B)
+    holder.release(*in_a)
+    in_a = [holder.ask(A), holder.ask(A)]
+    holder.release(in_b)
+    in_b = holder.ask(B)
+    holder.release(*in_a)
+    assert crossing.reserved(A) == crossing.reserved(B) == [("b", first), ("c", second)]
+    younger = [young.ask(A), young.ask(A)]
+    assert crossing.holders(A) == [("d", younger[0])], "B is full, and that keeps one permit of A from use, not both"
+    assert crossing.line(A) == [("d", younger[1])]
+    holder.release(in_b)
+    assert crossing.holders(B) == [("b", first)]
+    one.sync()
+    one.release(first)
+    assert crossing.holders(B) == [("c", second)], "its turn has come"
+    assert crossing.line(A) == [("d", younger[1])]
 
 
 def test_two_waiters_for_which_places_are_held_back_do_not_wait_for_each_other(crossing: Namespace):

@@ -664,7 +664,9 @@ end
 -- Lines: where requests wait, and for whom permits are held back.
 --
 -- A waiter stands in the line of one full limit at a time. After TURNS missed turns a permit is held back for it in each
--- of its limits: RESERVED has it then, ordered as WAITERS.
+-- of its limits: RESERVED has it then, ordered as WAITERS. Of each limit one is held back at a time, for the first whose
+-- session has room: were it one for each of them, those that wait for a full limit would empty the others, too. The
+-- first of all is the first in each of its limits, so its turn comes, and then that of the next.
 local lines
 do
   -- Has the limit a permit for a request that stands at this order key (arrival members.US id)?
@@ -674,10 +676,10 @@ do
     if meta.closed_until or limits.settling[limit] then return false end
     local taken = permits.held(limit)
     if taken >= max then return false end
+    if taken < max - 1 then return true end
     local before = '(' .. limit .. members.US .. order
     for _, member in ipairs(call('ZRANGEBYLEX', key.reserved, members.first(limit), before)) do
-      if rooms.of(members.owner_of_waiter(member)) > 0 then taken = taken + 1 end
-      if taken >= max then return false end
+      if rooms.of(members.owner_of_waiter(member)) > 0 then return false end
     end
     return true
   end
