@@ -37,7 +37,8 @@ class _Control(Control):
     def broadcast(self, command: str, *args: Any, timeout: float = 1.0, limit: int | None = None, **more: Any) -> Any:
         answering = self.case.answering
         limit = min(limit or answering, answering) or None
-        return super().broadcast(command, *args, timeout=timeout if answering else 0.1, limit=limit, **more)
+        timeout = max(timeout, self.case.patience) if answering else 0.1
+        return super().broadcast(command, *args, timeout=timeout, limit=limit, **more)
 
 
 class Case:

@@ -12,6 +12,7 @@ import pytest
 from celery_gconc.brokers import backlog
 from tests.cli.case import LONG, QUICK, MakeCluster, case_of
 from tests.kit.servers import redis_server, wait_until
+from tests.kit.workers import SHORT_POLLS
 
 
 def test_from_its_queue_to_its_end_under_a_full_limit(make_cluster: MakeCluster):
@@ -370,16 +371,17 @@ def test_with_rabbitmq(make_cluster: MakeCluster, rabbitmq_url: str):
 
 
 def test_at_a_shell_with_nothing_there(make_cluster: MakeCluster):
-    cluster = make_cluster(**QUICK)
-    done = cluster.celery("gconc", "explain", "no-such-task")
+    cluster = make_cluster(broker_transport_options=SHORT_POLLS, **QUICK)
+    done = cluster.celery("gconc", "explain", "no-such-task", "--timeout", "0.2")
     assert done.returncode == 1
     assert "Not found. Searched: Redis, workers (none answered), 6 queues and the result backend." in done.stdout
 
 
 def test_at_a_shell_as_json(make_cluster: MakeCluster):
-    with case_of(make_cluster(global_concurrency_limits={"queue:emails": 1}, **QUICK)) as case:
+    conf = {"global_concurrency_limits": {"queue:emails": 1}, "broker_transport_options": SHORT_POLLS}
+    with case_of(make_cluster(**conf, **QUICK)) as case:
         task = case.send()
-        done = case.cluster.celery("gconc", "explain", task, "--json")
+        done = case.cluster.celery("gconc", "explain", task, "--json", "--timeout", "0.2")
         told = json.loads(done.stdout)
         assert (done.returncode, told["state"], told["queue_position"]) == (0, "queued", 1)
         assert told["limits"] == ["queue:emails"]
