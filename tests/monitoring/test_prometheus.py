@@ -72,11 +72,11 @@ def test_what_it_is_told_is_what_happens_and_every_panel_has_data(make_watched: 
     )
     ends = {name: prom.values(f"celery_gconc_hold_seconds_{name}") for name in ("count", "sum")}
     assert ends["count"] == {"queue:emails": 30.0, "app": 30.0}
-    times = {event.number: 0.0 for event in cluster.oracle.events() if event.number < 100}
-    for event in cluster.oracle.events():
-        if event.number < 100:
-            times[event.number] += event.time if event.kind == "e" else -event.time
-    assert ends["sum"]["queue:emails"] == pytest.approx(sum(times.values()), rel=0.5)
+    # A permit is held from before its task starts until after it has ended, and three at a time.
+    runs = [event for event in cluster.oracle.events() if event.number < 100]
+    ran = sum(event.time if event.kind == "e" else -event.time for event in runs)
+    span = max(event.time for event in runs) - min(event.time for event in runs)
+    assert ran * 0.95 <= ends["sum"]["queue:emails"] <= 3 * (span + 0.5)
     buckets = prom.query('celery_gconc_hold_seconds_bucket{limit="queue:emails"}')
     counts = sorted((float(one["metric"]["le"]), float(one["value"][1])) for one in buckets)
     assert counts[-1] == (float("inf"), 30.0)
