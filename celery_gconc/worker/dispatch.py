@@ -22,7 +22,7 @@ from celery_gconc.worker.intake.intake import Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.rounds import Rounds
-from celery_gconc.worker.run import Run
+from celery_gconc.worker.run import Run, RunState
 from celery_gconc.worker.runs import Runs
 from celery_gconc.worker.session.health import Health
 from celery_gconc.worker.turns import Turns
@@ -278,7 +278,8 @@ class Dispatcher:
 
     def done(self, run: Run) -> None:
         """A request is done with altogether."""
-        self.stopped_running(run)
+        if run.state is not RunState.ENDED:
+            self.stopped_running(run)
         run.let_go()
         if self.pool.ends_on_consumer_thread:
             self.tell_intake(in_a_moment=True)

@@ -65,19 +65,19 @@ class Gate:
         hook(run, dispatcher)
         if not limits:
             if (dispatcher.ready_count or ledger.waiting_count) and ledger.free_slots <= 0:
-                self._arrive(run)
-                run.may_move = self._intake.may_move(run)
+                run.arrived = now()
+                self._hold(run)
                 dispatcher.wait_for_slot(run)
                 self._turns.keep_turning()
                 return
             if ledger.start_uncovered(run):
                 dispatcher.dispatch(run)
                 return
-        self._arrive(run)
+        run.arrived = now()
         if not dispatcher.ready_count and ledger.take(run):
             dispatcher.dispatch(run)
             return
-        run.may_move = self._intake.may_move(run)
+        self._hold(run)
         dispatcher.park(run)
         self._turns.keep_turning()
         dispatcher.tell_intake()
@@ -194,8 +194,8 @@ class Gate:
 
     # -- Its own -----------------------------------------------------------------------------------------
 
-    def _arrive(self, run: Run) -> None:
-        run.arrived = now()
+    def _hold(self, run: Run) -> None:
+        run.may_move = self._intake.may_move(run)
         request = run.request
         # What waited for its ETA or its rate was delivered long ago.
         run.kept = 0.0 if request.eta or request.task.rate_limit else run.arrived

@@ -8,7 +8,7 @@ consumer's).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.concurrency.base import BasePool
@@ -22,100 +22,124 @@ from celery_gconc.worker.run import RUN_KEY, Run, RunState
 _BEFORE_DEATH = (TimeLimitExceeded, Terminated, WorkerLostError, SystemExit, KeyboardInterrupt)
 
 
-def hook(run: Run, dispatcher: Dispatcher) -> None:
-    """Take a request's callbacks over, for as long as it lives: it looks them up on the instance.
+#: Where a request class keeps the class of its hooked requests.
+_HOOKED_KEY = "_gconc_hooked"
 
-    On the request *instance*: ``create_request_cls`` makes a subclass whose ``on_success`` and ``execute_using_pool``
-    don't call super (celery 3.1 to 5.7), so no ``Task.Request`` class could see them. :meth:`Run.let_go` undoes it.
+
+def hook(run: Run, dispatcher: Dispatcher) -> None:
+    """Take a request's callbacks over, for as long as it lives: it becomes one of a subclass of its class.
+
+    ``create_request_cls`` makes a subclass whose ``on_success`` and ``execute_using_pool`` don't call super (celery 3.1
+    to 5.7), so no ``Task.Request`` class could see them: ours is derived from that one. A request that
+    :meth:`Run.let_go` has let go does what its own class does.
     """
-    hooks = Hooks(run, dispatcher)
-    attributes = run.request.__dict__
-    attributes[RUN_KEY] = run
-    attributes["execute_using_pool"] = hooks.execute_using_pool
-    attributes["on_accepted"] = hooks.on_accepted
-    attributes["on_success"] = hooks.on_success
-    attributes["on_failure"] = hooks.on_failure
-    attributes["on_timeout"] = hooks.on_timeout
+    request = run.request
+    request.__dict__[RUN_KEY] = run
+    cls = type(request)
+    if hasattr(cls, "gconc_own"):
+        return  # it has been here before
+    hooked = cls.__dict__.get(_HOOKED_KEY)
+    if hooked is None or hooked.gconc_dispatcher is not dispatcher:
+        # A namespace, not a second base: an instance may only change to a class of the same layout.
+        added = {"__slots__": (), "gconc_own": cls, "gconc_dispatcher": dispatcher, **_METHODS}
+        hooked = type(cls.__name__, (cls,), added)
+        setattr(cls, _HOOKED_KEY, hooked)
+    request.__class__ = hooked
 
 
 class Hooks:
-    """One request's."""
+    """What a request of ours does at each step of its way through the pool, beside what its own class does.
 
-    __slots__ = ("_dispatcher", "_run")
+    Its methods are those of each subclass that :func:`hook` makes.
+    """
 
-    def __init__(self, run: Run, dispatcher: Dispatcher) -> None:
-        self._run = run
-        self._dispatcher = dispatcher
+    #: The request's own class, and what the worker starts requests with.
+    gconc_own: Any
+    gconc_dispatcher: Dispatcher
 
     def execute_using_pool(self, pool: BasePool, **kwargs: Any) -> Any:
         """Hand the request to the pool; revoked or refused, it ends here."""
-        run, dispatcher = self._run, self._dispatcher
-        request = run.request
+        run, dispatcher, request = _run_of(self), self.gconc_dispatcher, cast("Any", self)
+        if run is None:
+            return self.gconc_own.execute_using_pool(self, pool, **kwargs)
         if (permit := run.permit) is not None and permit.fence:
             request.delivery_info[PERMIT_KEY] = permit.for_task(dispatcher.session)
         try:
-            result = type(request).execute_using_pool(request, pool, **kwargs)
+            result = self.gconc_own.execute_using_pool(self, pool, **kwargs)
         except BaseException:  # TaskRevokedError is swallowed by WorkController._process_task
             dispatcher.done(run)
             raise
         run.job = result
-        self._follow(result)
+        _follow(result, run, dispatcher)
         if run.state is RunState.ENDED:
             run.job = None  # it ended on another thread meanwhile
         return result
 
-    def _follow(self, result: Any) -> None:
-        """Where the pool itself can tell that a task is over, hear it: a callback may be skipped by an error.
-
-        (celery 5.4-5.7: ``concurrency.base.apply_target`` calls none where tracing itself raises.)
-        """
-        future = getattr(result, "f", result)  # celery 5.4-5.7: ApplyResult of the threads pool has it there
-        if hasattr(future, "add_done_callback"):
-            future.add_done_callback(self._over)
-        elif hasattr(result, "link"):  # a greenlet
-            result.link(self._over)
-        elif result is None and self._dispatcher.pool.runs_inline:
-            self._dispatcher.done(self._run)
-
-    def _over(self, _result: Any) -> None:
-        self._dispatcher.done(self._run)
-
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """The task starts in the child *pid*."""
-        request = self._run.request
+        run = _run_of(self)
         try:
-            type(request).on_accepted(request, pid, time_accepted)
+            self.gconc_own.on_accepted(self, pid, time_accepted)
         finally:
-            self._dispatcher.runs.accepted(self._run, pid)
+            if run is not None:
+                self.gconc_dispatcher.runs.accepted(run, pid)
 
     def on_success(self, *args: Any, **kwargs: Any) -> Any:
         """A result has come from the task, good or bad: it runs no more."""
-        self._dispatcher.stopped_running(self._run)
-        request = self._run.request
+        run = _run_of(self)
+        if run is None:
+            return self.gconc_own.on_success(self, *args, **kwargs)
+        self.gconc_dispatcher.stopped_running(run)
         try:
-            return type(request).on_success(request, *args, **kwargs)
+            return self.gconc_own.on_success(self, *args, **kwargs)
         finally:
-            self._dispatcher.done(self._run)
+            self.gconc_dispatcher.done(run)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """The task failed, or the pool lost it."""
+        run = _run_of(self)
+        if run is None:
+            return self.gconc_own.on_failure(self, exc_info, *args, **kwargs)
         exc = exc_info.exception
         exc = getattr(exc, "exc", exc)  # celery and billiard: ExceptionWithTraceback
-        dying = isinstance(exc, _BEFORE_DEATH) and self._dispatcher.runs.may_still_run(self._run)
+        dying = isinstance(exc, _BEFORE_DEATH) and self.gconc_dispatcher.runs.may_still_run(run)
         if not dying:
-            self._dispatcher.stopped_running(self._run)
-        request = self._run.request
+            self.gconc_dispatcher.stopped_running(run)
         try:
-            return type(request).on_failure(request, exc_info, *args, **kwargs)
+            return self.gconc_own.on_failure(self, exc_info, *args, **kwargs)
         finally:
             if not dying:
-                self._dispatcher.done(self._run)
+                self.gconc_dispatcher.done(run)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         """A time limit has passed: after a hard one the child is killed, but only after this call."""
-        request = self._run.request
+        run = _run_of(self)
         try:
-            return type(request).on_timeout(request, soft, timeout)
+            return self.gconc_own.on_timeout(self, soft, timeout)
         finally:
-            if not soft and not self._dispatcher.runs.may_still_run(self._run):
-                self._dispatcher.done(self._run)
+            if run is not None and not soft and not self.gconc_dispatcher.runs.may_still_run(run):
+                self.gconc_dispatcher.done(run)
+
+
+_METHODS = {name: method for name, method in vars(Hooks).items() if callable(method)}
+
+
+def _run_of(request: Any) -> Run | None:
+    run: Run | None = request.__dict__.get(RUN_KEY)
+    return run
+
+
+def _follow(result: Any, run: Run, dispatcher: Dispatcher) -> None:
+    """Where the pool itself can tell that a task is over, hear it: a callback may be skipped by an error.
+
+    (celery 5.4-5.7: ``concurrency.base.apply_target`` calls none where tracing itself raises.)
+    """
+    if dispatcher.pool.has_children and result is not None:
+        return
+    future = getattr(result, "f", result)  # celery 5.4-5.7: ApplyResult of the threads pool has it there
+    if hasattr(future, "add_done_callback"):
+        future.add_done_callback(lambda _: dispatcher.done(run))
+    elif hasattr(result, "link"):  # a greenlet
+        result.link(lambda _: dispatcher.done(run))
+    elif result is None and dispatcher.pool.runs_inline:
+        dispatcher.done(run)

@@ -12,9 +12,8 @@ from celery_gconc.clock import now
 from celery_gconc.limits.claims import Limits
 from celery_gconc.worker.ledger.permit import Permit
 
-#: What a request gets of ours in its ``__dict__``: five callbacks (hooks.py), and where to find the run that it is.
+#: What a request has of ours in its ``__dict__``, while its callbacks are ours (hooks.py): the run that it is.
 RUN_KEY = "gconc_run"
-CALLBACKS = ("execute_using_pool", "on_accepted", "on_success", "on_failure", "on_timeout")
 
 #: When the broker delivered it, where that was noted.
 _DELIVERED_KEY = "gconc_delivered_at"
@@ -106,12 +105,9 @@ class Run:
         self.request._announce_revoked("purged", False, None, False)
 
     def let_go(self) -> None:
-        """It is over: the request has its callbacks back, and no cycle of references is left behind."""
+        """It is over: the request's callbacks are its own again, and no cycle of references is left behind."""
         self.state = RunState.ENDED
-        attributes = self.request.__dict__
-        for name in CALLBACKS:
-            attributes.pop(name, None)
-        attributes.pop(RUN_KEY, None)
+        self.request.__dict__.pop(RUN_KEY, None)
         self.job = None
 
 

@@ -164,7 +164,8 @@ class Permits(Generic[R]):
             if self._trust.is_contended(limits) or self._lines.is_shared(limits):
                 self._take_turn(line)
         self._started.start(request, permit)
-        self.ask(limits)
+        if line.waiting or line.asked:
+            self.ask(limits)
 
     def keep(self, permit: Permit) -> Line[R] | None:
         """A task has ended: keep its permit for the next, and return the line; None where it was released."""

@@ -75,20 +75,23 @@ class Counters:
     def granted(self, limits: Limits, waited: float) -> None:
         """A task got its permit, after so many seconds."""
         self._events.append((limits, waited, None, 0.0))
-        self._relieve()
+        if len(self._events) > MAX_EVENTS:
+            self._relieve()
 
     def released(self, limits: Limits, at: float, waited: float, held: float) -> None:
         """A task's permit is free again."""
         self._events.append((limits, waited, at, held))
-        self._relieve()
+        if len(self._events) > MAX_EVENTS:
+            self._relieve()
 
     def count(self, what: str) -> None:
         """One more of ``lease_losses``, ``redis_errors`` or ``without_redis``."""
         self._counters.append(what)
-        self._relieve()
+        if len(self._counters) > MAX_EVENTS:
+            self._relieve()
 
     def _relieve(self) -> None:
-        if len(self._events) + len(self._counters) > MAX_EVENTS and self._folding.acquire(blocking=False):
+        if self._folding.acquire(blocking=False):
             try:
                 self._fold()
             finally:
