@@ -489,11 +489,12 @@ class Machine(RuleBasedStateMachine):
         self._recover()
         if all(worker.is_stopping for worker in cluster.workers):
             self._start("prefork", 2, 4, BEATS[0], False)
-        for _ in range(60 + 2 * len(self._unfinished)):
+        ends = self.clock.at + 60.0 + 2 * len(self._unfinished)
+        while self.clock.at < ends:
             for worker in list(cluster.workers):
                 for job in worker.pool.running:
                     worker.pool.end(job)
-            cluster.run(1.0)
+            cluster.run(0.25)
             if not self._unfinished and (cluster.is_well or cluster.has_nothing_left()):
                 break
         assert not self._unfinished, f"wait for ever: {self._unfinished}: {cluster.describe()}"
