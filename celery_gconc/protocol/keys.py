@@ -18,10 +18,12 @@ KEYSPACE: dict[str, str] = {
     "clock (ms), time of its last step (ms) and of the last that was held back (held), version of the limit table, "
     "overrides_version: that of what operators set, last ticket and fencing number, least interval and longest lease "
     "of a live session (ms), heard: the longest lease of before the epoch (ms), closed_until: when grants go on after "
-    "a loss of data (lost: 1 where it is known to be one), and next_override_end (ms)",
+    "a loss of data (lost: 1 where it is known to be one), served_to: the last limit whose line was served since then, "
+    "while others are left, and next_override_end (ms)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
     "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, "
-    "stated_version, offered, parked, takes, growth",
+    "offered, parked, takes, growth",
+    "stated": "zset: session id, by the version of the limit table that it last went by when it stated what it runs",
     "heartbeats": "zset by name: interval US <ms> US <session> and timeout US <ms> US <session> of each live session",
     "requests": "hash: <session>:<number> of each holder and waiter, to its record (JSON)",
     "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
@@ -29,11 +31,12 @@ KEYSPACE: dict[str, str] = {
     "waiters": "zset by name: <limit> US <arrival, us on the lease clock> US <session>:<number>",
     "reserved": "zset by name, as waiters: permits held back for a waiter that missed its turn too often",
     "max": "hash: limit to the max that holds now (0 while paused); unlimited ones are absent",
-    "configured": "hash: limit to the smallest value that a live session is configured with",
+    "configured": "zset by name: <limit> US <max> US <session> for each value that a session is configured with, and "
+    "US <session> US <limit> US <max>",
     "overrides": "hash: limit to what an operator set at run time (JSON: max, set, pause; the last two: by, at, "
     "reason, ends)",
-    "settling": "hash: limit to the table version with which it began; no grants until every session has stated "
-    "what it runs",
+    "settling": "zset: limit, by the table version with which it began; no grants until every session has stated what "
+    "it runs",
     "contended": "hash: limit to the one session that waits for it, or * for several",
     "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now, epoch), kept for an hour",
     "changed": "zset: the fields of changes, by wall time (ms), to drop them after that hour",
@@ -42,6 +45,8 @@ KEYSPACE: dict[str, str] = {
     "recent": "stream: one entry for each heartbeat in which tasks had ended: a sample of them by limit (JSON); "
     "deleted 15 minutes after the last",
     "takers": "zset by name: <digest of the broker> US <queue> US <session> for each queue that a session takes",
+    "apps": "zset by name: app US <app> US <broker> US <session>, and queue US <broker> US <queue> US <app> US "
+    "<session> for each queue that a session began with",
 }
 
 

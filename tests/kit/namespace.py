@@ -39,7 +39,7 @@ def change_is_known(url: str, namespace: str = "gconc") -> None:
     def is_known() -> bool:
         version = int(client.hget(f"{key}meta", "version") or 0)
         sessions = [session.decode() for session in client.zrange(f"{key}sessions", 0, -1)]
-        return all(int(client.hget(f"{key}session", f"{one}:stated_version") or 0) == version for one in sessions)
+        return all(int(client.zscore(f"{key}stated", one) or 0) == version for one in sessions)
 
     with redis.Redis.from_url(url) as client:
         wait_until(is_known, what="all workers know the limits")

@@ -14,6 +14,7 @@ import redis
 
 from celery_gconc.protocol.keys import KEYSPACE
 from celery_gconc.protocol.messages import Ask, Former, Grant, Held, Notice, Opened, Sync, Synced
+from celery_gconc.protocol.scripts import WORK
 from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import wait_until
 
@@ -36,17 +37,18 @@ end
 #: Reads the keys of :class:`State`, in one round trip: returns what calls alone change, and what time does (both JSON).
 LOOK = """
 local function look()
-  local call, sessions, rooms = redis.call, {}, {}
+  local call, sessions, rooms, ending = redis.call, {}, {}, {}
   local function all(key) return call('ZRANGE', key, 0, -1) end
   local function fields(key) return call('HGETALL', key) end
   sessions = call('ZRANGE', %(sessions)s, 0, -1, 'WITHSCORES')
   for number = 1, #sessions, 2 do
     rooms[number], rooms[number + 1] = sessions[number], call('HGET', %(session)s, sessions[number] .. ':room') or '0'
+    if call('HEXISTS', %(session)s, sessions[number] .. ':sync') == 0 then table.insert(ending, sessions[number]) end
   end
   local keys = {
     all(%(holders)s), all(%(waiters)s), all(%(reserved)s), rooms, fields(%(requests)s), fields(%(max)s),
-    fields(%(settling)s), fields(%(contended)s), call('ZCARD', %(roll)s), all(%(heartbeats)s),
-    call('HMGET', %(meta)s, 'interval', 'closed_until'),
+    call('ZRANGE', %(settling)s, 0, -1, 'WITHSCORES'), fields(%(contended)s), call('ZCARD', %(roll)s),
+    all(%(heartbeats)s), call('HMGET', %(meta)s, 'interval', 'closed_until', 'served_to'), ending,
   }
   return { cjson.encode(keys), cjson.encode(sessions) }
 end
@@ -77,12 +79,18 @@ class State:
     least_interval: float
     #: Whether grants wait, after a loss of data.
     is_shut: bool
+    #: Whether lines are left to be served, as grants go on.
+    is_serving: bool
+    #: Sessions that have ended and from which not everything is taken yet.
+    ending: set[str]
 
     @classmethod
     def decode(cls, keys: bytes, leases: bytes) -> State:
         """What :data:`LOOK` returns."""
-        holders, waiters, reserved, rooms, requests, maxima, settling, contended, rolled, beats, meta = json.loads(keys)
-        interval, closed_until = meta
+        holders, waiters, reserved, rooms, requests, maxima, settling, contended, rolled, beats, meta, ending = (
+            json.loads(keys)
+        )
+        interval, closed_until, served_to = meta
         return cls(
             holders=_by_limit(holders),
             lines=_by_limit(waiters),
@@ -97,6 +105,8 @@ class State:
             heartbeats=_beats(beats),
             least_interval=int(interval or 0) / 1000,
             is_shut=bool(closed_until),
+            is_serving=bool(served_to),
+            ending=set(ending),
         )
 
 
@@ -202,10 +212,14 @@ class Namespace:
             seconds -= step
 
 
-def give_clock(store: SessionStore) -> SessionStore:
-    """Have all scripts of a store see the time in the namespace, not that of Redis; see :data:`CLOCK`."""
+def give_clock(store: SessionStore, work: int = WORK) -> SessionStore:
+    """Have all scripts of a store see the time in the namespace, not that of Redis; see :data:`CLOCK`.
+
+    Each does no more than so much *work* that others may do as well.
+    """
     for name, script in store._scripts.items():
-        store._scripts[name] = store._client.register_script(CLOCK + script.text)
+        text = script.text.replace(f"WORK = {WORK},", f"WORK = {work},")
+        store._scripts[name] = store._client.register_script(CLOCK + text)
     return store
 
 
@@ -215,9 +229,9 @@ class TimedNamespace(Namespace):
     Its calls wait for Redis for as long as a loaded machine may need. Everything else on that Redis is deleted.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, work: int = WORK) -> None:
         super().__init__(url, options={"socket_connect_timeout": 60.0}, call_timeout=60.0)
-        give_clock(self.store)
+        give_clock(self.store, work)
         self.raw.flushall()
         self._stepped = 0.0
         self.step_wall_clock(1e9)

@@ -3,26 +3,29 @@ local key = {
   meta = KEYS[1],
   sessions = KEYS[2],
   session = KEYS[3],
-  heartbeats = KEYS[4],
-  requests = KEYS[5],
-  roll = KEYS[6],
-  holders = KEYS[7],
-  waiters = KEYS[8],
-  reserved = KEYS[9],
-  max = KEYS[10],
-  configured = KEYS[11],
-  overrides = KEYS[12],
-  settling = KEYS[13],
-  contended = KEYS[14],
-  changes = KEYS[15],
-  changed = KEYS[16],
-  totals = KEYS[17],
-  recent = KEYS[18],
-  takers = KEYS[19],
+  stated = KEYS[4],
+  heartbeats = KEYS[5],
+  requests = KEYS[6],
+  roll = KEYS[7],
+  holders = KEYS[8],
+  waiters = KEYS[9],
+  reserved = KEYS[10],
+  max = KEYS[11],
+  configured = KEYS[12],
+  overrides = KEYS[13],
+  settling = KEYS[14],
+  contended = KEYS[15],
+  changes = KEYS[16],
+  changed = KEYS[17],
+  totals = KEYS[18],
+  recent = KEYS[19],
+  takers = KEYS[20],
+  apps = KEYS[21],
 }
 local constant = {
-  KEYS = 19,
+  KEYS = 21,
   TURNS = 3,
+  WORK = 250,
   MAX = 2147483648,
   MAX_TIMEOUT = 300000,
   LAST_RETRY = 1500,
@@ -139,7 +142,7 @@ end
 local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
-    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end')
+    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to')
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
     time = tonumber(found[2]),               -- its last step (wall time, ms)
@@ -154,6 +157,7 @@ do
     closed_until = tonumber(found[11]),      -- no grants until then: unknown sessions may live (lease clock, ms)
     fence = tonumber(found[12]) or 0,        -- the last fencing number
     next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
+    served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
     fence_before = found[12],
   }
 end
@@ -250,8 +254,15 @@ do
       queue[#queue + 1] = limit
     end
   end
-  local function touch_all()
-    for _, limit in ipairs(call('HKEYS', key.max)) do touch(limit) end
+  -- Of the lines behind that of a limit, in order of name, some are touched; return the last of them, nil at the end.
+  local function touch_lines_after(limit)
+    for _ = 1, constant.WORK do
+      local member = call('ZRANGEBYLEX', key.waiters, members.last(limit), '+', 'LIMIT', 0, 1)[1]
+      if not member then return nil end
+      limit = string.match(member, '^([^' .. members.US .. ']*)')
+      touch(limit)
+    end
+    return limit
   end
   local taken = 0
   local function next_touched()
@@ -271,32 +282,32 @@ do
     return max
   end
 
-  -- Limit -> the version of the table with which it began.
-  local settling = {}
-  local fields = call('HGETALL', key.settling)
-  for i = 1, #fields, 2 do settling[fields[i]] = tonumber(fields[i + 1]) end
-
+  -- SETTLING has limits by the version of the table with which they began.
+  local some_settle = call('EXISTS', key.settling) == 1
+  local settling = {} -- as far as it was looked at
+  local function is_settling(limit)
+    if not some_settle then return false end
+    if settling[limit] == nil then settling[limit] = call('ZSCORE', key.settling, limit) and true end
+    return settling[limit]
+  end
   local function settle_with(limit, version)
-    call('HSET', key.settling, limit, version)
-    settling[limit] = version
+    call('ZADD', key.settling, version, limit)
+    settling[limit], some_settle = true, true
   end
   local function has_settled(limit)
-    call('HDEL', key.settling, limit)
-    settling[limit] = nil
+    if not some_settle then return end
+    call('ZREM', key.settling, limit)
+    settling[limit] = false
   end
 
-  -- Limits that began while tasks ran open once every live session has stated what it runs under them.
+  -- Limits that began while tasks ran open once every live session has stated what it runs under them: some in each
+  -- script, the others stay as they are until the next.
   local function open_settled()
-    if not next(settling) then return end
-    local least = math.huge
-    for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
-      least = math.min(least, tonumber(call('HGET', key.session, sid .. ':stated_version')) or 0)
-    end
-    for limit, since in pairs(settling) do
-      if since <= least then
-        has_settled(limit)
-        touch(limit)
-      end
+    if not some_settle then return end
+    local least = call('ZRANGE', key.stated, 0, 0, 'WITHSCORES')[2] or '+inf'
+    for _, limit in ipairs(call('ZRANGEBYSCORE', key.settling, '-inf', least, 'LIMIT', 0, constant.WORK)) do
+      has_settled(limit)
+      touch(limit)
     end
   end
 
@@ -331,10 +342,10 @@ do
   end
 
   -- The smallest value that a live session is configured with; nil: none.
-  local function configure_with(limit, value)
-    if value then call('HSET', key.configured, limit, members.int(value)) else call('HDEL', key.configured, limit) end
+  local function configured(limit)
+    local least = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
+    return least and tonumber(string.match(least, '^%d+', #limit + 2))
   end
-  local function configured(limit) return tonumber(call('HGET', key.configured, limit)) end
 
   local function all()
     local found = call('HGETALL', key.max)
@@ -344,9 +355,9 @@ do
   end
 
   limits = {
-    touch = touch, touch_all = touch_all, next_touched = next_touched, max_of = max_of, settling = settling,
-    settle_all = settle_all, open_settled = open_settled, new_version = new_version, hold_to = hold_to,
-    configured = configured, configure_with = configure_with, all = all,
+    touch = touch, touch_lines_after = touch_lines_after, next_touched = next_touched, max_of = max_of,
+    is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, new_version = new_version,
+    hold_to = hold_to, configured = configured, all = all,
     has_changed = function() return has_changed end,
   }
 end
@@ -414,20 +425,73 @@ do
     end
   end
 
-  -- The smallest value that a live session is configured with, found anew.
-  local function configure(limit)
-    local least = nil
-    for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
-      local config = cjson.decode(call('HGET', key.session, sid .. ':config') or '{}')
-      if config[limit] and (not least or config[limit] < least) then least = config[limit] end
-    end
-    limits.configure_with(limit, least)
-    refresh(limit)
+  overrides = {
+    of = of, set = set, all = all, end_due = end_due, refresh = refresh,
+  }
+end
+
+-- uses: members overrides
+-- What live sessions are configured with: the least value for a limit counts.
+--
+-- CONFIGURED has each value twice: under its limit, least first, and under its session.
+local configs
+do
+  local US = members.US
+
+  local function of_limit(limit, max, sid) return limit .. US .. max .. US .. sid end
+  local function of_session(limit, max, sid) return US .. sid .. US .. limit .. US .. max end
+  local function range_of(sid) return '[' .. US .. sid .. US, '(' .. US .. sid .. members.AFTER end
+  local function read(member, sid)
+    return string.match(string.sub(member, #sid + 3), '^([^' .. US .. ']*)' .. US .. '(%d+)$')
   end
 
-  overrides = {
-    of = of, set = set, all = all, end_due = end_due, refresh = refresh, configure = configure,
-  }
+  -- The two least values for a limit, each with its session.
+  local function least_two(limit)
+    local found = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 2)
+    for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
+    return found[1], found[2]
+  end
+
+  -- Add or remove many members in few calls, then let the limits go by what is least now.
+  local function apply(command, arguments, changed)
+    local MAX_ARGUMENTS = 1000
+    for first = 1, #arguments, MAX_ARGUMENTS do
+      local last = math.min(first + MAX_ARGUMENTS - 1, #arguments)
+      call(command, key.configured, unpack(arguments, first, last))
+    end
+    for _, limit in ipairs(changed) do overrides.refresh(limit) end
+  end
+
+  local function begin(sid, config)
+    local arguments, changed = {}, {}
+    for limit, max in pairs(config) do
+      local least, text = least_two(limit), string.format('%010.0f', max)
+      for _, member in ipairs({ of_limit(limit, text, sid), of_session(limit, text, sid) }) do
+        table.insert(arguments, 0)
+        table.insert(arguments, member)
+      end
+      if not least or text < string.sub(least, 1, 10) then table.insert(changed, limit) end
+    end
+    apply('ZADD', arguments, changed)
+  end
+
+  -- Some of a session's values no longer count. Return how many.
+  local function end_some(sid, at_most)
+    local from, to = range_of(sid)
+    local found = call('ZRANGEBYLEX', key.configured, from, to, 'LIMIT', 0, at_most)
+    local arguments, changed = {}, {}
+    for _, member in ipairs(found) do
+      local limit, max = read(member, sid)
+      table.insert(arguments, member)
+      table.insert(arguments, of_limit(limit, max, sid))
+      local least, next_least = least_two(limit)
+      if least == max .. US .. sid and string.sub(next_least or '', 1, 10) ~= max then table.insert(changed, limit) end
+    end
+    apply('ZREM', arguments, changed)
+    return #found
+  end
+
+  configs = { begin = begin, end_some = end_some }
 end
 
 -- uses: meta time clock members
@@ -593,6 +657,67 @@ do
   }
 end
 
+-- uses: members
+-- Of which apps and brokers sessions are, and of which of their queues.
+--
+-- APPS has one member for each session of an app at a broker, and one for each of its queues.
+local apps
+do
+  local US = members.US
+  local function word(it) return (string.gsub(tostring(it), '%c', ' ')) end
+
+  local function by_app(info, sid) return table.concat({ 'app', word(info.app), word(info.broker), sid }, US) end
+  local function by_queue(info, queue, sid)
+    return table.concat({ 'queue', word(info.broker), word(queue), word(info.app), sid }, US)
+  end
+  local function each(sid, info, queues, visit)
+    visit(by_app(info, sid))
+    for _, queue in ipairs(queues) do visit(by_queue(info, queue, sid)) end
+  end
+
+  local function add(sid, info, queues)
+    each(sid, info, queues, function(member) call('ZADD', key.apps, 0, member) end)
+  end
+  local function remove(sid)
+    local info = call('HGET', key.session, sid .. ':info')
+    if not info then return end
+    local queues = cjson.decode(call('HGET', key.session, sid .. ':queues') or '[]')
+    each(sid, cjson.decode(info), queues, function(member) call('ZREM', key.apps, member) end)
+  end
+
+  -- Does a session of that app, at that broker, take from one of the queues?
+  local function share_queues(app, broker, queues)
+    for _, queue in ipairs(queues) do
+      local from = by_queue({ app = app, broker = broker }, queue, '')
+      if #call('ZRANGEBYLEX', key.apps, '[' .. from, '(' .. string.sub(from, 1, -2) .. members.AFTER, 'LIMIT', 0, 1) > 0 then
+        return true
+      end
+    end
+    return false
+  end
+
+  -- A session of each other app or broker, none of whose sessions takes from a queue of this one at the same broker.
+  local function others(info, queues)
+    local MAX_FOUND, MAX_VISITED = 16, 64
+    local found, after = {}, '[app' .. US
+    for _ = 1, MAX_VISITED do
+      local member = call('ZRANGEBYLEX', key.apps, after, '(app' .. members.AFTER, 'LIMIT', 0, 1)[1]
+      if not member or #found == MAX_FOUND then break end
+      local group, app, broker, sid = string.match(member, '^(app' .. US .. '(.-)' .. US .. '(.-))' .. US .. '(.*)$')
+      after = '(' .. group .. members.AFTER
+      local is_own = app == word(info.app) and broker == word(info.broker)
+      local shares = not is_own and broker == word(info.broker) and share_queues(app, broker, queues)
+      if not is_own and not shares then
+        local theirs = cjson.decode(call('HGET', key.session, sid .. ':info') or '{}')
+        table.insert(found, { app = theirs.app, node = theirs.node, broker = theirs.broker })
+      end
+    end
+    return found
+  end
+
+  apps = { add = add, remove = remove, others = others }
+end
+
 -- uses: input members limits permits notices
 -- Who waits for a limit while others could use its permits again.
 --
@@ -673,7 +798,7 @@ do
   local function has_free(limit, order)
     local max = limits.max_of(limit)
     if not max then return true end
-    if meta.closed_until or limits.settling[limit] then return false end
+    if meta.closed_until or limits.is_settling(limit) then return false end
     local taken = permits.held(limit)
     if taken >= max then return false end
     if taken < max - 1 then return true end
@@ -729,7 +854,7 @@ do
   }
 end
 
--- uses: input time clock members limits permits rooms lines notices
+-- uses: input meta time clock members limits permits rooms lines notices
 -- The rules by which permits are given.
 --
 -- Guarantee: after each script, no waiter whose session has room stands in line while all of its limits have a
@@ -824,6 +949,10 @@ do
     local record = {
       c = row[ASK.claims], a = clock.arrival_of(row[ASK.age]), g = 0, k = 0, t = row[ASK.task_id], n = row[ASK.task],
     }
+    if meta.served_to then -- others may wait in lines that are not served yet
+      for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
+      serve_all()
+    end
     call('ZADD', key.roll, 0, members.roll_member(id, 0))
     local full = lines.blocking(record, members.order_key(id, record))
     if full then
@@ -919,34 +1048,51 @@ do
   }
 end
 
--- uses: members overrides serving takers heartbeats
+-- uses: members configs rooms serving takers apps heartbeats
 -- Sessions: who they are, and their end.
 local sessions
 do
   local FIELDS = {
-    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'stated_version', 'offered', 'parked', 'stall',
+    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'parked', 'stall',
     'growth',
   }
 
-  -- A session ends: all that it holds and waits for goes, and its configured values no longer count.
-  -- Return how many permits it held.
-  local function finish(sid)
-    call('ZREM', key.sessions, sid)
-    local permits_held = 0
-    local from, to = members.roll_of(sid)
-    for _, member in ipairs(call('ZRANGEBYLEX', key.roll, from, to)) do
-      local grant, number = members.read_roll(member)
-      if tonumber(grant) > 0 then permits_held = permits_held + 1 end
-      serving.remove(sid .. ':' .. number)
-    end
+  -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.
+  local function silence(sid)
     takers.set(sid, '', {})
-    local config = cjson.decode(call('HGET', key.session, sid .. ':config') or '{}')
+    apps.remove(sid)
     local beats = call('HMGET', key.session, sid .. ':interval', sid .. ':timeout')
     if beats[1] then heartbeats.remove(sid, beats[1], beats[2]) end
-    for _, field in ipairs(FIELDS) do call('HDEL', key.session, sid .. ':' .. field) end
-    for limit in pairs(config) do overrides.configure(limit) end
-    return permits_held
+    rooms.set(sid, 0)
+    local fields = {}
+    for i, field in ipairs(FIELDS) do fields[i] = sid .. ':' .. field end
+    call('HDEL', key.session, unpack(fields))
+    call('ZREM', key.stated, sid)
   end
+
+  -- A session ends: what it holds and waits for goes, and its configured values no longer count. What is more than
+  -- at_most of them is left for other scripts: its lease has ended, so they find it.
+  -- Return whether all is done, how many permits were taken away, and how much work it was.
+  local function finish(sid, at_most)
+    silence(sid)
+    local from, to = members.roll_of(sid)
+    local found, taken = call('ZRANGEBYLEX', key.roll, from, to, 'LIMIT', 0, at_most), 0
+    for _, member in ipairs(found) do
+      local grant, number = members.read_roll(member)
+      if tonumber(grant) > 0 then taken = taken + 1 end
+      serving.remove(sid .. ':' .. number)
+    end
+    local work = #found
+    if work < at_most then work = work + configs.end_some(sid, at_most - work) end
+    local is_done = work < at_most
+    if is_done then call('ZREM', key.sessions, sid) end
+    return is_done, taken, work
+  end
+
+  local ALL = 1e9 -- at most: what a worker may have
+  -- Its lease ends at once.
+  local CLOSED = -1
+  local function close(sid) call('ZADD', key.sessions, 'XX', CLOSED, sid) end
 
   local nodes = {}
   local function node_of(sid)
@@ -958,7 +1104,7 @@ do
     return node
   end
 
-  sessions = { finish = finish, node_of = node_of }
+  sessions = { ALL = ALL, CLOSED = CLOSED, close = close, finish = finish, node_of = node_of }
 end
 
 -- uses: nothing
@@ -1026,19 +1172,40 @@ do
     return (meta.epoch_began or 0) + (tonumber(call('HGET', key.session, sid .. ':timeout')) or 0)
   end
 
+  -- How many permits and configured values this script may still take from sessions that end.
+  local work_left = constant.WORK
+  local function end_session(sid)
+    local is_done, taken, work = sessions.finish(sid, work_left)
+    work_left = work_left - work
+    return is_done, taken
+  end
+
   local function end_dead_sessions()
-    local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'LIMIT', 0, 64)
-    local ended, reclaims = 0, 0
-    for _, sid in ipairs(due) do
-      local least = least_end(sid)
+    local MAX_DUE, END = 32, 4 -- the end of a session is work itself
+    local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'WITHSCORES', 'LIMIT', 0, MAX_DUE)
+    local reclaims = 0
+    for i = 1, #due, 2 do
+      local sid, least = due[i], least_end(due[i])
       if least > clock.at then
         call('ZADD', key.sessions, members.int(least), sid)
-      else
-        ended, reclaims = ended + 1, reclaims + sessions.finish(sid)
+      elseif work_left > 0 then
+        local _, taken = end_session(sid)
+        work_left = work_left - END
+        if tonumber(due[i + 1]) ~= sessions.CLOSED then reclaims = reclaims + taken end
       end
     end
-    if ended > 0 then heartbeats.changed() end
+    if #due > 0 then heartbeats.changed() end
     if reclaims > 0 then counters.add({ reclaims = reclaims }) end
+  end
+
+  -- Grants go on: some of the lines are served in each script, in order of name.
+  local function serve_lines()
+    meta.served_to = limits.touch_lines_after(meta.served_to)
+    if meta.served_to then
+      call('HSET', key.meta, 'served_to', meta.served_to)
+    else
+      call('HDEL', key.meta, 'served_to')
+    end
   end
 
   local function begin()
@@ -1048,15 +1215,16 @@ do
     if meta.closed_until and clock.at >= meta.closed_until then
       meta.closed_until = nil
       call('HDEL', key.meta, 'closed_until', 'lost')
-      limits.touch_all()
+      meta.served_to = ''
     end
+    if meta.served_to and not meta.closed_until then serve_lines() end
     end_dead_sessions()
     overrides.end_due()
   end
 
   epochs = {
     server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
-    begin_after_loss = begin_after_loss, begin = begin,
+    begin_after_loss = begin_after_loss, begin = begin, end_session = end_session,
   }
 end
 
@@ -1084,7 +1252,7 @@ do
   reply = { finish = finish }
 end
 
--- uses: input meta time clock members limits overrides permits rooms sessions heartbeats epochs reply
+-- uses: input meta time clock members limits overrides configs permits rooms apps sessions heartbeats epochs reply
 -- Begin a session, with what it is configured with and what it runs already.
 --
 -- Guarantee: its holdings count before anyone is granted another permit; where they exceed a max, that drains.
@@ -1104,7 +1272,7 @@ end
 --         identified (false: the server's id can't be read),
 --         strangers: [{app, node, broker}...], of other apps or brokers that share no queue with this one};
 --         what it holds has grant number 1
--- Cost    O(limits configured x sessions)
+-- Cost    O(limits configured)
 local int, asked = members.int, input.asked
 local META, SESSION, SESSIONS = key.meta, key.session, key.sessions
 local me = input.me
@@ -1145,7 +1313,6 @@ input.expect({
   version = input.integer, several = input.flag,
 })
 epochs.begin()
-local live = call('ZRANGE', SESSIONS, 0, -1)
 
 -- In how many ms a worker that lived, and can reach this Redis, is back: it tries again at least every LAST_RETRY, or
 -- half an interval of its own, which needs not be as short as that of this session.
@@ -1194,7 +1361,7 @@ end
 local lived, is_known, replaced = asked.known ~= '', false, {}
 for _, sid in ipairs(asked.old) do
   replaced[sid] = true
-  is_known = is_known or call('ZSCORE', SESSIONS, sid)
+  is_known = is_known or call('HEXISTS', SESSION, sid .. ':sync') == 1 -- (not so while it ends)
 end
 
 -- Begin an epoch where data was lost, or may have been. Return whether it was, and whether the lease of the session that
@@ -1230,52 +1397,25 @@ local function look_for_loss()
   return lost, lapsed
 end
 
--- Whose tasks count beside those of this session, though nothing tells that they belong together: those of another app
--- or broker, none of whose sessions takes from a queue of this one at the same broker. One of each.
-local function others_that_share_no_queue()
-  local mine, groups, found = {}, {}, {}
-  for _, queue in ipairs(asked.queues) do mine[queue] = true end
-  for _, sid in ipairs(live) do
-    local info = not replaced[sid] and cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}')
-    if info and (info.app ~= asked.info.app or info.broker ~= asked.info.broker) then
-      local name = tostring(info.app) .. members.US .. tostring(info.broker)
-      if groups[name] == nil then groups[name] = info end
-      if groups[name] and info.broker == asked.info.broker then
-        for _, queue in ipairs(cjson.decode(call('HGET', SESSION, sid .. ':queues') or '[]')) do
-          if mine[queue] then groups[name] = false end
-        end
-      end
-    end
-  end
-  for _, info in pairs(groups) do
-    if info and #found < 16 then table.insert(found, { app = info.app, node = info.node, broker = info.broker }) end
-  end
-  return found
-end
-
 local lost, lapsed = look_for_loss()
-for sid in pairs(replaced) do sessions.finish(sid) end
+for sid in pairs(replaced) do sessions.finish(sid, sessions.ALL) end
+if call('ZSCORE', SESSIONS, me) and call('HEXISTS', SESSION, me .. ':sync') == 0 then sessions.finish(me, sessions.ALL) end
 call('HSET', SESSION, me .. ':interval', int(asked.interval), me .. ':timeout', int(asked.timeout))
 heartbeats.add(me, asked.interval, asked.timeout)
 heartbeats.changed()
 if lived and lost and asked.newest > (tonumber(call('HGET', META, 'overrides_version')) or 0) then restore() end
-local strangers = others_that_share_no_queue()
+local strangers = apps.others(asked.info, asked.queues)
 
 local lease = clock.at + asked.timeout
 call('ZADD', SESSIONS, int(lease), me)
 asked.info.since = time.now
 call('HSET', SESSION, me .. ':info', cjson.encode(asked.info), me .. ':config', cjson.encode(asked.config),
   me .. ':queues', cjson.encode(asked.queues), me .. ':granted', 1, me .. ':sync', 0)
+apps.add(me, asked.info, asked.queues)
 rooms.set(me, asked.room)
 for _, row in ipairs(asked.held) do permits.adopt(me, row, 1) end
-for limit, max in pairs(asked.config) do
-  local known = limits.configured(limit)
-  if not known or max < known then
-    limits.configure_with(limit, max)
-    overrides.refresh(limit)
-  end
-end
-call('HSET', SESSION, me .. ':stated_version', lived and lost and 0 or math.max(asked.version, 0))
+configs.begin(me, asked.config)
+call('ZADD', key.stated, lived and lost and 0 or int(math.max(asked.version, 0)), me)
 reply.finish()
 return cjson.encode({
   status = 'ok', epoch = meta.epoch, version = meta.version, table = limits.all(), overrides = overrides.all(),

@@ -48,19 +48,40 @@ do
     return (meta.epoch_began or 0) + (tonumber(call('HGET', key.session, sid .. ':timeout')) or 0)
   end
 
+  -- How many permits and configured values this script may still take from sessions that end.
+  local work_left = constant.WORK
+  local function end_session(sid)
+    local is_done, taken, work = sessions.finish(sid, work_left)
+    work_left = work_left - work
+    return is_done, taken
+  end
+
   local function end_dead_sessions()
-    local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'LIMIT', 0, 64)
-    local ended, reclaims = 0, 0
-    for _, sid in ipairs(due) do
-      local least = least_end(sid)
+    local MAX_DUE, END = 32, 4 -- the end of a session is work itself
+    local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'WITHSCORES', 'LIMIT', 0, MAX_DUE)
+    local reclaims = 0
+    for i = 1, #due, 2 do
+      local sid, least = due[i], least_end(due[i])
       if least > clock.at then
         call('ZADD', key.sessions, members.int(least), sid)
-      else
-        ended, reclaims = ended + 1, reclaims + sessions.finish(sid)
+      elseif work_left > 0 then
+        local _, taken = end_session(sid)
+        work_left = work_left - END
+        if tonumber(due[i + 1]) ~= sessions.CLOSED then reclaims = reclaims + taken end
       end
     end
-    if ended > 0 then heartbeats.changed() end
+    if #due > 0 then heartbeats.changed() end
     if reclaims > 0 then counters.add({ reclaims = reclaims }) end
+  end
+
+  -- Grants go on: some of the lines are served in each script, in order of name.
+  local function serve_lines()
+    meta.served_to = limits.touch_lines_after(meta.served_to)
+    if meta.served_to then
+      call('HSET', key.meta, 'served_to', meta.served_to)
+    else
+      call('HDEL', key.meta, 'served_to')
+    end
   end
 
   local function begin()
@@ -70,14 +91,15 @@ do
     if meta.closed_until and clock.at >= meta.closed_until then
       meta.closed_until = nil
       call('HDEL', key.meta, 'closed_until', 'lost')
-      limits.touch_all()
+      meta.served_to = ''
     end
+    if meta.served_to and not meta.closed_until then serve_lines() end
     end_dead_sessions()
     overrides.end_due()
   end
 
   epochs = {
     server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
-    begin_after_loss = begin_after_loss, begin = begin,
+    begin_after_loss = begin_after_loss, begin = begin, end_session = end_session,
   }
 end

@@ -12,8 +12,15 @@ do
       queue[#queue + 1] = limit
     end
   end
-  local function touch_all()
-    for _, limit in ipairs(call('HKEYS', key.max)) do touch(limit) end
+  -- Of the lines behind that of a limit, in order of name, some are touched; return the last of them, nil at the end.
+  local function touch_lines_after(limit)
+    for _ = 1, constant.WORK do
+      local member = call('ZRANGEBYLEX', key.waiters, members.last(limit), '+', 'LIMIT', 0, 1)[1]
+      if not member then return nil end
+      limit = string.match(member, '^([^' .. members.US .. ']*)')
+      touch(limit)
+    end
+    return limit
   end
   local taken = 0
   local function next_touched()
@@ -33,32 +40,32 @@ do
     return max
   end
 
-  -- Limit -> the version of the table with which it began.
-  local settling = {}
-  local fields = call('HGETALL', key.settling)
-  for i = 1, #fields, 2 do settling[fields[i]] = tonumber(fields[i + 1]) end
-
+  -- SETTLING has limits by the version of the table with which they began.
+  local some_settle = call('EXISTS', key.settling) == 1
+  local settling = {} -- as far as it was looked at
+  local function is_settling(limit)
+    if not some_settle then return false end
+    if settling[limit] == nil then settling[limit] = call('ZSCORE', key.settling, limit) and true end
+    return settling[limit]
+  end
   local function settle_with(limit, version)
-    call('HSET', key.settling, limit, version)
-    settling[limit] = version
+    call('ZADD', key.settling, version, limit)
+    settling[limit], some_settle = true, true
   end
   local function has_settled(limit)
-    call('HDEL', key.settling, limit)
-    settling[limit] = nil
+    if not some_settle then return end
+    call('ZREM', key.settling, limit)
+    settling[limit] = false
   end
 
-  -- Limits that began while tasks ran open once every live session has stated what it runs under them.
+  -- Limits that began while tasks ran open once every live session has stated what it runs under them: some in each
+  -- script, the others stay as they are until the next.
   local function open_settled()
-    if not next(settling) then return end
-    local least = math.huge
-    for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
-      least = math.min(least, tonumber(call('HGET', key.session, sid .. ':stated_version')) or 0)
-    end
-    for limit, since in pairs(settling) do
-      if since <= least then
-        has_settled(limit)
-        touch(limit)
-      end
+    if not some_settle then return end
+    local least = call('ZRANGE', key.stated, 0, 0, 'WITHSCORES')[2] or '+inf'
+    for _, limit in ipairs(call('ZRANGEBYSCORE', key.settling, '-inf', least, 'LIMIT', 0, constant.WORK)) do
+      has_settled(limit)
+      touch(limit)
     end
   end
 
@@ -93,10 +100,10 @@ do
   end
 
   -- The smallest value that a live session is configured with; nil: none.
-  local function configure_with(limit, value)
-    if value then call('HSET', key.configured, limit, members.int(value)) else call('HDEL', key.configured, limit) end
+  local function configured(limit)
+    local least = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
+    return least and tonumber(string.match(least, '^%d+', #limit + 2))
   end
-  local function configured(limit) return tonumber(call('HGET', key.configured, limit)) end
 
   local function all()
     local found = call('HGETALL', key.max)
@@ -106,9 +113,9 @@ do
   end
 
   limits = {
-    touch = touch, touch_all = touch_all, next_touched = next_touched, max_of = max_of, settling = settling,
-    settle_all = settle_all, open_settled = open_settled, new_version = new_version, hold_to = hold_to,
-    configured = configured, configure_with = configure_with, all = all,
+    touch = touch, touch_lines_after = touch_lines_after, next_touched = next_touched, max_of = max_of,
+    is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, new_version = new_version,
+    hold_to = hold_to, configured = configured, all = all,
     has_changed = function() return has_changed end,
   }
 end

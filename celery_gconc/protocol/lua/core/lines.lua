@@ -11,7 +11,7 @@ do
   local function has_free(limit, order)
     local max = limits.max_of(limit)
     if not max then return true end
-    if meta.closed_until or limits.settling[limit] then return false end
+    if meta.closed_until or limits.is_settling(limit) then return false end
     local taken = permits.held(limit)
     if taken >= max then return false end
     if taken < max - 1 then return true end

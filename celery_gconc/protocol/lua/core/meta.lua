@@ -3,7 +3,7 @@
 local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
-    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end')
+    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to')
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
     time = tonumber(found[2]),               -- its last step (wall time, ms)
@@ -18,6 +18,7 @@ do
     closed_until = tonumber(found[11]),      -- no grants until then: unknown sessions may live (lease clock, ms)
     fence = tonumber(found[12]) or 0,        -- the last fencing number
     next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
+    served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
     fence_before = found[12],
   }
 end

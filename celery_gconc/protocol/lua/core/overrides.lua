@@ -61,18 +61,7 @@ do
     end
   end
 
-  -- The smallest value that a live session is configured with, found anew.
-  local function configure(limit)
-    local least = nil
-    for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
-      local config = cjson.decode(call('HGET', key.session, sid .. ':config') or '{}')
-      if config[limit] and (not least or config[limit] < least) then least = config[limit] end
-    end
-    limits.configure_with(limit, least)
-    refresh(limit)
-  end
-
   overrides = {
-    of = of, set = set, all = all, end_due = end_due, refresh = refresh, configure = configure,
+    of = of, set = set, all = all, end_due = end_due, refresh = refresh,
   }
 end

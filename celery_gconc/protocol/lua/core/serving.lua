@@ -1,4 +1,4 @@
--- uses: input time clock members limits permits rooms lines notices
+-- uses: input meta time clock members limits permits rooms lines notices
 -- The rules by which permits are given.
 --
 -- Guarantee: after each script, no waiter whose session has room stands in line while all of its limits have a
@@ -93,6 +93,10 @@ do
     local record = {
       c = row[ASK.claims], a = clock.arrival_of(row[ASK.age]), g = 0, k = 0, t = row[ASK.task_id], n = row[ASK.task],
     }
+    if meta.served_to then -- others may wait in lines that are not served yet
+      for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
+      serve_all()
+    end
     call('ZADD', key.roll, 0, members.roll_member(id, 0))
     local full = lines.blocking(record, members.order_key(id, record))
     if full then

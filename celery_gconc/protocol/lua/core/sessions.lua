@@ -1,31 +1,48 @@
--- uses: members overrides serving takers heartbeats
+-- uses: members configs rooms serving takers apps heartbeats
 -- Sessions: who they are, and their end.
 local sessions
 do
   local FIELDS = {
-    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'stated_version', 'offered', 'parked', 'stall',
+    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'parked', 'stall',
     'growth',
   }
 
-  -- A session ends: all that it holds and waits for goes, and its configured values no longer count.
-  -- Return how many permits it held.
-  local function finish(sid)
-    call('ZREM', key.sessions, sid)
-    local permits_held = 0
-    local from, to = members.roll_of(sid)
-    for _, member in ipairs(call('ZRANGEBYLEX', key.roll, from, to)) do
-      local grant, number = members.read_roll(member)
-      if tonumber(grant) > 0 then permits_held = permits_held + 1 end
-      serving.remove(sid .. ':' .. number)
-    end
+  -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.
+  local function silence(sid)
     takers.set(sid, '', {})
-    local config = cjson.decode(call('HGET', key.session, sid .. ':config') or '{}')
+    apps.remove(sid)
     local beats = call('HMGET', key.session, sid .. ':interval', sid .. ':timeout')
     if beats[1] then heartbeats.remove(sid, beats[1], beats[2]) end
-    for _, field in ipairs(FIELDS) do call('HDEL', key.session, sid .. ':' .. field) end
-    for limit in pairs(config) do overrides.configure(limit) end
-    return permits_held
+    rooms.set(sid, 0)
+    local fields = {}
+    for i, field in ipairs(FIELDS) do fields[i] = sid .. ':' .. field end
+    call('HDEL', key.session, unpack(fields))
+    call('ZREM', key.stated, sid)
   end
+
+  -- A session ends: what it holds and waits for goes, and its configured values no longer count. What is more than
+  -- at_most of them is left for other scripts: its lease has ended, so they find it.
+  -- Return whether all is done, how many permits were taken away, and how much work it was.
+  local function finish(sid, at_most)
+    silence(sid)
+    local from, to = members.roll_of(sid)
+    local found, taken = call('ZRANGEBYLEX', key.roll, from, to, 'LIMIT', 0, at_most), 0
+    for _, member in ipairs(found) do
+      local grant, number = members.read_roll(member)
+      if tonumber(grant) > 0 then taken = taken + 1 end
+      serving.remove(sid .. ':' .. number)
+    end
+    local work = #found
+    if work < at_most then work = work + configs.end_some(sid, at_most - work) end
+    local is_done = work < at_most
+    if is_done then call('ZREM', key.sessions, sid) end
+    return is_done, taken, work
+  end
+
+  local ALL = 1e9 -- at most: what a worker may have
+  -- Its lease ends at once.
+  local CLOSED = -1
+  local function close(sid) call('ZADD', key.sessions, 'XX', CLOSED, sid) end
 
   local nodes = {}
   local function node_of(sid)
@@ -37,5 +54,5 @@ do
     return node
   end
 
-  sessions = { finish = finish, node_of = node_of }
+  sessions = { ALL = ALL, CLOSED = CLOSED, close = close, finish = finish, node_of = node_of }
 end

@@ -26,14 +26,13 @@ end
 if asked.limit ~= cjson.null then
   name(asked.limit)
 else
-  for _, hash in ipairs({ key.max, key.configured, key.overrides }) do
+  for _, hash in ipairs({ key.max, key.overrides }) do
     for _, limit in ipairs(call('HKEYS', hash)) do name(limit) end
   end
 end
-table.sort(names)
 
 local idle, parked, live = {}, {}, {}
-for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
+for _, sid in ipairs(call('ZRANGEBYSCORE', key.sessions, '(' .. members.int(clock.at), '+inf')) do
   local holding, waiting = 0, 0
   for limit, more in pairs(cjson.decode(call('HGET', SESSION, sid .. ':parked') or '{}')) do
     parked[limit] = (parked[limit] or 0) + more
@@ -49,16 +48,22 @@ for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
       waiting = waiting + 1
     end
   end
+  local config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}')
+  if asked.limit == cjson.null then
+    for limit in pairs(config) do name(limit) end
+  end
   table.insert(live, {
     session = sid, lease = tonumber(call('ZSCORE', key.sessions, sid)) - clock.at, permits = holding, waiting = waiting,
     room = rooms.of(sid), info = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}'),
-    config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}'),
+    config = config,
     queues = cjson.decode(call('HGET', SESSION, sid .. ':queues') or '[]'),
     interval = tonumber(call('HGET', SESSION, sid .. ':interval')) or 0,
     timeout = tonumber(call('HGET', SESSION, sid .. ':timeout')) or 0,
     stall = cjson.decode(call('HGET', SESSION, sid .. ':stall') or 'null'),
   })
 end
+
+table.sort(names)
 
 local function ended(limit)
   local total, sum = call('HGET', key.totals, limit), 0
@@ -81,7 +86,7 @@ end
 local function status_of(limit)
   local override, configured = overrides.of(limit), limits.configured(limit)
   local max = override.max or configured or -1
-  local paused, settling = override.pause ~= nil, limits.settling[limit] ~= nil or meta.closed_until ~= nil
+  local paused, settling = override.pause ~= nil, limits.is_settling(limit) or meta.closed_until ~= nil
   local held = permits.held(limit)
   local is_closed = paused or settling or (max >= 0 and held - (idle[limit] or 0) >= max)
   return {

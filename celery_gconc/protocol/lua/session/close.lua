@@ -1,13 +1,14 @@
 -- uses: input epochs sessions heartbeats reply
 -- End a session at once: the worker stops and runs nothing any more.
 --
--- Guarantee: what it held is free and handed on before the reply; a late sync of it is refused.
+-- Guarantee: what it held is free and handed on before the last reply; a late sync of it is refused.
 -- ARGV[2] session
--- Reply   {status: "ok"}
--- Cost    O(what it holds and waits for)
+-- Reply   {status: "ok", more (true: it is to be called again, or other scripts do the rest)}
+-- Cost    O(what it holds, waits for and is configured with), a bounded part of it in each call
 input.expect({ session = input.session_id })
 epochs.begin()
-sessions.finish(input.asked.session)
+sessions.close(input.asked.session)
+local is_done = epochs.end_session(input.asked.session)
 heartbeats.changed()
 reply.finish()
-return cjson.encode({ status = 'ok' })
+return cjson.encode({ status = 'ok', more = not is_done })

@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits overrides permits rooms sessions heartbeats epochs reply
+-- uses: input meta time clock members limits overrides configs permits rooms apps sessions heartbeats epochs reply
 -- Begin a session, with what it is configured with and what it runs already.
 --
 -- Guarantee: its holdings count before anyone is granted another permit; where they exceed a max, that drains.
@@ -18,7 +18,7 @@
 --         identified (false: the server's id can't be read),
 --         strangers: [{app, node, broker}...], of other apps or brokers that share no queue with this one};
 --         what it holds has grant number 1
--- Cost    O(limits configured x sessions)
+-- Cost    O(limits configured)
 local int, asked = members.int, input.asked
 local META, SESSION, SESSIONS = key.meta, key.session, key.sessions
 local me = input.me
@@ -59,7 +59,6 @@ input.expect({
   version = input.integer, several = input.flag,
 })
 epochs.begin()
-local live = call('ZRANGE', SESSIONS, 0, -1)
 
 -- In how many ms a worker that lived, and can reach this Redis, is back: it tries again at least every LAST_RETRY, or
 -- half an interval of its own, which needs not be as short as that of this session.
@@ -108,7 +107,7 @@ end
 local lived, is_known, replaced = asked.known ~= '', false, {}
 for _, sid in ipairs(asked.old) do
   replaced[sid] = true
-  is_known = is_known or call('ZSCORE', SESSIONS, sid)
+  is_known = is_known or call('HEXISTS', SESSION, sid .. ':sync') == 1 -- (not so while it ends)
 end
 
 -- Begin an epoch where data was lost, or may have been. Return whether it was, and whether the lease of the session that
@@ -144,52 +143,25 @@ local function look_for_loss()
   return lost, lapsed
 end
 
--- Whose tasks count beside those of this session, though nothing tells that they belong together: those of another app
--- or broker, none of whose sessions takes from a queue of this one at the same broker. One of each.
-local function others_that_share_no_queue()
-  local mine, groups, found = {}, {}, {}
-  for _, queue in ipairs(asked.queues) do mine[queue] = true end
-  for _, sid in ipairs(live) do
-    local info = not replaced[sid] and cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}')
-    if info and (info.app ~= asked.info.app or info.broker ~= asked.info.broker) then
-      local name = tostring(info.app) .. members.US .. tostring(info.broker)
-      if groups[name] == nil then groups[name] = info end
-      if groups[name] and info.broker == asked.info.broker then
-        for _, queue in ipairs(cjson.decode(call('HGET', SESSION, sid .. ':queues') or '[]')) do
-          if mine[queue] then groups[name] = false end
-        end
-      end
-    end
-  end
-  for _, info in pairs(groups) do
-    if info and #found < 16 then table.insert(found, { app = info.app, node = info.node, broker = info.broker }) end
-  end
-  return found
-end
-
 local lost, lapsed = look_for_loss()
-for sid in pairs(replaced) do sessions.finish(sid) end
+for sid in pairs(replaced) do sessions.finish(sid, sessions.ALL) end
+if call('ZSCORE', SESSIONS, me) and call('HEXISTS', SESSION, me .. ':sync') == 0 then sessions.finish(me, sessions.ALL) end
 call('HSET', SESSION, me .. ':interval', int(asked.interval), me .. ':timeout', int(asked.timeout))
 heartbeats.add(me, asked.interval, asked.timeout)
 heartbeats.changed()
 if lived and lost and asked.newest > (tonumber(call('HGET', META, 'overrides_version')) or 0) then restore() end
-local strangers = others_that_share_no_queue()
+local strangers = apps.others(asked.info, asked.queues)
 
 local lease = clock.at + asked.timeout
 call('ZADD', SESSIONS, int(lease), me)
 asked.info.since = time.now
 call('HSET', SESSION, me .. ':info', cjson.encode(asked.info), me .. ':config', cjson.encode(asked.config),
   me .. ':queues', cjson.encode(asked.queues), me .. ':granted', 1, me .. ':sync', 0)
+apps.add(me, asked.info, asked.queues)
 rooms.set(me, asked.room)
 for _, row in ipairs(asked.held) do permits.adopt(me, row, 1) end
-for limit, max in pairs(asked.config) do
-  local known = limits.configured(limit)
-  if not known or max < known then
-    limits.configure_with(limit, max)
-    overrides.refresh(limit)
-  end
-end
-call('HSET', SESSION, me .. ':stated_version', lived and lost and 0 or math.max(asked.version, 0))
+configs.begin(me, asked.config)
+call('ZADD', key.stated, lived and lost and 0 or int(math.max(asked.version, 0)), me)
 reply.finish()
 return cjson.encode({
   status = 'ok', epoch = meta.epoch, version = meta.version, table = limits.all(), overrides = overrides.all(),

@@ -142,7 +142,8 @@ if refusal then
 end
 local lease = clock.at + tonumber(known[3])
 call('ZADD', SESSIONS, int(lease), me)
-call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':stated_version', asked.version, me .. ':offered', '0')
+call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':offered', '0')
+call('ZADD', key.stated, asked.version, me)
 if asked.takes then takers.set(me, asked.source, asked.takes) end
 if asked.growth then call('HSET', SESSION, me .. ':growth', int(asked.growth)) end
 

@@ -1,0 +1,269 @@
+"""``make bench-scale``: what each script costs Redis with 10 and with 10,000 sessions, limits and waiters.
+
+The real scripts, by the store that workers use, on a Redis of its own. Times are those for which the server's main
+thread computed (Linux), so neither Python nor anything else on the machine counts. A ratio compares with the smallest
+size of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from celery_gconc.protocol.messages import Ask, Held, Sync
+from celery_gconc.protocol.session_store import SessionStore
+from tests.kit.servers import RedisServer, redis_server
+
+SIZES = (10, 100, 1_000, 10_000)
+
+#: How many calls a median is of.
+REPEATS = 15
+
+#: Seconds: as long as leases may be, so that none ends while sessions are made.
+INTERVAL, TIMEOUT = 100.0, 300.0
+
+#: How many requests of a session wait in a line at most.
+IN_LINE = 32
+
+PAGE = Path("docs/explanation/scale.md")
+BEGIN, END = "<!-- begin: benchmarks/scale.py -->", "<!-- end: benchmarks/scale.py -->"
+
+
+@dataclass
+class Row:
+    """What one call costs, in ms, by size."""
+
+    name: str
+    median: dict[int, float] = field(default_factory=dict)
+    longest: dict[int, float] = field(default_factory=dict)
+
+
+class Bench:
+    """A namespace, its sessions, and the time that scripts take in it."""
+
+    def __init__(self, server: RedisServer) -> None:
+        pid = server.process.pid
+        self._schedstat = Path(f"/proc/{pid}/task/{pid}/schedstat")
+        self.raw = redis.Redis.from_url(server.url)
+        self.store = SessionStore(server.url, "gconc", call_timeout=600.0)
+        self.epochs: dict[str, str] = {}
+        self.syncs: dict[str, int] = {}
+        self.versions: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Empty it."""
+        self.raw.flushall()
+        self.epochs.clear()
+        self.syncs.clear()
+
+    def open(self, name: str, config: dict[str, int] | None = None, room: int = 100) -> None:
+        opened = self.store.open(
+            name, interval=INTERVAL, timeout=TIMEOUT, room=room, config=config or {}, queues=["celery"],
+            info={"node": name, "pid": 1, "pool": "prefork", "app": "proj", "broker": "amqp"},
+        )  # fmt: skip
+        self.epochs[name], self.syncs[name], self.versions[name] = opened.epoch, 0, opened.version
+        self.raw.hdel(self.store.keys.key("meta"), "closed_until")
+
+    def sync(self, name: str, *, room: int = 100, version: int | None = None, **what: Any) -> Any:
+        self.syncs[name] += 1
+        number = self.syncs[name]
+        said = self.versions[name] if version is None else version
+        reply = self.store.sync(
+            Sync(name, self.epochs[name], number, number - 1, what.pop("granted", 10**6), room, said, **what)
+        )
+        self.versions[name] = reply.version or said
+        return reply
+
+    def close(self, name: str) -> None:
+        """One call, where a worker makes as many as are needed."""
+        self.store._run("close", {"session": name})
+
+    def set(self, limit: str, maximum: int) -> None:
+        self.store.set(limit, maximum, by="bench")
+
+    def end_first(self, room: int) -> Callable[[], Any]:
+        """The call with which the task ends that holds a permit."""
+        member = self.raw.zrange(self.store.keys.key("holders"), 0, 0)[0].decode()
+        name, _, number = member.split("\x1f")[1].rpartition(":")
+        return lambda: self.sync(name, room=room, ended=[int(number)])
+
+    def end_leases(self, names: list[str]) -> None:
+        """Sessions died long ago, and the next script finds out."""
+        self.raw.hset(self.store.keys.key("meta"), "epoch_began", 1)
+        self.raw.zadd(self.store.keys.key("sessions"), dict.fromkeys(names, 1))
+
+    def spent(self) -> int:
+        """For how long the server's main thread has computed (ns): whatever else runs on the machine doesn't count."""
+        return int(self._schedstat.read_text().split()[0])
+
+    def timed(self, call: Callable[[], Any]) -> float:
+        """What one call costs the server (ms)."""
+        before = self.spent()
+        call()
+        return (self.spent() - before) / 1e6
+
+
+Situation = Callable[[Bench, int], Iterator[tuple[str, float]]]
+
+
+def sessions(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
+    """So many sessions, configured with twenty limits each, all waiting for nothing."""
+    config = {f"queue:q{number}": 8 for number in range(20)}
+    names = [f"s{number}" for number in range(size)]
+    for name in names:
+        bench.open(name, config)
+        bench.sync(name, full=True)
+    me = names[0]
+    held = [Held(100 + number, (f"queue:q{number}",)) for number in range(8)]
+    for turn in range(REPEATS):
+        yield "sync, nothing to say", bench.timed(lambda: bench.sync(me))
+        yield (
+            "sync, asks for a permit and is granted",
+            bench.timed(lambda turn=turn: bench.sync(me, asks=[Ask(1000 + turn, ("queue:q1",))])),
+        )
+        yield "sync, a task ended", bench.timed(lambda turn=turn: bench.sync(me, ended=[1000 + turn]))
+        yield "sync, a statement of eight permits", bench.timed(lambda: bench.sync(me, full=True, held=held))
+        yield "open", bench.timed(lambda turn=turn: bench.open(f"new{turn}", config))
+        yield "close", bench.timed(lambda turn=turn: bench.close(f"new{turn}"))
+        yield "change of a limit", bench.timed(lambda turn=turn: bench.set("queue:q0", 9 + turn % 2))
+        yield "status of one limit", bench.timed(lambda: bench.store.status("queue:q0"))
+    bench.set("queue:new", 3)
+    for _ in range(REPEATS):
+        yield "sync while a limit settles", bench.timed(lambda: bench.sync(me))
+    bench.end_leases(names[1:])
+    while bench.raw.zcount(bench.store.keys.key("sessions"), "-inf", 1):
+        yield "sync while leases end", bench.timed(lambda: bench.sync(me))
+
+
+def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
+    """So many limits, that five sessions are configured with."""
+    config = {f"queue:q{number}": 8 for number in range(size)}
+    for number in range(5):
+        bench.open(f"s{number}", config)
+        bench.sync(f"s{number}", full=True)
+    for turn in range(REPEATS):
+        yield "sync, nothing to say", bench.timed(lambda: bench.sync("s0"))
+        yield (
+            "sync, asks for a permit and is granted",
+            bench.timed(lambda turn=turn: bench.sync("s0", asks=[Ask(1000 + turn, ("queue:q1",))])),
+        )
+        yield "sync, a task ended", bench.timed(lambda turn=turn: bench.sync("s0", ended=[1000 + turn]))
+        yield "change of a limit", bench.timed(lambda turn=turn: bench.set("queue:q0", 9 + turn % 2))
+        yield "status of one limit", bench.timed(lambda: bench.store.status("queue:q0"))
+        bench.sync("s0")
+    for turn in range(3):
+        yield "open with all of them", bench.timed(lambda turn=turn: bench.open(f"new{turn}", config))
+    for turn in range(3):
+        yield "close of one that is configured with all", bench.timed(lambda turn=turn: bench.close(f"new{turn}"))
+        yield "the call after that", bench.timed(lambda: bench.sync("s0"))
+    while bench.raw.zcard(bench.store.keys.key("sessions")) > 5:
+        yield "the call after that", bench.timed(lambda: bench.sync("s0"))
+    held = [Held(1 + number, (f"queue:q{number}",)) for number in range(size)]
+    bench.sync("s4", full=True, held=held)
+    bench.end_leases(["s4"])
+    while bench.raw.exists(bench.store.keys.key("holders")):
+        yield "sync while the lease of a holder of all ends", bench.timed(lambda: bench.sync("s0"))
+    bench.raw.hset(bench.store.keys.key("meta"), "closed_until", 1)
+    yield "sync when grants go on after a loss", bench.timed(lambda: bench.sync("s0"))
+
+
+def _queue_up(bench: Bench, size: int, room: int) -> None:
+    """So many requests stand in the line of the limit, of sessions with so much room."""
+    bench.open("holder", {"app": 1})
+    bench.sync("holder", asks=[Ask(1, ("app",))])
+    for number in range(0, size, IN_LINE):
+        name = f"w{number}"
+        bench.open(name, {"app": 1}, room=room)
+        asks = [Ask(1 + turn, ("app",)) for turn in range(min(IN_LINE, size - number))]
+        bench.sync(name, room=room, asks=asks)
+
+
+def waiters(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
+    """So many requests wait for one limit, and their sessions have room."""
+    _queue_up(bench, size, 1000)
+    bench.open("last", {"app": 1}, room=1)
+    for turn in range(REPEATS):
+        yield (
+            "sync, asks for a permit behind them",
+            bench.timed(lambda turn=turn: bench.sync("last", room=1, asks=[Ask(1000 + turn, ("app",))])),
+        )
+        yield "sync, withdraws it", bench.timed(lambda turn=turn: bench.sync("last", room=1, ended=[1000 + turn]))
+        yield "status of one limit", bench.timed(lambda: bench.store.status("app"))
+    for _ in range(min(size, REPEATS)):
+        yield "sync, a task ended and the first is granted", bench.timed(bench.end_first(1000))
+
+
+def without_room(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
+    """So many requests wait for one limit whose sessions have no room; one behind them has some."""
+    _queue_up(bench, size, 0)
+    bench.open("able", {"app": 1})
+    bench.sync("able", asks=[Ask(1 + turn, ("app",)) for turn in range(IN_LINE)])
+    for _ in range(REPEATS):
+        yield "sync, a task ended and the next one's session has room", bench.timed(bench.end_first(100))
+    yield "sync, a session has room again", bench.timed(lambda: bench.sync("w0", room=1))
+
+
+SITUATIONS: dict[str, Situation] = {
+    "sessions": sessions,
+    "limits": limits,
+    "waiters with room": waiters,
+    "waiters without room": without_room,
+}
+
+
+def measure(server: RedisServer, sizes: list[int], only: list[str]) -> dict[str, dict[str, Row]]:
+    """All situations at all sizes."""
+    bench, found = Bench(server), {name: {} for name in only}  # type: dict[str, dict[str, Row]]
+    for name in only:
+        for size in sizes:
+            bench.begin()
+            calls: dict[str, list[float]] = {}
+            for what, took in SITUATIONS[name](bench, size):
+                calls.setdefault(what, []).append(took)
+            for what, took in calls.items():
+                row = found[name].setdefault(what, Row(what))
+                row.median[size], row.longest[size] = statistics.median(took), max(took)
+            print(f"{name}: {size} done", file=sys.stderr)
+    return found
+
+
+def table(found: dict[str, dict[str, Row]], sizes: list[int]) -> str:
+    """What was measured, in Markdown."""
+    least, most = min(sizes), max(sizes)
+    head = [f"| {{}} | {' | '.join(f'{size:,}' for size in sizes)} | {most:,} ÷ {least:,} | longest at {most:,} |"]
+    lines: list[str] = []
+    for name, rows in found.items():
+        lines += ["", head[0].format(name), "| --- |" + " --- |" * (len(sizes) + 2)]
+        for row in rows.values():
+            times = " | ".join(f"{row.median[size]:.2f}" if size in row.median else "-" for size in sizes)
+            ratio = row.median[most] / row.median[least] if {least, most} <= row.median.keys() else 0
+            shown = f"{ratio:.1f}" if ratio else "-"
+            lines.append(f"| {row.name} | {times} | {shown} | {row.longest.get(most, 0):.1f} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--only", nargs="+", choices=list(SITUATIONS), default=list(SITUATIONS))
+    parser.add_argument("--print", action="store_true", help="write no page")
+    asked = parser.parse_args()
+    with redis_server() as server:
+        found = measure(server, asked.sizes, asked.only)
+    text = table(found, asked.sizes)
+    print(text)
+    if not asked.print:
+        page = PAGE.read_text(encoding="utf-8")
+        before, rest = page.split(BEGIN)
+        PAGE.write_text(before + BEGIN + "\n" + text + END + rest.split(END)[1], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
