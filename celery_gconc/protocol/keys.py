@@ -29,6 +29,9 @@ KEYSPACE: dict[str, str] = {
     "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
     "holders": "zset by name: <limit> US <session>:<number>",
     "waiters": "zset by name: <limit> US <arrival, us on the lease clock> US <session>:<number>",
+    "turns": "zset by name, as waiters: those whose turn may come",
+    "aside": "zset by name: <session> US <limit> US <arrival> US <session>:<number> of the other waiters: each was "
+    "offered a permit while its session had no room, which has not been heard of since",
     "reserved": "zset by name, as waiters: permits held back for a waiter that missed its turn too often",
     "max": "hash: limit to the max that holds now (0 while paused); unlimited ones are absent",
     "configured": "zset by name: <limit> US <max> US <session> for each value that a session is configured with, and "

@@ -136,3 +136,61 @@ def test_when_grants_go_on_many_lines_are_served_some_with_each_call_and_nobody_
     namespace.store.status("nothing")
     assert len(namespace.look().holders) == MANY
     assert not namespace.raw.hexists(namespace.keys.key("meta"), "served_to")
+
+
+def test_a_waiter_without_room_is_passed_once_and_has_its_turns_again_when_its_session_says_something(
+    namespace: Namespace,
+):
+    namespace.set("app", 1)
+    holder, full, able = namespace.session("a"), namespace.session("b", slots=0), namespace.session("c")
+    held, first = holder.ask("app"), full.ask("app")
+    able.ask("app")
+    able.ask("app")
+    turns = namespace.keys.key("turns")
+    assert namespace.raw.zcard(turns) == 3
+    holder.release(held)
+    assert namespace.holders("app") == [("c", 1)]
+    assert [member.rpartition(b"\x1f")[2] for member in namespace.raw.zrange(turns, 0, -1)] == [b"c:2"], "passed"
+    assert namespace.line("app") == [("b", first), ("c", 2)], "it keeps its position"
+    full.slots = 1
+    full.sync()
+    able.sync()
+    able.release(1)
+    assert namespace.holders("app") == [("b", first)]
+    full.sync()
+    full.release(first)
+    able.sync()
+    able.release(2)
+    assert namespace.line("app") == []
+    assert not namespace.raw.exists(turns, namespace.keys.key("aside"))
+
+
+def test_a_waiter_that_was_passed_is_offered_a_permit_again_after_each_word_of_its_session(namespace: Namespace):
+    namespace.set("app", 1)
+    holder, full, able = namespace.session("a"), namespace.session("b", slots=0).listen(), namespace.session("c")
+    held = holder.ask("app")
+    full.ask("app")
+    numbers = [able.ask("app") for _ in range(3)]
+    holder.release(held)
+    assert [notice.offer for notice in full.hear()] == [True]
+    able.sync()
+    able.release(numbers[0])
+    assert full.hear() == [], "it has heard of it"
+    full.sync()
+    able.sync()
+    able.release(numbers[1])
+    assert [notice.offer for notice in full.hear()] == [True]
+
+
+def test_a_waiter_that_was_passed_leaves_nothing_behind_when_it_goes(namespace: Namespace):
+    namespace.set("app", 1)
+    holder, full, able = namespace.session("a"), namespace.session("b", slots=0), namespace.session("c")
+    held = holder.ask("app")
+    full.ask("app")
+    full.ask("app")
+    able.ask("app")
+    holder.release(held)
+    assert namespace.raw.zcard(namespace.keys.key("aside")) == 2
+    namespace.store.close_session("b")
+    assert not namespace.raw.exists(namespace.keys.key("aside"))
+    assert namespace.store.audit(repair=False) == ()

@@ -9,21 +9,23 @@ local key = {
   roll = KEYS[7],
   holders = KEYS[8],
   waiters = KEYS[9],
-  reserved = KEYS[10],
-  max = KEYS[11],
-  configured = KEYS[12],
-  overrides = KEYS[13],
-  settling = KEYS[14],
-  contended = KEYS[15],
-  changes = KEYS[16],
-  changed = KEYS[17],
-  totals = KEYS[18],
-  recent = KEYS[19],
-  takers = KEYS[20],
-  apps = KEYS[21],
+  turns = KEYS[10],
+  aside = KEYS[11],
+  reserved = KEYS[12],
+  max = KEYS[13],
+  configured = KEYS[14],
+  overrides = KEYS[15],
+  settling = KEYS[16],
+  contended = KEYS[17],
+  changes = KEYS[18],
+  changed = KEYS[19],
+  totals = KEYS[20],
+  recent = KEYS[21],
+  takers = KEYS[22],
+  apps = KEYS[23],
 }
 local constant = {
-  KEYS = 21,
+  KEYS = 23,
   TURNS = 3,
   WORK = 250,
   MAX = 2147483648,
@@ -742,6 +744,8 @@ end
 -- uses: meta members limits permits rooms contention
 -- Lines: where requests wait, and for whom permits are held back.
 --
+-- TURNS has the waiters of each line whose turn may come, ASIDE the others, by session: they were offered a permit, had
+-- no room for it, and have not been heard of since. So nobody walks past them at each permit that becomes free.
 -- A waiter stands in the line of one full limit at a time. After TURNS missed turns a permit is held back for it in each
 -- of its limits: RESERVED has it then, ordered as WAITERS. Of each limit one is held back at a time, for the first whose
 -- session has room: were it one for each of them, those that wait for a full limit would empty the others, too. The
@@ -774,13 +778,32 @@ do
   local function stand(id, record, limit)
     record.at = limit
     permits.save(id, record)
-    call('ZADD', key.waiters, 0, limit .. members.US .. members.order_key(id, record))
+    local member = limit .. members.US .. members.order_key(id, record)
+    call('ZADD', key.waiters, 0, member)
+    call('ZADD', key.turns, 0, member)
     contention.begin(limit, members.owner(id))
+  end
+
+  -- It was offered a permit, and its session has no room: its turn doesn't come again until that says something.
+  local function set_aside(sid, member)
+    call('ZREM', key.turns, member)
+    call('ZADD', key.aside, 0, sid .. members.US .. member)
+  end
+
+  -- What was set aside of a session gets its turns again.
+  local function bring_back(sid)
+    local found = call('ZRANGEBYLEX', key.aside, members.first(sid), members.last(sid))
+    for _, member in ipairs(found) do
+      call('ZADD', key.turns, 0, string.sub(member, #sid + 2))
+      call('ZREM', key.aside, member)
+    end
   end
 
   local function leave(id, record)
     local limit = record.at
-    call('ZREM', key.waiters, limit .. members.US .. members.order_key(id, record))
+    local member = limit .. members.US .. members.order_key(id, record)
+    call('ZREM', key.waiters, member)
+    if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, members.owner(id) .. members.US .. member) end
     record.at = nil
     contention.finish_if_empty(limit)
   end
@@ -804,7 +827,8 @@ do
   end
 
   lines = {
-    has_free = has_free, blocking = blocking, stand = stand, leave = leave, reserve = reserve, unreserve = unreserve,
+    has_free = has_free, blocking = blocking, stand = stand, leave = leave, set_aside = set_aside,
+    bring_back = bring_back, reserve = reserve, unreserve = unreserve,
   }
 end
 
@@ -871,6 +895,7 @@ do
         lines.stand(id, record, full)
       else
         rooms.offer(id, record)
+        lines.set_aside(members.owner(id), limit .. members.US .. order)
       end
     elseif full then
       miss_turn(id, record, full)
@@ -883,7 +908,7 @@ do
   local function serve(limit)
     local from = members.first(limit)
     while true do
-      local line = call('ZRANGEBYLEX', key.waiters, from, members.last(limit), 'LIMIT', 0, 16)
+      local line = call('ZRANGEBYLEX', key.turns, from, members.last(limit), 'LIMIT', 0, 16)
       if #line == 0 then return end
       for _, member in ipairs(line) do
         from = '(' .. member

@@ -1,6 +1,8 @@
 -- uses: meta members limits permits rooms contention
 -- Lines: where requests wait, and for whom permits are held back.
 --
+-- TURNS has the waiters of each line whose turn may come, ASIDE the others, by session: they were offered a permit, had
+-- no room for it, and have not been heard of since. So nobody walks past them at each permit that becomes free.
 -- A waiter stands in the line of one full limit at a time. After TURNS missed turns a permit is held back for it in each
 -- of its limits: RESERVED has it then, ordered as WAITERS. Of each limit one is held back at a time, for the first whose
 -- session has room: were it one for each of them, those that wait for a full limit would empty the others, too. The
@@ -33,13 +35,32 @@ do
   local function stand(id, record, limit)
     record.at = limit
     permits.save(id, record)
-    call('ZADD', key.waiters, 0, limit .. members.US .. members.order_key(id, record))
+    local member = limit .. members.US .. members.order_key(id, record)
+    call('ZADD', key.waiters, 0, member)
+    call('ZADD', key.turns, 0, member)
     contention.begin(limit, members.owner(id))
+  end
+
+  -- It was offered a permit, and its session has no room: its turn doesn't come again until that says something.
+  local function set_aside(sid, member)
+    call('ZREM', key.turns, member)
+    call('ZADD', key.aside, 0, sid .. members.US .. member)
+  end
+
+  -- What was set aside of a session gets its turns again.
+  local function bring_back(sid)
+    local found = call('ZRANGEBYLEX', key.aside, members.first(sid), members.last(sid))
+    for _, member in ipairs(found) do
+      call('ZADD', key.turns, 0, string.sub(member, #sid + 2))
+      call('ZREM', key.aside, member)
+    end
   end
 
   local function leave(id, record)
     local limit = record.at
-    call('ZREM', key.waiters, limit .. members.US .. members.order_key(id, record))
+    local member = limit .. members.US .. members.order_key(id, record)
+    call('ZREM', key.waiters, member)
+    if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, members.owner(id) .. members.US .. member) end
     record.at = nil
     contention.finish_if_empty(limit)
   end
@@ -63,6 +84,7 @@ do
   end
 
   lines = {
-    has_free = has_free, blocking = blocking, stand = stand, leave = leave, reserve = reserve, unreserve = unreserve,
+    has_free = has_free, blocking = blocking, stand = stand, leave = leave, set_aside = set_aside,
+    bring_back = bring_back, reserve = reserve, unreserve = unreserve,
   }
 end

@@ -61,6 +61,7 @@ do
         lines.stand(id, record, full)
       else
         rooms.offer(id, record)
+        lines.set_aside(members.owner(id), limit .. members.US .. order)
       end
     elseif full then
       miss_turn(id, record, full)
@@ -73,7 +74,7 @@ do
   local function serve(limit)
     local from = members.first(limit)
     while true do
-      local line = call('ZRANGEBYLEX', key.waiters, from, members.last(limit), 'LIMIT', 0, 16)
+      local line = call('ZRANGEBYLEX', key.turns, from, members.last(limit), 'LIMIT', 0, 16)
       if #line == 0 then return end
       for _, member in ipairs(line) do
         from = '(' .. member

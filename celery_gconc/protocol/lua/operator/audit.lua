@@ -62,11 +62,14 @@ look('holder', key.holders, function(member)
   local record = id and known[id]
   return record and record.g > 0 and covers(record, limit)
 end)
-look('waiter', key.waiters, function(member)
+local function waits(member)
   local limit, id = string.match(member, '^([^' .. US .. ']*)' .. US .. '%d+' .. US .. '(.*)$')
   local record = id and known[id]
   return record and record.g == 0 and record.at == limit
-end)
+end
+look('waiter', key.waiters, waits)
+look('waiter', key.turns, waits)
+look('waiter', key.aside, function(member) return waits(string.match(member, US .. '(.*)$')) end)
 look('reserved', key.reserved, function(member)
   local limit, id = string.match(member, '^([^' .. US .. ']*)' .. US .. '%d+' .. US .. '(.*)$')
   local record = id and known[id]

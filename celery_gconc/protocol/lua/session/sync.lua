@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits overrides permits rooms contention serving takers epochs reply
+-- uses: input meta time clock members limits overrides permits rooms contention lines serving takers epochs reply
 -- One round trip of a session: what ended, what is asked for, the room it has; at heartbeats all that it holds.
 --
 -- Guarantee: syncs are numbered, an older one changes nothing. A statement (full) brings Redis in line with the
@@ -144,6 +144,7 @@ local lease = clock.at + tonumber(known[3])
 call('ZADD', SESSIONS, int(lease), me)
 call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':offered', '0')
 call('ZADD', key.stated, asked.version, me)
+lines.bring_back(me)
 if asked.takes then takers.set(me, asked.source, asked.takes) end
 if asked.growth then call('HSET', SESSION, me .. ':growth', int(asked.growth)) end
 
