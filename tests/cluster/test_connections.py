@@ -114,6 +114,7 @@ def test_while_the_broker_is_away_permits_of_tasks_that_end_return_within_a_seco
     cluster.send("nap", 4, 0.05, first=10)
     cluster.send("nap", 10, 0.1, queue="other", first=20)
     wait_until(lambda: waiting_sessions(cluster) == set(sessions.values()), what="both workers wait")
+    wait_until(lambda: cut_off.output().count(" received") == 6, what="no message is on its way that could be lost")
 
     link.proxy.cut()
     wait_until(lambda: waiting_sessions(cluster) == {sessions["w2"]}, seconds=1, what="the waits are withdrawn")
