@@ -283,7 +283,7 @@ proctype Lease(byte s) {
        me = NOBODY;
        if :: up[OWNER(s)] && runs[OWNER(s)] && !trust[OWNER(s)] -> exempt[OWNER(s)] = 1 :: else fi;
        if :: cur[OWNER(s)] == (s & 1) -> passed[OWNER(s)] = 1 :: else fi;
-       end_session(s); finish(); me = 0
+       end_session_soon(s); finish(); me = 0
      }
   od
 }

@@ -9,6 +9,29 @@ inline end_session(s) { /* sessions.finish */
   if :: LINE_EMPTY -> flag = 0 :: else fi
 }
 
+#ifdef PIECES           /* what it holds is taken away by the scripts to come, one permit in each (scripts.py: WORK) */
+inline end_session_soon(s) {
+  live[s] = 0; seen[s] = 0; ss[s] = 0; gr[s] = 0; room[s] = 0; line[s] = 0;
+  if :: LINE_EMPTY -> flag = 0 :: else fi
+}
+
+inline take_piece() {
+#ifndef NO_REST
+  j = 0;
+  do
+  :: j < NS * K && !live[j / K] && (hold[j / K] & BIT(j % K)) -> hold[j / K] = hold[j / K] & ~BIT(j % K); g[j] = 0; break
+  :: j < NS * K && (live[j / K] || !(hold[j / K] & BIT(j % K))) -> j++
+  :: else -> break
+  od
+#else
+  skip
+#endif
+}
+#else
+#define end_session_soon(s) end_session(s)
+#define take_piece() skip
+#endif
+
 inline grant(s, n) {    /* n: the permit's index */
   gr[s]++; room[s]--;
   line[s] = line[s] & ~BIT(n);
@@ -86,10 +109,9 @@ inline begin_epoch(h) {
 
 inline begin() {
 #ifndef NO_RUN_ID
-  if :: epoch && !same_run -> begin_epoch(INTERVAL) :: else fi
-#else
-  skip
+  if :: epoch && !same_run -> begin_epoch(INTERVAL) :: else fi;
 #endif
+  take_piece()
 }
 
 /* ======== open.lua ======== */
