@@ -53,8 +53,8 @@ KEYSPACE: dict[str, str] = {
 }
 
 
-#: What follows the prefix in the name of each notice channel.
-NOTICES = "notices"
+#: What follows the prefix in the name of each notice channel, and what that of all sessions ends with.
+NOTICES, TABLE = "notices", "table"
 
 
 class Keys:
@@ -84,6 +84,10 @@ class Keys:
     def channel(self, session: str) -> str:
         """The pub/sub channel on which a session is told of its grants and recalls."""
         return self.channels() + session
+
+    def table_channel(self) -> str:
+        """The channel on which all sessions are told of a new version of the limit table."""
+        return self.channels() + TABLE
 
     def lease_channel(self, session: str, timeout: float) -> str:
         """Nothing is told here: who listens shows a Redis that has lost its data how long its lease is (in s)."""

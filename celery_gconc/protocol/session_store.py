@@ -68,9 +68,11 @@ class SessionStore(Store):
 
     def subscribe(self, session: str, timeout: float | None = None) -> PubSub:
         """Listen to the notices of a session, whose lease is *timeout* long; returns once Redis has confirmed."""
-        channels = [] if timeout is None else [self.keys.lease_channel(session, timeout)]
+        channels = [self.keys.channel(session), self.keys.table_channel()]
+        if timeout is not None:
+            channels.append(self.keys.lease_channel(session, timeout))
         with self._translated():
-            return self._client.subscribe(*channels, self.keys.channel(session), timeout=CONNECT_TIMEOUT)
+            return self._client.subscribe(*channels, timeout=CONNECT_TIMEOUT)
 
     def ask(self, pubsub: PubSub) -> None:
         """Have Redis answer on the connection for notices (the answer is none itself); doesn't wait for it."""
@@ -80,17 +82,18 @@ class SessionStore(Store):
     def notices(self, pubsub: PubSub, session: str) -> list[Notice]:
         """All notices that have arrived for a session; never waits."""
         found = []
+        channels = (self.keys.channel(session).encode(), self.keys.table_channel().encode())
         with self._translated():
             for _ in range(MAX_NOTICES):
                 if (message := pubsub.get_message(timeout=0)) is None:
                     break
-                if message["type"] == "message" and message["channel"] == self.keys.channel(session).encode():
+                if message["type"] == "message" and message["channel"] in channels:
                     notice = Notice.decode(message["data"])
                     if notice is not None:
                         found.append(notice)
                     elif not self._has_warned_of_strangers:
                         self._has_warned_of_strangers = True
                         logger.warning(
-                            "celery-gconc: ignored an unrecognised message on %s", self.keys.channel(session)
+                            "celery-gconc: ignored an unrecognised message on %s", message["channel"].decode()
                         )
         return found

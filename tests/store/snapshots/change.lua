@@ -581,7 +581,7 @@ local notices
 do
   local all = {} -- by session
 
-  -- The notice to a session: grants, limits (whose contention it is told), offer, version.
+  -- The notice to a session: grants, limits (whose contention it is told), offer.
   local function to(sid)
     local notice = all[sid]
     if not notice then
@@ -1253,7 +1253,7 @@ do
   }
 end
 
--- uses: input meta limits permits serving contention notices
+-- uses: meta limits permits serving contention notices
 -- What every script does last: serve what was touched, and tell the other sessions.
 local reply
 do
@@ -1262,9 +1262,7 @@ do
     serving.serve_all()
     permits.save_fence()
     if limits.has_changed() then
-      for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
-        if sid ~= input.me then notices.to(sid).version = meta.version end
-      end
+      call('PUBLISH', ARGV[1] .. 'table', cjson.encode({ version = meta.version })) -- to all sessions
     end
     for sid, notice in pairs(notices.all) do
       if #notice.grants == 0 then notice.grants = nil end

@@ -4,7 +4,7 @@ local notices
 do
   local all = {} -- by session
 
-  -- The notice to a session: grants, limits (whose contention it is told), offer, version.
+  -- The notice to a session: grants, limits (whose contention it is told), offer.
   local function to(sid)
     local notice = all[sid]
     if not notice then
