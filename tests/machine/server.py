@@ -277,9 +277,7 @@ class MachineStore(SessionStore):
     def subscribe(self, session: str, timeout: float | None = None) -> Any:
         self.way.connect()
         channels = [] if timeout is None else [self.keys.lease_channel(session, timeout)]
-        return self.way.server.subscribe(
-            self.way, [*channels, self.keys.channel(session), self.keys.table_channel()]
-        )
+        return self.way.server.subscribe(self.way, [*channels, self.keys.channel(session), self.keys.table_channel()])
 
     def ask(self, pubsub: Any) -> None:
         self.way.connect()
