@@ -38,7 +38,8 @@ PURGE_SECONDS = 0.1
 
 def is_shutting_down() -> bool:
     """Whether Celery is about to stop, which it will as soon as its loop comes round (celery 5.4-5.7)."""
-    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
+    stop, terminate = state.should_stop, state.should_terminate
+    return not ((stop is None or stop is False) and (terminate is None or terminate is False))
 
 
 class Dispatcher:
@@ -201,7 +202,7 @@ class Dispatcher:
     def _start_all(self) -> None:
         ledger = self._ledger
         self._ready.extend(ledger.uncovered())
-        while (run := self._next()) is not None:
+        while (self._ready or ledger.free_slots > 0) and (run := self._next()) is not None:
             if run.is_revoked:
                 self._discard(run)
             else:

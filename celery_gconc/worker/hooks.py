@@ -59,7 +59,8 @@ class Hooks:
 
     def execute_using_pool(self, pool: BasePool, **kwargs: Any) -> Any:
         """Hand the request to the pool; revoked or refused, it ends here."""
-        run, dispatcher, request = _run_of(self), self.gconc_dispatcher, cast("Any", self)
+        request = cast("Any", self)
+        run, dispatcher = request.__dict__.get(RUN_KEY), self.gconc_dispatcher
         if run is None:
             return self.gconc_own.execute_using_pool(self, pool, **kwargs)
         if (permit := run.permit) is not None and permit.fence:
@@ -77,7 +78,7 @@ class Hooks:
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """The task starts in the child *pid*."""
-        run = _run_of(self)
+        run: Run | None = self.__dict__.get(RUN_KEY)
         try:
             self.gconc_own.on_accepted(self, pid, time_accepted)
         finally:
@@ -86,7 +87,7 @@ class Hooks:
 
     def on_success(self, *args: Any, **kwargs: Any) -> Any:
         """A result has come from the task, good or bad: it runs no more."""
-        run = _run_of(self)
+        run: Run | None = self.__dict__.get(RUN_KEY)
         if run is None:
             return self.gconc_own.on_success(self, *args, **kwargs)
         self.gconc_dispatcher.stopped_running(run)
@@ -97,7 +98,7 @@ class Hooks:
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """The task failed, or the pool lost it."""
-        run = _run_of(self)
+        run: Run | None = self.__dict__.get(RUN_KEY)
         if run is None:
             return self.gconc_own.on_failure(self, exc_info, *args, **kwargs)
         exc = exc_info.exception
@@ -113,7 +114,7 @@ class Hooks:
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         """A time limit has passed: after a hard one the child is killed, but only after this call."""
-        run = _run_of(self)
+        run: Run | None = self.__dict__.get(RUN_KEY)
         try:
             return self.gconc_own.on_timeout(self, soft, timeout)
         finally:
@@ -122,11 +123,6 @@ class Hooks:
 
 
 _METHODS = {name: method for name, method in vars(Hooks).items() if callable(method)}
-
-
-def _run_of(request: Any) -> Run | None:
-    run: Run | None = request.__dict__.get(RUN_KEY)
-    return run
 
 
 def _follow(result: Any, run: Run, dispatcher: Dispatcher) -> None:

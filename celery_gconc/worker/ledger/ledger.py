@@ -170,9 +170,10 @@ class Ledger(Book[R]):
     # -- The gate's side: slots and queues ---------------------------------------------------------------
 
     def reserve(self, slots: int) -> None:
-        """Keep this many of the free slots for requests that no limit covers."""
-        with self._lock:
-            self._permits.reserved = slots
+        """Keep this many of the free slots for requests that no limit covers. Called by who starts requests only."""
+        if self._permits.reserved != slots:
+            with self._lock:
+                self._permits.reserved = slots
 
     def slots_changed(self) -> None:
         """Slots came or went: ask for what could start now, give back what can't."""

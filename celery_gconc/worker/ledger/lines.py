@@ -244,7 +244,7 @@ class Lines(Generic[R]):
 
     def is_shared(self, limits: Limits) -> bool:
         """Whether one of ours waits under another set that shares a limit with this one."""
-        return len(self.by_limits) > 1 and any(self._sharing(limits))
+        return any(self._sharing(limits))
 
     def last_movable(self, queues: Container[str], count: int) -> list[R]:
         """The last to come of those of these queues that may go back for others to take; in order of arrival."""

@@ -79,10 +79,10 @@ class Permits(Generic[R]):
         room = self.room()
         if room > 0:
             self._moves.caught_up()
-        if self.pool.startable <= len(self._running):
+        elif self.pool.startable <= len(self._running):
             self._release_new()
         for limits in self._lines.occupied():
-            self.ask(limits)
+            self.ask(limits, room)
         if room > self._trust.believed_room and any(line.asked for line in self._lines.by_limits.values()):
             self._outbox.due()
 
@@ -98,8 +98,11 @@ class Permits(Generic[R]):
 
     # -- Asks --------------------------------------------------------------------------------------------
 
-    def ask(self, limits: Limits) -> None:
-        """Ask for as many permits as could be used now; where others wait, for all, so that each has its position."""
+    def ask(self, limits: Limits, room: int | None = None) -> None:
+        """Ask for as many permits as could be used now; where others wait, for all, so that each has its position.
+
+        *room* is :meth:`room`, where that is known.
+        """
         line = self._lines.by_limits[limits]
         asked = line.asked
         lacking = line.waiting - len(line.spare)
@@ -107,7 +110,7 @@ class Permits(Generic[R]):
             while asked:
                 self._outbox.withdraw(asked.pop())
             return
-        room = self.room()
+        room = self.room() if room is None else room
         is_contended = self._trust.is_contended(limits)
         # One even without room: so Redis knows that it may offer a permit as soon as there is one.
         useful = MAX_ASKED if is_contended else max(room, 1)
@@ -161,7 +164,10 @@ class Permits(Generic[R]):
             permit.is_new = False
         else:
             permit.step += 1
-            if self._trust.is_contended(limits) or self._lines.is_shared(limits):
+            trust, lines = self._trust, self._lines
+            if (trust.contended and trust.is_contended(limits)) or (
+                len(lines.by_limits) > 1 and lines.is_shared(limits)
+            ):
                 self._take_turn(line)
         self._started.start(request, permit)
         if line.waiting or line.asked:
@@ -169,18 +175,20 @@ class Permits(Generic[R]):
 
     def keep(self, permit: Permit) -> Line[R] | None:
         """A task has ended: keep its permit for the next, and return the line; None where it was released."""
-        if not (permit.may_pass_on and self._trust.may_pass(permit.limits)):
+        moment = now()
+        if not (permit.may_pass_on and self._trust.may_pass(permit.limits, moment)):
             self._outbox.release(permit.number)
             return None
-        permit.idle_since = now()
+        permit.idle_since = moment
         line = self._lines.line(permit.limits)
         line.spare.append(permit)
         return line
 
     def recall(self) -> None:
         """Release the idle permits that may not pass to a next task any more."""
+        moment = now()
         for limits, line in self._lines.by_limits.items():
-            if line.spare and not self._trust.may_pass(limits):
+            if line.spare and not self._trust.may_pass(limits, moment):
                 for permit in [spare for spare in line.spare if not spare.is_new]:
                     line.spare.remove(permit)
                     self._outbox.release(permit.number)
@@ -199,7 +207,7 @@ class Permits(Generic[R]):
         for limits, line in list(self._lines.by_limits.items()):
             for permit in list(line.spare):
                 left = permit.idle_since + IDLE_SECONDS - moment
-                if left > 0 and (permit.is_new or self._trust.may_pass(limits)):
+                if left > 0 and (permit.is_new or self._trust.may_pass(limits, moment)):
                     soonest = left if soonest is None else min(soonest, left)
                 else:
                     line.spare.remove(permit)
@@ -254,7 +262,8 @@ class Permits(Generic[R]):
     def _release_new(self) -> None:
         """Release grants that find no slot."""
         for limits, line in self._lines.by_limits.items():
-            for permit in [spare for spare in line.spare if spare.is_new]:
-                line.spare.remove(permit)
-                self._outbox.release(permit.number)
-            self.ask(limits)
+            if new := [spare for spare in line.spare if spare.is_new]:
+                for permit in new:
+                    line.spare.remove(permit)
+                    self._outbox.release(permit.number)
+                self.ask(limits)

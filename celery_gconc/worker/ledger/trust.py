@@ -47,16 +47,19 @@ class Trust(Generic[R]):
 
     def usable(self, line: Line[R], version: int) -> Permit | None:
         """A permit of a line that may start a task now, by the limit table of this *version*."""
-        if not line.spare or self.table_version > version or now() >= self.lease_ends - self._margin:
+        if not line.spare or self.table_version > version:
+            return None
+        moment = now()
+        if moment >= self.lease_ends - self._margin:
             return None
         for permit in reversed(line.spare):
-            if permit.is_new or self.may_pass(line.limits):
+            if permit.is_new or self.may_pass(line.limits, moment):
                 return permit
         return None
 
-    def may_pass(self, limits: Limits) -> bool:
-        """Whether a permit may pass from one task of this session to the next without Redis."""
-        if self.is_stopping or now() >= self.reuse_ends:
+    def may_pass(self, limits: Limits, moment: float) -> bool:
+        """Whether a permit may pass, at this *moment*, from one task of this session to the next without Redis."""
+        if self.is_stopping or moment >= self.reuse_ends:
             return False
         lines = self._lines.by_limits
         line = lines.get(limits)
