@@ -31,14 +31,15 @@ class Credit:
         #: How many of them each consumer has delivered, by its tag.
         self._delivered: Counter[str | None] = Counter()
         self._qos: Any = None
-        #: Whether each consumer has a prefetch count of its own.
+        #: Whether each consumer has a prefetch count of its own, and the one that this connection began with.
         self.is_fixed = False
+        self._first_count = 0
 
     def attach(self, qos: Any, *, is_fixed: bool) -> None:
         """A new connection: no credit is lent."""
         self._lent.clear()
         self._delivered.clear()
-        self._qos, self.is_fixed = qos, is_fixed
+        self._qos, self.is_fixed, self._first_count = qos, is_fixed, qos.value
         if is_fixed:
             return
         send = qos.callback
@@ -65,8 +66,9 @@ class Credit:
 
     def is_used_up(self, tag: str | None, others: int = 0) -> bool:
         """Whether a consumer can't deliver more, for what of it waits here and at most so many *others* are its all."""
-        held = self._delivered[tag]
-        return self.is_fixed and held > 0 and 0 < self._qos.value <= held + others
+        # What has been added to it since (tasks that wait for their ETA) may have come too late for this consumer.
+        held, count = self._delivered[tag], min(self._first_count, self._qos.value)
+        return self.is_fixed and held > 0 and 0 < count <= held + others
 
     def _send(self) -> None:
         if self.is_fixed:
