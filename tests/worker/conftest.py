@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from kombu import pools
 from kombu.asynchronous import set_event_loop
 
 from celery_gconc import GlobalConcurrency
@@ -24,6 +25,16 @@ def _worker(app: Celery, pool: str, concurrency: int) -> Iterator[Any]:
         app, pool=pool, concurrency=concurrency, perform_ping_check=False, shutdown_timeout=30, loglevel="WARNING"
     ) as worker:
         yield worker
+
+
+@pytest.fixture(autouse=True)
+def no_connection_of_earlier_tests() -> Iterator[None]:
+    """Whatever forks here shuts what kombu keeps connected for this process, for both sides of the fork.
+
+    (kombu 5.4-5.7: a pool of connections is "collected" in the child, and py-amqp's sockets are shut down for that.)
+    """
+    yield
+    pools.reset()
 
 
 @pytest.fixture
