@@ -130,12 +130,12 @@ def test_an_old_master_that_comes_back_is_not_used_though_it_takes_writes(sentin
 @over_sentinels
 def test_a_master_that_is_cut_off_from_its_replicas_grants_nothing_where_it_is_told_to_need_one(sentinel):
     old, replicas = sentinel.keeper, sentinel.standbys
+    for each in sentinel.sentinels:  # nobody replaces it meanwhile, however busy the machine is
+        each.freeze()
     old.do("CONFIG", "SET", "min-replicas-to-write", 1, "min-replicas-max-lag", 1)
     store = SessionStore(f"redis://127.0.0.1:{old.port}", "gconc", call_timeout=2.0)
     try:
         assert served(store, SessionStore.ticket) == 1
-        for each in sentinel.sentinels:  # nobody replaces it meanwhile
-            each.freeze()
         old.cut_replicas(*replicas)
         with pytest.raises(StoreUnavailable, match=r"(?i)not enough good replicas"):
             wait_until(lambda: not store.ticket(), what="it refuses")

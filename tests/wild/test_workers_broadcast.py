@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import redis
 
 from celery_gconc import Operations
 from tests.cluster.queues import SPECIAL
@@ -22,6 +23,9 @@ def test_a_limit_on_a_broadcast_queue_holds_for_the_copies_of_all_workers(make_c
     cluster = make_cluster(url, global_concurrency_limits={"reload": 1})
     cluster.special = ("reload",)
     cluster.start("w1", "w2", "w3", concurrency=2, queues="reload")
+    if broker == "redis":  # what is published before a worker listens is lost: a worker is ready a moment before
+        with cluster.client as client:
+            wait_until(lambda: listening(client) == 3, what="all workers listen to the queue")
     cluster.send("nap", 4, 0.1, **RELOAD)
     cluster.done(12)
     assert cluster.oracle.peak() == 1
@@ -29,6 +33,12 @@ def test_a_limit_on_a_broadcast_queue_holds_for_the_copies_of_all_workers(make_c
     queues = {"queue:reload"}
     assert {limit["limit"] for limit in status["limits"] if limit["limit"].startswith("queue:")} == queues
     assert [set(one["configured"]) & queues for one in status["sessions"]] == [queues] * 3
+
+
+def listening(client: redis.Redis) -> int:
+    """How many clients listen to the queue, beside those that listen to remote control."""
+    patterns = [int(one["psub"]) for one in client.client_list(_type="pubsub")]
+    return sum(patterns) - 3
 
 
 @pytest.mark.wild("workers", "`gconc purge` of a Broadcast queue", result="the copies of all workers")
