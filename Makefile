@@ -14,8 +14,9 @@ PROCESSES ?= 3
 SEED ?= $(shell python3 -c 'import random; print(random.randrange(10**6))')
 MINUTES ?= 10
 EXAMPLES ?= 1000
+BEFORE ?= 18299ae
 
-.PHONY: help demo test test-quick check matrix matrix-ends machine conformance conformance-subset chaos model mutants bench bench-quick bench-scale wheel clean servers
+.PHONY: help demo test test-quick check matrix matrix-ends machine conformance conformance-subset chaos model mutants bench bench-quick bench-hotpath bench-scale wheel clean servers
 
 help:
 	@echo "make demo         three workers, one limit, changed while they run; writes demo-output/timeline.svg"
@@ -30,6 +31,7 @@ help:
 	@echo "make model        the protocol in the model checker spin, and every bug that it must find"
 	@echo "make mutants      the product broken in a hundred ways, each of which its tests must catch; some twenty minutes"
 	@echo "make bench        the benchmarks, about half an hour; writes docs/explanation/benchmarks.md"
+	@echo "make bench-hotpath  what the gate costs a request, beside the same of an earlier revision (BEFORE=...)"
 	@echo "make bench-scale  the scripts with up to 10,000 sessions, limits and waiters; writes docs/explanation/scale.md"
 	@echo "make wheel        build the wheel and test that it is complete"
 
@@ -80,6 +82,9 @@ bench: $(VENV)/.bench servers
 
 bench-quick: $(VENV)/.bench servers
 	$(BIN)/python -m benchmarks --rounds 1
+
+bench-hotpath: $(VENV)/.bench servers
+	$(BIN)/python -m benchmarks.hotpath --beside $(BEFORE)
 
 bench-scale: $(VENV)/.bench servers
 	$(BIN)/python -m benchmarks.scale
