@@ -144,7 +144,7 @@ class TaskConsumer:
         self.unacked: set[Message] = set()
         self._next = 0
         # The prefetch count, as Celery's ``qos`` has it; the worker's credit wraps its callback.
-        self.prefetch, self._allowed = prefetch, prefetch
+        self.value, self._allowed = prefetch, prefetch
         self._mutex, self.prev, self.callback = threading.Lock(), 0, self._allow
 
     def _allow(self, *, prefetch_count: int) -> None:
@@ -153,7 +153,7 @@ class TaskConsumer:
     @property
     def can_take(self) -> str | None:
         """A queue that a message would be taken of now, each in its turn."""
-        self.callback(prefetch_count=self.prefetch)
+        self.callback(prefetch_count=self.value)
         if len(self.unacked) < self._allowed:
             for step in range(len(QUEUES)):
                 name = QUEUES[(self._next + step) % len(QUEUES)]
