@@ -184,7 +184,7 @@ def test_who_opens_flower_without_a_login_sees_all_of_it_and_why_there_are_no_bu
 ):
     tasks(6)
     bench.wait_for(1, 5)
-    assert 0 < bench.limit().parked < 5  # some in line, and the others behind it
+    wait_until(lambda: 0 < bench.limit().parked < 5, what="some are in line, and the others behind it")
     chromium.resize(1280, 900)
     chromium.open(open_flowers[version], "/")
     chromium.shows("Limits", '.nav-link[href="/gconc"]')
