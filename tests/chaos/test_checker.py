@@ -341,6 +341,15 @@ def test_a_retry_that_was_published_while_the_broker_was_cut_is_lost_as_in_plain
         assert fates(story.checker).lost == lost
 
 
+def test_a_retry_whose_child_was_killed_before_it_was_published_is_lost_as_in_plain_celery_and_another_is_not() -> None:
+    for where, when, lost in (("a", 2.001, "kill-child"), ("b", 2.001, "?"), ("a", 4.0, "?")):
+        story = Story()
+        story.starts(1.0, "1")
+        story.at(2.0, "end", run="1", again=True)
+        story.fault(when, when + 0.01, "kill-child", where)
+        assert fates(story.checker).lost == {lost: 1}
+
+
 def test_a_message_in_hand_for_longer_than_the_visibility_timeout_comes_again_with_redis_as_the_broker() -> None:
     story = Story("redis")
     story.starts(1.0, "1")

@@ -17,6 +17,9 @@ _OF_BROKER = (*BROKER, "kill", "warm", "kill-child", "stop-long", "stop-short")
 #: How long after a task has asked for a retry the message of it may still be on its way to a worker; seconds.
 RETRIED = VISIBILITY + 5.0
 
+#: How long after its last stamp the child of such a task may still be sending that message; seconds.
+PUBLISHED = 1.0
+
 
 @dataclass(slots=True)
 class Fates:
@@ -85,8 +88,10 @@ def _why_lost(task: Task, checker: Checker, allowance: Counter[str], retries: Co
                 return "kill-child" if by_child else "kill"
         elif last.ended < math.inf:  # it asked for a retry, and that was lost
             until = last.ended + RETRIED
-            return _fault_between(last.started, until, checker, (*BROKER,), retries) or _fault_between(
-                last.started, until, checker, ("kill", "warm"), retries
+            return (
+                _fault_between(last.started, until, checker, (*BROKER,), retries)
+                or _fault_between(last.started, until, checker, ("kill", "warm"), retries)
+                or _fault_between(last.started, last.ended + PUBLISHED, checker, ("kill-child",), retries, last.life)
             )
     elif task.got:
         _, life = task.got[-1]
