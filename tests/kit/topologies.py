@@ -24,7 +24,7 @@ from tests.kit.servers import STOP_TIMEOUT, free_port, redis_binary, wait_until
 MASTER = "mymaster"
 
 #: After how long, in milliseconds, a Sentinel or a Cluster node holds another one for dead.
-DOWN_AFTER = 500
+DOWN_AFTER = 1000
 
 #: How many slots a Cluster has.
 SLOTS = 16384
@@ -198,6 +198,17 @@ class Valkey(Topology):
         """Kill it, and start it again."""
         self.keeper.kill()
         return self.keeper.start()
+
+
+class Replicated(Topology):
+    """A master and a replica of it, and nobody who replaces the one by the other."""
+
+    def build(self) -> None:
+        master = self.start(*PLAIN)
+        replica = self.start(*PLAIN, "--replicaof", f"127.0.0.1 {master.port}")
+        self.data = [master, replica]
+        self.url = f"redis://127.0.0.1:{master.port}/0"
+        wait_until(lambda: replica.is_in_sync_with(master), what="the replica is in sync")
 
 
 class SentinelSetup(Topology):
@@ -403,6 +414,14 @@ class RedisCluster(Topology):
         pause()
         for node in (to, source):
             node.do("CLUSTER SETSLOT", self.slot, "NODE", self.ids[to.port])
+
+
+@contextmanager
+def replicated() -> Iterator[Replicated]:
+    """A master and its replica, on free ports; both end with the block."""
+    with _built(Replicated, "") as made:
+        made.build()
+        yield made
 
 
 @contextmanager

@@ -18,7 +18,15 @@ from tests.kit.keys import key
 from tests.kit.namespace import served
 from tests.kit.servers import patience, wait_until
 from tests.kit.tiers import starts
-from tests.kit.topologies import MASTER, RedisCluster, SentinelSetup, Topology, redis_cluster, sentinel_setup
+from tests.kit.topologies import (
+    MASTER,
+    RedisCluster,
+    SentinelSetup,
+    Topology,
+    redis_cluster,
+    replicated,
+    sentinel_setup,
+)
 
 META = key("meta")
 
@@ -108,6 +116,22 @@ def test_a_subscription_moves_with_the_keys_though_the_old_node_takes_writes(top
     store.close()
 
 
+# -- A master and its replica --------------------------------------------------------------------------------
+
+
+@pytest.mark.redis
+def test_a_master_that_is_cut_off_from_its_replica_grants_nothing_where_it_is_told_to_need_one():
+    with replicated() as pair:
+        master, replica = pair.data
+        master.do("CONFIG", "SET", "min-replicas-to-write", 1, "min-replicas-max-lag", 2)
+        store = SessionStore(pair.url, "gconc", call_timeout=2.0)
+        assert served(store, SessionStore.ticket) == 1
+        master.cut_replicas(replica)
+        with pytest.raises(StoreUnavailable, match=r"(?i)not enough good replicas"):
+            wait_until(lambda: not store.ticket(), what="it refuses")
+        store.close()
+
+
 # -- Sentinels ----------------------------------------------------------------------------------------------
 
 
@@ -124,23 +148,6 @@ def test_an_old_master_that_comes_back_is_not_used_though_it_takes_writes(sentin
     is_written = old.do("EXISTS", META) == 1
     # The Sentinels may have made it a replica by now, and then it has what the new master has.
     assert not is_written or old.do("ROLE")[0] == "slave"
-    store.close()
-
-
-@over_sentinels
-def test_a_master_that_is_cut_off_from_its_replicas_grants_nothing_where_it_is_told_to_need_one(sentinel):
-    old, replicas = sentinel.keeper, sentinel.standbys
-    for each in sentinel.sentinels:  # nobody replaces it meanwhile, however busy the machine is
-        each.freeze()
-    old.do("CONFIG", "SET", "min-replicas-to-write", 1, "min-replicas-max-lag", 1)
-    store = SessionStore(f"redis://127.0.0.1:{old.port}", "gconc", call_timeout=2.0)
-    try:
-        assert served(store, SessionStore.ticket) == 1
-        old.cut_replicas(*replicas)
-        with pytest.raises(StoreUnavailable, match=r"(?i)not enough good replicas"):
-            wait_until(lambda: not store.ticket(), what="it refuses")
-    finally:
-        old.do("CONFIG", "SET", "min-replicas-to-write", 0)
     store.close()
 
 
