@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from celery_gconc.errors import StoreRefused
 from celery_gconc.protocol.messages import Held, Stranger
 from celery_gconc.protocol.session_store import SessionStore
 
@@ -77,6 +78,13 @@ def test_what_a_session_runs_counts_before_anyone_who_waits_is_granted(namespace
     namespace.store.set("app", 1, by="test")
     namespace.session("b", held=[Held(1, ("app",))], version=2)
     assert ("b", 1) in namespace.holders("app")
+
+
+def test_a_number_that_stands_for_two_permits_is_refused(namespace: Namespace):
+    twice = [Held(1, ("app",)), Held(1, ("queue:q",))]
+    with pytest.raises(StoreRefused, match="not what this script takes as held"):
+        namespace.session("a", held=twice, version=1)
+    assert namespace.live() == []
 
 
 def test_a_session_has_as_much_room_as_it_says(namespace: Namespace):

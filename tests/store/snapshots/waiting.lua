@@ -108,10 +108,13 @@ do
   -- Rows that have a number, claims, a task's id and name; `rest` looks at what else is in them.
   local function rows(list, at, rest)
     if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
+    local numbers = {}
     for i = 1, #list do
       local row = list[i]
       if type(row) ~= 'table' then return false end
       local number, id, name = row[at.number], row[at.task_id], row[at.task]
+      if numbers[number or 0] then return false end
+      numbers[number or 0] = true
       if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(id) ~= 'string'
         or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not claims(row[at.claims]) or not rest(row) then
         return false
