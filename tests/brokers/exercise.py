@@ -268,8 +268,7 @@ class Exercise:
         wait_until(lambda: 2000 in cluster.oracle.starts(), what="the urgent one has started")
         starts = cluster.oracle.starts()
         # What is given back comes again while others are on their way: these may be here before it.
-        assert [number for number in starts if 1000 <= number < 1030] == list(range(1000, 1030))
-        assert starts.index(1029) < 30 + 2 * slots
+        assert max(starts.index(number) for number in range(1000, 1030)) < 30 + 2 * slots
         # Those that wait here, the one that runs, and one more that began while this was counted.
         assert starts.index(2000) - sent <= 2 * slots + 2
         assert cluster.oracle.peak() == 1
