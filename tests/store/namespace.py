@@ -156,7 +156,7 @@ class Namespace:
         return self.look().lines.get(limit, [])
 
     def reserved(self, limit: str) -> list[Request]:
-        """For whom places of the limit are held back."""
+        """For whom permits of the limit are held back."""
         return self.look().reserved.get(limit, [])
 
     def room(self, name: str) -> int:

@@ -69,6 +69,17 @@ def test_a_session_with_many_permits_is_closed_when_closing_it_returns(namespace
     assert reclaims(namespace) == 0, "it is no dead one"
 
 
+def test_a_session_that_is_closed_while_another_is_ending_waits_for_its_turn(namespace: Namespace):
+    holder_of_many(namespace)
+    held = [Held(number, ("pool:x",)) for number in range(1, MANY + 1)]
+    namespace.session("b", slots=MANY, held=held)
+    end_lease(namespace, "a")
+    assert namespace.store._run("close", {"session": "b"})["more"]
+    assert len(namespace.holders("app")) + len(namespace.holders("pool:x")) == 2 * MANY - WORK
+    namespace.store.close_session("b")
+    assert (namespace.live(), namespace.holders("app"), namespace.holders("pool:x")) == ([], [], [])
+
+
 def test_what_a_session_restates_that_replaces_one_which_is_ending_counts_once(namespace: Namespace):
     dead = holder_of_many(namespace)
     end_lease(namespace, "a")

@@ -1203,7 +1203,7 @@ do
   -- How many permits and configured values this script may still take from sessions that end.
   local work_left = constant.WORK
   local function end_session(sid)
-    local is_done, taken, work = sessions.finish(sid, work_left)
+    local is_done, taken, work = sessions.finish(sid, math.max(work_left, 0))
     work_left = work_left - work
     return is_done, taken
   end
