@@ -1,5 +1,5 @@
 /*
- * Places, lines, room and turns: what core/serving.lua and core/lines.lua do at each script, for two limits that cross.
+ * Permits, lines, room and turns: what core/serving.lua and core/lines.lua do at each script, for two limits that cross.
  *
  * Four requests, each with a session of its own (so that room comes and goes for each alone): 0 wants A, 1 wants B,
  * 2 wants A and B, 3 wants what WANTS3 says. Each asks, is granted, runs, ends and asks again, in any order, for ever.
@@ -47,9 +47,9 @@ hidden byte i, q, r, lack, p, now_;
 #define RESERVED(l, a) ((waits[0] && turns[0] >= TURNS && (L(0) & l) && rank[0] < a && ROOM_COUNTS(0)) \
   AND_ONE_FOR (waits[1] && turns[1] >= TURNS && (L(1) & l) && rank[1] < a && ROOM_COUNTS(1)) \
   AND_ONE_FOR (waits[2] && turns[2] >= TURNS && (L(2) & l) && rank[2] < a && ROOM_COUNTS(2)) AND_ONE_FOR RESERVED3(l, a))
-#define HAS_PLACE(l, a) (HELD(l) + RESERVED(l, a) < max_[l])
+#define HAS_FREE(l, a) (HELD(l) + RESERVED(l, a) < max_[l])
 /* the first of its limits, but the one given, that has no room */
-#define BLOCKING(n, but) (((L(n) & A) && but != A && !HAS_PLACE(A, rank[n])) -> A : (((L(n) & B) && but != B && !HAS_PLACE(B, rank[n])) -> B : 0))
+#define BLOCKING(n, but) (((L(n) & A) && but != A && !HAS_FREE(A, rank[n])) -> A : (((L(n) & B) && but != B && !HAS_FREE(B, rank[n])) -> B : 0))
 
 #ifdef IGNORES_ROOM
 #define HAS_ROOM(n) 1
@@ -112,7 +112,7 @@ inline serve(limit) {   /* the line of one limit, in order of arrival */
      if
      :: now_ == NONE -> p++
      :: else ->
-        if :: !HAS_PLACE(limit, rank[now_]) -> break :: else fi;
+        if :: !HAS_FREE(limit, rank[now_]) -> break :: else fi;
         lack = BLOCKING(now_, limit);
         if
         :: !HAS_ROOM(now_) ->

@@ -24,7 +24,7 @@ def send(cluster: Cluster, ids: list[str], task: str = NAP) -> None:
     app.close()
 
 
-def test_tasks_that_run_and_wait_are_shown_with_id_worker_and_place(
+def test_tasks_that_run_and_wait_are_shown_with_id_worker_and_position(
     gconc: Gconc, operations: Operations, make_cluster: Callable[..., Cluster]
 ):
     cluster = make_cluster(global_concurrency_limits={"queue:emails": 2}, global_concurrency_heartbeat_interval=0.5)
@@ -32,7 +32,7 @@ def test_tasks_that_run_and_wait_are_shown_with_id_worker_and_place(
     send(cluster, ["a", "b"])
     wait_until(lambda: cluster.oracle.count("s") == 2, what="two run")
     send(cluster, ["c", "d", "e"])
-    # A heartbeat tells which task has which permit and place: until then an earlier task may stand for a later one.
+    # A heartbeat tells which task has which permit: until then an earlier task may stand for a later one.
     wait_until(lambda: {one.task_id for one in operations.holders("emails")} == {"a", "b"}, what="both are told")
     wait_until(lambda: [one.task_id for one in operations.waiting("emails")][:2] == ["c", "d"], what="and who waits")
 

@@ -126,7 +126,7 @@ def test_while_the_broker_is_away_permits_of_tasks_that_end_return_within_a_seco
     ends = [event.time for event in events if event.kind == "e" and event.number < 2]
     starts = [event.time for event in events if event.kind == "s" and event.number >= 20]
     assert starts[0] - ends[0] <= 1.0
-    assert starts[1] - ends[1] <= 1.0, "the second place"
+    assert starts[1] - ends[1] <= 1.0, "the second permit"
 
     link.proxy.restore()
     wait_until(lambda: has_ended(cluster, set(range(10, 14))), seconds=40, what="the parked ones run after all")

@@ -72,7 +72,7 @@ def test_nothing_starts_on_a_lease_that_may_have_ended(two_workers, way, took):
     assert elsewhere
     took(max(elsewhere[0] - cut, 0.0))
     assert elsewhere[0] - cut <= patience(TIMEOUT + INTERVAL)
-    assert not [s for s in starts if s > elsewhere[0]], "none where others may have the place"
+    assert not [s for s in starts if s > elsewhere[0]], "none where others may have the permit"
     ended = heard(cluster, "e", 2000, 2001, 2002)  # from here on only one runs that may be uncounted: number 1000
     cluster.done(MANY + 1 + 3 + 10)
     no_leak(cluster)

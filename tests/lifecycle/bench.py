@@ -249,7 +249,7 @@ class Bench:
     def parked(self, count: int, limit: str | None = None) -> None:
         """Wait until so many requests are parked: not in the pool, reserved in Celery's eyes, and known in Redis.
 
-        (A worker that waits alone asks Redis for no more places than it has room for, but always for one.)
+        (A worker that waits alone asks Redis for no more permits than it has room for, but always for one.)
         """
 
         def seen() -> tuple[int, int, int]:

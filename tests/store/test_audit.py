@@ -8,7 +8,7 @@ from .namespace import Namespace
 
 
 def fill(namespace: Namespace) -> None:
-    """Sessions with holders, waiters, and a request for which places are held back."""
+    """Sessions with holders, waiters, and a request for which permits are held back."""
     namespace.set("app", 2)
     namespace.set("queue:q", 1)
     one, other = namespace.session("a"), namespace.session("b")

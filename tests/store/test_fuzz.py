@@ -207,8 +207,8 @@ def check_sound(state: State) -> None:
         assert stands == ([] if record["g"] > 0 else [record["at"]]), id
         held_back = sorted(limit for limit in state.reserved if id in state.reserved[limit])
         assert held_back == (limits if record["g"] == 0 and record["k"] >= TURNS else []), id
-    for places in (state.holders, state.lines, state.reserved):
-        for limit, ids in places.items():
+    for members in (state.holders, state.lines, state.reserved):
+        for limit, ids in members.items():
             assert all(id in state.requests for id in ids), f"{limit}: a member without a request"
             assert len(ids) == len(set(ids)), f"{limit}: a request counts twice"
     assert state.rolled == len(state.requests), "the roll has another number of requests"

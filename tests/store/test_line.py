@@ -261,7 +261,7 @@ def test_one_permit_of_a_limit_is_held_back_at_a_time_however_many_missed_their_
 
 def test_two_waiters_for_which_places_are_held_back_do_not_wait_for_each_other(crossing: Namespace):
     holder, first, second = (crossing.session(name) for name in "abc")
-    # Both ask for both, in opposite order; each misses its turn until places are held back for it.
+    # Both ask for both, in opposite order; each misses its turn until permits are held back for it.
     in_a, in_b = holder.ask(A), holder.ask(B)
     one, two = first.ask(A, B), second.ask(B, A)
     for _ in range(6):
