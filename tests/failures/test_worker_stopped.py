@@ -108,7 +108,7 @@ def test_what_ran_on_a_lost_lease_is_terminated(pair, took, pool, task):
     told = stats(cluster, worker)
     assert (told["lease_losses"], told["terminated"]) == (1, 1)
     with redis.Redis.from_url(cluster.broker) as broker:
-        assert broker.hlen("unacked") == 0, "the message was acknowledged"
+        wait_until(lambda: broker.hlen("unacked") == 0, what="every message is acknowledged, the terminated one too")
     app.close()
 
 
