@@ -61,8 +61,12 @@ class Proxy:
         """Close every connection, and refuse new ones."""
         with self._lock:
             self._stop_listening()
-            while self._flows:
-                self._drop(next(iter(self._flows)))
+            self._hang_up()
+
+    def hang_up(self) -> None:
+        """Close every connection; new ones come about."""
+        with self._lock:
+            self._hang_up()
 
     def restore(self) -> None:
         """Take connections again, on the same port."""
@@ -122,6 +126,10 @@ class Proxy:
     @staticmethod
     def _listen(port: int, backlog: int = 64) -> socket.socket:
         return socket.create_server(("127.0.0.1", port), backlog=backlog)
+
+    def _hang_up(self) -> None:
+        while self._flows:
+            self._drop(next(iter(self._flows)))
 
     def _restore(self) -> None:
         self._listener = self._listen(self.port)
