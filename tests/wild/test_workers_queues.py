@@ -106,7 +106,11 @@ def go_on(cluster: Cluster, worker: Worker) -> set[int]:
     app.close()
     assert cluster.celery("gconc", "set", "emails", "50").returncode == 0
     sent = {*range(100, 105), *range(200, 205)}
-    wait_until(lambda: sent <= set(cluster.oracle.starts()), 60, "what is sent afterwards runs")
+
+    def what() -> str:
+        return f"these run: {sorted(sent - set(cluster.oracle.starts()))}; {worker.output()[-5000:]}"
+
+    wait_until(lambda: sent <= set(cluster.oracle.starts()), 60, what)
     assert worker.process.poll() is None, worker.output()
     assert "Unrecoverable error" not in worker.output()
     return set(cluster.oracle.starts())
@@ -133,6 +137,8 @@ def test_a_worker_does_not_end_when_a_queue_is_gone_that_it_consumes_again(stopp
     delete(broker, "emails")
     assert cluster.app().control.broadcast("set_global_concurrency", {"limit": "emails", "max": 50}) is None
     wait_until(lambda: exists(broker, "emails"), what="it is there again")
+    # (Between its declaration and its binding, what is sent to it is lost.)
+    wait_until(lambda: stats(cluster).get("stopped_queues") == [], what="it is consumed")
     go_on(cluster, worker)
 
 
