@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
 
 import pytest
+from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import Celery
+from celery.worker.request import Request
+from kombu import Message
 
-from benchmarks.many import Request, Worker
+from benchmarks.many import Worker
 from celery_gconc.worker.run import RUN_KEY, Run, RunState
 
 
@@ -76,12 +79,31 @@ def test_limits_that_change_while_a_task_runs_are_not_those_it_started_under(wor
 CHILD = os.getpid() + 1
 
 
+def acknowledge(*args: object) -> None:
+    """There is no broker to be told."""
+
+
 @pytest.fixture
-def started_in_a_child(worker, monkeypatch) -> Run:
-    """A request whose task has begun in a child of the pool."""
-    for name in ("on_accepted", "on_failure", "on_timeout"):
-        monkeypatch.setattr(Request, name, lambda *args: None, raising=False)
-    run = parked(worker)
+def app() -> Celery:
+    """One with a task whose messages are acknowledged late, and no backend."""
+    app = Celery("runs", broker="memory://", set_as_current=False)
+
+    @app.task(name="runs.task", acks_late=True, shared=False)
+    def nothing() -> None:
+        """Do nothing."""
+
+    return app
+
+
+@pytest.fixture
+def started_in_a_child(app, worker) -> Run:
+    """A request, made of a message as Celery does it, whose task has begun in a child of the pool."""
+    message = Message(
+        body="[[], {}, {}]", content_type="application/json", content_encoding="utf-8", delivery_tag="1",
+        headers={"id": "1", "task": "runs.task"}, properties={}, delivery_info={},
+    )  # fmt: skip
+    worker.gate.admit(Request(message, app=app, task=app.tasks["runs.task"], on_ack=acknowledge, on_reject=acknowledge))
+    (run,) = worker.ledger.waiting()
     worker.sync()
     worker.pool.has_children = True
     run.request.worker_pid = CHILD
@@ -89,11 +111,19 @@ def started_in_a_child(worker, monkeypatch) -> Run:
     return run
 
 
+def failed_with(error: BaseException) -> ExceptionInfo:
+    """What the pool tells of a task that failed with an error."""
+    try:
+        raise error
+    except BaseException:
+        return ExceptionInfo()
+
+
 @pytest.mark.parametrize("error", [TimeLimitExceeded(1.0), Terminated(15), WorkerLostError("gone")])
 def test_a_task_whose_child_is_to_be_killed_keeps_its_permit_until_that_is_gone(worker, started_in_a_child, error):
     run = started_in_a_child
     run.request.on_timeout(False, 1.0)
-    run.request.on_failure(SimpleNamespace(exception=error))
+    run.request.on_failure(failed_with(error))
     assert run.state is RunState.STARTED
     assert worker.ledger.covered() == [run]
     worker.runs.child_exited(CHILD)
@@ -102,5 +132,5 @@ def test_a_task_whose_child_is_to_be_killed_keeps_its_permit_until_that_is_gone(
 
 
 def test_a_task_that_fails_by_itself_ends_at_once(worker, started_in_a_child):
-    started_in_a_child.request.on_failure(SimpleNamespace(exception=ValueError("no")))
+    started_in_a_child.request.on_failure(failed_with(ValueError("no")))
     assert started_in_a_child.state is RunState.ENDED
