@@ -17,6 +17,7 @@ from celery.concurrency.thread import TaskPool as Threads
 from celery.worker import state
 
 from celery_gconc.clock import now
+from celery_gconc.limits.claims import Claims, claims_on
 from celery_gconc.protocol.messages import Grant, Synced
 from celery_gconc.worker.dispatch import Dispatcher
 from celery_gconc.worker.gate import Gate
@@ -57,11 +58,11 @@ class Intake(Anything):
         return 900.0
 
 
-class Claims(Anything):
+class Candidates(Anything):
     """All tasks are of one queue."""
 
-    def of(self, task: Any, queue: str) -> tuple[str, ...]:
-        return ("app", f"queue:{queue}", f"task:{task.name}")
+    def of(self, request: Any, queue: str) -> Claims:
+        return claims_on(("app", f"queue:{queue}", f"task:{request.task.name}"))
 
 
 class Request:
@@ -93,10 +94,12 @@ class Worker:
             lambda request: None, self.ledger, self.pool, self.runs, intake, Anything(), Anything(), self.turns,
             runs_without_redis=False,
         )  # fmt: skip
-        self.gate = Gate(self.ledger, Claims(), intake, self.dispatcher, self.turns)
+        self.gate = Gate(self.ledger, Candidates(), intake, self.dispatcher, self.turns)
         self.ends = now() + 3600
         self.ledger.opened("s", self.table, 1, self.ends)
-        self.syncs = self.grants = 0
+        #: What was asked for, by set: its claims, and for how many requests.
+        self.wanted: dict[int, tuple[Claims, int]] = {}
+        self.syncs = 0
         self.count = 0
         self.grants = 1
         for _ in range(waiting):
@@ -114,9 +117,14 @@ class Worker:
         """One round trip: as many are granted as the limit of two has left."""
         self.syncs += 1
         sync = self.ledger.collect("e", self.syncs, confirmed=self.syncs - 1, full=False)
-        left = 2 - self.ledger.running_count
+        for want in sync.wants:
+            self.wanted[want.set] = (want.claims, want.kept + len(want.requests))
+        left = max(2 - self.ledger.running_count, 0)
+        found = [(number, claims) for number, (claims, count) in self.wanted.items() for _ in range(count)][:left]
+        for number, claims in found:
+            self.wanted[number] = (claims, self.wanted[number][1] - 1)
         grants = tuple(
-            Grant(self.grants + index + 1, ask.number, fence=1) for index, ask in enumerate(sync.asks[: max(left, 0)])
+            Grant(self.grants + index + 1, number, claims, fence=1) for index, (number, claims) in enumerate(found)
         )
         self.grants += len(grants)
         self.ledger.apply(Synced("ok", version=self.version, grants=grants, **told), self.ends, self.ends)

@@ -17,7 +17,9 @@ from typing import Any
 
 import redis
 
-from celery_gconc.protocol.messages import Ask, Held, Sync
+from celery_gconc.limits.claims import claims_on
+from celery_gconc.protocol.messages import Row as Waiting
+from celery_gconc.protocol.messages import Sync, Want
 from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import RedisServer, redis_server
 
@@ -88,11 +90,16 @@ class Bench:
     def set(self, limit: str, maximum: int) -> None:
         self.store.set(limit, maximum, by="bench")
 
+    def ask(self, name: str, *limits: str, count: int = 1, first: int = 1, **what: Any) -> Any:
+        """So many of a session's requests wait, or none any more."""
+        rows = [Waiting(task_id=f"{name}-{first + number}") for number in range(count)]
+        return self.sync(name, wants=[Want(1, claims_on(limits), requests=rows)], **what)
+
     def end_first(self, room: int) -> Callable[[], Any]:
-        """The call with which the task ends that holds a permit."""
-        member = self.raw.zrange(self.store.keys.key("holders"), 0, 0)[0].decode()
-        name, _, number = member.split("\x1f")[1].rpartition(":")
-        return lambda: self.sync(name, room=room, ended=[int(number)])
+        """The call with which the one task ends."""
+        (member,) = self.raw.hkeys(self.store.keys.key("units"))
+        limit, name = member.decode().split("\x1f")
+        return lambda: self.sync(name, room=room, units={limit: 0})
 
     def end_leases(self, names: list[str]) -> None:
         """Sessions died long ago, and the next script finds out."""
@@ -121,15 +128,20 @@ def sessions(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
         bench.open(name, config)
         bench.sync(name, full=True)
     me = names[0]
-    held = [Held(100 + number, (f"queue:q{number}",)) for number in range(8)]
+    held = {f"queue:q{number}": 1 for number in range(20)}
     for turn in range(REPEATS):
         yield "sync, nothing to say", bench.timed(lambda: bench.sync(me))
+        yield "sync, asks for a permit and is granted", bench.timed(lambda: bench.ask(me, "queue:q1"))
+        yield "sync, a task ended", bench.timed(lambda: bench.sync(me, units={"queue:q1": 0}))
         yield (
-            "sync, asks for a permit and is granted",
-            bench.timed(lambda turn=turn: bench.sync(me, asks=[Ask(1000 + turn, ("queue:q1",))])),
+            "sync, a statement of units of twenty limits",
+            bench.timed(lambda: bench.sync(me, full=True, units=held)),
         )
-        yield "sync, a task ended", bench.timed(lambda turn=turn: bench.sync(me, ended=[1000 + turn]))
-        yield "sync, a statement of eight permits", bench.timed(lambda: bench.sync(me, full=True, held=held))
+        yield (
+            "sync, a heartbeat that says the same again",
+            bench.timed(lambda: bench.sync(me, full=True, units=held)),
+        )
+        bench.sync(me, full=True)
         yield "open", bench.timed(lambda turn=turn: bench.open(f"new{turn}", config))
         yield "close", bench.timed(lambda turn=turn: bench.close(f"new{turn}"))
         yield "change of a limit", bench.timed(lambda turn=turn: bench.set("queue:q0", 9 + turn % 2))
@@ -150,11 +162,8 @@ def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
         bench.sync(f"s{number}", full=True)
     for turn in range(REPEATS):
         yield "sync, nothing to say", bench.timed(lambda: bench.sync("s0"))
-        yield (
-            "sync, asks for a permit and is granted",
-            bench.timed(lambda turn=turn: bench.sync("s0", asks=[Ask(1000 + turn, ("queue:q1",))])),
-        )
-        yield "sync, a task ended", bench.timed(lambda turn=turn: bench.sync("s0", ended=[1000 + turn]))
+        yield "sync, asks for a permit and is granted", bench.timed(lambda: bench.ask("s0", "queue:q1"))
+        yield "sync, a task ended", bench.timed(lambda: bench.sync("s0", units={"queue:q1": 0}))
         yield "change of a limit", bench.timed(lambda turn=turn: bench.set("queue:q0", 9 + turn % 2))
         yield "status of one limit", bench.timed(lambda: bench.store.status("queue:q0"))
         bench.sync("s0")
@@ -165,8 +174,7 @@ def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
         yield "the call after that", bench.timed(lambda: bench.sync("s0"))
     while bench.raw.zcard(bench.store.keys.key("sessions")) > 5:
         yield "the call after that", bench.timed(lambda: bench.sync("s0"))
-    held = [Held(1 + number, (f"queue:q{number}",)) for number in range(size)]
-    bench.sync("s4", full=True, held=held)
+    bench.sync("s4", full=True, units={f"queue:q{number}": 1 for number in range(size)})
     bench.end_leases(["s4"])
     while bench.raw.exists(bench.store.keys.key("holders")):
         yield "sync while the lease of a holder of all ends", bench.timed(lambda: bench.sync("s0"))
@@ -177,24 +185,20 @@ def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
 def _queue_up(bench: Bench, size: int, room: int) -> None:
     """So many requests stand in the line of the limit, of sessions with so much room."""
     bench.open("holder", {"app": 1})
-    bench.sync("holder", asks=[Ask(1, ("app",))])
+    bench.ask("holder", "app")
     for number in range(0, size, IN_LINE):
         name = f"w{number}"
         bench.open(name, {"app": 1}, room=room)
-        asks = [Ask(1 + turn, ("app",)) for turn in range(min(IN_LINE, size - number))]
-        bench.sync(name, room=room, asks=asks)
+        bench.ask(name, "app", count=min(IN_LINE, size - number), room=room)
 
 
 def waiters(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     """So many requests wait for one limit, and their sessions have room."""
     _queue_up(bench, size, 1000)
     bench.open("last", {"app": 1}, room=1)
-    for turn in range(REPEATS):
-        yield (
-            "sync, asks for a permit behind them",
-            bench.timed(lambda turn=turn: bench.sync("last", room=1, asks=[Ask(1000 + turn, ("app",))])),
-        )
-        yield "sync, withdraws it", bench.timed(lambda turn=turn: bench.sync("last", room=1, ended=[1000 + turn]))
+    for _ in range(REPEATS):
+        yield "sync, asks for a permit behind them", bench.timed(lambda: bench.ask("last", "app", room=1))
+        yield "sync, withdraws it", bench.timed(lambda: bench.ask("last", "app", count=0, room=1))
         yield "status of one limit", bench.timed(lambda: bench.store.status("app"))
     for _ in range(min(size, REPEATS)):
         yield "sync, a task ended and the first is granted", bench.timed(bench.end_first(1000))
@@ -204,7 +208,7 @@ def without_room(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     """So many requests wait for one limit whose sessions have no room; one behind them has some."""
     _queue_up(bench, size, 0)
     bench.open("able", {"app": 1})
-    bench.sync("able", asks=[Ask(1 + turn, ("app",)) for turn in range(IN_LINE)])
+    bench.ask("able", "app", count=IN_LINE)
     for _ in range(REPEATS):
         yield "sync, a task ended and the next one's session has room", bench.timed(bench.end_first(100))
     yield "sync, a session has room again", bench.timed(lambda: bench.sync("w0", room=1))

@@ -18,17 +18,19 @@ class TaskPermit:
 
     ``number`` is a fencing number (M. Kleppmann, "How to do distributed locking", 2016): for a limit of 1, each task
     that is started under it has a higher one than all those before it, whatever was killed, stalled or lost in
-    between. Have the store that the task writes to refuse any number below the highest that it has seen. Under a
-    limit of more than 1 it is unique, and tasks that ran one after another under the same permit have increasing ones.
-    It fits a signed 64-bit integer. It can go backwards in one case: Redis loses all data and its clock is set back.
+    between. Have the store that the task writes to refuse any number below the highest that it has seen. Each number
+    is unique, and those of one worker increase with each task that it starts: it is the newest that Redis gave the
+    session, with a grant or a heartbeat, times 65,536, and the count of its starts since. It fits a signed 64-bit
+    integer. It can go backwards in one case: Redis loses all data and its clock is set back.
     """
 
     #: The limits that it covers.
     limits: tuple[str, ...]
     number: int
-    #: The session (one worker's lifetime) to which it was granted.
+    #: The session (one worker's lifetime) that has it.
     session: str
-    #: When Redis granted it to the session, by Redis' clock: Unix time in seconds. Tasks that reuse it share this.
+    #: When Redis last granted the session something before the task started, by Redis' clock: Unix time in seconds.
+    #: It may have been for an earlier task.
     granted_at: float
 
 

@@ -1,7 +1,7 @@
 """Check the protocol's model (model) with spin: exhaustively, and with each guard taken out.
 
     python tools/model.py                  every configuration and every mutation, as `make model` does
-    python tools/model.py --only session   those whose names contain the word
+    python tools/model.py --only units     those whose names contain the word
     python tools/model.py --trace NAME     the steps that lead to what spin found in one of them
 
 A configuration must hold in all its states; a mutation must be found out. Exit code 1 where one doesn't, 2 where spin
@@ -59,7 +59,7 @@ class Run:
         return [f"-D{macro}" for macro in self.macros.split()]
 
 
-#: The searches: of the protocol as it is, and of the next one, which has no code yet.
+#: The searches: of the protocol as it is, and of what comes next and has no code yet.
 FILES = ("runs.json", "next.json")
 
 
@@ -164,14 +164,15 @@ def _words(found: str) -> str:
         return "nothing can happen any more"
     what = found.removeprefix("assertion violated").strip()
     for part, words in (
-        ("runs[0]", "more than max are running"),
         ("gb[", "a unit is used that Redis doesn't count"),
         ("used[0]", "more than max are running"),
-        ("hold[", "a permit is used that Redis doesn't count"),
+        ("told==r", "Redis has other requests than it was told"),
         ("moved", "a message leaves a worker although nobody has room"),
         ("lossy", "an epoch begun without need"),
         ("roomy[i]", "a grant to a session without room"),
-        ("waits[q]", "a free permit, and a waiter that nobody serves or asks"),
+        ("waits[q]", "enough is free, and a waiter is neither served nor asked"),
+        ("at[2]==1", "a younger one passes a heavier one"),
+        ("at[i]", "one that stands in line passes one that came before"),
         ("settled", "a task that isn't counted starts under an open limit"),
         ("trust[", "Redis ends a lease that its worker trusts"),
         ("last[", "a lease ends late although somebody waits"),

@@ -159,10 +159,13 @@ def _show_tasks(
     first: tuple[Column, ...],
     rows: Sequence[tuple[tuple[str, ...], Holder | Waiter]],
 ) -> None:
-    """A table of tasks, with a column for the other limits that they are under where there are any."""
+    """A table of tasks, with their weights and the other limits that they are under, where there are any."""
     others = [", ".join(other for other in task.limits if other != limit) for _, task in rows]
     columns = (*first, ("TASK", False), ("ID", False), ("WORKER", False))
     cells = [(*more, task.task, task.task_id, task.node) for more, task in rows]
+    if any(task.weight != 1 for _, task in rows):
+        columns = (("WEIGHT", True), *columns)
+        cells = [(str(task.weight), *row) for (_, task), row in zip(rows, cells, strict=True)]
     if any(others):
         columns = (*columns, ("ALSO UNDER", False))
         cells = [(*row, other) for row, other in zip(cells, others, strict=True)]

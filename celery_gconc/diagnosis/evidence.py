@@ -20,7 +20,7 @@ from celery.backends.rpc import RPCBackend
 from celery.states import PENDING
 
 from celery_gconc.brokers.backlog import BrokerUnavailable, BrokerView, Message, Search
-from celery_gconc.limits.claims import Limits, TaskOption, candidates
+from celery_gconc.limits.claims import Limits, TaskOption, candidates, limits_of
 from celery_gconc.limits.name import LimitName
 from celery_gconc.operations.declared import known_queues
 from celery_gconc.operations.operations import Operations
@@ -150,7 +150,7 @@ def _candidates(app: Celery, message: Message | None) -> Limits:
     if message is None or message.task is None:
         return ()
     option = TaskOption.parse(message.task, getattr(app.tasks.get(message.task), "global_concurrency", None))
-    return candidates(message.task, message.queue, option)
+    return limits_of(candidates(message.task, message.queue, option))
 
 
 def _may_wait_for(claimed: Limits, told: Told, found: tuple[Whereabouts, ...]) -> set[str]:

@@ -27,7 +27,8 @@ def waits(facts: Facts, wait: Wait, *, has_slot: bool) -> Explanation:
     full = _what_is_full(facts, wait)
     if full is None:
         return _has_room(facts, wait, has_slot=has_slot)
-    why = why_closed(full, facts.now, facts.longest_lease)
+    weight = wait.found.weights.get(full.limit, 1) if wait.found is not None else 1
+    why = why_closed(full, facts.now, facts.longest_lease, weight)
     name, position = _position(facts, wait, full)
     if position is not None:
         line = "line" if name == full.limit else f"the line of {name}"
@@ -52,7 +53,7 @@ def with_line(facts: Facts, made: Explanation, limit: LimitStatus, expected: flo
         named = [
             f"{one.task}[{one.task_id}] on {one.node} (for {span(since(one.since, facts.now))})" for one in holders
         ]
-        more = limit.running - len(holders)
+        more = limit.running - sum(one.weight for one in holders)
         notes.append(f"{limit.limit} is held by {'; '.join(named)}{f'; and {more} more' if more > 0 else ''}.")
     if expected is not None:
         then = " and" if made.position is not None else ". It"

@@ -71,7 +71,7 @@ def _joined(app: Celery) -> set[str]:
     joined: set[str] = set()
     for name, task in app.tasks.items():
         with suppress(LimitError):  # a worker of this app doesn't start with it, and says why
-            joined.update(TaskOption.parse(name, getattr(task, "global_concurrency", None)).names)
+            joined.update(TaskOption.parse(name, getattr(task, "global_concurrency", None)).weights)
     return joined
 
 
@@ -99,7 +99,7 @@ def escaping_tasks(app: Celery) -> list[str]:
 
 
 def configured_limits(app: Celery, settings: Settings) -> dict[str, int]:
-    """The limits that an app's settings and tasks configure. A setting wins over a task's own option.
+    """The limits that an app's settings and tasks configure. A setting wins over tasks, the least over others.
 
     Raises:
         LimitError: a task's ``global_concurrency=`` can't be understood.
@@ -107,8 +107,8 @@ def configured_limits(app: Celery, settings: Settings) -> dict[str, int]:
     config: dict[str, int] = {}
     for name, task in app.tasks.items():
         option = TaskOption.parse(name, getattr(task, "global_concurrency", None))
-        if option.own_max is not None:
-            config[f"task:{name}"] = option.own_max
+        for limit, maximum in option.maxima.items():
+            config[limit] = min(maximum, config.get(limit, maximum))
     config.update({full_name(app, limit): maximum for limit, maximum in settings.limits.items()})
     return config
 

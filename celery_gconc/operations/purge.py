@@ -18,7 +18,7 @@ from celery_gconc.brokers.backlog import BrokerView
 from celery_gconc.brokers.queues import goes_by
 from celery_gconc.clock import now
 from celery_gconc.errors import LimitError, StoreUnavailable
-from celery_gconc.limits.claims import BUILT_IN, TaskOption, candidates
+from celery_gconc.limits.claims import BUILT_IN, TaskOption, candidates, limits_of
 from celery_gconc.limits.name import APP, LimitName
 from celery_gconc.operations.declared import known_queues, told_queues
 from celery_gconc.operations.operations import Operations
@@ -91,7 +91,8 @@ def _at_broker(backlog: BrokerView, app: Celery, limit: str, queues: Mapping[str
 
 def _covering(app: Celery, task: str) -> Iterable[str]:
     with suppress(LimitError):
-        return candidates(task, None, TaskOption.parse(task, getattr(app.tasks[task], "global_concurrency", None)))
+        option = TaskOption.parse(task, getattr(app.tasks[task], "global_concurrency", None))
+        return limits_of(candidates(task, None, option))
     return ()
 
 

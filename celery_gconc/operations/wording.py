@@ -71,8 +71,8 @@ def count_of(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def why_closed(limit: LimitStatus, now: float, heartbeat_timeout: float) -> str:
-    """Why a limit has no room for a task that waits for it, as part of a sentence."""
+def why_closed(limit: LimitStatus, now: float, heartbeat_timeout: float, weight: int = 1) -> str:
+    """Why a limit has no room for a task of this *weight* that waits for it, as part of a sentence."""
     if limit.paused:
         return f"{limit.limit} {'is' if limit.paused_at is None else 'was'} paused" + _change(
             limit.paused_by, limit.paused_at, limit.paused_reason, limit.paused_until, now
@@ -85,14 +85,16 @@ def why_closed(limit: LimitStatus, now: float, heartbeat_timeout: float) -> str:
     if limit.max == 0:
         origin = _change(limit.set_by, limit.set_at, limit.reason, limit.set_until, now)
         return f"{limit.limit} has a max of 0" + (f", set{origin}" if limit.overridden else ", as configured")
+    return f"{limit.limit} has no max" if limit.max is None else _why_full(limit, limit.max, weight)
+
+
+def _why_full(limit: LimitStatus, maximum: int, weight: int) -> str:
+    if weight > 1 and limit.running <= maximum < limit.running + weight:
+        return f"the task takes {weight} of {limit.limit}, and {limit.running} of {maximum} are taken"
     if limit.state == "open":
-        return (
-            f"{limit.limit} has room ({limit.running} of {limit.max} running), but it is reserved for tasks that came "
-            "earlier"
-        )
-    if limit.max is None:
-        return f"{limit.limit} has no max"
-    return f"{limit.limit} is full ({limit.running} of {limit.max} running)"
+        taken = f"{limit.running} of {maximum} running"
+        return f"{limit.limit} has room ({taken}), but it is reserved for tasks that came earlier"
+    return f"{limit.limit} is full ({limit.running} of {maximum} running)"
 
 
 def _change(by: str | None, at: float | None, reason: str | None, until: float | None, now: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from celery_gconc.connection.location import namespace
 
 #: A changed meaning of any key takes a new number, so that old and new workers never share a key.
-SCHEMA = "v1"
+SCHEMA = "v2"
 
 #: Name and content of each key, in the order in which every script gets them as KEYS.
 KEYSPACE: dict[str, str] = {
@@ -19,20 +19,26 @@ KEYSPACE: dict[str, str] = {
     "overrides_version: that of what operators set, last ticket and fencing number, least interval and longest lease "
     "of a live session (ms), heard: the longest lease of before the epoch (ms), closed_until: when grants go on after "
     "a loss of data (lost: 1 where it is known to be one), served_to: the last limit whose line was served since then, "
-    "while others are left, and next_override_end (ms)",
+    "while others are left, heavy: 1 once a want was for more than one unit of a limit, and next_override_end (ms)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
     "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, "
-    "offered, parked, takes, growth",
+    "offered, parked, takes, growth, idle, over",
     "stated": "zset: session id, by the version of the limit table that it last went by when it stated what it runs",
     "heartbeats": "zset by name: interval US <ms> US <session> and timeout US <ms> US <session> of each live session",
-    "requests": "hash: <session>:<number> of each holder and waiter, to its record (JSON)",
-    "roll": "zset by name: <session>:<grant number, 0 while waiting>:<number>",
-    "holders": "zset by name: <limit> US <session>:<number>",
-    "waiters": "zset by name: <limit> US <arrival, us on the lease clock> US <session>:<number>",
+    "units": "hash: <limit> US <session> to how many units of the limit the session has",
+    "held": "hash: limit to how many units of it all sessions have",
+    "holders": "zset by name: <limit> US <session> and US <session> US <limit>, for each that has units",
+    "grants": "zset by name: <session>:<number of the grant>:<JSON: what it brought, and for which task>, until a "
+    "statement of the session that knows of it",
+    "running": "hash: session to the time (ms) of its last statement, and what it ran under limits then (JSON)",
+    "wants": "hash: <session>:<number of a set of claims> to what waits there for all of it (JSON)",
+    "roll": "zset by name: the fields of wants",
+    "waiters": "zset by name: <limit> US <arrival of its first request, us on the lease clock> US <session>:<set>",
     "turns": "zset by name, as waiters: those whose turn may come",
-    "aside": "zset by name: <session> US <limit> US <arrival> US <session>:<number> of the other waiters: each was "
-    "offered a permit while its session had no room, which has not been heard of since",
-    "reserved": "zset by name, as waiters: permits held back for a waiter that missed its turn too often",
+    "aside": "zset by name: <session> US <limit> US <arrival> US <session>:<set> of the other waiters: each was "
+    "offered its units while its session had no room, which has not been heard of since",
+    "reserved": "zset by name, as waiters: units are held back for a want that missed its turn too often",
+    "todo": "zset: limits in whose lines a script has left something to do to the next",
     "max": "hash: limit to the max that holds now (0 while paused); unlimited ones are absent",
     "configured": "zset by name: <limit> US <max> US <session> for each value that a session is configured with, and "
     "US <session> US <limit> US <max>",
@@ -58,7 +64,7 @@ NOTICES, TABLE = "notices", "table"
 
 
 class Keys:
-    """The keys of one namespace: ``{prefix}:v1:<name>``, after the prefix of the app's own keys if it has one."""
+    """The keys of one namespace: ``{prefix}:v2:<name>``, after the prefix of the app's own keys if it has one."""
 
     __slots__ = ("_channels", "namespace", "prefix")
 

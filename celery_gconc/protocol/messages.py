@@ -1,64 +1,78 @@
 """What a session and Redis say to each other: each request and its reply, encoded and decoded side by side.
 
-Open -> Opened (lua/session/open.lua);  Sync -> Synced (sync.lua);  Notice (published by any script)
+Sync -> Synced (lua/session/sync.lua);  Notice (published by any script).  How a session is opened: openings.py
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_gconc.limits.claims import Limits, claims_on
+from celery_gconc.limits.claims import Claim, Claims
 
 #: How many characters of a task's id or name Redis keeps: a sender may have made an id of any length.
 MAX_TEXT = 255
 
-#: How many of a worker's queues Redis is told of.
-MAX_QUEUES = 100
-
-#: The order of what rows have on the wire. The scripts know it as ``HELD.number``, ``ASK.age`` and so on.
-HELD = ("number", "claims", "task_id", "task", "idle", "fence", "age")
-ASK = ("number", "claims", "age", "task_id", "task")
-GRANT = ("grant", "number", "fence", "at")
+#: The order of what rows have on the wire. The scripts know it as ``WANT.set``, ``ROW.age`` and so on.
+GRANT = ("grant", "set", "claims", "fence", "at")
+WANT = ("set", "claims", "skip", "kept", "requests")
+ROW = ("age", "task_id", "task")
+RUN = ("claims", "task_id", "task", "age")
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A permit as its session states it."""
+class Row:
+    """A request that waits."""
 
-    number: int
-    limits: Limits
-    task_id: str = ""
-    task: str = ""
-    idle: bool = False
-    #: Its fencing number in Redis; 0 where it was never granted (its task ran before the limit began).
-    fence: int = 0
-    #: For how many seconds its task has had it.
-    age: float = 0.0
-
-    def row(self) -> list[Any]:
-        """As the scripts take it: its fields in the order of :data:`HELD`."""
-        texts = (text_of(self.task_id), text_of(self.task))
-        return [self.number, claims_on(self.limits), *texts, int(self.idle), self.fence, milliseconds(self.age)]
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request for a permit."""
-
-    number: int
-    limits: Limits
     #: How long ago it reached its gate, in seconds.
     age: float = 0.0
     task_id: str = ""
     task: str = ""
 
     def row(self) -> list[Any]:
-        """As the scripts take it: its fields in the order of :data:`ASK`."""
-        texts = (text_of(self.task_id), text_of(self.task))
-        return [self.number, claims_on(self.limits), int(self.age * 1e6), *texts]
+        """As the scripts take it: its fields in the order of :data:`ROW`."""
+        return [int(self.age * 1e6), text_of(self.task_id), text_of(self.task)]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a session wants for one set of claims: all of it once for each of its requests."""
+
+    #: The number of the set in its session.
+    set: int
+    claims: Claims
+    #: Of the requests that Redis was told of, and that it had granted nothing by the sync's ``granted``: so many of the
+    #: first are gone, so many stay, and any others are gone.
+    skip: int = 0
+    kept: int = 0
+    #: Those that follow on them.
+    requests: Sequence[Row] = ()
+
+    def row(self) -> list[Any]:
+        """As the scripts take it: its fields in the order of :data:`WANT`."""
+        return [self.set, self.claims, self.skip, self.kept, [request.row() for request in self.requests]]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A task that runs under limits."""
+
+    claims: Claims
+    task_id: str = ""
+    task: str = ""
+    #: For how many seconds.
+    age: float = 0.0
+
+    def row(self) -> list[Any]:
+        """As the scripts take it: its fields in the order of :data:`RUN`."""
+        return [self.claims, text_of(self.task_id), text_of(self.task), milliseconds(self.age)]
+
+
+def running_text(running: Iterable[Running]) -> str:
+    """What runs, as the scripts keep it: they don't read it but for people."""
+    return json.dumps([item.row() for item in running], separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +87,32 @@ class Sync:
     granted: int
     room: int
     version: int
-    ended: Sequence[int] = ()
-    asks: Sequence[Ask] = ()
-    held: Sequence[Held] = ()
+    #: How many units of a limit it has, as of ``granted``: where that has changed, or all.
+    units: Mapping[str, int] = field(default_factory=dict)
+    wants: Sequence[Want] = ()
     interests: Sequence[str] = ()
+    #: Whether this is a statement: what it doesn't name is gone.
     full: bool = False
+    #: With a statement: the fencing number of the last grant; what runs, where that has changed; and idle units.
+    fence: int | None = None
+    running: str | None = None
+    idle: Mapping[str, int] = field(default_factory=dict)
+    #: What has ended: tasks of the last statement, and grants since.
+    over: Sequence[str] = ()
+    ended: Sequence[int] = ()
     #: Which broker it takes messages from: a digest.
     source: str = ""
     #: All queues that it takes messages of, where that has changed.
     takes: Sequence[str] | None = None
     #: By how many slots its pool may still grow, where it grows by itself.
     growth: int | None = None
-    #: Requests whose turn has come while it has no room, with the queues of the messages that wait for it here; and
-    #: under the number 0 the queues that it leaves alone.
+    #: Sets of claims whose turn has come while it has no room, with the queues of the messages that wait for it here;
+    #: and under the number 0 the queues that it leaves alone.
     weak: Sequence[tuple[int, Sequence[str]]] = ()
 
     def encode(self) -> dict[str, Any]:
         """As the script takes it."""
-        said = {
+        said: dict[str, Any] = {
             "session": self.session,
             "epoch": self.epoch,
             "sync": self.number,
@@ -98,19 +120,25 @@ class Sync:
             "granted": self.granted,
             "room": self.room,
             "version": self.version,
-            "ended": list(self.ended),
-            "asks": [item.row() for item in self.asks],
-            "held": [item.row() for item in self.held],
+            "units": dict(self.units),
+            "wants": [want.row() for want in self.wants],
             "interests": list(self.interests),
             "full": self.full,
         }
         # What is left out of most syncs.
+        for name in ("fence", "running", "growth"):
+            if (value := getattr(self, name)) is not None:
+                said[name] = value
+        if self.idle:
+            said["idle"] = dict(self.idle)
+        if self.over:
+            said["over"] = [text_of(task_id) for task_id in self.over]
+        if self.ended:
+            said["ended"] = list(self.ended)
         if self.takes is not None or self.weak:
             said["source"] = self.source
         if self.takes is not None:
             said["takes"] = list(self.takes)
-        if self.growth is not None:
-            said["growth"] = self.growth
         if self.weak:
             said["weak"] = [[number, list(queues)] for number, queues in self.weak]
         return said
@@ -118,123 +146,15 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A permit granted: its number among the session's grants, and the number of the request that it answers."""
+    """Units granted: its number among the session's grants, the set of claims that it is for, and the claims."""
 
     grant: int
-    number: int
+    set: int
+    claims: Claims
     #: Its fencing number, in steps of 100 us.
     fence: int = field(default=0, compare=False)
     #: When it was granted, by Redis' clock: Unix time in seconds.
     at: float = field(default=0.0, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Former:
-    """What a session knows of the one that it replaces: its worker lived before."""
-
-    #: Its id, and ids under which a new one was opened without hearing of it.
-    sessions: Sequence[str]
-    epoch: str
-    #: The end of its lease, in ms on the lease clock.
-    lease: int = 0
-    #: The newest version of the limit table that it was told of, and what operators had set by then.
-    version: int = 0
-    overrides: Mapping[str, str] = field(default_factory=dict)
-    #: The longest lease that any session could have, as it was last told, in seconds.
-    longest: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """A session begins, with what it is configured with and what it runs already; see ``lua/session/open.lua``."""
-
-    session: str
-    #: Its heartbeat settings, in seconds.
-    interval: float
-    timeout: float
-    #: Facts about its worker.
-    info: Mapping[str, Any]
-    config: Mapping[str, int]
-    room: int
-    held: Sequence[Held] = ()
-    #: The version of the limit table that *held* goes by; -1 for none yet.
-    version: int = -1
-    former: Former = Former((), "")
-    queues: Sequence[str] = ()
-    #: Whether the server is one of several that the worker may be at.
-    several: bool = False
-
-    def encode(self) -> dict[str, Any]:
-        """As the script takes it."""
-        return {
-            "session": self.session,
-            "old": list(self.former.sessions),
-            "known": self.former.epoch,
-            "lease": self.former.lease,
-            "longest": int(self.former.longest * 1000),
-            "newest": self.former.version,
-            "overrides": dict(self.former.overrides),
-            "interval": int(self.interval * 1000),
-            "timeout": int(self.timeout * 1000),
-            "info": dict(self.info),
-            "queues": [text_of(queue) for queue in sorted(self.queues)[:MAX_QUEUES]],
-            "config": dict(self.config),
-            "room": self.room,
-            "held": [item.row() for item in self.held],
-            "version": self.version,
-            "several": self.several,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Stranger:
-    """A session of another app, or at another broker, in the same namespace."""
-
-    app: str
-    node: str
-    broker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A session was opened."""
-
-    epoch: str
-    version: int
-    table: Mapping[str, int]
-    #: What operators have set, by limit, as Redis keeps it.
-    overrides: Mapping[str, str] = field(default_factory=dict)
-    #: The end of the lease, in ms on the lease clock.
-    lease: int = 0
-    #: The longest lease that any session may have, in seconds.
-    longest: float = 0.0
-    #: For how many seconds nothing is granted yet, as sessions may live that Redis doesn't know of.
-    shut: float = 0.0
-    #: Whether that is because data was lost, and not because the namespace is new.
-    lost: bool = False
-    #: Whether the lease of the session that it replaces had run out.
-    lapsed: bool = False
-    #: Whether scripts can read the server's id, and so see that the server was restarted or replaced.
-    identified: bool = True
-    #: One session of each app, or broker, that shares no queue with this one.
-    strangers: tuple[Stranger, ...] = ()
-
-    @classmethod
-    def decode(cls, reply: Mapping[str, Any]) -> Opened:
-        """Read the script's reply."""
-        return cls(
-            epoch=reply["epoch"],
-            version=int(reply["version"]),
-            table=_table(reply["table"]),
-            overrides=dict(reply["overrides"] or ()),
-            lease=int(reply["lease"]),
-            longest=reply["longest"] / 1000,
-            shut=(reply["shut"] or 0) / 1000,
-            lost=reply["lost"],
-            lapsed=reply["lapsed"],
-            identified=reply["identified"],
-            strangers=tuple(Stranger(**item) for item in reply["strangers"] or ()),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +176,10 @@ class Synced:
     longest: float = 0.0
     #: Seconds until the lease of the next other session ends, or grants go on, if either is to come.
     expires: float | None = None
+    #: A new fencing number, in the answer to a statement.
+    fence: int = 0
+    #: Whether wants keep requests that Redis doesn't know.
+    unclear: bool = False
     #: Of the queues that were said to be weak those that another session takes and has room for.
     elsewhere: frozenset[str] = frozenset()
 
@@ -271,11 +195,13 @@ class Synced:
             grants=grants_of(reply["grants"]),
             contended=dict(reply.get("recall") or ()),
             offer=reply["offer"],
-            table=_table(reply["table"]) if "table" in reply else None,
+            table=table_of(reply["table"]) if "table" in reply else None,
             overrides=dict(reply.get("overrides") or ()),
             lease=int(reply["lease"]),
             longest=reply["longest"] / 1000,
             expires=None if expires is None else expires / 1000,
+            fence=int(reply.get("fence") or 0),
+            unclear=bool(reply.get("unclear")),
             elsewhere=frozenset(reply.get("elsewhere") or ()),
         )
 
@@ -315,10 +241,19 @@ def text_of(text: str) -> str:
     return text[:MAX_TEXT].encode("utf-8", "replace").decode()
 
 
+def claims_of(told: Iterable[Sequence[Any]]) -> Claims:
+    """Claims, as scripts reply and publish them."""
+    return tuple([Claim(str(limit), int(weight)) for limit, weight in told])
+
+
 def grants_of(told: Any) -> tuple[Grant, ...]:
     """Grants, as scripts reply and publish them."""
-    return tuple(Grant(int(grant), int(number), int(fence), at / 1000) for grant, number, fence, at in told or ())
+    return tuple(
+        Grant(int(grant), int(number), claims_of(claims), int(fence), at / 1000)
+        for grant, number, claims, fence, at in told or ()
+    )
 
 
-def _table(reply: Any) -> dict[str, int]:
+def table_of(reply: Any) -> dict[str, int]:
+    """A limit table, as scripts reply it."""
     return {limit: int(value) for limit, value in reply.items()} if reply else {}

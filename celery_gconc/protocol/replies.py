@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from celery_gconc.limits.claims import Limits
+from celery_gconc.limits.claims import limits_of
 from celery_gconc.limits.rules import Mark
 from celery_gconc.protocol.counted import BUCKETS
+from celery_gconc.protocol.messages import claims_of
 from celery_gconc.protocol.status import (
     EndedTask,
     Histogram,
@@ -38,11 +39,6 @@ def mark_of(mark: Mapping[str, Any] | None) -> Mark:
     if not mark:
         return Mark()
     return Mark(mark.get("by"), _seconds(mark.get("at")), mark.get("reason"), _seconds(mark.get("ends")))
-
-
-def limits_of(claims: Iterable[Sequence[Any]]) -> Limits:
-    """The limits that claims are on, as a script replies them."""
-    return tuple(limit for limit, _ in claims)
 
 
 def limit_status_of(item: Mapping[str, Any]) -> LimitStatus:
@@ -110,14 +106,23 @@ def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
     )
 
 
-def holder_of(item: Mapping[str, Any]) -> Holder:
-    """A holder, as a script replies it."""
-    limits = limits_of(item["claims"])
-    return Holder(item["session"], item["node"], item["id"], item["task"], item["since"] / 1000, limits)
+def holder_of(item: Mapping[str, Any], limit: str) -> Holder:
+    """A holder of a *limit*, as a script replies it."""
+    claims = claims_of(item["claims"])
+    return Holder(
+        item["session"],
+        item["node"],
+        item["id"],
+        item["task"],
+        item["since"] / 1000,
+        limits_of(claims),
+        dict(claims).get(limit, 1),
+    )
 
 
-def waiter_of(item: Mapping[str, Any]) -> Waiter:
-    """A waiter, as a script replies it."""
+def waiter_of(item: Mapping[str, Any], limit: str) -> Waiter:
+    """One that waits for a *limit*, as a script replies it."""
+    claims = claims_of(item["claims"])
     return Waiter(
         item["session"],
         item["node"],
@@ -125,7 +130,8 @@ def waiter_of(item: Mapping[str, Any]) -> Waiter:
         item["task"],
         item["position"],
         item["waited"] / 1000,
-        limits_of(item["claims"]),
+        limits_of(claims),
+        dict(claims).get(limit, 1),
     )
 
 
@@ -136,13 +142,14 @@ def whereabouts_of(item: Mapping[str, Any]) -> Whereabouts:
         task=item["task"],
         session=item["session"],
         node=item["node"],
-        limits=limits_of(item["claims"]),
+        limits=limits_of(claims_of(item["claims"])),
         is_waiting=item["waits"],
         seconds=item["span"] / 1000,
         line=item.get("line"),
         position=item.get("position"),
         room=item["room"],
         full=tuple(item["full"] or ()),
+        weights=dict(claims_of(item["claims"])),
     )
 
 

@@ -53,7 +53,8 @@ _KEYED: Mapping[str, tuple[Any, ...]] = {
     "zrange": (0, -1),
     "zrangebylex": ("-", "+"),
     "zrangebyscore": (0, 0),
-    "zlexcount": ("-", "+"),
+    "zremrangebylex": ("-", "+"),
+    "zscan": (0,),
 }
 
 #: What a worker does without, to what it can't see then.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from celery_gconc.connection.scripts import assemble
 from celery_gconc.limits.rules import MAX_VALUE
 from celery_gconc.protocol.keys import KEYSPACE
-from celery_gconc.protocol.messages import ASK, GRANT, HELD
+from celery_gconc.protocol.messages import GRANT, ROW, RUN, WANT
 from celery_gconc.settings import MAX_TIMEOUT
 
 #: Each is a file in a folder of ``lua/``; the stores have a method for each.
@@ -20,11 +20,12 @@ SCRIPTS: Mapping[str, str] = {
     for name in names
 }
 
-#: How often a waiter may miss its turn before permits are held back for it.
+#: How often a want may miss its turn before units are held back for it.
 TURNS = 3
 
-#: How many permits and configured values one script takes from sessions that end, how many limits it lets settle, and
-#: how many lines it serves when grants go on; the next scripts do the rest. (At 5 to 10 us each.)
+#: Of how many limits one script takes units and configured values from sessions that end, how many limits it lets
+#: settle, how many lines it serves when grants go on, and how many turns it gives; the next scripts do the rest. (At 5
+#: to 10 us each.)
 WORK = 250
 
 #: The longest pause between two tries of a worker to reach Redis, in seconds.
@@ -41,7 +42,7 @@ CONSTANTS: Mapping[str, int] = {
 }
 
 #: Where in a row each field is.
-ROWS: Mapping[str, tuple[str, ...]] = {"HELD": HELD, "ASK": ASK, "GRANT": GRANT}
+ROWS: Mapping[str, tuple[str, ...]] = {"GRANT": GRANT, "WANT": WANT, "ROW": ROW, "RUN": RUN}
 
 
 def script(name: str) -> str:

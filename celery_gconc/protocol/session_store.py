@@ -11,7 +11,8 @@ from redis.client import PubSub
 from celery_gconc.connection.location import Location
 from celery_gconc.connection.nodes import CONNECT_TIMEOUT
 from celery_gconc.protocol.counted import Record
-from celery_gconc.protocol.messages import Former, Held, Notice, Open, Opened, Sync, Synced
+from celery_gconc.protocol.messages import Notice, Sync, Synced
+from celery_gconc.protocol.openings import Former, Open, Opened
 from celery_gconc.protocol.store import CALL_TIMEOUT, Store
 
 logger = get_logger(__name__)
@@ -42,7 +43,9 @@ class SessionStore(Store):
         info: Mapping[str, Any],
         config: Mapping[str, int],
         room: int,
-        held: Sequence[Held] = (),
+        units: Mapping[str, int] | None = None,
+        running: str = "[]",
+        fence: int = 0,
         version: int = -1,
         former: Former | None = None,
         queues: Sequence[str] = (),
@@ -50,7 +53,21 @@ class SessionStore(Store):
         """Begin a session; see :class:`~celery_gconc.protocol.messages.Open`."""
         former = former or Former((), "")
         several = self._location.kind == "server" and len(self._location.servers) > 1
-        asked = Open(session, interval, timeout, info, config, room, held, version, former, queues, several)
+        asked = Open(
+            session,
+            interval,
+            timeout,
+            info,
+            config,
+            room,
+            units or {},
+            running,
+            fence,
+            version,
+            former,
+            queues,
+            several,
+        )
         return Opened.decode(self._run("open", asked.encode()))
 
     def sync(self, sync: Sync) -> Synced:

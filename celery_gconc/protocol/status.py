@@ -58,6 +58,7 @@ class LimitStatus:
     limit: str
     max: int | None
     paused: bool
+    #: What runs under it: how many tasks, or how many units they take where tasks have weights.
     running: int
     waiting: int
     idle: int = 0
@@ -161,6 +162,8 @@ class Holder:
     since: float
     #: All limits that its permit covers.
     limits: Limits = ()
+    #: How many units it takes of the limit that was asked about.
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,8 @@ class Waiter:
     waited: float
     #: All limits that its permit has to cover.
     limits: Limits = ()
+    #: How many units it needs of the limit that was asked about.
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +203,8 @@ class Whereabouts:
     room: int
     #: Those of its limits that have no room for it.
     full: Limits = ()
+    #: How many units it takes of each of its limits.
+    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,12 +156,12 @@ class Store:
     def holders(self, limit: str, count: int) -> tuple[Holder, ...]:
         """Tasks that hold a permit under a limit, *count* at most; see ``lua/operator/holders.lua``."""
         reply = self._run("holders", {"limit": limit, "count": count})
-        return tuple(holder_of(item) for item in reply["holders"] or ())
+        return tuple(holder_of(item, limit) for item in reply["holders"] or ())
 
     def waiting(self, limit: str, count: int) -> tuple[Waiter, ...]:
         """Tasks in a limit's line, *count* at most; see ``lua/operator/waiting.lua``."""
         reply = self._run("waiting", {"limit": limit, "count": count})
-        return tuple(waiter_of(item) for item in reply["waiting"] or ())
+        return tuple(waiter_of(item, limit) for item in reply["waiting"] or ())
 
     def find(self, task_id: str) -> tuple[Whereabouts, ...]:
         """Where a task is among the requests; several calls where there are many. See ``lua/operator/find.lua``."""
@@ -235,11 +235,14 @@ class Store:
 #: What is wrong with what ``lua/operator/audit.lua`` finds.
 _AUDIT = {
     "session": "session {} has ended, but some of its fields are left",
-    "request": "request {} belongs to no live session, or is unreadable",
-    "roll": "the list of requests has one that doesn't exist: {}",
-    "holder": "a permit is held by no task: {}",
+    "units": "permits are held by no live session: {}",
+    "holder": "a session is listed as a holder, but holds nothing: {}",
+    "held": "more or fewer permits are counted than sessions hold: {}",
+    "want": "waiting requests belong to no live session, or are unreadable: {}",
+    "roll": "the list of waiting requests has some that don't exist: {}",
     "waiter": "a position in line belongs to no request: {}",
     "reserved": "a permit is reserved for no request: {}",
+    "grant": "a grant is kept for a session that has ended: {}",
     "taker": "a queue is marked as consumed by a session that has ended: {}",
     "heartbeat": "heartbeat settings are left from a session that has ended: {}",
 }

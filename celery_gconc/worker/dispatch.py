@@ -142,8 +142,8 @@ class Dispatcher:
             return []  # called from within: a message was read while another was written
         try:
             self._ready.extend(self._ledger.uncovered())
-            parked = [run for run in self._ledger.waiting() if limit in run.names][:count]
-            ready = [run for run in self._ready if limit in run.names][: count - len(parked)]
+            parked = [run for run in self._ledger.waiting() if run.could_claim(limit)][:count]
+            ready = [run for run in self._ready if run.could_claim(limit)][: count - len(parked)]
             gone = set(ready)
             self._ready = deque(run for run in self._ready if run not in gone)
             self._ledger.reserve(len(self._ready))
@@ -240,8 +240,8 @@ class Dispatcher:
             if not self._ready:
                 return None
             run = self._ready[0]
-            run.limits = self._ledger.covering(run.names)
-            if not run.limits:
+            run.claims = self._ledger.covering(run.candidates)
+            if not run.claims:
                 return run
             self._ready.popleft()  # a limit began while it waited for its slot
             self.park(run)
@@ -317,8 +317,8 @@ class Dispatcher:
                 run, _none = self._unnoted.popitem(last=False)
             except KeyError:
                 return
-            run.limits = self._ledger.covering(run.names)
-            if run.limits:  # else it is free by now
+            run.claims = self._ledger.covering(run.candidates)
+            if run.claims:  # else it is free by now
                 self._note_wait(run)
         self._turns.wake()
 

@@ -16,7 +16,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_gconc.clock import now
-from celery_gconc.worker.claims import Claims
+from celery_gconc.worker.candidates import Candidates
 from celery_gconc.worker.dispatch import MAX_AT_ONCE, Dispatcher
 from celery_gconc.worker.hooks import hook
 from celery_gconc.worker.intake.intake import Intake
@@ -43,10 +43,10 @@ class Gate:
     """One worker's gate. All fields belong to the thread that may start requests."""
 
     def __init__(
-        self, ledger: Ledger[Run], claims: Claims, intake: Intake, dispatcher: Dispatcher, turns: Turns
+        self, ledger: Ledger[Run], candidates: Candidates, intake: Intake, dispatcher: Dispatcher, turns: Turns
     ) -> None:
         self.ledger = ledger
-        self._claims, self._intake, self._dispatcher, self._turns = claims, intake, dispatcher, turns
+        self._candidates, self._intake, self._dispatcher, self._turns = candidates, intake, dispatcher, turns
         #: The queues of which all that may goes back, in some turns.
         self._moving: frozenset[str] = frozenset()
         #: What came after the end: it goes back.
@@ -56,14 +56,14 @@ class Gate:
         """Run a request now, or park it. Takes the place of ``Consumer.on_task_request``."""
         ledger, dispatcher = self.ledger, self._dispatcher
         queue = self._intake.queue_of(request)
-        names = self._claims.of(request.task, queue)
-        limits = ledger.covering(names)
-        run = Run(request, names, limits, queue)
+        candidates = self._candidates.of(request, queue)
+        claims = ledger.covering(candidates)
+        run = Run(request, candidates, claims, queue)
         if dispatcher.is_closed:
             self._late.append(run)
             return
         hook(run, dispatcher)
-        if not limits:
+        if not claims:
             if (dispatcher.ready_count or ledger.waiting_count) and ledger.free_slots <= 0:
                 run.arrived = now()
                 self._hold(run)
@@ -81,7 +81,7 @@ class Gate:
         dispatcher.park(run)
         self._turns.keep_turning()
         dispatcher.tell_intake()
-        if not run.limits or dispatcher.runs_unlimited:
+        if not run.claims or dispatcher.runs_unlimited:
             self.pump()
 
     def pump(self) -> None:
@@ -166,9 +166,8 @@ class Gate:
 
     def would_be_stuck(self, request: Any) -> bool:
         """Whether a request that is to come would wait for others to end, however many slots there were."""
-        names = self._claims.of(request.task, self._intake.queue_of(request))
-        limits = self.ledger.covering(names)
-        return bool(limits) and self.ledger.is_stuck(limits)
+        claims = self.ledger.covering(self._candidates.of(request, self._intake.queue_of(request)))
+        return bool(claims) and self.ledger.is_stuck(claims)
 
     def where(self, task_id: str) -> dict[str, Any]:
         """What this worker does with a task: empty where the gate doesn't have it. For ``inspect``."""
@@ -188,7 +187,7 @@ class Gate:
                         "task": run.task,
                         "limits": list(run.limits),
                         "waited": (run.started_at or now()) - run.arrived if run.arrived else 0.0,
-                        "ahead": len(shared if run.limits else before),
+                        "ahead": len(shared if run.claims else before),
                     }
         return {}
 

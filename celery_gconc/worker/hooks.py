@@ -63,7 +63,7 @@ class Hooks:
         run, dispatcher = request.__dict__.get(RUN_KEY), self.gconc_dispatcher
         if run is None:
             return self.gconc_own.execute_using_pool(self, pool, **kwargs)
-        if (permit := run.permit) is not None and permit.fence:
+        if (permit := run.permit) is not None and permit.fencing_number:
             request.delivery_info[PERMIT_KEY] = permit.for_task(dispatcher.session)
         try:
             result = self.gconc_own.execute_using_pool(self, pool, **kwargs)

@@ -14,8 +14,8 @@ from typing import Any
 
 from celery_gconc.metrics import opentelemetry as telemetry
 from celery_gconc.settings import Settings
+from celery_gconc.worker.candidates import Candidates
 from celery_gconc.worker.children import Children
-from celery_gconc.worker.claims import Claims
 from celery_gconc.worker.dispatch import Dispatcher
 from celery_gconc.worker.events import Events
 from celery_gconc.worker.gate import Gate
@@ -76,7 +76,7 @@ def make_parts(consumer: Any, settings: Settings, config: Mapping[str, int]) -> 
     runs = Runs(ledger, pool, children, events, turns)
     start, unlimited = consumer.on_task_request, settings.on_redis_error == "run"
     dispatcher = Dispatcher(start, ledger, pool, runs, intake, events, health, turns, runs_without_redis=unlimited)
-    gate = Gate(ledger, Claims(consumer), intake, dispatcher, turns)
+    gate = Gate(ledger, Candidates(consumer), intake, dispatcher, turns)
 
     link = Link(
         settings,

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from celery_gconc.clock import now
-from celery_gconc.limits.claims import Limits
+from celery_gconc.limits.claims import Claims, Limits, limits_of
 from celery_gconc.worker.ledger.permit import Permit
 
 #: What a request has of ours in its ``__dict__``, while its callbacks are ours (hooks.py): the run that it is.
@@ -35,45 +35,53 @@ class RunState(Enum):
 class Run:
     """One request. Its fields say who writes them; all may read."""
 
-    __slots__ = (
-        "arrived", "has_waited", "is_unlimited", "job", "kept", "limits", "limits_at_start", "may_move",
-        "names", "permit", "queue", "request", "started_at", "state",
-    )  # fmt: skip
+    # (What most requests never change stands here, and costs nothing to make.)
 
-    def __init__(self, request: Any, names: Limits, limits: Limits, queue: str | None) -> None:
+    #: Its permit. The ledger's, under its lock.
+    permit: Permit | None = None
+    #: Where it stands. The dispatcher's thread writes GRANTED; callbacks of the pool, or the link's thread, the rest.
+    #: None of them makes ENDED undone.
+    state = RunState.PARKED
+    #: When it reached the gate, by :func:`now`. The gate's.
+    arrived = 0.0
+    #: When it went to the pool with a permit, by :func:`now` (0.0: it didn't), and what it claimed then: others limits
+    #: may cover it by the time at which it ends. Written where it is dispatched.
+    started_at = 0.0
+    claims_at_start: Claims = ()
+    #: Whether it went to the pool without a permit though a limit covers it. Written where it is dispatched.
+    is_unlimited = False
+    #: Whether it was seen to wait for a permit while a slot was free. Written where it is parked, and unparked.
+    has_waited = False
+    #: Whether its message may go back to its queue for other workers to take. The gate's.
+    may_move = False
+    #: When the broker last heard that its message is held, by :func:`now`. The gate's.
+    kept = 0.0
+    #: What the pool gave for it, while it runs: it leads back here, so it is let go at the end.
+    job: Any = None
+
+    def __init__(self, request: Any, candidates: Claims, claims: Claims, queue: str | None) -> None:
         #: Celery's own.
         self.request = request
-        #: The limits that could cover it, and the queue that its message came from, where that is known.
-        self.names = names
+        #: What it would claim if each limit had a max, and the queue that its message came from, where that is known.
+        self.candidates = candidates
         self.queue = queue
-        #: The limits that cover it, and its permit. The ledger's, under its lock.
-        self.limits = limits
-        self.permit: Permit | None = None
-        #: Where it stands. The dispatcher's thread writes GRANTED; callbacks of the pool, or the link's thread, the
-        #: rest. None of them makes ENDED undone.
-        self.state = RunState.PARKED
-        #: When it reached the gate, by :func:`now`. The gate's.
-        self.arrived = 0.0
-        #: When it went to the pool with a permit, by :func:`now` (0.0: it didn't), and the limits that covered it
-        #: then: others may by the time at which it ends. Written where it is dispatched.
-        self.started_at = 0.0
-        self.limits_at_start: Limits = ()
-        #: Whether it went to the pool without a permit though a limit covers it. Written where it is dispatched.
-        self.is_unlimited = False
-        #: Whether it was seen to wait for a permit while a slot was free. Written where it is parked, and unparked.
-        self.has_waited = False
-        #: Whether its message may go back to its queue for other workers to take. The gate's.
-        self.may_move = False
-        #: When the broker last heard that its message is held, by :func:`now`. The gate's.
-        self.kept = 0.0
-        #: What the pool gave for it, while it runs: it leads back here, so it is let go at the end.
-        self.job: Any = None
+        #: What it claims. The ledger's, under its lock.
+        self.claims = claims
 
     @classmethod
     def of(cls, request: Any) -> Run | None:
         """The run that a request is, while its callbacks are ours."""
         run = request.__dict__.get(RUN_KEY)
         return run if isinstance(run, cls) else None
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that cover it."""
+        return limits_of(self.claims)
+
+    def could_claim(self, limit: str) -> bool:
+        """Whether it would claim something of a limit if that had a max."""
+        return any(claim.limit == limit for claim in self.candidates)
 
     @property
     def task_id(self) -> str:

@@ -35,7 +35,7 @@ class Runs:
         """A request goes to the pool; with its permit, where it has one."""
         run.state = RunState.GRANTED
         if run.permit is not None:
-            run.started_at, run.limits_at_start = now(), run.limits
+            run.started_at, run.claims_at_start = now(), run.claims
             self._events.granted(run)
 
     def accepted(self, run: Run, pid: int) -> None:

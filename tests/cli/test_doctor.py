@@ -246,7 +246,7 @@ def test_records_without_a_session_are_found_and_repaired_and_waiters_go_on(make
         cluster.send("nap", 1)
         cluster.done(1)
         wait_until(lambda: cluster.permits() == 0, what="its permit is free")
-        client.zadd(key("holders"), {"queue:emails\x1fgone:1": 0})  # nobody's
+        _hold_for_nobody(client, 1)
         cluster.send("nap", 1, 0.1)
         wait_until(lambda: case.operations.waiting("emails"), what="it waits for what nobody holds")
         assert any(finding.severity == "error" and "repair" in finding.todo for finding in examined(case))
@@ -267,10 +267,10 @@ def test_a_task_that_waits_for_nothing_is_named(make_cluster: MakeCluster, monke
     )
     with case_of(cluster) as case, redis.Redis.from_url(cluster.redis) as client:
         cluster.start("w1", concurrency=2)
-        client.zadd(key("holders"), {"queue:emails\x1fgone:1": 0})
+        _hold_for_nobody(client, 1)
         task = case.send("nap", 0.1)
         case.waits("emails")
-        client.zrem(key("holders"), "queue:emails\x1fgone:1")  # as no script would: nobody is granted
+        _hold_for_nobody(client, -1)  # as no script would: nobody is granted
         found_in(
             case,
             "error",
@@ -292,8 +292,11 @@ def test_repair_leaves_a_healthy_cluster_as_it_is_and_says_nothing(make_cluster:
         )
 
         def dump() -> dict[str, object]:
-            names = ("requests", "roll", "holders", "waiters", "reserved", "max", "configured", "overrides", "session")
-            return {name: client.dump(f"{{gconc}}:v1:{name}") for name in names}
+            names = (
+                *("units", "held", "holders", "wants", "roll", "waiters", "reserved"),
+                *("max", "configured", "overrides", "session"),
+            )
+            return {name: client.dump(f"{{gconc}}:v2:{name}") for name in names}
 
         with stopped(cluster, worker):  # what it says otherwise comes when it comes
             wait_until(lambda: psutil.Process(worker.process.pid).status() == "stopped", what="the worker stands still")
@@ -333,3 +336,8 @@ def test_without_redis_doctor_and_repair_say_so_in_one_line(make_cluster: MakeCl
         assert done.returncode == 69
         assert len(done.stderr.strip().splitlines()) == 1
         assert done.stdout == ""
+
+
+def _hold_for_nobody(client: redis.Redis, count: int) -> None:
+    """Have one unit more held than sessions have, or one less."""
+    client.hincrby(key("held"), "queue:emails", count)

@@ -110,6 +110,12 @@ def pooled(number: int, seconds: float = 0.05) -> int:
     return _nap(number, seconds, "pooled")
 
 
+@app.task(global_concurrency={"limit": "pool:gpu-gb", "weight": "gigabytes"})
+def train(number: int, seconds: float = 0.05, gigabytes: int = 1) -> int:
+    """Sleep, and take so much of a shared resource meanwhile."""
+    return _nap(number, seconds, "train")
+
+
 @app.task(acks_late=True)
 def late(number: int, seconds: float = 0.05) -> int:
     """Sleep; the message is acknowledged only afterwards."""

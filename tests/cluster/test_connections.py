@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.cluster.versions import needs_restore_settings
-from tests.kit.keys import key
+from tests.kit import state
 from tests.kit.proxy import Proxy, proxy
 from tests.kit.servers import free_port, redis_server, wait_until
 from tests.kit.workers import Cluster
@@ -52,8 +52,7 @@ def lost_pids(cluster: Cluster) -> frozenset[int]:
 def waiting_sessions(cluster: Cluster) -> set[str]:
     """The sessions that wait for a permit."""
     with cluster.client as client:
-        members = client.zrange(key("waiters"), 0, -1)
-    return {member.decode().split("\x1f")[-1].rpartition(":")[0] for member in members}
+        return state.waiting_sessions(client)
 
 
 def session_of(worker_output: str) -> str:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import redis
 
+from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.counted import BUCKETS, Lately, LimitCounts, Record
-from celery_gconc.protocol.messages import Ask
+from celery_gconc.protocol.messages import Row, Running, Want, running_text
+from celery_gconc.worker.ledger.asks import MAX_ASKED
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
 from tests.kit.namespace import empty_namespace
-from tests.kit.servers import ROOT, RedisServer, redis_server, wait_until
+from tests.kit.servers import ROOT, RedisServer, redis_server
 from tests.store import namespace as kit
 
 PAGE = (ROOT / "docs/how-to/deploy-redis.md").read_text()
@@ -24,6 +26,9 @@ PAGE = (ROOT / "docs/how-to/deploy-redis.md").read_text()
 MANY = 200
 
 QUEUE, POOL = "queue:transactional-mail", "pool:database-writers"
+
+#: A row of the page's table.
+FIRST = "first task of a worker that waits for a limit"
 
 
 def stated(row: str) -> int:
@@ -52,13 +57,20 @@ class Measured:
         }  # fmt: skip
         return self.namespace.session(uuid.uuid4().hex, config={QUEUE: 4, POOL: 8}, info=info, **how)
 
-    def ask(self, *limits: str) -> None:
-        """Ask for many permits, a few with each sync."""
-        first = self.session.numbers + 1
-        self.session.numbers += MANY
-        for start in range(first, first + MANY, 50):
-            asks = [Ask(n, limits, 0.0, str(uuid.uuid4()), "proj.tasks.import_rows") for n in range(start, start + 50)]
-            self.session.sync(asks=asks, room=10_000)
+    def workers(self, count: int = MANY) -> list[kit.Session]:
+        """Sessions of so many workers."""
+        return [self.open(slots=10_000) for _ in range(count)]
+
+    def ask(self, session: kit.Session, *limits: str, count: int = 1) -> None:
+        """So many of its tasks wait for these limits."""
+        tasks = [Row(0.0, str(uuid.uuid4()), "proj.tasks.import_rows") for _ in range(count)]
+        session.sync(wants=[Want(1, claims_on(limits), requests=tasks)], units={}, room=10_000)
+
+    def state(self, session: kit.Session, *limits: str, count: int = 1) -> None:
+        """It says at a heartbeat that so many tasks run under these limits."""
+        claims = claims_on(limits)
+        tasks = [Running(claims, str(uuid.uuid4()), "proj.tasks.import_rows", 1000.0) for _ in range(count)]
+        session.state(units=dict.fromkeys(limits, count), running=running_text(tasks), wants=[], room=10_000)
 
     @property
     def bytes(self) -> int:
@@ -99,25 +111,63 @@ def test_a_worker_takes_what_is_stated(measured):
     within(measured.taken_by(lambda: [measured.open(slots=8) for _ in range(MANY)]), "worker")
 
 
-def test_a_task_that_waits_takes_what_is_stated(measured):
+def test_the_first_task_of_a_worker_that_waits_takes_what_is_stated(measured):
     measured.namespace.set(QUEUE, 0)
-    within(measured.taken_by(lambda: measured.ask(QUEUE)), "task that holds a permit or stands in line")
-    assert len(measured.namespace.line(QUEUE)) == MANY
+    workers = measured.workers()
+    within(measured.taken_by(lambda: [measured.ask(worker, QUEUE) for worker in workers]), FIRST)
+    assert len(measured.namespace.store.waiting(QUEUE, 1000)) == MANY
 
 
-def test_a_task_that_holds_a_permit_takes_what_is_stated(measured):
+def test_each_further_task_that_waits_takes_what_is_stated(measured):
+    measured.namespace.set(QUEUE, 0)
+    workers = measured.workers(20)
+    one = measured.taken_by(lambda: [measured.ask(worker, QUEUE) for worker in workers[:10]], 10)
+    all_of_them = measured.taken_by(
+        lambda: [measured.ask(worker, QUEUE, count=MAX_ASKED) for worker in workers[10:]], 10
+    )
+    within((all_of_them - one) / (MAX_ASKED - 1), "each further one")
+    assert f"up to {MAX_ASKED - 1} for each of these" in PAGE
+
+
+def test_a_further_limit_of_a_task_that_waits_takes_what_is_stated(measured):
+    for limit in (QUEUE, POOL):
+        measured.namespace.set(limit, 0)
+    workers = measured.workers(2 * MANY)
+    one = measured.taken_by(lambda: [measured.ask(worker, QUEUE) for worker in workers[:MANY]])
+    two = measured.taken_by(lambda: [measured.ask(worker, QUEUE, POOL) for worker in workers[MANY:]])
+    assert two - one <= stated("each further limit of a task")
+
+
+def test_a_limit_under_which_tasks_of_a_worker_run_takes_what_is_stated(measured):
     measured.namespace.set(QUEUE, 100_000)
-    within(measured.taken_by(lambda: measured.ask(QUEUE)), "task that holds a permit or stands in line")
-    wait_until(lambda: len(measured.namespace.holders(QUEUE)) == MANY, what="all of them hold")
+    workers = measured.workers()
+    within(
+        measured.taken_by(lambda: [measured.state(worker, QUEUE) for worker in workers]),
+        "limit under which tasks of a worker run",
+    )
+    assert len(measured.namespace.store.holders(QUEUE, 1000)) == MANY
 
 
-def test_a_further_limit_of_a_task_takes_what_is_stated(measured):
+def test_a_task_that_was_granted_its_permit_takes_what_is_stated(measured):
+    measured.namespace.set(QUEUE, 100_000)
+    within(measured.taken_by(lambda: measured.ask(measured.session, QUEUE, count=MANY)), "running task")
+    assert len(measured.namespace.store.holders(QUEUE, 1000)) == MANY
+
+
+def test_a_task_that_runs_takes_less_from_the_next_heartbeat_on(measured):
+    measured.namespace.set(QUEUE, 100_000)
+    assert measured.taken_by(lambda: measured.state(measured.session, QUEUE, count=MANY)) < stated("running task")
+    assert len(measured.namespace.store.holders(QUEUE, 1000)) == MANY
+
+
+def test_a_further_limit_of_a_running_task_takes_what_is_stated(measured):
     for limit in (QUEUE, POOL):
         measured.namespace.set(limit, 100_000)
-    one = measured.taken_by(lambda: measured.ask(QUEUE))
-    two = measured.taken_by(lambda: measured.ask(QUEUE, POOL))
-    assert len(measured.namespace.holders(POOL)) == MANY
-    within(two - one, "each further limit of such a task")
+    one = measured.taken_by(lambda: measured.ask(measured.session, QUEUE, count=MANY))
+    other = measured.open(slots=10_000)
+    two = measured.taken_by(lambda: measured.ask(other, QUEUE, POOL, count=MANY))
+    assert len(measured.namespace.store.holders(POOL, 1000)) == MANY
+    within(two - one, "each further limit of a task")
 
 
 def test_a_limit_that_is_set_takes_what_is_stated(measured):

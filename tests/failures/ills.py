@@ -176,7 +176,7 @@ ILLS = {
         "ACL SETUSER default +evalsha", "ACL SETUSER default -evalsha", heals="ACL SETUSER default +evalsha", lasts=True
     ),
     "no-channels": ordered(
-        "ACL SETUSER default &{gconc}:v1:notices:*",
+        "ACL SETUSER default &{gconc}:v2:notices:*",
         "ACL SETUSER default resetchannels",
         heals="ACL SETUSER default allchannels",
         lasts=True,

@@ -34,7 +34,7 @@ NAMES = [
 
 #: Names that are odd, and a name like any other.
 ODD = [
-    "queue:{gconc}:v1:meta", "{x}", "}{", "*", "[a", "(a", "+",
+    "queue:{gconc}:v2:meta", "{x}", "}{", "*", "[a", "(a", "+",
     "%s", "é\u202e", "𝄞" * 512, "a b", "pool:a:b", "\\", '"',
     "task:a:b", "app ",
 ]  # fmt: skip
@@ -128,7 +128,7 @@ def test_ids_and_headers_that_a_sender_makes_up_neither_stop_a_worker_nor_lift_a
     assert cluster.oracle.peak() == 1
     assert "unexpected error" not in worker.output() and "unavailable" not in worker.output()
     assert max(map(len, worker.output().splitlines())) < 3 * len(MEGABYTE), "Celery's own lines have the id in them"
-    wait_until(lambda: cluster.client.hlen(key("requests")) == 0, what="nothing of them is left")
+    wait_until(lambda: cluster.permits() == 0, what="nothing of them is left")
 
 
 # -- The broker: remote control --------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_notices_that_are_made_up_stop_nothing_for_longer_than_a_heartbeat(make_
         all_ran = partial(lambda count: cluster.oracle.count("e") == count, sent)
         wait_until(all_ran, seconds=5, what=f"all have run in spite of {str(notice)[:60]}")
     assert "Traceback" not in worker.output()
-    wait_until(lambda: cluster.client.hlen(key("requests")) == 0, what="nothing is held for nobody")
+    wait_until(lambda: cluster.permits() == 0, what="nothing is held for nobody")
 
 
 # -- The keys --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from celery_gconc.errors import StoreUnavailable
+from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.worker.session.counts import Counters
 from tests.kit.keys import key
@@ -108,7 +109,7 @@ def tour(guarded: Guarded) -> dict[str, Any]:
         found["holders"] = len(namespace.store.holders("app", 5))
         found["waiting"] = len(namespace.store.waiting("app", 5)) + len(namespace.store.find("unknown"))
         counters = Counters()
-        counters.released(("app",), 1.0, 0.0, 1.0)
+        counters.released(claims_on(("app",)), 1.0, 0.0, 1.0)
         with counters.collect(1.0, {"app": 1}) as record:
             namespace.store.record("a", record)
         found["history"] = len(namespace.store.history("app", 60)) + len(namespace.store.totals().limits)
@@ -160,7 +161,7 @@ def test_the_user_can_touch_nothing_else(guarded: Guarded):
     with redis.Redis.from_url(guarded.user(OURS)) as client:
         guarded.admin.set("celery", "x")
         for command in (
-            ("GET", "celery"), ("HGET", "celery", "x"), ("HSET", "{gconc}:v2:meta", "x", 1), ("PUBLISH", "other", "x"),
+            ("GET", "celery"), ("HGET", "celery", "x"), ("HSET", "{gconc}:v1:meta", "x", 1), ("PUBLISH", "other", "x"),
             ("EVAL", "return redis.call('GET', KEYS[1])", 1, "celery"), ("FLUSHALL",),
             ("KEYS", "*"), ("CONFIG", "GET", "*"), ("CLIENT", "LIST"),
             ("DEBUG", "SLEEP", 0), ("DEL", key("meta")), ("PSUBSCRIBE", "*"), ("ACL", "LIST"),

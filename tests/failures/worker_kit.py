@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from tests.failures.report import HEARTBEAT
+from tests.kit import state
 from tests.kit.keys import key
 from tests.kit.oracle import Event
 from tests.kit.servers import wait_until
@@ -37,8 +38,7 @@ def sessions(cluster: Cluster) -> set[str]:
 def holding(cluster: Cluster) -> set[str]:
     """The sessions that hold a permit, by Redis."""
     with cluster.client as client:
-        members = client.zrange(key("holders"), 0, -1)
-    return {member.decode().split("\x1f")[-1].rpartition(":")[0] for member in members}
+        return state.holding(client)
 
 
 def stats(cluster: Cluster, worker: Worker) -> dict[str, Any]:

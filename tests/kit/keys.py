@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: What each of them begins with: the namespace of the tests, and the number of the schema.
-PREFIX = "{gconc}:v1:"
+PREFIX = "{gconc}:v2:"
 
 
 def key(name: str) -> str:

@@ -34,7 +34,7 @@ def begin_namespace(url: str, namespace: str = "gconc") -> None:
 
 def change_is_known(url: str, namespace: str = "gconc") -> None:
     """Wait until each worker goes by the limits that hold: until then an idle permit may start one more task there."""
-    key = f"{{{namespace}}}:v1:"
+    key = f"{{{namespace}}}:v2:"
 
     def is_known() -> bool:
         version = int(client.hget(f"{key}meta", "version") or 0)

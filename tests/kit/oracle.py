@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import redis
@@ -65,18 +66,28 @@ class Oracle:
         seconds, micros = self.client.time()
         return seconds + micros / 1e6
 
-    def peak(self, *names: str, lost: frozenset[int] = frozenset(), since: float = 0.0, until: float = 1e12) -> int:
-        """Most tasks of these names that ran at one instant. Those whose pid is in *lost* ended without a word."""
+    def peak(
+        self,
+        *names: str,
+        lost: frozenset[int] = frozenset(),
+        since: float = 0.0,
+        until: float = 1e12,
+        weights: Mapping[int, int] | None = None,
+    ) -> int:
+        """Most tasks of these names that ran at one instant. Those whose pid is in *lost* ended without a word.
+
+        With *weights*, by number: the most that they weighed together.
+        """
         running = peak = 0
         events = [e for e in self.events() if not names or e.name in names]
         ended = {(e.number, e.pid) for e in events if e.kind == "e"}
         for event in events:
             if event.kind == "s" and ((event.number, event.pid) in ended or event.pid not in lost):
-                running += 1
+                running += 1 if weights is None else weights[event.number]
                 if since <= event.time <= until:
                     peak = max(peak, running)
             elif event.kind == "e":
-                running -= 1
+                running -= 1 if weights is None else weights[event.number]
         return peak
 
     def pace(self, *names: str, skip: int = 3) -> float:

@@ -18,10 +18,10 @@ from kombu import Connection
 
 from tests.cluster.queues import with_special
 from tests.kit import processes, warm
-from tests.kit.keys import key
 from tests.kit.oracle import Oracle
 from tests.kit.processes import WORKER_OPTIONS, celery, launch
 from tests.kit.servers import ROOT, wait_until
+from tests.kit.state import units, waiting
 
 #: Transport options with which whoever reads from Redis stops sooner: kombu's last BRPOP, else of a second, has to end.
 SHORT_POLLS = {"polling_interval": 0.1}
@@ -169,9 +169,9 @@ class Cluster:
             return sum(channel.queue_declare(queue, passive=True).message_count for queue in queues)
 
     def permits(self) -> int:
-        """How many permits are held or waited for, by whatever worker."""
+        """How many units are held, and requests wait, by whatever worker."""
         with self.client as client:
-            return int(client.zcard(key("holders")) + client.zcard(key("waiters")))
+            return sum(units(client).values()) + len(waiting(client))
 
     def done(self, count: int, *, name: str | None = None, seconds: float = 60.0) -> None:
         """Wait until *count* tasks have ended."""

@@ -7,7 +7,6 @@ celery-gconc.
 from __future__ import annotations
 
 import gc
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from celery_gconc import GlobalConcurrency
+from tests.kit import state
 from tests.kit.namespace import begin_namespace, change_is_known
 from tests.kit.oracle import Event, Oracle
 from tests.kit.servers import wait_until
@@ -233,18 +233,18 @@ class Bench:
 
     def waiters(self, limit: str | None = None) -> list[str]:
         """The ids of the tasks that stand in a limit's line, in its order."""
-        return [record["t"] for record in self._records("waiters", limit)]
+        return state.waiting(self.redis, limit or f"queue:{self.line}")
 
     def holders(self, limit: str | None = None) -> list[str]:
-        """The ids of the tasks that hold a permit under a limit, without idle ones.
+        """The ids of the tasks that run under a limit, as Redis shows them.
 
-        A permit that was passed on locally may name an earlier task: count them, where that can be.
+        Units that passed on locally may be shown with an earlier task: count them, where that can be.
         """
-        return [record["t"] for record in self._records("holders", limit) if not record.get("i")]
+        return state.shown(self.redis, limit or f"queue:{self.line}")
 
     def permits(self, limit: str | None = None) -> int:
-        """How many permits count under a limit, idle ones too."""
-        return len(self._records("holders", limit))
+        """How many units count under a limit, idle ones too."""
+        return state.units(self.redis).get(limit or f"queue:{self.line}", 0)
 
     def parked(self, count: int, limit: str | None = None) -> None:
         """Wait until so many requests are parked: not in the pool, reserved in Celery's eyes, and known in Redis.
@@ -269,19 +269,13 @@ class Bench:
         return [request["id"] for request in (self.inspect(timeout=2.0).reserved() or {}).get(self.node, [])]
 
     def running(self, count: int, limit: str | None = None) -> None:
-        """Wait until so many permits are held for tasks."""
-        wait_until(
-            lambda: len(self.holders(limit)) == count, PATIENCE,
-            lambda: f"{count} permits are held in Redis; {len(self.holders(limit))} are",
-        )  # fmt: skip
+        """Wait until so many units are held for tasks."""
+        limit = limit or f"queue:{self.line}"
 
-    def _records(self, key: str, limit: str | None) -> list[dict[str, Any]]:
-        start = (limit or f"queue:{self.line}").encode() + US
-        with self.redis.pipeline() as pipe:
-            pipe.zrangebylex(_key(key), b"[" + start, b"(" + start[:-1] + b"\x20")
-            pipe.hgetall(_key("requests"))
-            members, requests = pipe.execute()
-        return [json.loads(requests[member.rpartition(US)[2]]) for member in members]
+        def used() -> int:
+            return self.permits(limit) - state.idle(self.redis, limit)
+
+        wait_until(lambda: used() == count, PATIENCE, lambda: f"{count} units are held in Redis; {used()} are")
 
     def queued(self, queue: str) -> int:
         """How many messages of a queue are ready in the broker."""
@@ -326,4 +320,4 @@ def is_dead(pid: int) -> bool:
 
 
 def _key(name: str) -> str:
-    return f"{{gconc}}:v1:{name}"
+    return f"{{gconc}}:v2:{name}"

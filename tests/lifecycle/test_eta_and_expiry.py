@@ -38,7 +38,7 @@ def test_a_task_that_expires_while_parked_is_let_go_and_never_runs(bench):
     sent = bench.send("nap", 1, expires=1.2)  # by then a busy machine has delivered it
     bench.parked(1)
     bench.state(sent, "REVOKED")
-    wait_until(lambda: not bench.left(), PATIENCE, "its message and its place are gone")
+    wait_until(lambda: not bench.left(), PATIENCE, "its message and its want are gone")
     bench.limit(1)
     bench.passes(2)
     assert bench.starts(1) == []

@@ -12,9 +12,9 @@ HEARS_NOTHING = {"solo": "Celery's solo pool handles no commands while a task ru
 
 
 def is_let_go_and_never_runs(bench, sent, number: int) -> None:
-    """The parked task is revoked, its place and message are gone while the limit is still full, and it never runs."""
+    """The parked task is revoked, its want and message are gone while the limit is still full, and it never runs."""
     bench.state(sent, "REVOKED")
-    wait_until(lambda: not bench.left(), PATIENCE, "its message and its place are gone")
+    wait_until(lambda: not bench.left(), PATIENCE, "its message and its want are gone")
     bench.limit(1)
     bench.passes(99)
     assert bench.starts(number) == []

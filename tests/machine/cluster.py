@@ -1,6 +1,6 @@
 """Workers, a broker, a Redis and the time between them: what happens next is what is due next, and nothing is random.
 
-rules -> Cluster (settle, run) -> Worker.link_turn, consumer_turn, tick;  each start -> Cluster.started -> the promises
+rules -> Cluster (settle, run) -> Worker.link_turn, consumer_turn, tick;  starts, scripts -> the promises (promises.py)
 """
 
 from __future__ import annotations
@@ -9,32 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from celery_gconc.protocol.replies import limits_of
-from tests.store.namespace import Namespace, State
+from tests.store.namespace import Namespace
 
-from .keys import Keys
 from .oracle import UNLIMITED, Operators
 from .pool import LIMITS, Job, Message, Queues, Request
-from .server import Clock, MachineStore, OpenWay, Server
+from .server import Clock, MachineStore, OpenWay, Ran, Server
 from .worker import Worker
 
 #: How many turns may follow each other before nothing is left to do at a moment. More: something chases its own tail.
 MAX_TURNS = 600
-
-#: How long, in seconds, a task that could start may wait where nothing is wrong: a tick or two, and two round trips.
-PROMPT = 1.3
-
-#: How long, in seconds, what is waited for takes at most beyond its time: calls take a millisecond each, and an idle
-#: permit is kept for 0.1 s.
-SLACK = 0.35
-
-
-#: Within how many seconds Redis knows of a slot, and of who waits for one.
-KNOWN_BY = 1.2
-
-
-#: For how long, in seconds, Redis may not know that a start was one of a streak.
-JUST_STARTED = 0.03
 
 
 @dataclass(eq=False)
@@ -46,6 +29,8 @@ class Contact:
     carried: float = -UNLIMITED
     #: When it came back after its lease had ended, or its session was forgotten.
     returned: float = -UNLIMITED
+    #: When it came back after its lease had ended: what had started before then outlived that.
+    outlived: float = -UNLIMITED
     #: When a loss of data forgot its session; until it is back.
     forgotten: float | None = None
     session: str = ""
@@ -54,11 +39,13 @@ class Contact:
 
 
 class Cluster:
-    """Everything there is."""
+    """Everything there is; a subclass looks at what becomes of it."""
 
-    def __init__(self, url: str, clock: Clock, config: dict[str, int]) -> None:
+    def __init__(
+        self, url: str, clock: Clock, config: dict[str, int], work: int, failures: list[BaseException]
+    ) -> None:
         self.url, self.clock, self.config = url, clock, config
-        self.server = Server(url, clock, self._look)
+        self.server = Server(url, clock, self.look_at_script, work, failures)
         self.queues = Queues()
         self.operators = Operators(config, LIMITS)
         self.workers: list[Worker] = []
@@ -66,27 +53,22 @@ class Cluster:
         self.dead: list[tuple[float, Worker]] = []
         self.namespace = Namespace(url)
         self.namespace.store = MachineStore(url, "gconc").go(OpenWay(self.server))
-        self.keys = Keys()
         self.contacts: dict[Worker, Contact] = {}
         self._made = 0
         #: What is to happen at a time.
         self._later: list[tuple[float, Callable[[], None]]] = []
-        #: From when on nothing is wrong any more, as far as is known; and since when each message could have started.
+        #: From when on nothing is wrong any more, as far as is known.
         self.well_from = clock.at
-        self._startable: dict[Message, float] = {}
-        #: When each worker last started a task.
-        self._last_start: dict[Worker, float] = {}
         #: When a task last started or ended.
-        self._changed_at = 0.0
-        #: Since when workers have had a free slot.
-        self._has_slot_since: dict[Worker, float] = {}
+        self.changed_at = 0.0
         #: The first that came to a Redis that had lost its data, if it had never been there: and when.
         self.newcomer_at: float | None = None
         self._is_empty = True
         self.snapshots: list[tuple[dict[str, bytes], Any, set[str]]] = []
         #: When Redis' wall clock stepped forward.
         self.steps: list[float] = []
-        self.starts = self.overs = self.rests = 0
+        #: Whether it was ever set back.
+        self.is_behind = False
 
     def close(self) -> None:
         for worker in self.workers:
@@ -104,7 +86,7 @@ class Cluster:
 
         def carried(name: str, asked: Any, reply: Any, sent: float) -> None:
             if name == "open":
-                self._opened(contact, asked, is_late=sent < 0)
+                self._opened(worker, asked, is_late=sent < 0)
             if name in ("open", "sync") and reply["status"] == "ok":
                 contact.carried = max(contact.carried, sent)
 
@@ -124,12 +106,23 @@ class Cluster:
         self.workers.append(worker)
         return worker
 
-    def _opened(self, contact: Contact, asked: Any, *, is_late: bool) -> None:
+    def _opened(self, worker: Worker, asked: Any, *, is_late: bool) -> None:
+        contact = self.contacts[worker]
         if self._is_empty:
             self._is_empty = False
             self.newcomer_at = self.clock.at if not asked["known"] else None
         if not is_late:
-            contact.forgotten, contact.returned = None, self.clock.at
+            if not self.is_sure(worker, contact.carried):
+                contact.outlived = self.clock.at
+            contact.session, contact.forgotten, contact.returned = asked["session"], None, self.clock.at
+
+    def is_sure(self, worker: Worker, renewed: float) -> bool:
+        """Whether Redis knows of its lease, which was renewed then.
+
+        A step of Redis' clock takes an interval of each lease at most: the worker starts nothing in its last one.
+        """
+        steps = sum(at >= renewed for at in self.steps)
+        return self.clock.at < renewed + worker.timeout - steps * worker.interval
 
     def kill(self, worker: Worker) -> None:
         """A worker dies."""
@@ -151,7 +144,6 @@ class Cluster:
 
     def lost_data(self, settings: Any) -> None:
         """Redis has lost its data, or has older data: *settings* are what operators had done by then."""
-        self.keys.forget()
         since = min([contact.answered for contact in map(self.contacts.get, self.workers) if contact], default=0.0)
         self.operators.may_be_forgotten(self.clock.at, since, settings)
         if settings is None:
@@ -171,6 +163,8 @@ class Cluster:
         self.server.step_clock(seconds)
         if seconds > 0:
             self.steps.append(self.clock.at)
+        else:
+            self.is_behind = True
 
     def take_snapshot(self) -> None:
         """Remember the data as they are."""
@@ -194,11 +188,17 @@ class Cluster:
             for worker in list(self.workers):
                 for turn in worker.turns:
                     worked = (not worker.is_over and turn()) or worked
+                    self.fail()
             self.over()
             if not worked:
                 self.look_who_waits()
                 return
         raise AssertionError(f"workers keep each other busy for ever: {self.describe()}")
+
+    def fail(self) -> None:
+        """Where something has failed, the test has, too."""
+        if self.server.failures:
+            raise self.server.failures[0]
 
     def run(self, seconds: float) -> None:
         """Let time pass, with all that is due in it."""
@@ -209,10 +209,12 @@ class Cluster:
             for at, function in [one for one in self._later if one[0] <= self.clock.at]:
                 self._later.remove((at, function))
                 function()
+            self.fail()
             self.settle()
             for worker in self.workers:
                 if self.clock.at >= worker.tick_due:
                     worker.tick()
+            self.fail()
             self.settle()
 
     def _next_due(self) -> float:
@@ -253,7 +255,7 @@ class Cluster:
             return False
         return self.clock.at >= self.well_from
 
-    # -- 1: never above the limit; 6: in order -----------------------------------------------------------
+    # -- Tasks -------------------------------------------------------------------------------------------
 
     def running(self, limit: str) -> Iterator[tuple[Worker, Job]]:
         """What runs under a limit: as it really is."""
@@ -265,28 +267,19 @@ class Cluster:
     def started(self, by: Worker, request: Request) -> None:
         """A task is handed to a pool."""
         message: Message = request.message
-        self.starts += 1
-        self._changed_at = self.clock.at
+        self.changed_at = self.clock.at
+        request.known_at, request.started_at = self.contacts[by].answered, self.clock.at
         by.arrived.setdefault(message, self.clock.at)
         assert not message.is_done, f"{message} starts though it is done with"
-        contact = self.contacts[by]
-        for limit in message.limits:
-            allowed = self.operators.greatest(limit, contact.answered)
-            if allowed == UNLIMITED:
-                continue
-            assert self.clock.at < contact.answered + by.timeout, (
-                f"{by} starts a task under {limit} though its lease is over: {self.describe()}"
-            )
-            count = sum(self._counts(other, by) for other, _ in self.running(limit)) + 1
-            assert count <= allowed, f"{by} starts one under {limit}, with which {count} run: {self.describe()}"
-        self._look_at_order(by, message)
+        with self.server.noting_failures():
+            self.look_at_start(by, request)
         by.arrived.pop(message, None)
         if message.seconds is not None:
             self.after(message.seconds, lambda: self.end(by, request))
 
     def end(self, worker: Worker, request: Request) -> None:
         """A task ends, if it still runs."""
-        self._changed_at = self.clock.at
+        self.changed_at = self.clock.at
         for job in worker.pool.running:
             if job.request is request:
                 if worker.frozen == "all" and worker.kind == "threads":
@@ -294,110 +287,19 @@ class Cluster:
                 else:
                     worker.pool.end(job)
 
-    def _counts(self, other: Worker, by: Worker) -> bool:
-        """Whether what *other* runs counts where *by* starts something: not where its lease is over, or was."""
-        if other is by:
-            return True
-        theirs, ours = self.contacts[other], self.contacts[by]
-        if theirs.forgotten is not None:
-            # Redis knows nothing of it, and a newcomer came first: it was waited for, for a while.
-            if theirs.is_unknown and self.clock.at >= theirs.forgotten + self.slowest + 0.5:
-                return False  # older data don't know it: one that is cut off is waited for no longer
-            newcomer = self.newcomer_at
-            if newcomer is not None and newcomer >= theirs.forgotten and self.clock.at >= newcomer + 1.6:
-                return False
-        # (A step of Redis' clock takes an interval of each lease at most: the worker starts nothing in its last one.)
-        steps = sum(at >= theirs.carried for at in self.steps)
-        if self.clock.at >= theirs.carried + other.timeout - steps * other.interval:
-            return False
-        return ours.answered > theirs.returned
+    # -- What is looked at -------------------------------------------------------------------------------
 
-    def _look_at_order(self, by: Worker, young: Message) -> None:
-        """Nobody is overtaken who waits for the same one limit, and could have started."""
-        limits = self._limits_of(young)
-        last, self._last_start[by] = self._last_start.get(by, 0.0), self.clock.at
-        # (Redis may believe a worker to stand one further ahead for the moment after a start.)
-        if not self.is_well or len(limits) != 1 or self.clock.at - last < JUST_STARTED:
-            return
-        came = by.arrived[young]
-        for worker in self.workers:
-            if self.clock.at - self._has_slot_since.get(worker, UNLIMITED) < KNOWN_BY or worker.is_stopping:
-                continue
-            free = worker.free
-            for old, arrived in worker.waiting.items():
-                if free <= 0:
-                    break  # its slots are for those before
-                free -= all(self._has_free(limit) for limit in old.limits)
-                if not old.is_revoked and arrived < min(came - SLACK, self.clock.at - SLACK):
-                    is_overtaken = self._limits_of(old) == limits
-                    assert not is_overtaken, f"{young} starts in {by} before {old}: {self.describe()}"
-
-    def _limits_of(self, message: Message) -> list[str]:
-        return [limit for limit in message.limits if self.operators.least_now(limit) < UNLIMITED]
-
-    # -- 2: never stuck ----------------------------------------------------------------------------------
+    def look_at_start(self, by: Worker, request: Request) -> None:
+        """A task starts, in a worker that knew what Redis says as of ``known_at``."""
+        raise NotImplementedError
 
     def look_who_waits(self) -> None:
-        """A task that could start starts soon."""
-        self._has_slot_since = {
-            worker: self._has_slot_since.get(worker, self.clock.at) for worker in self.workers if worker.free > 0
-        }
-        if not self.is_well:
-            self._startable.clear()
-            return
-        self.overs += 1
-        now = self.clock.at
-        found = {message for worker in self.workers if not worker.is_stopping for message in self._could_start(worker)}
-        self._startable = {message: self._startable.get(message, now) for message in found}
-        for message, since in self._startable.items():
-            waited = now - max(since, self.well_from)
-            assert waited <= PROMPT, f"{message} could have started {waited:.2f} s ago: {self.describe()}"
+        """Nothing is left to do at this moment."""
+        raise NotImplementedError
 
-    def _could_start(self, worker: Worker) -> Iterator[Message]:
-        if worker.free <= 0:
-            return
-        for message in worker.waiting:
-            held_back = int(self._may_be_reserved(message))
-            if not message.is_revoked and all(self._has_free(limit, held_back) for limit in message.limits):
-                yield message
-
-    def _has_free(self, limit: str, held_back: int = 0) -> bool:
-        return sum(1 for _ in self.running(limit)) + held_back < self.operators.least_now(limit)
-
-    def _may_be_reserved(self, message: Message) -> bool:
-        """Whether one permit of each of its limits may be held back for one that waits for several."""
-        for worker in self.workers:
-            for other in worker.waiting:
-                if other is not message and not set(other.limits).isdisjoint(message.limits) and len(other.limits) > 1:
-                    return True
-        return False
-
-    # -- 3: no leak; 4: work-conserving ------------------------------------------------------------------
-
-    def look_at_rest(self) -> None:
-        """All is well, and nothing has happened for a while: what is held is just what runs."""
-        if self.clock.at - self._changed_at < SLACK:
-            return
-        state = self.namespace.look()
-        self.rests += 1
-        for limit in LIMITS:
-            if limit in state.maxima:
-                runs, held = len(list(self.running(limit))), len(state.holders.get(limit, []))
-                assert runs == held, f"{runs} run under {limit}, and {held} permits are held: {self.describe()}"
-        left = self._nobodys(state)
-        assert not left, f"sessions {left} are nobody's: {self.describe()}"
-
-    def has_nothing_left(self) -> bool:
-        """Whether Redis has nothing but the sessions of those that live: before it must, where leases have ended."""
-        state = self.namespace.look()
-        return not (state.requests or state.is_shut or state.settling or self._nobodys(state))
-
-    def _nobodys(self, state: State) -> set[str]:
-        return set(state.leases) - {self.contacts[worker].session for worker in self.workers}
-
-    def _look(self, name: str, asked: str, keys: bytes, leases: bytes) -> None:
-        if name in ("sync", "open", "close", "change"):
-            self.keys.look(name, asked, keys, leases)
+    def look_at_script(self, ran: Ran) -> None:
+        """A script has run."""
+        raise NotImplementedError
 
     # -- For people --------------------------------------------------------------------------------------
 
@@ -420,7 +322,7 @@ class Cluster:
                 f"{' cut off' if worker.way.is_cut else ''}, s ago: {ago}"
             )
         state = self.namespace.look()
-        lines += [f"  holders {state.holders}", f"  lines {state.lines}", f"  reserved {state.reserved}"]
+        lines += [f"  units {state.units}", f"  lines {state.lines}", f"  reserved {state.reserved}"]
         lines += [f"  rooms {state.rooms}", f"  settling {state.settling}", f"  max {state.maxima}"]
-        requests = {f"{id[0]}:{id[1]}": limits_of(record["c"]) for id, record in state.requests.items()}
-        return "\n".join([*lines, f"  requests {requests}"])
+        wants = {id: (record["c"], [request[1] for request in record["r"]]) for id, record in state.wants.items()}
+        return "\n".join([*lines, f"  wants {wants}"])

@@ -1,11 +1,11 @@
 """What the machine holds the product to: it counts what runs in the pools, and goes by what operators did.
 
-It never asks our code, and never Redis, how many run or may run.
+It never asks our code, and never Redis, how many units are in use or may be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,13 +56,21 @@ class Operators:
 
     def greatest(self, limit: str, since: float) -> float:
         """The highest max that may have held at any time since then."""
-        history = self._history[limit]
-        first = max(index for index, (at, _) in enumerate(history) if at <= since or index == 0)
-        return max(max(maxima) for _, maxima in history[first:])
+        return max(self._maxima(limit, since))
+
+    def least(self, limit: str, since: float) -> float:
+        """The lowest max above 0 that may have held at any time since then: a heavier task counts as much as that."""
+        return min((maximum for maximum in self._maxima(limit, since) if maximum > 0), default=UNLIMITED)
 
     def least_now(self, limit: str) -> float:
         """The lowest max that may hold now."""
         return min(self.settings[limit].maxima)
+
+    def _maxima(self, limit: str, since: float) -> Iterator[float]:
+        history = self._history[limit]
+        first = max(index for index, (at, _) in enumerate(history) if at <= since or index == 0)
+        for _, maxima in history[first:]:
+            yield from maxima
 
     def may_be_forgotten(self, at: float, since: float, others: Snapshot | None = None) -> None:
         """Redis has lost its data, or has older data: what holds is what some worker heard last, or what the data say.

@@ -24,11 +24,22 @@ from celery_gconc.brokers.base import Broker, Delivery
 from celery_gconc.permit import PERMIT_KEY
 
 #: What a task claims by its option; and the queues.
-TASKS: dict[str, Any] = {"free": None, "a": "pool:a", "b": "pool:b", "ab": ["pool:a", "pool:b"]}
+TASKS: dict[str, Any] = {
+    "free": None,
+    "a": "pool:a",
+    "a2": {"limit": "pool:a", "weight": 2},
+    "a3": {"limit": "pool:a", "weight": 3},
+    "b": "pool:b",
+    "ab": ["pool:a", "pool:b"],
+    "a2b": [{"limit": "pool:a", "weight": 2}, "pool:b"],
+}
 QUEUES = ("q", "r")
 
 #: The limits that operators set, and those of them that cover a task of a queue.
 LIMITS = ("pool:a", "pool:b", "queue:q", "app")
+
+#: How many units of pool:a these tasks take; all others take one of each of their limits.
+WEIGHTS = {"a2": 2, "a3": 3, "a2b": 2}
 
 
 def covers(limit: str, task: str, queue: str) -> bool:
@@ -56,6 +67,10 @@ class Message:
     def limits(self) -> tuple[str, ...]:
         """Those of :data:`LIMITS` that would cover it."""
         return tuple(limit for limit in LIMITS if covers(limit, self.task, self.queue))
+
+    def weight_on(self, limit: str) -> int:
+        """How many units of one of these limits it takes, where its max is no less."""
+        return WEIGHTS.get(self.task, 1) if limit == "pool:a" else 1
 
 
 class Queues:
@@ -201,6 +216,14 @@ class Request:
         self.request_dict: dict[str, Any] = {}
         self.delivery_info: dict[str, Any] = {}
         self.worker_pid: int | None = None
+        #: When it started, and as of when its worker knew then what Redis says.
+        self.started_at = self.known_at = 0.0
+
+    @property
+    def fencing_number(self) -> int | None:
+        """The one that its task gets."""
+        permit = self.delivery_info.get(PERMIT_KEY)
+        return None if permit is None else int(permit["number"])
 
     def revoked(self) -> bool:
         if self.message.is_revoked:

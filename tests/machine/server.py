@@ -6,8 +6,11 @@ store -> Way (lost? doubled? late?) -> Server -> a script, wrapped -> Redis;  wh
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,7 +19,7 @@ import redis
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.keys import Keys
 from celery_gconc.protocol.messages import Notice
-from celery_gconc.protocol.scripts import SCRIPTS, script
+from celery_gconc.protocol.scripts import SCRIPTS, WORK, script
 from celery_gconc.protocol.session_store import SessionStore
 from tests.store.namespace import LOOK
 
@@ -43,13 +46,37 @@ end
 local function main()
 """
 )
-AFTER = "\nend\nreturn { main(), published, look() }"
+AFTER = "\nend\nreturn { main(), published, look(), real.call('HGET', KEYS[1], 'clock') or '0' }"
 
 #: How late, in seconds, a call or a notice is that is late.
 LATE_SECONDS = 0.7
 
 #: How far Redis' clock goes on with each script, in us. Those of the workers do too.
 TICK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A script has run: what it was asked, what it replied, and what it left."""
+
+    name: str
+    asked_text: str
+    reply_text: bytes
+    #: As :meth:`~tests.store.namespace.State.decode` takes them.
+    keys: bytes
+    leases: bytes
+    #: When it ran, by the lease clock, in us.
+    at: int
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What it was asked."""
+        return dict(json.loads(self.asked_text))
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it did what it was asked."""
+        return bool(json.loads(self.reply_text)["status"] == "ok")
 
 
 class Clock:
@@ -105,23 +132,28 @@ class Subscription:
 
 
 @lru_cache
-def _load(url: str) -> dict[str, str]:
-    """Give a Redis all scripts; returns the name that each has there."""
+def _load(url: str, work: int) -> dict[str, str]:
+    """Give a Redis all scripts, each of which does so much *work* that others may do as well; returns their names."""
     with redis.Redis.from_url(url) as client:
-        return {name: client.script_load(BEFORE + script(name) + AFTER) for name in SCRIPTS}
+        texts = {name: script(name).replace(f"WORK = {WORK},", f"WORK = {work},") for name in SCRIPTS}
+        return {name: client.script_load(BEFORE + text + AFTER) for name, text in texts.items()}
 
 
 class Server:
     """One Redis, which may be away, lose its data, or go back to older data."""
 
-    def __init__(self, url: str, clock: Clock, watch: Callable[[str, str, bytes, bytes], None]) -> None:
+    def __init__(
+        self, url: str, clock: Clock, watch: Callable[[Ran], None], work: int, failures: list[BaseException]
+    ) -> None:
         self.clock = clock
         self.raw: redis.Redis = redis.Redis.from_url(url, single_connection_client=True)
         self.raw.flushall()
         self.keys = Keys("gconc")
         #: Called after each script, with the keys as they are then.
         self._watch = watch
-        self._names = _load(url)
+        #: What has failed: a worker goes on after whatever it can't expect.
+        self.failures = failures
+        self._names = _load(url, work)
         self.is_away = False
         #: Which of its processes this is; each ends all connections of the one before.
         self.life = 1
@@ -134,14 +166,25 @@ class Server:
         self.clock.us += TICK
         names = list(keys)
         asked = (*names, *args)
-        reply, published, state = self.raw.execute_command(
-            "EVALSHA", self._names[name], len(names), *asked, self.clock.us + self.ahead
+        wall = self.clock.us + self.ahead
+        reply, published, state, lease_clock = self.raw.execute_command(
+            "EVALSHA", self._names[name], len(names), *asked, wall
         )
         for channel, message in published:
             for listener in list(self._subscriptions.get(channel.decode(), ())):
                 listener.publish(message.decode())
-        self._watch(name, asked[-1], *state)
+        with self.noting_failures():
+            self._watch(Ran(name, asked[-1], reply, *state, int(lease_clock) * 1000 + wall % 1000))
         return reply
+
+    @contextmanager
+    def noting_failures(self) -> Iterator[None]:
+        """What fails here fails the test, whoever handles it first."""
+        try:
+            yield
+        except AssertionError as exc:
+            self.failures.append(exc)
+            raise
 
     def subscribe(self, way: Way, channels: list[str]) -> Subscription:
         """Listen to channels."""

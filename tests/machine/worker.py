@@ -6,6 +6,8 @@ tick: what the stall watch's thread does four times a second
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,6 +24,7 @@ import celery_gconc.worker.intake.subscriptions
 import celery_gconc.worker.parts
 import celery_gconc.worker.session.link
 import celery_gconc.worker.session.session
+from celery_gconc.errors import StoreUnavailable
 from celery_gconc.settings import Settings
 from celery_gconc.worker.parts import make_parts
 from celery_gconc.worker.watch.stalls import TICK_SECONDS
@@ -82,13 +85,31 @@ class _Once:
         """It is closed."""
 
 
+class Failures(logging.Handler):
+    """What workers log where they go on after what nobody could expect."""
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._failed = failed
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            self._failed(record.exc_info[1])
+
+
 @contextmanager
-def in_machine(clock: Clock) -> Iterator[None]:
-    """Have workers be made of what the machine has in place of the system."""
+def in_machine(clock: Clock, failed: Callable[[BaseException], None]) -> Iterator[None]:
+    """Have workers be made of what the machine has in place of the system, and what they log as failed fail it."""
     ids = iter(range(1, 10**9))
     link, parts = celery_gconc.worker.session.link, celery_gconc.worker.parts
     subscriptions = celery_gconc.worker.intake.subscriptions
+    logger, failures = logging.getLogger("celery_gconc"), Failures(failed)
+    level = logger.level
     with pytest.MonkeyPatch.context() as patch:
+        # All else that they log tells of what the machine does to them.
+        patch.setattr(logger, "handlers", [failures])
+        patch.setattr(logger, "propagate", False)
+        logger.setLevel(logging.ERROR)
         patch.setattr(celery_gconc.clock, "_NOW", lambda: clock.at)
         patch.setattr(link, "SessionStore", MachineStore)
         patch.setattr(link, "selectors", SimpleNamespace(DefaultSelector=Selector, EVENT_READ=1))
@@ -96,7 +117,10 @@ def in_machine(clock: Clock) -> Iterator[None]:
         patch.setattr(subscriptions, "broker_of", lambda consumer, _: MachineBroker(consumer))
         secrets = SimpleNamespace(token_hex=lambda _: f"{next(ids) * 7919 % 9973:04d}")
         patch.setattr(celery_gconc.worker.session.session, "secrets", secrets)
-        yield
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 @lru_cache(maxsize=64)
@@ -149,6 +173,15 @@ class Worker:
         if kind == "prefork":
             self.children.dead = self.pool.dead
         self._selector: Selector = self.link._selector  # type: ignore[assignment]
+        lost = self.link._lost
+
+        def lost_contact(exc: Exception) -> None:
+            failure = sys.exc_info()[1]
+            if not isinstance(failure, StoreUnavailable):
+                server.failures.append(failure or exc)  # (it logs this once, and not where it was not connected)
+            lost(exc)
+
+        self.link._lost = lost_contact  # type: ignore[method-assign]
         parts.stalls._closed = _Once()  # type: ignore[assignment]
         parts.stalls._has_loop = True
         parts.intake.attach(self.tasks, self.tasks, "machine")

@@ -6,14 +6,17 @@ test -> Session -> SessionStore -> Redis;  test <- Namespace (reads the keys the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
+from celery_gconc.limits.claims import Claim, Claims
 from celery_gconc.protocol.keys import KEYSPACE
-from celery_gconc.protocol.messages import Ask, Former, Grant, Held, Notice, Opened, Sync, Synced
+from celery_gconc.protocol.messages import Grant, Notice, Row, Running, Sync, Synced, Want, running_text
+from celery_gconc.protocol.openings import Former, Opened
 from celery_gconc.protocol.scripts import WORK
 from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import wait_until
@@ -45,10 +48,16 @@ local function look()
     rooms[number], rooms[number + 1] = sessions[number], call('HGET', %(session)s, sessions[number] .. ':room') or '0'
     if call('HEXISTS', %(session)s, sessions[number] .. ':sync') == 0 then table.insert(ending, sessions[number]) end
   end
+  local overs = {}
+  for number = 1, #sessions, 2 do
+    overs[number], overs[number + 1] = sessions[number], call('HGET', %(session)s, sessions[number] .. ':over') or ''
+  end
   local keys = {
-    all(%(holders)s), all(%(waiters)s), all(%(reserved)s), rooms, fields(%(requests)s), fields(%(max)s),
-    call('ZRANGE', %(settling)s, 0, -1, 'WITHSCORES'), fields(%(contended)s), call('ZCARD', %(roll)s),
-    all(%(heartbeats)s), call('HMGET', %(meta)s, 'interval', 'closed_until', 'served_to'), ending,
+    fields(%(units)s), fields(%(held)s), all(%(grants)s), fields(%(running)s), overs, all(%(waiters)s),
+    all(%(reserved)s), rooms, fields(%(wants)s), fields(%(max)s), call('ZRANGE', %(settling)s, 0, -1, 'WITHSCORES'),
+    fields(%(contended)s), call('ZCARD', %(roll)s), all(%(heartbeats)s),
+    call('HMGET', %(meta)s, 'interval', 'closed_until', 'served_to'),
+    ending, all(%(todo)s),
   }
   return { cjson.encode(keys), cjson.encode(sessions) }
 end
@@ -61,15 +70,38 @@ Request = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """A request of a :class:`Session` that waits; its number is in the id of its task."""
+
+    number: int
+    #: Each with its weight, where that isn't 1.
+    limits: tuple[str | Claim, ...]
+    age: float = 0.0
+    #: An id that ends in the number; the usual one where it is empty.
+    task_id: str = ""
+    task: str = "proj.task"
+
+    @property
+    def row(self) -> Row:
+        """As it is told."""
+        return Row(self.age, self.task_id or f"id-{self.number}", self.task)
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """The keys of a namespace at one instant, decoded."""
 
-    holders: dict[str, list[Request]]
-    lines: dict[str, list[Request]]
-    reserved: dict[str, list[Request]]
+    #: By limit: how many units each session has, and how many all are said to have.
+    units: dict[str, dict[str, int]]
+    held: dict[str, int]
+    #: By limit: which requests people are told to run under it.
+    shown: dict[str, list[Request]]
+    #: By limit: which wants stand in its line, and for which of them units are held back; by their ids.
+    lines: dict[str, list[str]]
+    reserved: dict[str, list[str]]
     leases: dict[str, float]
     rooms: dict[str, int]
-    requests: dict[Request, dict[str, Any]]
+    wants: dict[str, dict[str, Any]]
     maxima: dict[str, int]
     settling: set[str]
     contended: dict[str, str]
@@ -79,7 +111,7 @@ class State:
     least_interval: float
     #: Whether grants wait, after a loss of data.
     is_shut: bool
-    #: Whether lines are left to be served, as grants go on.
+    #: Whether lines are left to be served.
     is_serving: bool
     #: Sessions that have ended and from which not everything is taken yet.
     ending: set[str]
@@ -87,17 +119,20 @@ class State:
     @classmethod
     def decode(cls, keys: bytes, leases: bytes) -> State:
         """What :data:`LOOK` returns."""
-        holders, waiters, reserved, rooms, requests, maxima, settling, contended, rolled, beats, meta, ending = (
-            json.loads(keys)
-        )
+        (
+            units, held, grants, running, overs, waiters, reserved, rooms, wants, maxima, settling, contended, rolled,
+            beats, meta, ending, todo,
+        ) = json.loads(keys)  # fmt: skip
         interval, closed_until, served_to = meta
         return cls(
-            holders=_by_limit(holders),
+            units=_units(_pairs(units)),
+            held={limit: int(count) for limit, count in _pairs(held)},
+            shown=_shown(grants, _pairs(running), dict(_pairs(overs))),
             lines=_by_limit(waiters),
             reserved=_by_limit(reserved),
             leases={name: float(lease) for name, lease in _pairs(json.loads(leases))},
             rooms={name: int(room) for name, room in _pairs(rooms)},
-            requests={_request(id): json.loads(text) for id, text in _pairs(requests)},
+            wants={id: json.loads(text) for id, text in _pairs(wants)},
             maxima={limit: int(value) for limit, value in _pairs(maxima)},
             settling={limit for limit, _ in _pairs(settling)},
             contended=dict(_pairs(contended)),
@@ -105,9 +140,24 @@ class State:
             heartbeats=_beats(beats),
             least_interval=int(interval or 0) / 1000,
             is_shut=bool(closed_until),
-            is_serving=bool(served_to),
+            is_serving=bool(served_to) or bool(todo),
             ending=set(ending),
         )
+
+    def holders(self, limit: str) -> list[Request]:
+        """Who has units of a limit: each request that is shown, and number 0 for each unit more."""
+        found: list[Request] = []
+        for session, count in sorted(self.units.get(limit, {}).items()):
+            shown = sorted(request for request in self.shown.get(limit, []) if request[0] == session)
+            found += shown[:count] + [(session, 0)] * (count - len(shown))
+        return found
+
+    def requests(self, wants: Iterable[str]) -> list[Request]:
+        """Those that wait under these wants, first come first."""
+        rows = [(arrival, id, number) for id in wants for number, (arrival, *_) in enumerate(self.wants[id]["r"])]
+        return [
+            (id.partition(":")[0], _number(self.wants[id]["r"][number][1])) for _arrival, id, number in sorted(rows)
+        ]
 
 
 class Namespace:
@@ -148,16 +198,22 @@ class Namespace:
         return State.decode(*self._look(keys=self.keys.all()))
 
     def holders(self, limit: str) -> list[Request]:
-        """Who holds the limit, in order of name."""
-        return self.look().holders.get(limit, [])
+        """Who holds units of the limit, in order of name; see :meth:`State.holders`."""
+        return self.look().holders(limit)
+
+    def units(self, limit: str) -> dict[str, int]:
+        """How many units of the limit each session has."""
+        return self.look().units.get(limit, {})
 
     def line(self, limit: str) -> list[Request]:
         """Who stands in the line of the limit, first come first."""
-        return self.look().lines.get(limit, [])
+        state = self.look()
+        return state.requests(state.lines.get(limit, []))
 
     def reserved(self, limit: str) -> list[Request]:
-        """For whom permits of the limit are held back."""
-        return self.look().reserved.get(limit, [])
+        """For whom units of the limit are held back: the first of each want."""
+        state = self.look()
+        return [state.requests([id])[0] for id in state.reserved.get(limit, [])]
 
     def room(self, name: str) -> int:
         """The room that Redis believes a live session to have."""
@@ -249,7 +305,8 @@ class TimedNamespace(Namespace):
 class Session:
     """A session that does as a worker's link does, and only what its test tells it to.
 
-    It keeps what it holds and asked for by what it was told; ``room`` is its free slots less what it holds.
+    It keeps what it holds and asked for by what it was told; ``room`` is its free slots less what it holds. A
+    request has a number.
     Once it is open it *states* what it holds, as a link does.
     """
 
@@ -260,7 +317,8 @@ class Session:
         *,
         slots: int = 10,
         config: Mapping[str, int] | None = None,
-        held: Iterable[Held] = (),
+        held: Mapping[int, tuple[str | Claim, ...]] | None = None,
+        fence: int = 0,
         version: int = -1,
         former: Former | None = None,
         states: bool = True,
@@ -272,9 +330,21 @@ class Session:
         self.namespace, self.store, self.name = namespace, namespace.store, name
         self.interval, self.timeout = interval, timeout
         self.slots = slots
+        #: What waits, and what is held, by number.
         self.asked: dict[int, Ask] = {}
-        self.holding: dict[int, tuple[str, ...]] = {item.number: item.limits for item in held}
-        self.granted, self.syncs, self.numbers = 1, 0, max(self.holding, default=0)
+        self.holding: dict[int, tuple[str | Claim, ...]] = dict(held or {})
+        #: All grants; and of what is held: the number of its grant, and what was asked for it.
+        self._grants: list[Grant] = []
+        self._grant_of: dict[int, int] = {}
+        self._asked_for: dict[int, Ask] = {}
+        #: The number of each set of claims; those of which Redis was told something that may stand there yet.
+        self._sets: dict[Claims, int] = {}
+        #: Of what Redis shows as running: the ids of the last statement.
+        self._stated: set[int] = set(self.holding)
+        #: What was told last: units by limit, requests by set.
+        self._told_units = self._units(self.holding.values())
+        self._told_wants: dict[int, list[int]] = {}
+        self.granted, self.syncs, self.numbers, self.fence = 1, 0, max(self.holding, default=0), fence
         self._pubsub: Any = None
         self.opened: Opened = self.store.open(
             name,
@@ -284,7 +354,9 @@ class Session:
             info={"node": f"node-{name}", "pid": 1, "pool": "prefork", "app": "proj", "broker": "amqp", **(info or {})},
             config=config or {},
             room=self.room,
-            held=list(held),
+            units=self._units(self.holding.values()),
+            running=self._running(self.holding),
+            fence=fence,
             version=version,
             queues=list(queues),
         )
@@ -292,19 +364,27 @@ class Session:
         self.table, self.overrides = dict(self.opened.table), self.opened.overrides
         self.lease, self.longest, self.confirmed = self.opened.lease, self.opened.longest, 0
         if states:
-            self.sync(held=list(held), full=True)
+            self.state()
 
     @property
     def room(self) -> int:
         """Free slots."""
         return self.slots - len(self.holding)
 
+    def claims(self, limits: Iterable[str | Claim]) -> Claims:
+        """What a request with these limits claims; a limit may be given with its weight."""
+        return tuple(one if isinstance(one, Claim) else Claim(one) for one in limits)
+
+    def set_of(self, *limits: str | Claim) -> int:
+        """The number of the set of claims that requests with these limits are in."""
+        return self._sets.setdefault(self.claims(limits), len(self._sets) + 1)
+
     def prepare(
         self,
         *,
         ended: Iterable[int] = (),
         asks: Iterable[Ask] = (),
-        held: Iterable[Held] = (),
+        held: Mapping[int, tuple[str | Claim, ...]] | None = None,
         interests: Iterable[str] = (),
         full: bool = False,
         room: int | None = None,
@@ -312,23 +392,45 @@ class Session:
         granted: int | None = None,
         **rarely: Any,
     ) -> Sync:
-        """The next sync, not sent."""
+        """The next sync, not sent: what has *ended*, is asked for, and runs though it was never granted (*held*).
+
+        It says all of that as of the grant *granted*, and where it is *full* all that there is. What is given *rarely*
+        stands as it is in the message, whatever this session holds and asks for.
+        """
         self.syncs += 1
-        return Sync(
-            session=self.name,
-            epoch=self.epoch,
-            confirmed=self.confirmed,
-            number=self.syncs if number is None else number,
-            granted=self.granted if granted is None else granted,
-            room=self.room if room is None else room,
-            version=self.version,
-            ended=list(ended),
-            asks=list(asks),
-            held=list(held),
-            interests=list(interests),
-            full=full,
-            **rarely,
-        )
+        granted = self.granted if granted is None else granted
+        ended_grants, over = self._end(ended)
+        self.asked.update({ask.number: ask for ask in asks})
+        self.holding.update(held or {})
+        for started in held or ():
+            self.asked.pop(started, None)
+        held_now = [number for number in self.holding if self._grant_of.get(number, 1) <= granted]
+        waiting = {**self.asked, **{n: a for n, a in self._asked_for.items() if self._grant_of[n] > granted}}
+        units = self._units(self.holding[number] for number in held_now)
+        wants = self._wants(waiting)
+        what: dict[str, Any] = {
+            "session": self.name,
+            "epoch": self.epoch,
+            "confirmed": self.confirmed,
+            "number": self.syncs if number is None else number,
+            "granted": granted,
+            "room": self.room if room is None else room,
+            "version": self.version,
+            "units": units if full else self._changed(units),
+            "wants": self._news(wants, full),
+            "interests": list(interests),
+            "full": full,
+        }
+        if full:
+            what |= {"fence": self.fence, "running": self._running(held_now)}
+            self._stated = set(held_now)
+        else:
+            what |= {"over": over, "ended": ended_grants}
+        self._told_units, self._told_wants = units, {want.set: _numbers(want) for want in wants}
+        for grant in self._grants:
+            if grant.grant > granted:
+                self._add(grant)
+        return Sync(**{**what, **rarely})
 
     def sync(self, **what: Any) -> Synced:
         """One round trip, see :meth:`prepare`; what it grants is held from now on."""
@@ -337,7 +439,7 @@ class Session:
         if reply.status == "ok":
             self.take(reply.grants)
             self.version, self.lease, self.confirmed = reply.version, reply.lease, sync.number
-            self.longest = reply.longest
+            self.longest, self.fence = reply.longest, max(self.fence, reply.fence)
             if reply.table is not None:
                 self.table, self.overrides = dict(reply.table), reply.overrides
         return reply
@@ -347,36 +449,77 @@ class Session:
         """What the session that takes the place of this one says of it."""
         return Former((self.name,), self.epoch, self.lease, self.version, self.overrides, self.longest)
 
-    def ask(self, *limits: str, age: float = 0.0) -> int:
-        """Ask for a permit and return the number of the request."""
+    def ask(self, *limits: str | Claim, age: float = 0.0) -> int:
+        """Have one more request wait, and return its number."""
         self.numbers += 1
-        self.asked[self.numbers] = Ask(self.numbers, limits, age, f"id-{self.numbers}", "proj.task")
-        self.sync(asks=[self.asked[self.numbers]])
+        self.sync(asks=[Ask(self.numbers, limits, age)])
         return self.numbers
 
     def release(self, *numbers: int) -> Synced:
         """End requests: waiting or held."""
-        for number in numbers:
-            self.holding.pop(number, None)
-            self.asked.pop(number, None)
         return self.sync(ended=numbers)
-
-    def statement(self) -> tuple[list[Held], list[Ask]]:
-        """All that it holds and asks for."""
-        return [Held(number, limits) for number, limits in self.holding.items()], list(self.asked.values())
 
     def state(self, **how: Any) -> Synced:
         """A heartbeat: say all that it holds and asks for."""
-        held, asks = self.statement()
-        return self.sync(held=held, asks=asks, full=True, **how)
+        return self.sync(full=True, **how)
 
     def take(self, grants: Iterable[Grant]) -> None:
         """Learn of grants, however often they are told."""
         for grant in grants:
             if grant.grant > self.granted:
                 self.granted = grant.grant
-                if grant.number in self.asked:
-                    self.holding[grant.number] = self.asked.pop(grant.number).limits
+                self.fence = max(self.fence, grant.fence)
+                self._grants.append(grant)
+                number = self._add(grant)
+                if number in self.asked:
+                    self._asked_for[number] = self.asked.pop(number)
+                    self.holding[number], self._grant_of[number] = self._asked_for[number].limits, grant.grant
+
+    def _add(self, grant: Grant) -> int:
+        """Redis adds a grant to what it was told; return whose it is."""
+        for limit, weight in grant.claims:
+            self._told_units[limit] = self._told_units.get(limit, 0) + weight
+        told = self._told_wants.get(grant.set)
+        return told.pop(0) if told else 0
+
+    def _end(self, numbers: Iterable[int]) -> tuple[list[int], list[str]]:
+        grants, over = [], []
+        for number in numbers:
+            if number in self._stated:
+                over.append(f"id-{number}")
+                self._stated.discard(number)
+            elif number in self._grant_of:
+                grants.append(self._grant_of[number])
+            self.holding.pop(number, None)
+            self.asked.pop(number, None)
+            self._grant_of.pop(number, None)
+            self._asked_for.pop(number, None)
+        return grants, over
+
+    def _units(self, held: Iterable[tuple[str | Claim, ...]]) -> dict[str, int]:
+        units: dict[str, int] = {}
+        for limits in held:
+            for limit, weight in self.claims(limits):
+                units[limit] = units.get(limit, 0) + weight
+        return units
+
+    def _changed(self, units: Mapping[str, int]) -> dict[str, int]:
+        every = {*units, *self._told_units}
+        return {one: units.get(one, 0) for one in every if units.get(one, 0) != self._told_units.get(one, 0)}
+
+    def _wants(self, waiting: Mapping[int, Ask]) -> list[Want]:
+        rows: dict[int, list[Row]] = {}
+        for _, ask in sorted(waiting.items()):
+            rows.setdefault(self.set_of(*ask.limits), []).append(ask.row)
+        return [Want(number, claims, 0, 0, rows.get(number, [])) for claims, number in self._sets.items()]
+
+    def _news(self, wants: Iterable[Want], full: bool) -> list[Want]:
+        if full:
+            return [want for want in wants if want.requests]
+        return [want for want in wants if self._told_wants.get(want.set, []) != _numbers(want)]
+
+    def _running(self, numbers: Iterable[int]) -> str:
+        return running_text(Running(self.claims(self.holding[n]), f"id-{n}", "proj.task") for n in numbers)
 
     def listen(self) -> Session:
         """Subscribe to its notices."""
@@ -409,11 +552,37 @@ def _pairs(flat: Iterable[str]) -> Iterable[tuple[str, str]]:
     return zip(each, each, strict=True)
 
 
-def _by_limit(members: Iterable[str]) -> dict[str, list[Request]]:
+def _units(fields: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for member, count in fields:
+        limit, session = member.split(US)
+        found.setdefault(limit, {})[session] = int(count)
+    return found
+
+
+def _shown(
+    grants: Iterable[str], running: Iterable[tuple[str, str]], overs: Mapping[str, str]
+) -> dict[str, list[Request]]:
+    rows: list[tuple[str, Any, str]] = []
+    for session, text in running:
+        over = overs.get(session, "").split(US)
+        rows += [(session, claims, id) for claims, id, *_ in json.loads(text.partition(" ")[2]) if id not in over]
+    for member in grants:
+        session, _, text = member.split(":", 2)
+        _, _, claims, _, _, id, _ = json.loads(text)
+        rows.append((session, claims, id))
     found: dict[str, list[Request]] = {}
+    for session, claims, id in rows:
+        for limit, _weight in claims:
+            found.setdefault(limit, []).append((session, _number(id)))
+    return found
+
+
+def _by_limit(members: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
     for member in members:
         limit, *_, id = member.split(US)
-        found.setdefault(limit, []).append(_request(id))
+        found.setdefault(limit, []).append(id)
     return found
 
 
@@ -425,6 +594,10 @@ def _beats(members: Iterable[str]) -> list[tuple[float, float]]:
     return sorted((each["interval"], each["timeout"]) for each in found.values())
 
 
-def _request(id: str) -> Request:
-    name, _, number = id.rpartition(":")
-    return name, int(number)
+def _number(task_id: str) -> int:
+    number = re.search(r"\d+$", task_id)
+    return int(number[0]) if number else -1
+
+
+def _numbers(want: Want) -> list[int]:
+    return [_number(row.task_id) for row in want.requests]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from celery_gconc.protocol.messages import Held
 from celery_gconc.protocol.status import Value
 
 from .namespace import Namespace
 
 
-def test_a_raise_grants_to_as_many_waiters_as_there_are_new_places(namespace: Namespace):
+def test_a_raise_grants_to_as_many_waiters_as_there_are_new_units(namespace: Namespace):
     namespace.set("app", 1)
     session, other = namespace.session("a"), namespace.session("b").listen()
     for _ in range(3):
@@ -16,7 +15,7 @@ def test_a_raise_grants_to_as_many_waiters_as_there_are_new_places(namespace: Na
         other.ask("app")
     namespace.set("app", 4)
     assert namespace.holders("app") == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
-    assert [grant.number for notice in other.hear() for grant in notice.grants] == [1, 2]
+    assert [grant.grant for notice in other.hear() for grant in notice.grants] == [2, 3]
 
 
 def test_lowering_takes_no_permit_away_and_grants_none_until_enough_have_ended(namespace: Namespace):
@@ -160,8 +159,8 @@ def test_a_limit_set_where_none_was_counts_what_already_runs_before_anyone_is_gr
     assert namespace.is_settling("app")
     assert namespace.line("app") == [("a", number)]
     second.sync()
-    second.holding = {5: ("app",), 6: ("app",)}  # ran before there was a limit
-    second.sync(held=second.statement()[0])
+    second.sync(held={5: ("app",), 6: ("app",)})  # ran before there was a limit
+    second.state()
     assert not namespace.is_settling("app")
     assert namespace.holders("app") == [("b", 5), ("b", 6)]
     second.release(5)
@@ -197,7 +196,7 @@ def test_a_limit_that_settles_opens_when_the_session_that_never_came_has_run_out
 def test_a_session_that_opens_while_a_limit_settles_does_not_end_that_for_others(namespace: Namespace):
     namespace.session("a")
     namespace.set("app", 1)
-    session = namespace.session("b", held=[Held(1, ("app",))], version=0)
+    session = namespace.session("b", held={1: ("app",)}, version=0)
     session.sync()
     assert namespace.is_settling("app")
 

@@ -7,11 +7,12 @@ it: another run id in ``meta``, keys that are older, or none.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.keys import Keys
-from celery_gconc.protocol.messages import Held
 from celery_gconc.protocol.status import Totals
 from celery_gconc.worker.session.counts import Counters
 from tests.kit.servers import wait_until
@@ -41,10 +42,15 @@ def another_server(namespace: Namespace) -> None:
 
 
 def again(session: Session, name: str, **how: object) -> Session:
-    """The session that takes the place of another."""
-    held, _ = session.statement()
+    """The session that follows another of the same worker."""
     found = session.namespace.session(
-        name, config=ONE, former=session.former, version=session.version, held=held, **how
+        name,
+        config=ONE,
+        former=session.former,
+        version=session.version,
+        held=session.holding,
+        fence=session.fence,
+        **how,
     )
     found.numbers = session.numbers
     return found
@@ -52,7 +58,7 @@ def again(session: Session, name: str, **how: object) -> Session:
 
 @pytest.fixture
 def pair(namespace: Namespace) -> Iterator[tuple[Session, Session]]:
-    """The first holds the only place, the second has nothing."""
+    """The first holds the only unit, the second has nothing."""
     first, second = (namespace.session(name, config=ONE) for name in "ab")
     first.ask("app")
     assert namespace.holders("app") == [("a", 1)]
@@ -70,7 +76,7 @@ def pass_time(namespace: Namespace, seconds: float, *sessions: Session) -> None:
 
 def test_counters_begin_anew_with_another_server_or_older_data(namespace, pair):
     counters = Counters()
-    counters.granted(("app",), 0.1)
+    counters.granted(claims_on(("app",)), 0.1)
     counters.count("lease_losses")
     with counters.collect(1000.0, {}) as record:
         assert record is not None
@@ -241,8 +247,8 @@ def test_data_that_went_back_on_the_same_server_is_noticed_by_whoever_was_answer
 
 def test_a_session_that_was_deleted_by_hand_is_no_lapsed_one(namespace, pair):
     first, second = pair
-    namespace.raw.delete(namespace.keys.key("sessions"), namespace.keys.key("session"))
-    namespace.raw.delete(namespace.keys.key("holders"), namespace.keys.key("requests"), namespace.keys.key("roll"))
+    for name in ("sessions", "session", "units", "held", "holders", "grants", "running", "wants", "roll"):
+        namespace.raw.delete(namespace.keys.key(name))
     assert second.sync().status == "closed"
     second = again(second, "b2")
     assert not second.opened.lapsed
@@ -280,11 +286,10 @@ def test_data_of_an_earlier_epoch_is_no_reason_to_go_on_at_once(namespace, pair)
 def test_an_open_that_was_not_heard_of_leaves_nothing_behind(namespace, pair):
     first, _ = pair
     another_server(namespace)
-    held, _ = first.statement()
-    namespace.session("unheard", config=ONE, former=first.former, held=held, states=False)
     former = first.former
+    namespace.session("unheard", config=ONE, former=former, held=first.holding, states=False)
     first = namespace.session(
-        "heard", config=ONE, held=held, former=type(former)(("a", "unheard"), former.epoch, former.lease)
+        "heard", config=ONE, held=first.holding, former=replace(former, sessions=("a", "unheard"))
     )
     assert namespace.live() == ["b", "heard"]
     assert namespace.holders("app") == [("heard", 1)]
@@ -351,44 +356,63 @@ def test_what_was_reset_before_the_loss_does_not_come_back_with_old_data(namespa
 # -- Fencing numbers -------------------------------------------------------------------------------------
 
 
-def fence_of(session: Session, number: int) -> int:
-    return int(session.namespace.look().requests[session.name, number].get("f", 0))
+def granted_fence(session: Session) -> int:
+    """Have the session granted a unit, and return the fencing number that came with it."""
+    session.ask("app")
+    (grant,) = session.sync(granted=session.granted - 1).grants
+    return grant.fence
 
 
 def test_fencing_numbers_grow_with_each_grant_and_follow_redis_clock(namespace, pair):
     first, second = pair
     seconds, micros = namespace.raw.time()
-    numbers = [fence_of(first, 1)]
+    first.release(1)
+    fences = [first.fence]
     for session in (second, first, second):
-        number = session.ask("app")
-        held = namespace.look().holders["app"][0]
-        (first if held[0] == "a" else second).release(held[1])
-        numbers.append(fence_of(session, number))
-    assert numbers == sorted(set(numbers))
-    assert numbers[-1] >= seconds * 10_000 + micros // 100
+        fences.append(granted_fence(session))
+        session.release(*session.holding)
+    assert fences == sorted(set(fences))
+    assert fences[-1] >= seconds * 10_000 + micros // 100
+
+
+def test_each_statement_is_answered_with_a_fencing_number_above_all_before(namespace, pair):
+    """Tasks that are started with units from before have numbers of their own, above those of whoever had them."""
+    first, second = pair
+    fences = [first.fence, second.state().fence, first.state().fence]
+    first.release(1)
+    fences += [granted_fence(second), first.state().fence, second.state().fence]
+    assert fences == sorted(set(fences))
+
+
+def test_only_a_statement_is_answered_with_a_fencing_number(namespace, pair):
+    first, _ = pair
+    assert first.sync().fence == 0
 
 
 def test_fencing_numbers_go_on_growing_when_all_data_is_lost(namespace, pair):
     first, second = pair
-    before = fence_of(first, 1)
+    before = first.fence
     first.release(1)
     namespace.raw.flushall()
     second = again(second, "b2")
     namespace.reopen()
-    number = second.ask("app")
-    assert fence_of(second, number) > before
+    assert granted_fence(second) > before
 
 
-def test_fencing_numbers_never_fall_behind_one_that_is_restated(namespace, pair):
+@pytest.mark.parametrize("how", ["open", "statement"])
+def test_fencing_numbers_never_fall_behind_one_that_is_restated(namespace, pair, how):
     first, second = pair
-    far = fence_of(first, 1) + 10**9  # a day ahead of Redis' clock, as after a step back
+    far = first.fence + 10**9  # a day ahead of Redis' clock, as after a step back
     namespace.raw.flushall()
-    first = namespace.session("a2", config=ONE, former=first.former, held=[Held(1, ("app",), fence=far)], version=0)
+    fence = far if how == "open" else 0
+    how_it_opens = {"former": first.former, "held": first.holding, "version": 0, "states": False, "fence": fence}
+    first = namespace.session("a2", config=ONE, **how_it_opens)
+    if how == "statement":
+        first.state(fence=far)
     second = again(second, "b2")
     first.release(1)
     namespace.reopen()
-    number = second.ask("app")
-    assert fence_of(second, number) > far
+    assert granted_fence(second) > far
 
 
 def test_a_session_that_older_data_know_has_a_whole_lease_from_then_on(namespace, pair):

@@ -1,6 +1,6 @@
 """Every script called with malformed arguments: an error and nothing changed, or a valid reply and a sound state.
 
-hypothesis -> the arguments that the store really sends, bent -> the script, raw;  check <- Namespace, every key dumped
+hypothesis -> the arguments that the store really sends, bent -> the script, raw;  check <- Look, every key dumped
 
 Redis does not take back what a script wrote before it failed, so an error must come before the first write.
 """
@@ -19,12 +19,14 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_gconc.protocol.messages import Ask, Former, Held
-from celery_gconc.protocol.scripts import TURNS
+from celery_gconc.limits.claims import Claim
+from celery_gconc.protocol.messages import Row, Want
+from celery_gconc.protocol.openings import Former
 
-from .namespace import Namespace, Session, State
+from .look import Look, check_granted, check_sound, looker
+from .namespace import Ask, Namespace, Session
 
-EXAMPLES = int(os.environ.get("GCONC_FUZZ_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("GCONC_FUZZ_EXAMPLES", "80"))
 
 #: Two limits of max 1: "well" holds both, "other" waits for both.
 A, B = "pool:a", "pool:b"
@@ -39,9 +41,16 @@ JUNK: list[Any] = [
     *({"pool:a": '{"set": {"by": null}}'}, {"pool:a": '{"pause": 1}'}, {"pool:a": '{"paused": true}'}),
     *({"pool:a": "1"}, {"pool:a": -1}, {"pool:a": 0.5}, {"pool:a": None}, {"a\x1fb": 1}, [["pool:a", 1]]),
     *([["pool:a", 1], ["pool:a", 1]], [["pool:a", 2]], [["pool:a"]], [["pool:a", 1, 1]], [[1, "pool:a"]]),
-    *([[1, [["pool:a", 1]], "", "", 0]], [[1, [["pool:a", 1]], "", "", 0, 0, 0]], [[1]], [[1, ["pool:a"], 0, "", ""]]),
-    *([[1, [["pool:a", 1]], 0, "", ""], [1, [["pool:b", 1]], 0, "", ""]], [[1, [], "", "", 0, 0, 0]]),
-    [[1, [["pool:a", 1]], "", "", 0, 0, 0], [1, [["pool:b", 1]], "", "", 0, 0, 0]],
+    *([["pool:c", 1], ["pool:c", 3]], [["pool:c", 3]], [["pool:c", 10**9]], [["pool:c", 10**9 + 1]], 9 * 10**15),
+    *([[1, [["pool:a", 1]], 0, 0, []]], [[1, [["pool:a", 1]], 0, 1, []]], [[1, [["pool:a", 1]], 9, 9, [[0, "", ""]]]]),
+    *(
+        [[1, [["pool:c", 1]], 0, 0, [[0, "id", ""]]], [1, [["pool:c", 2]], 0, 1, [[0, "id", ""]]]],
+        [[1]],
+        [[0, "id", ""]],
+    ),
+    *([[7, [["pool:c", 2]], 0, 0, [[0, "id", ""]] * 40]], [[10**18, "id", ""]], [[-(10**18), "id", ""]], [[0, 1, 2]]),
+    *('[[[["pool:a", 1]], "id", "task", 0]]', '[[[["pool:a"]], "id", "task", 0]]', '[["pool:a", "id", "task", 0]]'),
+    *("[1]", "{}", "1", '[[[["pool:a", 1]], 1, "task", 0]]', '[[[["pool:a", 1]], "id", "task", "0"]]', "null"),
 ]
 
 #: Stand for arrays within arrays, so many.
@@ -54,7 +63,12 @@ TEXTS: list[Any] = [
     b"[" * 2000, b"[" * 900 + b"]" * 900, b'{"session": "\\ud800"}', b'{"session": "fuzz", "session": {}}',
 ]  # fmt: skip
 
-SCRIPTS = ("open", "sync", "close", "change", "ticket", "status", "holders")
+#: What is called, and which script that is: some are called in more than one way.
+CALLS = {
+    **{name: name for name in ("open", "sync", "close", "change", "ticket", "status", "holders", "waiting", "find")},
+    "statement": "sync",
+    "audit": "audit",
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ class Bench:
     """A namespace with a session whose work must go on, one that waits behind it, and one that sends nonsense."""
 
     def __init__(self, url: str) -> None:
-        self.namespace = Namespace(url)
+        self.namespace = Namespace(url, options={"socket_connect_timeout": 60.0}, call_timeout=60.0)
         self.raw = self.namespace.raw
         store = self.namespace.store
         self.recorders = {name: Recorder(script) for name, script in store._scripts.items()}
@@ -93,12 +107,14 @@ class Bench:
         self.well.ask(A, B)
         self.other = self.namespace.session("other", config={A: 2, B: 1})
         self.other.ask(A, B)
-        self.fuzz = self.namespace.session("fuzz", slots=3, config={"pool:c": 3})
-        for limit in ("pool:c", "pool:c", A):
-            self.fuzz.ask(limit)
+        self.fuzz = self.namespace.session("fuzz", slots=4, config={"pool:c": 4, "pool:d": 3})
+        self.fuzz.weights = {"pool:d": 2}
+        for limits in (("pool:c",), ("pool:c",), (A,), ("pool:c", "pool:d"), ("pool:c", "pool:d")):
+            self.fuzz.ask(*limits)
+        self._look = looker(self.namespace)
         self._start = self.dump()
-        self._known = {session: copy.deepcopy(_known(session)) for session in (self.well, self.other)}
-        self.ordinary = {name: self._ordinary(name) for name in SCRIPTS}
+        self._known = {session: _known(session) for session in (self.well, self.other, self.fuzz)}
+        self.ordinary = {name: self._ordinary(name) for name in CALLS}
 
     def lay(self) -> None:
         """Begin anew."""
@@ -109,6 +125,7 @@ class Bench:
             pipe.execute()
         for session, known in self._known.items():
             session.__dict__.update(copy.deepcopy(known))
+        self._seen = self._look()
 
     def _ordinary(self, name: str) -> Call:
         """What the store calls a script with."""
@@ -117,13 +134,18 @@ class Bench:
         if name == "open":
             text = json.dumps({"max": 3, "set": {"by": "somebody", "at": 1}})
             former = Former(("gone",), "x:1", 5, 2, {"pool:c": text})
-            held = [Held(7, (A,), "id", "name", fence=5)]
-            self.namespace.session("new", config={A: 3}, held=held, version=1, former=former, states=False)
+            how = {"config": {A: 3}, "held": {7: (A,)}, "fence": 5, "version": 1, "former": former}
+            self.namespace.session("new", states=False, **how)
         elif name == "sync":
-            held = [Held(number, limits, "id", "name") for number, limits in self.fuzz.holding.items()]
-            asks = [Ask(11, ("pool:c",), 1.5, "id", "name"), Ask(12, (A, B), 0.1, "id", "name")]
-            rarely = {"source": "x", "takes": ["emails"], "growth": 1, "weak": [(11, ["emails"]), (0, ["news"])]}
-            self.fuzz.sync(held=held, asks=asks, ended=[2], interests=[A], full=True, **rarely)
+            rows = [Row(1.5, "id-4", "name"), Row(0.5, "id-6", "name")]
+            wants = [Want(self.fuzz.set_of(A), (Claim(A),), 0, 1, rows), Want(9, (Claim(A, 2), Claim(B)), 0, 0, rows)]
+            units = {"pool:c": 1, "pool:d": 2}
+            self.fuzz.sync(wants=wants, units=units, interests=[A], over=["id-9"], ended=[2], growth=1)
+        elif name == "statement":
+            asks = [Ask(11, ("pool:c",), 1.5), Ask(12, (A, B), 0.1)]
+            weak = [(self.fuzz.set_of(A), ["emails"]), (0, ["news"])]
+            rarely = {"source": "x", "takes": ["emails"], "weak": weak, "idle": {"pool:c": 1}}
+            self.fuzz.state(asks=asks, interests=[A], **rarely)
         elif name == "close":
             store.close_session("fuzz")
         elif name == "change":
@@ -132,21 +154,36 @@ class Bench:
             store.ticket()
         elif name == "status":
             store.status(A)
+        elif name == "find":
+            store.find("id-1")
+        elif name == "audit":
+            store.audit(repair=True)
+        elif name == "waiting":
+            store.waiting(A, 10)
         else:
             store.holders(A, 10)
-        return self.recorders[name].called
+        return self.recorders[CALLS[name]].called
 
     def call(self, name: str, keys: Sequence[Any], arguments: Sequence[Any]) -> dict[str, Any] | None:
         """Call a script raw; None where it gave an error, which must have come before its first write."""
         before = self.dump()
         try:
-            reply = self.raw.eval(self.recorders[name].script.text, len(keys), *keys, *arguments)
+            reply = self.raw.eval(self.recorders[CALLS[name]].script.text, len(keys), *keys, *arguments)
         except redis.ResponseError as exc:
             assert self.dump() == before, f"an error after a write: {exc}"
             return None
         decoded = json.loads(reply)
         assert decoded["status"] in ("ok", "refused", "closed", "stale", "lost"), decoded
         return dict(decoded)
+
+    def see(self) -> Look:
+        """The keys, which are sound; without what a session says that it runs, where that is no list of tasks."""
+        for session, text in self.raw.hgetall(self.namespace.keys.key("running")).items():
+            if not _is_list_of_tasks(text.partition(b" ")[2]):
+                self.raw.hdel(self.namespace.keys.key("running"), session)
+        look = self._look()
+        check_sound(look)
+        return look
 
     def dump(self) -> dict[bytes, Any]:
         """Every key with its content."""
@@ -157,20 +194,22 @@ class Bench:
             return dict(zip(keys, pipe.execute(), strict=True))
 
     def check(self) -> None:
-        """The state is sound, and the sessions that had no part in it work on."""
-        check_sound(self.namespace.look())
+        """The state is sound, people can look at it, and the sessions that had no part in it work on."""
+        self._ask_for_people()
+        self._look_on()
         well, other = (self._go_on(session) for session in (self.well, self.other))
         assert well.holding == {1: (A, B)}, "a session lost what it held, by no doing of its own"
         assert (well.name, 1) in self.namespace.holders(A), "it is no longer counted"
         well.release(1)
-        check_sound(self.namespace.look())
+        self._look_on()
         for session in (other, well):
             session.release(*session.holding, *session.asked)
+            fence = session.state().fence
+            assert 0 < fence < session.state().fence < 10**14, "fencing numbers don't grow, or JSON can't carry them"
         for name in self.namespace.live():
             self.namespace.store.close_session(name)
-        state = self.namespace.look()
-        check_sound(state)
-        assert not state.requests, "something stayed when all had ended"
+        look = self._look_on()
+        assert not look.state.wants and not look.state.units, "something stayed when all had ended"
         before = self.namespace.store.ticket()
         assert self.namespace.store.ticket() == before + 1
         assert self.namespace.store.set("pool:later", 4, by="test").applied
@@ -181,11 +220,25 @@ class Bench:
         if session.state().status == "ok":
             return session
         assert session.epoch.encode() != self.raw.hget(self.namespace.keys.key("meta"), "epoch"), "closed for no reason"
-        held, asks = session.statement()
-        successor = self.namespace.session(f"{session.name}-2", former=session.former, held=held)
-        successor.asked = {item.number: item for item in asks}
-        assert successor.state().status == "ok"
+        how = {"former": session.former, "held": session.holding, "fence": session.fence}
+        successor = self.namespace.session(f"{session.name}-2", **how)
+        assert successor.state(asks=session.asked.values()).status == "ok"
         return successor
+
+    def _look_on(self) -> Look:
+        before, self._seen = self._seen, self.see()
+        check_granted(before, self._seen)
+        return self._seen
+
+    def _ask_for_people(self) -> None:
+        ways = [(name, {}) for name in ("status", "holders", "waiting", "audit")]
+        ways += [("status", {"limit": None}), *(("find", {"cursor": cursor}) for cursor in ("0", "r0", "g0"))]
+        for name, how in ways:
+            ordinary = self.ordinary[name]
+            text = json.dumps({**json.loads(ordinary.asked), **how})
+            reply = self.call(name, ordinary.keys, [ordinary.channels, text])
+            assert reply is not None, f"{name} gives an error"
+            assert name != "audit" or not reply["findings"], reply["findings"]
 
     def close(self) -> None:
         self.namespace.close()
@@ -193,27 +246,15 @@ class Bench:
 
 def _known(session: Session) -> dict[str, Any]:
     """What a session knows, and may learn."""
-    names = "asked holding granted syncs numbers epoch version table lease confirmed overrides".split()
-    return {name: getattr(session, name) for name in names}
+    fixed = ("namespace", "store", "opened", "_pubsub")
+    return copy.deepcopy({name: value for name, value in vars(session).items() if name not in fixed})
 
 
-def check_sound(state: State) -> None:
-    """What every script keeps to: each request stands where its record says, and nothing else stands anywhere."""
-    for id, record in state.requests.items():
-        assert id[0] in state.leases, f"{id} of a session that ended"
-        holds, stands = ([x for x in place if id in place[x]] for place in (state.holders, state.lines))
-        limits = sorted({limit for limit, _ in record["c"]})
-        assert sorted(holds) == (limits if record["g"] > 0 else []), id
-        assert stands == ([] if record["g"] > 0 else [record["at"]]), id
-        held_back = sorted(limit for limit in state.reserved if id in state.reserved[limit])
-        assert held_back == (limits if record["g"] == 0 and record["k"] >= TURNS else []), id
-    for members in (state.holders, state.lines, state.reserved):
-        for limit, ids in members.items():
-            assert all(id in state.requests for id in ids), f"{limit}: a member without a request"
-            assert len(ids) == len(set(ids)), f"{limit}: a request counts twice"
-    assert state.rolled == len(state.requests), "the roll has another number of requests"
-    for maximum in state.maxima.values():
-        assert maximum >= 0
+def _is_list_of_tasks(text: bytes) -> bool:
+    try:
+        return all(task_id + task and dict(claims) and age >= 0 for claims, task_id, task, age in json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +289,7 @@ def bent(asked: dict[str, Any], draw: Callable[..., Any]) -> Any:
             if isinstance(parent, list):
                 parent.insert(draw(st.integers(0, len(parent))), junk)
             else:
-                parent[draw(st.sampled_from(["held", "asks", "x", "", "a\x1fb", "1"]))] = junk
+                parent[draw(st.sampled_from(["running", "idle", "over", "x", "", "a\x1fb", "1"]))] = junk
         else:
             parent[path[-1]] = junk
     return asked
@@ -271,7 +312,7 @@ FUZZ = settings(
 )
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", CALLS)
 @FUZZ
 @given(data=st.data())
 def test_arguments_that_are_bent_give_an_error_or_a_sound_state(bench: Bench, name: str, data: Any):
@@ -282,7 +323,7 @@ def test_arguments_that_are_bent_give_an_error_or_a_sound_state(bench: Bench, na
     bench.check()
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", CALLS)
 def test_what_is_no_arguments_at_all_gives_an_error(bench: Bench, name: str):
     bench.lay()
     ordinary = bench.ordinary[name]
@@ -297,6 +338,35 @@ def test_what_is_no_arguments_at_all_gives_an_error(bench: Bench, name: str):
     bench.check()
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "junk", "is_refused"),
+    [
+        ("sync", ("wants", 0, 1), [["pool:c", 1], ["pool:c", 1]], True),
+        ("sync", ("wants", 0, 0), 10**14, True),
+        ("statement", ("fence",), 9 * 10**15, True),
+        ("open", ("fence",), 9 * 10**15, True),
+        ("statement", ("running",), "junk", False),
+        ("statement", ("running",), '[[[["pool:a", 1]], "id", "task", "0"], 1, {}]', False),
+        ("open", ("running",), "[" * 1001 + "]" * 1001, False),
+        ("sync", ("wants", 0, 3), 9 * 10**15, False),
+        ("sync", ("wants", 0, 2), 9 * 10**15, False),
+        ("sync", ("granted",), 999999999999, False),
+        ("sync", ("ended",), [999999999999], False),
+    ],
+)
+def test_what_would_do_harm_does_none(bench: Bench, name: str, path: tuple[Any, ...], junk: Any, is_refused: bool):
+    bench.lay()
+    ordinary = bench.ordinary[name]
+    asked = json.loads(ordinary.asked)
+    parent = asked
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = junk
+
+    assert (bench.call(name, ordinary.keys, [ordinary.channels, text_of(asked)]) is None) == is_refused
+    bench.check()
+
+
 @FUZZ
 @given(data=st.data())
 def test_a_first_session_that_is_bent_leaves_the_namespace_usable(bench: Bench, data: Any):
@@ -304,7 +374,7 @@ def test_a_first_session_that_is_bent_leaves_the_namespace_usable(bench: Bench, 
     bench.raw.flushall()
     asked = bent(json.loads(ordinary.asked), data.draw)
     bench.call("open", ordinary.keys, [ordinary.channels, text_of(asked)])
-    check_sound(bench.namespace.look())
+    bench.see()
     for name in bench.namespace.live():
         bench.namespace.store.close_session(name)
     namespace = bench.namespace
@@ -314,4 +384,4 @@ def test_a_first_session_that_is_bent_leaves_the_namespace_usable(bench: Bench, 
     assert session.ask(A) in session.holding
     session.release(1)
     namespace.store.close_session("later")
-    assert not namespace.look().requests
+    assert not namespace.look().wants

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_gconc.protocol.messages import Former
+from celery_gconc.protocol.openings import Former
 
 from .namespace import INTERVAL, TIMEOUT, Namespace, Session
 
@@ -19,11 +19,10 @@ def begin(namespace: Namespace, name: str, beats: tuple[float, float], **how: ob
 
 
 def again(session: Session, name: str) -> Session:
-    """The session that takes the place of another, of the same worker."""
-    held, _ = session.statement()
+    """The session that follows another of the same worker."""
     return begin(
         session.namespace, name, (session.interval, session.timeout), former=session.former, version=session.version,
-        held=held,
+        held=session.holding, fence=session.fence,
     )  # fmt: skip
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_gconc.protocol.messages import Ask, Held
-
-from .namespace import Namespace, Session
+from .namespace import Ask, Namespace, Session
 
 A, B, C = "pool:a", "pool:b", "pool:c"
 
@@ -62,7 +60,7 @@ def test_a_step_back_of_the_clock_puts_nobody_before_those_who_stand_already(nam
     assert namespace.line("app") == [("a", 1), ("b", 1), ("a", 2)]
 
 
-def test_a_waiter_without_room_is_skipped_offered_and_keeps_its_place(namespace: Namespace):
+def test_a_waiter_without_room_is_skipped_offered_and_keeps_its_position(namespace: Namespace):
     namespace.set("app", 1)
     first, full, third = namespace.session("a"), namespace.session("b", slots=0).listen(), namespace.session("c")
     held = first.ask("app")
@@ -179,6 +177,23 @@ def test_a_waiter_keeps_its_arrival_in_the_line_that_it_moves_to(namespace: Name
     assert namespace.holders(B) == [("b", 1)]
 
 
+@pytest.mark.parametrize(("one", "other"), [(A, B), (B, A)])
+def test_of_two_lines_whose_units_come_free_at_once_none_passes_the_first_of_the_other(
+    namespace: Namespace, one: str, other: str
+):
+    namespace.set(A, 1)
+    namespace.set(B, 1)
+    holder, old, young = (namespace.session(name) for name in "abc")
+    held = holder.ask(A, B)
+    first = old.ask(other)
+    second = young.ask(one, other)
+    assert namespace.line(one) == [("c", second)]
+    holder.release(held)
+    assert namespace.holders(other) == [("b", first)]
+    assert namespace.holders(one) == []
+    assert namespace.line(other) == [("c", second)]
+
+
 def test_a_limit_that_settles_holds_up_those_that_need_it_only(namespace: Namespace):
     namespace.set(A, 1)
     session = namespace.session("a")
@@ -193,7 +208,7 @@ def test_a_limit_that_settles_holds_up_those_that_need_it_only(namespace: Namesp
 def cross(namespace: Namespace, waiter: Session, holder: Session) -> tuple[int, int]:
     """Have a request of *waiter* for A and B miss its turn three times; return it, and what stands in its way in B.
 
-    *holder* takes each place that comes free before the other one does; in the end A is free but held back.
+    *holder* takes each unit that comes free before the other one does; in the end A is free but held back.
     """
     in_a, in_b = holder.ask(A), holder.ask(B)
     number = waiter.ask(A, B)
@@ -221,7 +236,7 @@ def test_a_waiter_that_missed_its_turn_three_times_is_granted_before_younger_one
     holder, waiter, young = (crossing.session(name) for name in "abc")
     number, in_b = cross(crossing, waiter, holder)
     younger = young.ask(A)
-    assert crossing.holders(A) == [], "the place is held back"
+    assert crossing.holders(A) == [], "the unit is held back"
     assert crossing.line(A) == [("c", younger)]
     holder.release(in_b)
     assert crossing.holders(A) == crossing.holders(B) == [("b", number)]
@@ -230,14 +245,14 @@ def test_a_waiter_that_missed_its_turn_three_times_is_granted_before_younger_one
     assert crossing.holders(A) == [("c", younger)]
 
 
-def test_an_older_request_is_not_held_up_by_places_held_back_for_a_younger_one(crossing: Namespace):
+def test_an_older_request_is_not_held_up_by_units_held_back_for_a_younger_one(crossing: Namespace):
     holder, waiter, old = (crossing.session(name) for name in "abc")
     cross(crossing, waiter, holder)
     number = old.ask(A, age=3600.0)
     assert crossing.holders(A) == [("c", number)]
 
 
-def test_one_permit_of_a_limit_is_held_back_at_a_time_however_many_missed_their_turns(crossing: Namespace):
+def test_one_unit_of_a_limit_is_held_back_at_a_time_however_many_missed_their_turns(crossing: Namespace):
     crossing.set(A, 2)
     holder, one, two, young = (crossing.session(name) for name in "abcd")
     in_a, in_b = [holder.ask(A), holder.ask(A)], holder.ask(B)
@@ -249,7 +264,7 @@ def test_one_permit_of_a_limit_is_held_back_at_a_time_however_many_missed_their_
     holder.release(*in_a)
     assert crossing.reserved(A) == crossing.reserved(B) == [("b", first), ("c", second)]
     younger = [young.ask(A), young.ask(A)]
-    assert crossing.holders(A) == [("d", younger[0])], "B is full, and that keeps one permit of A from use, not both"
+    assert crossing.holders(A) == [("d", younger[0])], "B is full, and that keeps one unit of A from use, not both"
     assert crossing.line(A) == [("d", younger[1])]
     holder.release(in_b)
     assert crossing.holders(B) == [("b", first)]
@@ -259,9 +274,9 @@ def test_one_permit_of_a_limit_is_held_back_at_a_time_however_many_missed_their_
     assert crossing.line(A) == [("d", younger[1])]
 
 
-def test_two_waiters_for_which_places_are_held_back_do_not_wait_for_each_other(crossing: Namespace):
+def test_two_waiters_for_which_units_are_held_back_do_not_wait_for_each_other(crossing: Namespace):
     holder, first, second = (crossing.session(name) for name in "abc")
-    # Both ask for both, in opposite order; each misses its turn until permits are held back for it.
+    # Both ask for both, in opposite order; each misses its turn until units are held back for it.
     in_a, in_b = holder.ask(A), holder.ask(B)
     one, two = first.ask(A, B), second.ask(B, A)
     for _ in range(6):
@@ -282,7 +297,7 @@ def test_two_waiters_for_which_places_are_held_back_do_not_wait_for_each_other(c
 
 
 @pytest.mark.parametrize("how", ["withdraw", "close", "statement"])
-def test_places_held_back_are_given_on_when_their_waiter_goes(crossing: Namespace, how):
+def test_units_held_back_are_given_on_when_their_waiter_goes(crossing: Namespace, how):
     holder, waiter, young = (crossing.session(name) for name in "abc")
     number, _ = cross(crossing, waiter, holder)
     younger = young.ask(A)
@@ -297,8 +312,19 @@ def test_places_held_back_are_given_on_when_their_waiter_goes(crossing: Namespac
     assert crossing.holders(A) == [("c", younger)]
 
 
-def test_no_place_is_held_back_for_a_waiter_without_room(crossing: Namespace):
-    # Else a free place and a waiter with room stand side by side for as long as that session's slots are taken.
+def test_units_held_back_are_for_the_first_of_a_want_and_not_for_those_behind_it(crossing: Namespace):
+    holder, waiter, young = (crossing.session(name) for name in "abc")
+    number, _ = cross(crossing, waiter, holder)
+    behind, younger = waiter.ask(A, B), young.ask(A)
+    waiter.release(number)
+    assert crossing.reserved(A) == crossing.reserved(B) == []
+    assert crossing.holders(A) == [("c", younger)]
+    assert crossing.line(B) == [("b", behind)]
+    assert crossing.store.audit(repair=False) == ()
+
+
+def test_no_unit_is_held_back_for_a_waiter_without_room(crossing: Namespace):
+    # Else a free unit and a waiter with room stand side by side for as long as that session's slots are taken.
     holder, waiter, young = (crossing.session(name) for name in "abc")
     _, in_b = cross(crossing, waiter, holder)
     younger = young.ask(A)
@@ -307,17 +333,17 @@ def test_no_place_is_held_back_for_a_waiter_without_room(crossing: Namespace):
     assert crossing.holders(A) == [("c", younger)]
 
 
-def test_a_waiter_for_which_places_were_held_back_leaves_no_trace(crossing: Namespace):
+def test_a_waiter_for_which_units_were_held_back_leaves_no_trace(crossing: Namespace):
     holder, waiter = crossing.session("a"), crossing.session("b")
     number, in_b = cross(crossing, waiter, holder)
     holder.release(in_b)
     waiter.sync()
     waiter.release(number)
-    for name in ("waiters", "reserved", "contended", "holders", "requests", "roll"):
+    for name in ("waiters", "turns", "reserved", "contended", "units", "held", "holders", "wants", "roll"):
         assert not crossing.raw.exists(crossing.keys.key(name)), name
 
 
-def test_a_holder_is_told_of_a_new_waiter_also_after_places_were_held_back(crossing: Namespace):
+def test_a_holder_is_told_of_a_new_waiter_also_after_units_were_held_back(crossing: Namespace):
     holder, waiter = crossing.session("a").listen(), crossing.session("b")
     number, in_b = cross(crossing, waiter, holder)
     holder.release(in_b)
@@ -337,8 +363,8 @@ def test_what_is_stated_beyond_the_max_counts_and_drains(namespace: Namespace):
     namespace.set("app", 1)
     first, second = namespace.session("a"), namespace.session("b")
     held = first.ask("app")
-    second.holding = {7: ("app",), 8: ("app",)}
-    second.sync(held=[Held(7, ("app",)), Held(8, ("app",))])
+    second.sync(held={7: ("app",), 8: ("app",)})
+    second.state()
     number = first.ask("app")
     assert namespace.holders("app") == [("a", held), ("b", 7), ("b", 8)]
     assert second.sync(interests=["app"]).contended == {"app": 0}, "above the max nothing is used again"

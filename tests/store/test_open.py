@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_gconc.errors import StoreRefused
-from celery_gconc.protocol.messages import Held, Stranger
+from celery_gconc.protocol.openings import Stranger
 from celery_gconc.protocol.session_store import SessionStore
 
 from .namespace import INTERVAL, Namespace
@@ -51,8 +50,7 @@ def test_an_override_wins_over_what_a_session_is_configured_with(namespace: Name
 
 def test_what_a_session_runs_already_is_held_even_beyond_the_max_and_drains(namespace: Namespace):
     namespace.set("app", 1)
-    held = [Held(number, ("app",)) for number in (1, 2, 3)]
-    first = namespace.session("a", held=held, version=1)
+    first = namespace.session("a", held=dict.fromkeys((1, 2, 3), ("app",)), version=1)
     second = namespace.session("b")
     waiter = second.ask("app")
     assert namespace.holders("app") == [("a", 1), ("a", 2), ("a", 3)]
@@ -66,7 +64,7 @@ def test_what_a_session_runs_already_is_held_even_beyond_the_max_and_drains(name
 def test_what_a_session_runs_already_is_held_as_soon_as_it_is_open(namespace: Namespace):
     namespace.set("app", 1)
     other = namespace.session("b")
-    namespace.session("a", held=[Held(1, ("app",))], version=1, states=False)
+    namespace.session("a", held={1: ("app",)}, version=1, states=False)
     number = other.ask("app")
     assert namespace.holders("app") == [("a", 1)]
     assert namespace.line("app") == [("b", number)]
@@ -76,15 +74,8 @@ def test_what_a_session_runs_counts_before_anyone_who_waits_is_granted(namespace
     namespace.set("app", 0)
     namespace.session("a").ask("app")
     namespace.store.set("app", 1, by="test")
-    namespace.session("b", held=[Held(1, ("app",))], version=2)
+    namespace.session("b", held={1: ("app",)}, version=2)
     assert ("b", 1) in namespace.holders("app")
-
-
-def test_a_number_that_stands_for_two_permits_is_refused(namespace: Namespace):
-    twice = [Held(1, ("app",)), Held(1, ("queue:q",))]
-    with pytest.raises(StoreRefused, match="not what this script takes as held"):
-        namespace.session("a", held=twice, version=1)
-    assert namespace.live() == []
 
 
 def test_a_session_has_as_much_room_as_it_says(namespace: Namespace):
@@ -144,12 +135,12 @@ def test_a_limit_that_a_session_brings_grants_nothing_until_the_others_have_stat
 def test_a_session_that_runs_tasks_by_an_older_table_keeps_a_limit_settling_until_it_has_stated_them(namespace):
     first = namespace.session("a")
     namespace.set("app", 1)
-    second = namespace.session("b", held=[Held(1, ("queue:q",))], version=0, states=False)
+    second = namespace.session("b", held={1: ("queue:q",)}, version=0, states=False)
     first.sync()
     number = first.ask("app")
     assert namespace.holders("app") == []
-    second.sync(held=[Held(2, ("app",))])
-    assert namespace.holders("app") == [("b", 2)]
+    second.sync(held={2: ("app",)})
+    assert namespace.units("app") == {"b": 1}
     second.release(2)
     assert namespace.holders("app") == [("a", number)]
 

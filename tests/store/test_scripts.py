@@ -13,7 +13,8 @@ import pytest
 import celery_gconc
 from celery_gconc.connection import scripts
 from celery_gconc.connection.scripts import ScriptError, assemble
-from celery_gconc.protocol.messages import ASK, GRANT, HELD, Ask, Held, grants_of
+from celery_gconc.limits.claims import Claim
+from celery_gconc.protocol.messages import GRANT, ROW, RUN, WANT, Row, Running, Want, grants_of
 from celery_gconc.protocol.scripts import SCRIPTS, script
 
 from .scopes import functions, shadowed
@@ -35,15 +36,15 @@ def test_each_script_is_what_its_snapshot_says(name: str, request: pytest.Fixtur
 
 
 def test_rows_have_their_fields_in_the_order_that_scripts_know():
-    held = dict(zip(HELD, Held(7, ("app",), "id", "name", idle=True, fence=3, age=2.0).row(), strict=True))
-    assert held == {
-        "number": 7, "claims": (("app", 1),), "task_id": "id", "task": "name", "idle": 1, "fence": 3, "age": 2000,
-    }  # fmt: skip
-    ask = dict(zip(ASK, Ask(7, ("app", "pool:db"), 2.0, "id", "name").row(), strict=True))
-    claims = (("app", 1), ("pool:db", 1))
-    assert ask == {"number": 7, "claims": claims, "age": 2_000_000, "task_id": "id", "task": "name"}
-    (grant,) = grants_of([[{"grant": 1, "number": 2, "fence": 3, "at": 4000}[name] for name in GRANT]])
-    assert (grant.grant, grant.number, grant.fence, grant.at) == (1, 2, 3, 4.0)
+    claims = (Claim("app", 1), Claim("pool:db", 3))
+    row = Row(2.0, "id", "name")
+    assert dict(zip(ROW, row.row(), strict=True)) == {"age": 2_000_000, "task_id": "id", "task": "name"}
+    want = dict(zip(WANT, Want(7, claims, 2, 3, [row]).row(), strict=True))
+    assert want == {"set": 7, "claims": claims, "skip": 2, "kept": 3, "requests": [row.row()]}
+    runs = dict(zip(RUN, Running(claims, "id", "name", 2.0).row(), strict=True))
+    assert runs == {"claims": claims, "task_id": "id", "task": "name", "age": 2000}
+    (grant,) = grants_of([[{"grant": 1, "set": 2, "claims": claims, "fence": 3, "at": 4000}[name] for name in GRANT]])
+    assert (grant.grant, grant.set, grant.claims, grant.fence, grant.at) == (1, 2, claims, 3, 4.0)
 
 
 def test_there_is_no_snapshot_without_a_script():

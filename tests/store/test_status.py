@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from celery_gconc.protocol.messages import Held
 from celery_gconc.protocol.status import LimitStatus
 
 from .namespace import INTERVAL, TIMEOUT, Namespace
@@ -30,16 +29,31 @@ def test_a_limit_tells_its_max_and_how_many_run_and_wait(namespace: Namespace):
     assert not found.settling
 
 
-def test_an_idle_permit_is_not_counted_as_running(namespace: Namespace):
-    namespace.set("app", 2)
-    session = namespace.session("a")
+def test_an_idle_unit_is_not_counted_as_running(namespace: Namespace):
+    namespace.set("app", 5)
+    session, other = namespace.session("a"), namespace.session("b")
     for _ in range(2):
         session.ask("app")
-    session.sync(held=[Held(1, ("app",), idle=True), Held(2, ("app",), "id-2")])
+    other.ask("app")
+    session.state(idle={"app": 1})
+    other.state(idle={})
     found = namespace.store.status()["app"]
-    assert (found.running, found.idle) == (1, 1)
-    session.sync(held=[Held(1, ("app",), "id-3", "proj.task")])
-    assert namespace.store.status()["app"].running == 2
+    assert (found.running, found.idle) == (2, 1)
+    session.sync()
+    assert namespace.store.status()["app"].idle == 1, "until the next statement"
+    session.state()
+    found = namespace.store.status()["app"]
+    assert (found.running, found.idle) == (3, 0)
+
+
+def test_idle_units_that_were_given_back_since_are_not_taken_off_what_runs(namespace: Namespace):
+    namespace.set("app", 5)
+    session, other = namespace.session("a", held={1: ("app",), 2: ("app",)}), namespace.session("b")
+    session.state(idle={"app": 2})
+    session.release(1, 2)
+    other.ask("app")
+    found = namespace.store.status()["app"]
+    assert (found.running, found.idle) == (1, 0)
 
 
 def test_an_override_tells_who_set_it_when_and_why(namespace: Namespace):

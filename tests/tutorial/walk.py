@@ -52,7 +52,7 @@ FREE = {
     r"\b\d\d:\d\d:\d\d UTC\b": r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d \S+",
     r"\b(?:you|ops)@(?:vm|host)\b": rf"\S+@{re.escape(socket.gethostname())}",
     r"\b(?:vm|host)\b": re.escape(socket.gethostname()),
-    # Which of the two workers has a place is nobody's promise.
+    # Which of the two workers has a permit is nobody's promise.
     r"(?<= )(?:one|two)(?=@vm\n|@vm$)": r"\w+",
 }
 

@@ -233,16 +233,16 @@ def test_options_of_sentinels_and_tls_are_taken_and_nothing_is_connected():
 @pytest.mark.parametrize(
     ("url", "options", "channels"),
     [
-        ("redis://h", {}, "{gconc}:v1:notices:0:"),
-        ("redis://h/0", {"db": 3}, "{gconc}:v1:notices:0:"),
-        ("redis://h/5", {}, "{gconc}:v1:notices:5:"),
-        ("redis://h?db=6", {}, "{gconc}:v1:notices:6:"),
-        ("redis://h", {"db": 3}, "{gconc}:v1:notices:3:"),
-        ("unix:///tmp/s?db=2", {}, "{gconc}:v1:notices:2:"),
-        ("redis+socket:///tmp/s?virtual_host=3", {}, "{gconc}:v1:notices:3:"),
-        ("redis://h/5", {"global_keyprefix": "shop:"}, "shop:{gconc}:v1:notices:5:"),
-        ("sentinel://h/4?master_name=m", {}, "{gconc}:v1:notices:4:"),
-        ("rediscluster://h", {}, "{gconc}:v1:notices:0:"),
+        ("redis://h", {}, "{gconc}:v2:notices:0:"),
+        ("redis://h/0", {"db": 3}, "{gconc}:v2:notices:0:"),
+        ("redis://h/5", {}, "{gconc}:v2:notices:5:"),
+        ("redis://h?db=6", {}, "{gconc}:v2:notices:6:"),
+        ("redis://h", {"db": 3}, "{gconc}:v2:notices:3:"),
+        ("unix:///tmp/s?db=2", {}, "{gconc}:v2:notices:2:"),
+        ("redis+socket:///tmp/s?virtual_host=3", {}, "{gconc}:v2:notices:3:"),
+        ("redis://h/5", {"global_keyprefix": "shop:"}, "shop:{gconc}:v2:notices:5:"),
+        ("sentinel://h/4?master_name=m", {}, "{gconc}:v2:notices:4:"),
+        ("rediscluster://h", {}, "{gconc}:v2:notices:0:"),
     ],
 )
 def test_each_database_has_channels_of_its_own_for_they_are_shared_by_all_of_a_server(url, options, channels):

@@ -9,7 +9,7 @@ import pytest
 
 import celery_gconc
 from celery_gconc.errors import LimitError
-from celery_gconc.limits.claims import TaskOption, candidates
+from celery_gconc.limits.claims import TaskOption, candidates, claims_on
 from celery_gconc.limits.name import LimitName, parse_limit
 from celery_gconc.limits.rules import Rule, parse_max
 
@@ -56,9 +56,10 @@ def test_anything_else_is_no_max(value):
 
 
 def test_a_task_option_is_a_max_of_its_own_or_limits_to_join():
-    assert TaskOption.parse("t", 3) == TaskOption(own_max=3)
-    assert TaskOption.parse("t", "pool:db") == TaskOption(names=("pool:db",))
-    assert TaskOption.parse("t", ["pool:db", "emails"]) == TaskOption(names=("pool:db", "queue:emails"))
+    assert TaskOption.parse("t", 3) == TaskOption({"task:t": 1}, {"task:t": 3})
+    assert TaskOption.parse("t", "pool:db") == TaskOption({"pool:db": 1})
+    assert TaskOption.parse("t", ["pool:db", "emails"]) == TaskOption({"pool:db": 1, "queue:emails": 1})
+    assert TaskOption.parse("t", ["pool:db", "emails"]).names == ("pool:db", "queue:emails")
     assert TaskOption.parse("t", None) == TaskOption()
 
 
@@ -69,8 +70,8 @@ def test_a_wrong_task_option_is_refused_with_the_name_of_the_task(value):
 
 
 def test_celerys_own_tasks_are_exempt_from_app_and_queue_limits():
-    assert candidates("celery.chord_unlock", "emails", TaskOption()) == ("task:celery.chord_unlock",)
-    assert candidates("proj.sync", "emails", TaskOption()) == ("app", "queue:emails", "task:proj.sync")
+    assert candidates("celery.chord_unlock", "emails", TaskOption()) == claims_on(("task:celery.chord_unlock",))
+    assert candidates("proj.sync", "emails", TaskOption()) == claims_on(("app", "queue:emails", "task:proj.sync"))
 
 
 @pytest.mark.parametrize("full", ["app", "queue:emails", "task:proj.tasks.sync", "pool:a:b", "queue:sync[acme]"])

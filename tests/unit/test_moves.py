@@ -9,20 +9,10 @@ from itertools import islice
 
 import pytest
 
-from celery_gconc.worker.ledger import exchange, outbox, permits, trust
-from celery_gconc.worker.ledger import moves as moves_module
+from celery_gconc.limits.claims import claims_on
 from celery_gconc.worker.ledger.moves import Answer, Moves
 
-from .test_ledger import Harness, Request
-
-
-class Clock:
-    """A time that passes when its test says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.time = 1000.0
-        for module in (moves_module, exchange, outbox, permits, trust):
-            monkeypatch.setattr(module, "now", lambda: self.time)
+from .test_ledger import Clock, Harness, Request
 
 
 @pytest.fixture
@@ -33,14 +23,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @dataclass
 class Line:
-    """Requests under the same limits."""
+    """Requests with the same claims."""
 
     waiting: deque[Request] = field(default_factory=deque)
-    asked: deque[int] = field(default_factory=lambda: deque([7]))
+    number: int = 7
+    asked: int = 1
 
-    def after(self, count: int) -> Iterator[Request]:
-        """Those behind the first so many."""
-        return islice(self.waiting, count, None)
+    def some(self, first: int, count: int) -> Iterator[Request]:
+        """So many of those behind the first so many."""
+        return islice(self.waiting, first, first + count)
 
 
 def line(*queues: str) -> Line:
@@ -82,6 +73,11 @@ def test_redis_is_not_asked_where_a_slot_came_in_time_or_nothing_may_move(clock:
     lines[0].waiting[0].may_move = False
     assert moves.due_in(lines) is None
     assert moves.say(lines)[1] == []
+    lines[0].waiting[0].may_move = True
+    lines[0].asked = 0
+    assert moves.due_in(lines) is None, "Redis doesn't know of it"
+    lines[0].asked = 1
+    assert moves.say(lines)[1] == [(7, ["emails"])]
 
 
 def test_of_queues_that_are_left_alone_redis_is_asked_once_a_second(clock: Clock):
@@ -130,7 +126,7 @@ def test_queues_whose_names_redis_would_refuse_stay_out_of_it_and_so_does_what_i
 # -- In the ledger ---------------------------------------------------------------------------------------
 
 
-def test_a_full_session_that_is_offered_a_place_says_so_after_half_a_second(clock: Clock):
+def test_a_full_session_that_is_offered_units_says_so_after_half_a_second(clock: Clock):
     harness = Harness(slots=0, lease=1000.0)
     harness.ledger.take_queues("here", ["emails"])
     harness.wait()
@@ -144,7 +140,8 @@ def test_a_full_session_that_is_offered_a_place_says_so_after_half_a_second(cloc
     assert answer.elsewhere == {"emails"}
     assert harness.ledger.take_out(answer.elsewhere, 10)
     assert harness.ledger.waiting_count == 0
-    assert list(harness.sync().ended) == [1], "its place in line goes with it"
+    (want,) = harness.sync().wants
+    assert (want.set, want.kept, want.requests) == (1, 0, []), "its position in line goes with it"
 
 
 def test_a_session_with_a_slot_again_says_nothing(clock: Clock):
@@ -161,7 +158,7 @@ def test_a_session_with_a_slot_again_says_nothing(clock: Clock):
 
 def test_those_that_go_leave_the_others_in_their_order(clock: Clock):
     harness = Harness(slots=0, lease=1000.0)
-    news = ("app", "queue:news", "task:t")
+    news = claims_on(("app", "queue:news", "task:t"))
     harness.ledger._set_table({"app": 1}, 1)
     requests = [Request(), Request(news, queue="news"), Request(news, queue="news"), Request()]
     for request in requests:
@@ -171,11 +168,11 @@ def test_those_that_go_leave_the_others_in_their_order(clock: Clock):
     assert harness.ledger.waiting_count == 2
 
 
-def test_of_many_the_last_go_first_for_the_next_go_back_to_their_places_before_them(clock: Clock):
+def test_of_many_the_last_go_first_for_the_next_go_back_to_their_positions_before_them(clock: Clock):
     harness = Harness(slots=0, lease=1000.0)
     requests = []
     for number in range(6):
-        requests.append(Request(("app", "queue:emails", f"task:{number % 2}")))
+        requests.append(Request(claims_on(("app", "queue:emails", f"task:{number % 2}"))))
         harness.ledger.wait(requests[-1])
     requests[5].arrived = requests[4].arrived + 1
     assert harness.ledger.take_out({"emails"}, 4) == requests[2:]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
-from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
-from celery import Celery
-from celery.worker.request import Request
-from kombu import Message
 
-from benchmarks.many import Worker
+from benchmarks.many import Request, Worker
+from celery_gconc.limits.claims import limits_of
 from celery_gconc.worker.run import RUN_KEY, Run, RunState
 
 
@@ -34,7 +32,7 @@ def test_a_request_is_parked_then_granted_then_started_then_ended(worker):
     worker.sync()
     assert run.state is RunState.GRANTED
     assert run.started_at >= run.arrived > 0.0
-    assert run.limits_at_start == ("queue:celery",)
+    assert limits_of(run.claims_at_start) == ("queue:celery",)
     worker.runs.accepted(run, 1)
     assert run.state is RunState.STARTED
     worker.dispatcher.done(run)
@@ -73,37 +71,18 @@ def test_limits_that_change_while_a_task_runs_are_not_those_it_started_under(wor
     worker.sync()
     worker.change_table()
     assert "app" in run.limits
-    assert run.limits_at_start == ("queue:celery",)
+    assert limits_of(run.claims_at_start) == ("queue:celery",)
 
 
 CHILD = os.getpid() + 1
 
 
-def acknowledge(*args: object) -> None:
-    """There is no broker to be told."""
-
-
 @pytest.fixture
-def app() -> Celery:
-    """One with a task whose messages are acknowledged late, and no backend."""
-    app = Celery("runs", broker="memory://", set_as_current=False)
-
-    @app.task(name="runs.task", acks_late=True, shared=False)
-    def nothing() -> None:
-        """Do nothing."""
-
-    return app
-
-
-@pytest.fixture
-def started_in_a_child(app, worker) -> Run:
-    """A request, made of a message as Celery does it, whose task has begun in a child of the pool."""
-    message = Message(
-        body="[[], {}, {}]", content_type="application/json", content_encoding="utf-8", delivery_tag="1",
-        headers={"id": "1", "task": "runs.task"}, properties={}, delivery_info={},
-    )  # fmt: skip
-    worker.gate.admit(Request(message, app=app, task=app.tasks["runs.task"], on_ack=acknowledge, on_reject=acknowledge))
-    (run,) = worker.ledger.waiting()
+def started_in_a_child(worker, monkeypatch) -> Run:
+    """A request whose task has begun in a child of the pool."""
+    for name in ("on_accepted", "on_failure", "on_timeout"):
+        monkeypatch.setattr(Request, name, lambda *args: None, raising=False)
+    run = parked(worker)
     worker.sync()
     worker.pool.has_children = True
     run.request.worker_pid = CHILD
@@ -111,19 +90,11 @@ def started_in_a_child(app, worker) -> Run:
     return run
 
 
-def failed_with(error: BaseException) -> ExceptionInfo:
-    """What the pool tells of a task that failed with an error."""
-    try:
-        raise error
-    except BaseException:
-        return ExceptionInfo()
-
-
 @pytest.mark.parametrize("error", [TimeLimitExceeded(1.0), Terminated(15), WorkerLostError("gone")])
 def test_a_task_whose_child_is_to_be_killed_keeps_its_permit_until_that_is_gone(worker, started_in_a_child, error):
     run = started_in_a_child
     run.request.on_timeout(False, 1.0)
-    run.request.on_failure(failed_with(error))
+    run.request.on_failure(SimpleNamespace(exception=error))
     assert run.state is RunState.STARTED
     assert worker.ledger.covered() == [run]
     worker.runs.child_exited(CHILD)
@@ -132,5 +103,5 @@ def test_a_task_whose_child_is_to_be_killed_keeps_its_permit_until_that_is_gone(
 
 
 def test_a_task_that_fails_by_itself_ends_at_once(worker, started_in_a_child):
-    started_in_a_child.request.on_failure(failed_with(ValueError("no")))
+    started_in_a_child.request.on_failure(SimpleNamespace(exception=ValueError("no")))
     assert started_in_a_child.state is RunState.ENDED

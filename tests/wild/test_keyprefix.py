@@ -97,7 +97,7 @@ def test_two_environments_in_one_database_share_no_limit(server: RedisServer, ad
     production, staging = (GlobalConcurrency(app) for app in apps)
     production.set("emails", 3)
     assert (production.get("emails"), staging.get("emails")) == (3, None)
-    assert {key.partition("v1:")[0] for key in admin.keys("*")} == {"prod:{gconc}:"}
+    assert {key.partition("v2:")[0] for key in admin.keys("*")} == {"prod:{gconc}:"}
     production.close()
     staging.close()
 

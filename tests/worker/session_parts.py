@@ -12,6 +12,7 @@ from typing import Any
 from celery import Celery
 
 from celery_gconc.clock import now
+from celery_gconc.limits.claims import Claims, claims_on
 from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.settings import Settings
 from celery_gconc.worker.children import Children
@@ -28,17 +29,20 @@ from celery_gconc.worker.wake import Bell
 #: Of every session here unless a test says otherwise, in seconds.
 INTERVAL, TIMEOUT = 5.0, 15.0
 
+#: What a request claims unless a test says otherwise.
+APP = claims_on(("app",))
+
 
 @dataclass(eq=False)
 class Request:
     """A request as the ledger sees it."""
 
-    names: tuple[str, ...] = ("app",)
-    limits: tuple[str, ...] = ()
+    candidates: Claims = APP
+    claims: Claims = ()
     permit: Permit | None = None
     arrived: float = field(default_factory=now)
     started_at: float = 0.0
-    task_id: str = "id"
+    task_id: str = "id-1"
     task: str = "t"
     queue: str | None = "emails"
     may_move: bool = True

@@ -16,6 +16,7 @@ import pytest
 from billiard import Process
 
 from celery_gconc.errors import StoreUnavailable
+from celery_gconc.limits.claims import claims_on
 from celery_gconc.worker.session import forks
 from celery_gconc.worker.session.link import Link
 from tests.kit.proxy import Proxy, proxy
@@ -85,7 +86,7 @@ def test_a_link_opens_a_session_and_ends_it_when_it_is_stopped(parts, start, nam
 def test_a_link_that_is_stopped_carries_on_until_the_last_task_has_ended(parts, start, namespace):
     link = start(parts)
     connected(parts)
-    request = Request(names=("none",))
+    request = Request(claims_on(("none",)))
     assert parts.ledger.start_uncovered(request)
     link.stop()
     first = link.session.id

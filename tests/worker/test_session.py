@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from celery_gconc.errors import SessionRefused, StoreUnavailable
+from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.session_store import MAX_NOTICES
-from celery_gconc.worker.ledger.permits import IDLE_SECONDS, LAZY_SECONDS
+from celery_gconc.worker.ledger.holdings import IDLE_SECONDS, LAZY_SECONDS
 from celery_gconc.worker.session.health import LostLeases
 from celery_gconc.worker.session.session import MAX_OPENINGS
 from tests.kit.proxy import Proxy, proxy
@@ -156,7 +157,7 @@ def test_a_heartbeat_states_everything_and_renews_the_lease(running, namespace):
     running.open()
     started(running)
     (holder,) = namespace.holders("app")
-    for name in ("holders", "requests", "roll"):  # as if Redis had forgotten it
+    for name in ("units", "held", "holders", "wants", "roll", "waiters", "turns"):  # as if Redis had forgotten it
         namespace.raw.delete(namespace.keys.key(name))
     before = namespace.look().leases[running.session.id]
     namespace.step_wall_clock(INTERVAL)
@@ -168,7 +169,7 @@ def test_a_heartbeat_states_everything_and_renews_the_lease(running, namespace):
 
 def test_what_was_counted_goes_with_a_heartbeat(running, namespace):
     running.open()
-    running.counters.granted(("app",), 0.1)
+    running.counters.granted(claims_on(("app",)), 0.1)
     running.run_once()
     assert not namespace.store.totals().limits
     running.run_once(after=INTERVAL)
@@ -185,7 +186,7 @@ def test_a_sync_that_came_too_late_is_followed_at_once_by_one_that_states_everyt
     running.ledger.wait(Request())
     running.run_once()
     assert namespace.line("app") == []
-    for name in ("holders", "requests", "roll"):
+    for name in ("units", "held", "holders", "wants", "roll", "waiters", "turns"):
         namespace.raw.delete(namespace.keys.key(name))
     namespace.raw.hset(key, field, before)
     running.run_once()

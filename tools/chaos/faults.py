@@ -12,6 +12,7 @@ from collections.abc import Callable
 from random import Random
 
 from celery_gconc import GlobalConcurrencyError
+from tests.kit.keys import key
 
 from .plan import INTERVAL
 from .schedule import Step
@@ -166,7 +167,7 @@ class Faults:
 
     def _clock_step(self, step: Step) -> None:
         with self._coordination:
-            self.world.coordination.client.eval(_CLOCK_STEP, 1, "{gconc}:v1:meta", step.value)
+            self.world.coordination.client.eval(_CLOCK_STEP, 1, key("meta"), step.value)
 
     def _client_kill(self, step: Step) -> None:
         with self._coordination:

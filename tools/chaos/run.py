@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 
+from tests.kit.keys import key
 from tests.kit.servers import ROOT, wait_until
 
 from .checker import Checker
@@ -29,8 +30,8 @@ from .world import World
 LOOK, PROGRESS = 0.25, 10.0
 
 #: What must be gone at the end, with how it is counted.
-_LEFT = {"holders": "zcard", "waiters": "zcard", "reserved": "zcard", "roll": "zcard", "requests": "hlen",
-         "contended": "hlen", "settling": "zcard"}  # fmt: skip
+_LEFT = {"holders": "zcard", "units": "hlen", "held": "hlen", "waiters": "zcard", "reserved": "zcard", "roll": "zcard",
+         "wants": "hlen", "todo": "zcard", "contended": "hlen", "settling": "zcard"}  # fmt: skip
 
 
 class ChaosRun:
@@ -77,7 +78,7 @@ class ChaosRun:
         load.stop()
         faults.wait()
         if self._broken == "leak":
-            world.coordination.client.zadd("{gconc}:v1:holders", {"app\x1fnobody:1": 0})
+            world.coordination.client.hincrby(key("held"), "app", 1)
         self._look()
         if not self._stops:
             self._drain(operator)
@@ -134,15 +135,12 @@ class ChaosRun:
             return
         with suppress(redis.RedisError):
             with self._counter.pipeline(transaction=True) as pipe:
-                pipe.zrange("{gconc}:v1:holders", 0, -1)
-                pipe.zcard("{gconc}:v1:sessions")
-                for key, count in _LEFT.items():
-                    getattr(pipe, count)(f"{{gconc}}:v1:{key}")
-                members, sessions, *left = pipe.execute()
-            holders: dict[str, int] = {}
-            for member in members:
-                limit = member.decode().partition("\x1f")[0]
-                holders[limit] = holders.get(limit, 0) + 1
+                pipe.hgetall(key("held"))
+                pipe.zcard(key("sessions"))
+                for name, count in _LEFT.items():
+                    getattr(pipe, count)(key(name))
+                held, sessions, *left = pipe.execute()
+            holders = {limit.decode(): int(count) for limit, count in held.items()}
             self.world.oracle.tell("keys", holders=holders, sessions=sessions, left=dict(zip(_LEFT, left, strict=True)))
 
     # -- The end -----------------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ Thread: any. The one lock of the ledger is made here, and everything else is beh
 
 The parts, from below, each used with the lock held:
 
-    Lines      who waits here, by limits                            lines.py
+    Lines      who waits here, by claims                            lines.py
     Outbox     what Redis has yet to hear                           outbox.py
-    Started    who runs here                                        started.py
     Trust      what Redis knows and has said, and what that lets    trust.py
                this session do without asking
+    Holdings   how many units of each limit are here                holdings.py
+    Started    who runs here                                        started.py
     Moves      what waits here that others could start              moves.py
-    Permits    which permits are in hand and asked for              permits.py
+    Asks       for how many requests Redis is asked                 asks.py
     Exchange   what a sync says, and what becomes of its answer     exchange.py
 """
 
@@ -21,13 +22,14 @@ import threading
 from collections.abc import Mapping
 from typing import Generic
 
-from celery_gconc.limits.claims import Limits
+from celery_gconc.limits.claims import Claims
 from celery_gconc.limits.table import LimitTable
+from celery_gconc.worker.ledger.asks import Asks
 from celery_gconc.worker.ledger.exchange import Exchange
+from celery_gconc.worker.ledger.holdings import Holdings
 from celery_gconc.worker.ledger.lines import Lines, Queued
 from celery_gconc.worker.ledger.moves import Moves
 from celery_gconc.worker.ledger.outbox import Outbox
-from celery_gconc.worker.ledger.permits import Permits
 from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.started import Started
 from celery_gconc.worker.ledger.trust import Trust
@@ -54,15 +56,18 @@ class Book(Generic[R]):
         self._pool = pool
         self._lines: Lines[R] = Lines()
         self._outbox: Outbox[R] = Outbox()
-        self._started: Started[R] = Started(self._outbox)
-        self._trust: Trust[R] = Trust(self._lines, margin)
+        self._trust = Trust(margin)
+        self._holdings: Holdings[R] = Holdings(self._lines, self._trust, self._outbox)
+        self._started: Started[R] = Started(self._holdings, self._outbox)
         self._moves = Moves()
-        self._permits: Permits[R] = Permits(pool, self._lines, self._started, self._trust, self._outbox, self._moves)
+        self._asks: Asks[R] = Asks(
+            pool, self._lines, self._started, self._holdings, self._trust, self._outbox, self._moves
+        )
         self._exchange: Exchange[R] = Exchange(
-            self._lines, self._started, self._permits, self._trust, self._outbox, self._moves
+            self._lines, self._started, self._holdings, self._asks, self._trust, self._outbox, self._moves
         )
         self._running = self._started.running
-        #: The link knows that permits are idle, and comes to release them.
+        #: The link knows that units are spare, and comes to release them.
         self._watches_idle = False
         #: The sync that the link was last woken for, by :func:`~celery_gconc.clock.now`; None = it has made that.
         self._woken_for: float | None = None
@@ -109,24 +114,22 @@ class Book(Generic[R]):
     def stuck(self) -> int:
         """How many requests wait here that no further slot could start: their limits are full, as far as is known."""
         with self._lock:
-            lines = self._lines.by_limits.values()
-            return self.waiting_count - sum(
-                min(self._permits.startable(line, self.table), line.waiting) for line in lines
-            )
+            lines = self._lines.by_claims.values()
+            return self.waiting_count - sum(min(self._asks.startable(line, self.table), line.waiting) for line in lines)
 
-    def is_stuck(self, limits: Limits) -> bool:
-        """Whether one more request under these limits would only add to the stuck ones."""
+    def is_stuck(self, claims: Claims) -> bool:
+        """Whether one more request with these claims would only add to the stuck ones."""
         with self._lock:
-            line = self._lines.by_limits.get(limits)
+            line = self._lines.by_claims.get(claims)
             if line is not None and line.waiting:
-                return self._permits.startable(line, self.table) <= line.waiting
-            return self._permits.left(limits, self.table) <= 0
+                return self._asks.startable(line, self.table) <= line.waiting
+            return self._asks.left(claims, self.table) <= 0
 
     def unused_slots(self) -> int:
         """How many slots are free that nothing of what waits here is to have; that should never last."""
         with self._lock:
             free = self.free_slots
-            return free if self.waiting_count and free > 0 and self._permits.room() <= 0 else 0
+            return free if self.waiting_count and free > 0 and self._asks.room() <= 0 else 0
 
     # -- Forks -------------------------------------------------------------------------------------------
 
@@ -140,9 +143,9 @@ class Book(Generic[R]):
 
     # -- Without the lock: each reads one value that is replaced as a whole, so it may be late by a moment ------
 
-    def covering(self, names: Limits) -> Limits:
-        """Those of the names that are limits now."""
-        return self.table.covering(names)
+    def covering(self, candidates: Claims) -> Claims:
+        """Those of the candidates that are on limits now."""
+        return self.table.covering(candidates)
 
     @property
     def running_count(self) -> int:
@@ -156,7 +159,7 @@ class Book(Generic[R]):
 
     @property
     def holds_slot(self) -> bool:
-        """Whether a free slot is to be kept for a moment: Redis would grant a permit if there were room."""
+        """Whether a free slot is to be kept for a moment: Redis would grant something if there were room."""
         return self._trust.is_offered
 
     @property

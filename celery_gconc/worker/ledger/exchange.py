@@ -1,64 +1,73 @@
-"""What a sync says, and what becomes of Redis' answers and notices.
+"""What a session says to Redis in a sync, and what becomes of the answer.
 
-    Outbox, Started, Lines -> Exchange.collect -> Sync;  Synced, Notice -> Exchange -> Trust, Permits
+    Ledger.collect -> Exchange -> Sync;  Synced, Notice -> Exchange -> Asks, Holdings, Trust, Moves
 
-Thread: the link's, under the ledger's lock.
+Thread: any, under the ledger's lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, islice, repeat
 from typing import Generic
 
 from celery_gconc.clock import now
-from celery_gconc.limits.claims import Limits
-from celery_gconc.protocol.messages import Ask, Grant, Held, Notice, Sync, Synced
+from celery_gconc.protocol.messages import Grant, Notice, Running, Sync, Synced, running_text
+from celery_gconc.worker.ledger.asks import Asks
+from celery_gconc.worker.ledger.holdings import Holdings
 from celery_gconc.worker.ledger.lines import Lines
 from celery_gconc.worker.ledger.moves import Moves
 from celery_gconc.worker.ledger.outbox import Outbox
-from celery_gconc.worker.ledger.permit import Permit
-from celery_gconc.worker.ledger.permits import Permits
-from celery_gconc.worker.ledger.request import R, Request
+from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.started import Started
 from celery_gconc.worker.ledger.trust import Trust
 
 
 class Exchange(Generic[R]):
-    """Reads and writes the parts; owns none of them. It writes most of Trust, and nobody else does."""
+    """Brings this session and Redis in line."""
 
     def __init__(
         self,
         lines: Lines[R],
         started: Started[R],
-        permits: Permits[R],
-        trust: Trust[R],
+        holdings: Holdings[R],
+        asks: Asks[R],
+        trust: Trust,
         outbox: Outbox[R],
         moves: Moves,
     ) -> None:
         self._lines = lines
         self._started = started
-        self._permits = permits
+        self._holdings = holdings
+        self._asks = asks
         self._trust = trust
         self._outbox = outbox
         self._moves = moves
         #: The version of the limit table that Redis had spoken of when the last sync was made.
         self._version_before_sync = -1
+        #: How often what runs had changed when Redis was last told of it; -1: it may not know.
+        self._changes_told = -1
 
     # -- To Redis ----------------------------------------------------------------------------------------
 
     def collect(self, session: str, version: int, epoch: str, number: int, *, confirmed: int, full: bool) -> Sync:
         """What to tell Redis now."""
-        trust, moves = self._trust, self._moves
-        full = full or self._outbox.needs_statement
+        trust, moves, outbox, by_limit = self._trust, self._moves, self._outbox, self._holdings.by_limit
+        anew = outbox.needs_statement
+        full = full or anew
         self._started.adopt()
-        trust.believed_room = self._permits.room()
+        trust.believed_room = self._asks.room()
         self._version_before_sync = trust.table_version
-        changes = self._outbox.take()
         if trust.believed_room > 0:
             moves.caught_up()
-        takes, weak = moves.say(self._lines.by_limits.values())
-        return Sync(
+        takes, weak = moves.say(self._lines.by_claims.values())
+        told = [line for line in self._lines.by_claims.values() if line.asked] if full else outbox.lines
+        wants = [self._asks.said(line, anew=anew) for line in told]
+        if full:
+            units = {limit: holding.held for limit, holding in by_limit.items()}
+        else:
+            units = {limit: by_limit[limit].held if limit in by_limit else 0 for limit in outbox.limits}
+        running = self._running() if full else None
+        sync = Sync(
             session=session,
             epoch=epoch,
             number=number,
@@ -66,36 +75,46 @@ class Exchange(Generic[R]):
             granted=trust.last_grant,
             room=trust.believed_room,
             version=version,
-            ended=() if full else changes.released,
-            asks=self._all_asks() if full else _asks(changes.asks),
-            held=self.held() if full else [_held(r.permit, r) for r in changes.restated if r.permit is not None],
-            interests=sorted(self._interests()),
+            units=units,
+            wants=wants,
+            interests=sorted(self._interests() - units.keys()),
             full=full,
+            fence=trust.fence if full else None,
+            running=running,
+            idle={limit: holding.spare for limit, holding in by_limit.items() if holding.spare > 0} if full else {},
+            over=[] if running is not None else list(outbox.over),
+            ended=[] if full else list(outbox.ended),
             source=moves.source,
             takes=takes,
-            growth=self._permits.pool.growth,
+            growth=self._asks.pool.growth,
             weak=weak,
         )
+        said = list(self._lines.by_claims.values()) if full else list(outbox.lines)
+        outbox.is_said()
+        for line in said:
+            if not line.asked:
+                line.told.clear()
+            self._lines.drop_if_idle(line)
+        return sync
 
     def sync_failed(self) -> None:
         """The last sync may not have arrived: the next one states everything."""
         self._outbox.needs_statement = True
+        self._changes_told = -1
         self._trust.is_answered = False
         self._moves.sync_failed()
         self._outbox.due()
 
-    def held(self) -> list[Held]:
-        """Every permit that this session has."""
-        held = [_held(request.permit, request) for request in self._started.covered if request.permit is not None]
-        held += [_held(permit) for line in self._lines.by_limits.values() for permit in line.spare]
-        return held
+    def running(self) -> str:
+        """What runs under limits, for a session that is opened."""
+        return running_text(self._rows())
 
     # -- From Redis --------------------------------------------------------------------------------------
 
     def opened(self, lease_ends: float) -> None:
-        """A session was opened with what :meth:`held` gave as its first grant.
+        """A session was opened with the units that are in use, as of its first grant.
 
-        That may be more than a limit allows, so no permit passes on before the answer to the first sync.
+        They may be more than a limit allows, so none pass on before the answer to the first sync.
         """
         trust = self._trust
         trust.last_grant = 1
@@ -104,6 +123,7 @@ class Exchange(Generic[R]):
         trust.lease_ends, trust.reuse_ends = lease_ends, 0.0
         trust.believed_room = 0
         self._outbox.needs_statement = True
+        self._changes_told = -1
         self._moves.sync_failed()
         self._outbox.due()
 
@@ -111,9 +131,10 @@ class Exchange(Generic[R]):
         """Take in the answer to a sync. Return whether the gate may have something to do."""
         trust = self._trust
         trust.lease_ends, trust.reuse_ends = lease_ends, reuse_ends
+        trust.take_fence(reply.fence)
         self._grant(reply.grants)
         trust.contended = dict(reply.contended)
-        self._permits.recall()
+        self._asks.settle()
         if trust.table_version == self._version_before_sync:
             trust.table_version = reply.version  # what was heard since comes from a later moment than the answer
         was_answered, trust.is_answered = trust.is_answered, True
@@ -121,6 +142,8 @@ class Exchange(Generic[R]):
         is_offer_news = reply.offer != trust.is_offered and (not reply.offer or self._may_grow)
         trust.is_offered = reply.offer
         has_moves = self._moves.hear(reply.elsewhere)
+        if reply.unclear:
+            self.sync_failed()
         return bool(reply.grants) or reply.table is not None or not was_answered or is_offer_news or has_moves
 
     def noticed(self, notice: Notice, version: int) -> bool:
@@ -134,9 +157,9 @@ class Exchange(Generic[R]):
         else:
             self._outbox.due()
         trust.contended.update(notice.contended)
-        self._permits.recall()
+        self._asks.settle()
         trust.is_offered = trust.is_offered or notice.offer
-        if notice.offer and self._permits.room() > 0:
+        if notice.offer and self._asks.room() > 0:
             self._outbox.due()
         if notice.version is not None and notice.version != version:
             trust.table_version = notice.version
@@ -148,7 +171,7 @@ class Exchange(Generic[R]):
     @property
     def _may_grow(self) -> bool:
         """Whether the pool may grow for an offer that there is no room for."""
-        return self._permits.pool.growth is not None
+        return self._asks.pool.growth is not None
 
     def _is_whole(self, grants: Sequence[Grant]) -> bool:
         """Whether these follow on what has arrived, or arrived before, without a gap."""
@@ -164,39 +187,34 @@ class Exchange(Generic[R]):
             if grant.grant > trust.last_grant:
                 trust.last_grant = grant.grant
                 trust.believed_room -= 1
-                self._permits.grant(grant)
+                self._asks.grant(grant)
 
     def _interests(self) -> set[str]:
-        """The limits that this session has to hear of: it waits for them, has a permit, or shares them with others."""
-        interests = set(self._trust.contended)
-        interests.update(*self._lines.by_limits)
-        for request in self._started.covered:
-            if request.permit is not None:
-                interests.update(request.permit.limits)
+        """The limits that this session has to hear of: it waits for them, has units, or shares them with others."""
+        interests = {*self._trust.contended, *self._holdings.by_limit}
+        for line in self._lines.by_claims.values():
+            interests.update(line.limits)
         return interests
 
-    def _all_asks(self) -> list[Ask]:
-        """Every ask, for whoever it serves now."""
-        asks: list[tuple[int, Limits, R]] = []
-        for limits, line in self._lines.by_limits.items():
-            if not line.asked or not line.waiting:
-                continue
-            # In the moment before a spare permit is used, its request is the last one's too.
-            *_, last = islice(line.after(0), len(line.spare) + len(line.asked))
-            requests = chain(line.after(len(line.spare)), repeat(last))
-            asks += [(number, limits, request) for number, request in zip(line.asked, requests, strict=False)]
-        return _asks(asks)
+    def _running(self) -> str | None:
+        """What runs, where that has changed since Redis was told; from then on it is told of each end by id."""
+        if self._changes_told == self._started.changes:
+            return None
+        self._changes_told = self._started.changes
+        for request in self._started.covered:
+            if request.permit is not None:
+                request.permit.is_stated = True
+        return self.running()
 
-
-def _asks(asks: Sequence[tuple[int, Limits, Request]]) -> list[Ask]:
-    moment = now()
-    return [
-        Ask(number, limits, moment - request.arrived, request.task_id, request.task) for number, limits, request in asks
-    ]
-
-
-def _held(permit: Permit, request: Request | None = None) -> Held:
-    if request is None:
-        return Held(permit.number, permit.limits, idle=True, fence=permit.fence)
-    age = now() - request.started_at if request.started_at else 0.0
-    return Held(permit.number, permit.limits, request.task_id, request.task, fence=permit.fence, age=age)
+    def _rows(self) -> list[Running]:
+        moment = now()
+        return [
+            Running(
+                request.permit.claims,
+                request.task_id,
+                request.task,
+                moment - request.started_at if request.started_at else 0.0,
+            )
+            for request in self._started.covered
+            if request.permit is not None
+        ]

@@ -8,22 +8,35 @@ returns permits, the link carries the differences away and brings grants back.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping
+from typing import NamedTuple
 
+from celery_gconc.limits.claims import Claims, limits_of
 from celery_gconc.limits.table import LimitTable
-from celery_gconc.protocol.messages import Held, Notice, Sync, Synced
-from celery_gconc.worker.ledger.book import Book
+from celery_gconc.protocol.messages import Notice, Sync, Synced
 from celery_gconc.worker.ledger.lines import Line
-from celery_gconc.worker.ledger.moves import Answer
 from celery_gconc.worker.ledger.permit import Permit
 from celery_gconc.worker.ledger.request import R
-
-#: Within how many seconds Redis hears which queues messages are taken of.
-TAKES_SECONDS = 1.0
+from celery_gconc.worker.ledger.slots import Slots
 
 
-class Ledger(Book[R]):
-    """The permits of one session at a time. Every method here takes the lock; :class:`Book` has the questions.
+class Stated(NamedTuple):
+    """What runs, as a session is opened with it."""
+
+    #: How many units of each limit are in use.
+    units: Mapping[str, int]
+    #: Which tasks use them, as :func:`~celery_gconc.protocol.messages.running_text` has it.
+    running: str
+    #: The last fencing number that Redis gave.
+    fence: int
+    #: The version of the limit table that this goes by.
+    version: int
+
+
+class Ledger(Slots[R]):
+    """The permits of one session at a time. Every method here takes the lock.
+
+    :class:`Book` has the questions, :class:`Slots` what it hears of slots and queues.
 
     An answer may be old by the time that somebody acts on it, which is done by a method here, and that looks again.
     """
@@ -31,69 +44,61 @@ class Ledger(Book[R]):
     # -- The gate's side: requests -----------------------------------------------------------------------
 
     def wait(self, request: R) -> None:
-        """Put a request in this session's line; :meth:`next` gives it when there is a permit for it.
+        """Put a request in this session's line; :meth:`next` gives it when there are units for it.
 
         Where no limit covers it any more, :meth:`uncovered` gives it.
         """
         with self._lock:
             self.waiting_count += 1
-            limits = request.limits = self.table.covering(request.names)
-            if not limits:
+            claims = request.claims = self.table.covering(request.candidates)
+            if not claims:
                 self._lines.freed.append((request,))
                 return
             lines = self._lines
-            lines.put(lines.line(limits), request)
-            if len(lines.by_limits) > 1:
-                self._permits.recall()  # what is idle for other sets of limits may be what this one waits for
-            self._permits.ask(limits)
+            line = lines.line(claims)
+            lines.put(line, request)
+            self._holdings.settle(line.limits)  # what is spare of some may be what Redis lacks to grant it all
+            self._asks.ask(line)
             self._wake()
 
     def take(self, request: R) -> bool:
-        """Give a request a spare permit, if there is one, a slot is free, and nobody waits for it here."""
+        """Start a request that has just come with spare units, if there are some and a slot, and nobody waits here."""
         with self._lock:
-            limits = request.limits = self.table.covering(request.names)
-            line = self._lines.by_limits.get(limits)
-            if line is None or line.waiting or not line.spare or self._pool.startable <= len(self._running):
+            claims = request.claims = self.table.covering(request.candidates)
+            if not claims or self._pool.startable <= len(self._running):
                 return False
-            permit = self._trust.usable(line, self.table.version)
-            if permit is None:
+            if self.waiting_count and (line := self._lines.by_claims.get(claims)) is not None and line.waiting:
                 return False
-            self._permits.give(line, permit, request)
+            if not self._trust.may_start_spare(self.table.version, request.arrived) or not self._holdings.take(claims):
+                return False
+            self._start(request, claims)
             return True
 
     def next(self, before: float | None = None) -> R | None:
-        """Take the request out of its line that came first among those for which there is a permit now.
+        """Take the request out of its line that came first among those for which there are units now.
 
         None where there is none, no slot is free, or none came *before* that time.
         """
         with self._lock:
             if not self.waiting_count or self._pool.startable <= len(self._running):
                 return None
-            chosen: tuple[Line[R], Permit] | None = None
-            for line in self._lines.by_limits.values():
-                if (
-                    not line.spare
-                    or (first := line.first()) is None
-                    or (before is not None and first.arrived >= before)
-                ):
+            if not self._trust.may_start(self.table.version):
+                return None
+            chosen: Line[R] | None = None
+            for line in self._lines.by_claims.values():
+                if not line.waiting or not (line.granted or self._holdings.may_pass(line.claims, line)):
                     continue
-                permit = self._trust.usable(line, self.table.version)
-                if permit is not None:
-                    chosen, before = (line, permit), first.arrived
+                if before is None or line.first_arrival < before:
+                    chosen, before = line, line.first_arrival
             if chosen is None:
                 return None
-            line, permit = chosen
-            request = line.pop()
-            request.limits = line.limits
-            self.waiting_count -= 1
-            self._permits.give(line, permit, request)
-            return request
+            return self._start_first(chosen)
 
     def start_uncovered(self, request: R) -> bool:
         """A request that needs no permit goes to the pool. False where a limit covers it by now."""
         with self._lock:
-            request.limits = self.table.covering(request.names)
-            if request.limits:
+            request.claims = self.table.covering(request.candidates)
+            if request.claims:
                 return False
             self._running[request] = None
             return True
@@ -104,7 +109,7 @@ class Ledger(Book[R]):
             self._started.start_unlimited(request)
 
     def ended(self, request: R) -> bool:
-        """A request runs no more: its permit is free. False where it had ended before.
+        """A request runs no more: its units are free. False where it had ended before.
 
         Call :meth:`watch_idle` when the next has had its turn.
         """
@@ -114,18 +119,25 @@ class Ledger(Book[R]):
             permit = self._started.end(request)
             if permit is None:
                 return True
-            line = self._permits.keep(permit)
-            if line is not None and line.waiting:
-                return True  # its slot and its permit go to the next of the line
+            if permit.is_restated:
+                self._holdings.end(permit.claims)
+            else:
+                self._holdings.unuse(permit.claims)
+                if not self.waiting_count and not self._trust.contended and self._trust.may_reuse():
+                    return True  # they are spare for the next that comes
+                line = self._lines.by_claims.get(permit.claims)
+                if line is not None and line.lacks and self._holdings.may_pass(line.claims, line):
+                    return True  # its slot and its units go to the next of the line
+                self._holdings.settle(limits_of(permit.claims))
             if self.waiting_count:
-                self._permits.slots_changed()
+                self._asks.slots_changed()
             if self._outbox.due_at is not None:
                 self._wake()
             return True
 
     def watch_idle(self) -> None:
-        """Have the link release a permit that nobody took: it may be idle for a moment only."""
-        if not self._watches_idle and self._lines.by_limits:  # without the lock: each end of a task calls this again
+        """Have the link release units that nobody took: they may be spare for a moment only."""
+        if not self._watches_idle and self._holdings.by_limit:  # without the lock: each end of a task calls this again
             with self._lock:
                 self._wake()
 
@@ -135,10 +147,12 @@ class Ledger(Book[R]):
             line = self._lines.remove(request)
             if line is None:
                 return False
-            request.limits = line.limits
+            request.claims = line.claims
             self.waiting_count -= 1
-            self._permits.ask(line.limits)
-            self._lines.drop_if_idle(line.limits)
+            self._asks.trim(line)
+            self._asks.settle(line.limits)
+            self._asks.ask(line)
+            self._lines.drop_if_idle(line)
             self._wake()
             return True
 
@@ -163,52 +177,10 @@ class Ledger(Book[R]):
         """The worker stops: nothing waits here any more, and permits go back as soon as their tasks end."""
         with self._lock:
             self._trust.is_stopping = True
-            self._permits.release_all()
             self._clear_lines()
             self._wake()
 
-    # -- The gate's side: slots and queues ---------------------------------------------------------------
-
-    def reserve(self, slots: int) -> None:
-        """Keep this many of the free slots for requests that no limit covers. Called by who starts requests only."""
-        if self._permits.reserved != slots:
-            with self._lock:
-                self._permits.reserved = slots
-
-    def slots_changed(self) -> None:
-        """Slots came or went: ask for what could start now, give back what can't."""
-        with self._lock:
-            if self.waiting_count:
-                self._permits.slots_changed()
-                self._wake()
-
-    def tell_room(self) -> None:
-        """Called every now and then: Redis is to hear of room that it doesn't know of, once it stays for a while."""
-        with self._lock:
-            had_unknown_room = self._has_unknown_room
-            self._has_unknown_room = self._trust.believed_room <= 0 < self._permits.room()
-            if had_unknown_room and self._has_unknown_room:
-                self._outbox.due()
-                self._wake()
-
-    def take_queues(self, source: str, queues: Sequence[str]) -> None:
-        """Redis is to know which queues messages are taken of, and at which broker (a digest)."""
-        with self._lock:
-            if self._moves.take(source, queues):
-                self._outbox.due(TAKES_SECONDS)
-                self._wake()
-
-    def leave_queues(self, queues: Iterable[str]) -> None:
-        """These queues are left alone from now on, and no others: Redis is asked whether others have room for them."""
-        with self._lock:
-            self._moves.leave(frozenset(queues))
-            self._permits.plan_moves()
-            self._wake()
-
-    def take_answer(self) -> Answer | None:
-        """What Redis has said of queues whose messages find no slot here, or that are left alone. Each answer once."""
-        with self._lock:
-            return self._moves.take_answer()
+    # -- The gate's side: what goes back ----------------------------------------------------------------
 
     def take_out(self, queues: Container[str], count: int) -> list[R]:
         """Take requests of these queues that may move out of their lines without permits; in order of arrival.
@@ -224,9 +196,9 @@ class Ledger(Book[R]):
     # -- The link's side ---------------------------------------------------------------------------------
 
     def retire_idle(self) -> float | None:
-        """Release permits that were spare for too long; return the seconds until the next would be."""
+        """Release what was granted and not used, or spare, for too long; return the seconds until more may be."""
         with self._lock:
-            soonest = self._permits.release_idle()
+            soonest = self._asks.release_idle()
             self._watches_idle = soonest is not None
             return soonest
 
@@ -249,23 +221,25 @@ class Ledger(Book[R]):
             is_news = self._exchange.answered(reply, lease_ends, reuse_ends)
             if reply.table is not None:
                 self._set_table(reply.table, reply.version)
-            self._permits.plan_moves()
+            self._asks.plan_moves()
             return is_news
 
     def notice(self, notice: Notice) -> bool:
         """Take in what Redis said unasked. Return whether the gate may have something to do."""
         with self._lock:
             is_news = self._exchange.noticed(notice, self.table.version)
-            self._permits.plan_moves()
+            self._asks.plan_moves()
             return is_news
 
-    def holdings(self) -> tuple[list[Held], int]:
-        """What runs under limits, and the table version that this goes by. Spare permits are void."""
+    def holdings(self) -> Stated:
+        """What runs under limits, and the table version that this goes by. All else is void."""
         with self._lock:
-            self._permits.void()
             self._started.adopt()
-            self._outbox.clear()
-            return self._exchange.held(), self.table.version
+            self._asks.void()
+            self._holdings.void()
+            self._outbox.is_said()
+            units = {limit: holding.held for limit, holding in self._holdings.by_limit.items()}
+            return Stated(units, self._exchange.running(), self._trust.fence, self.table.version)
 
     def opened(self, session: str, table: Mapping[str, int], version: int, lease_ends: float) -> None:
         """A session was opened, with what :meth:`holdings` gave as its first grant.
@@ -276,15 +250,15 @@ class Ledger(Book[R]):
             self.session = session
             self._exchange.opened(lease_ends)
             self._set_table(table, version)
-            for limits in self._lines.occupied():
-                self._permits.ask(limits)  # what was asked for under an earlier session is void
+            for line in self._lines.occupied():
+                self._asks.ask(line)  # what was asked for under an earlier session is void
 
     # -- Its own, with the lock held ---------------------------------------------------------------------
 
     def _clear_lines(self) -> None:
         self._lines.clear()
         self.waiting_count = sum(map(len, self._lines.freed))
-        self._permits.ask_for_all()
+        self._asks.ask_for_all()
 
     def _set_table(self, limits: Mapping[str, int], version: int) -> None:
         """Another table holds: what waits here goes by it at once, what runs is stated with the next sync."""
@@ -292,20 +266,28 @@ class Ledger(Book[R]):
         self.table = table
         self._trust.table_version = version
         self._outbox.due()
-        self._permits.go_by(before, table)
+        self._asks.go_by(before, table)
         self._started.go_by(table)
-        for changed in self._lines.go_by(table):
-            self._permits.ask(changed)
-            self._lines.drop_if_idle(changed)
 
-    def _wake(self) -> None:
-        """Ring where something is due before the link comes anyway, or a permit has begun to be idle."""
-        due_at = self._outbox.due_at
-        if due_at is None:
-            if self._watches_idle or not any(line.spare for line in self._lines.by_limits.values()):
-                return
-            self._watches_idle = True
-        elif self._woken_for is not None and due_at >= self._woken_for:
-            return
-        self._woken_for = due_at
-        self._bell.ring()
+    def _start_first(self, line: Line[R]) -> R:
+        """The first of a line starts, with what was granted for it or with spare units."""
+        request, claims = line.pop(), line.claims
+        self.waiting_count -= 1
+        request.claims = claims
+        grant = self._asks.take_granted(line) if line.granted else 0
+        self._holdings.use(claims, is_new=grant > 0)
+        if not grant:
+            self._asks.pass_by(line)
+        self._start(request, claims, grant)
+        if self._trust.contended or len(self._lines.by_claims) > 1:
+            self._asks.settle(line.limits)
+        if line.waiting or line.asked:
+            self._asks.ask(line)
+        return request
+
+    def _start(self, request: R, claims: Claims, grant: int = 0) -> None:
+        trust = self._trust
+        permit = Permit(claims, trust.next_number(), trust.granted_at)
+        if grant:
+            permit.grant = grant
+        self._started.start(request, permit)

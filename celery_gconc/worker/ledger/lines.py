@@ -1,11 +1,11 @@
-"""The requests of one session that wait for a permit: in lines by their limits, each made of groups by their names.
+"""The requests of one session that wait for a permit: in lines by their claims, each made of groups by candidates.
 
     Ledger (a request comes, leaves, is next) -> Lines -> Line -> Group
 
 Thread: any, under the ledger's lock.
 
 Nothing here costs more with more requests than the logarithm of the number of groups: a worker may hold 50,000. Those
-with the same candidate limits (one task of one queue) are a group, so that they go to another line together when a
+with the same candidate claims (one task of one queue) are a group, so that they go to another line together when a
 limit begins or ends.
 """
 
@@ -16,17 +16,23 @@ from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace, merge
 from itertools import chain, islice
-from typing import Generic
+from typing import Generic, NamedTuple
 
-from celery_gconc.limits.claims import Limits
+from celery_gconc.limits.claims import Claims, Limits, limits_of
 from celery_gconc.limits.table import LimitTable
-from celery_gconc.worker.ledger.permit import Permit
 from celery_gconc.worker.ledger.request import R, Request
 
 #: From this many groups on those are forgotten in which nothing waits.
 MAX_GROUPS = 1000
 
 _Head = tuple[float, int, "Group[R]"]
+
+
+class Granted(NamedTuple):
+    """Units that were granted for the first of a line, and when that was heard, by :func:`~celery_gconc.clock.now`."""
+
+    grant: int
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +45,12 @@ class Queued(Generic[R]):
 
 
 class Group(Generic[R]):
-    """Requests that wait here and whose candidate limits are the same. In order of arrival."""
+    """Requests that wait here and whose candidate claims are the same. In order of arrival."""
 
-    __slots__ = ("head", "line", "movable", "names", "waiting")
+    __slots__ = ("candidates", "head", "line", "movable", "waiting")
 
-    def __init__(self, names: Limits) -> None:
-        self.names = names
+    def __init__(self, candidates: Claims) -> None:
+        self.candidates = candidates
         #: A request leaves from anywhere, and from the front, at the same cost (a dict's front would get slower).
         self.waiting: OrderedDict[R, None] = OrderedDict()
         #: Those of them whose messages may go back for others to take.
@@ -55,19 +61,25 @@ class Group(Generic[R]):
 
 
 class Line(Generic[R]):
-    """The requests of this session for one set of limits, with the permits that they ask for or may use.
+    """The requests of this session with the same claims, with what is asked and was granted for them.
 
-    Lines writes who waits in it, Permits what is asked for and spare.
+    Lines writes who waits in it, Asks the rest.
     """
 
-    __slots__ = ("_entries", "_heads", "asked", "limits", "spare", "waiting")
+    __slots__ = (
+        "_entries", "_heads", "asked", "claims", "granted", "limits", "number", "told", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        #: The numbers of what was asked for them, in order.
-        self.asked: deque[int] = deque()
-        #: Permits that no task uses now.
-        self.spare: list[Permit] = []
+    def __init__(self, claims: Claims, number: int) -> None:
+        self.claims, self.limits = claims, limits_of(claims)
+        #: As Redis knows it: among the sets of claims of this session.
+        self.number = number
+        #: For how many of its requests Redis is to be asked.
+        self.asked = 0
+        #: Those that Redis has, as of the last grant that is known here; some may have started or left since.
+        self.told: deque[R] = deque()
+        #: What was granted for its first.
+        self.granted: deque[Granted] = deque()
         #: How many wait in it.
         self.waiting = 0
         #: Its groups by the arrival of their first, as a heap. Entries are put right when they come to the front.
@@ -107,6 +119,13 @@ class Line(Generic[R]):
         group = self._first_group()
         return next(iter(group.waiting)) if group is not None else None
 
+    @property
+    def first_arrival(self) -> float:
+        """When that one came, where there is one."""
+        first = self.first()
+        assert first is not None
+        return first.arrived
+
     def pop(self) -> R:
         """Take out who came first."""
         group = self._first_group()
@@ -116,8 +135,16 @@ class Line(Generic[R]):
         self.waiting -= 1
         return request
 
-    def after(self, count: int) -> Iterator[R]:
-        """Those that wait behind the first *count*, in order."""
+    @property
+    def lacks(self) -> bool:
+        """Whether more wait in it than were granted something."""
+        return self.waiting > len(self.granted)
+
+    def some(self, first: int, count: int) -> Iterator[R]:
+        """So many of those that wait behind the *first* so many, in order."""
+        return islice(self._after(first), count) if count > 0 else iter(())
+
+    def _after(self, count: int) -> Iterator[R]:
         self._first_group()
         groups = [group for head in self._heads if (group := head[2]).head is head and group.waiting]
         if len(groups) == 1:
@@ -153,36 +180,44 @@ class Line(Generic[R]):
 class Lines(Generic[R]):
     """Owns the lines of one session, their groups, and who waits in them."""
 
-    __slots__ = ("_groups", "_max_groups", "by_limits", "freed")
+    __slots__ = ("_groups", "_last_number", "_max_groups", "_on", "by_claims", "by_number", "freed", "granted_count")
 
     def __init__(self) -> None:
-        #: The lines in which somebody waits, or for which a permit is asked for or spare.
-        self.by_limits: dict[Limits, Line[R]] = {}
-        #: What waits in them, by candidate limits; some of these may be empty.
-        self._groups: dict[Limits, Group[R]] = {}
+        #: The lines in which somebody waits, or of which Redis knows; also by number, and by each of their limits.
+        self.by_claims: dict[Claims, Line[R]] = {}
+        self.by_number: dict[int, Line[R]] = {}
+        self._on: dict[str, dict[Line[R], None]] = {}
+        self._last_number = 0
+        #: How much was granted for them, in all. Written by Asks.
+        self.granted_count = 0
+        #: What waits in them, by candidate claims; some of these may be empty.
+        self._groups: dict[Claims, Group[R]] = {}
         self._max_groups = MAX_GROUPS
         #: Who waited here until no limit covered them any more, and still does.
         self.freed: list[Collection[R]] = []
 
-    def line(self, limits: Limits) -> Line[R]:
-        """The line of these limits, begun where there is none."""
-        line = self.by_limits.get(limits)
+    def line(self, claims: Claims) -> Line[R]:
+        """The line of these claims, begun where there is none."""
+        line = self.by_claims.get(claims)
         if line is None:
-            line = self.by_limits[limits] = Line(limits)
+            self._last_number += 1
+            line = self.by_claims[claims] = self.by_number[self._last_number] = Line(claims, self._last_number)
+            for limit in line.limits:
+                self._on.setdefault(limit, {})[line] = None
         return line
 
     def put(self, line: Line[R], request: R) -> None:
         """A request waits in this line from now on."""
-        group = self._groups.get(request.names)
+        group = self._groups.get(request.candidates)
         if group is None:
-            group = self._new_group(request.names)
+            group = self._new_group(request.candidates)
         if group.line is not line:
             line.join(group)  # nothing waits in it, or it had gone there with the table
         line.put(group, request)
 
     def remove(self, request: R) -> Line[R] | None:
         """A request waits no more; return its line, None where it stands in none."""
-        group = self._groups.get(request.names)
+        group = self._groups.get(request.candidates)
         if group is None or group.line is None or request not in group.waiting:
             return None
         line = group.line
@@ -191,14 +226,18 @@ class Lines(Generic[R]):
 
     def holds(self, request: R) -> bool:
         """Whether a request stands in a line."""
-        group = self._groups.get(request.names)
+        group = self._groups.get(request.candidates)
         return group is not None and request in group.waiting
 
-    def drop_if_idle(self, limits: Limits) -> None:
-        """Forget a line that nothing is known of any more."""
-        line = self.by_limits[limits]
-        if not (line.waiting or line.asked or line.spare):
-            del self.by_limits[limits]
+    def drop_if_idle(self, line: Line[R]) -> None:
+        """Forget a line of which nobody knows anything any more."""
+        if not (line.waiting or line.asked or line.told or line.granted) and line.number in self.by_number:
+            del self.by_claims[line.claims], self.by_number[line.number]
+            for limit in line.limits:
+                on = self._on[limit]
+                del on[line]
+                if not on:
+                    del self._on[limit]
 
     def clear(self) -> None:
         """Nobody waits in any line any more."""
@@ -207,21 +246,22 @@ class Lines(Generic[R]):
                 group.line.part(group)
         self._groups.clear()
 
-    def go_by(self, table: LimitTable) -> list[Limits]:
-        """Another table holds: each group goes to its line there. Return the limits of the lines that changed."""
-        changed: dict[Limits, None] = {}
+    def go_by(self, table: LimitTable) -> list[Line[R]]:
+        """Another table holds: each group goes to its line there. Return the lines that changed."""
+        changed: dict[Line[R], None] = {}
         for group in list(self._groups.values()):
-            limits, line = table.covering(group.names), group.line
-            if not group.waiting or line is None or line.limits == limits:
+            claims, line = table.covering(group.candidates), group.line
+            if not group.waiting or line is None or line.claims == claims:
                 continue
             line.part(group)
-            changed[line.limits] = None
-            if limits:
-                self.line(limits).join(group)
-                changed[limits] = None
+            changed[line] = None
+            if claims:
+                other = self.line(claims)
+                other.join(group)
+                changed[other] = None
             else:
                 self.freed.append(group.waiting)
-                del self._groups[group.names]
+                del self._groups[group.candidates]
         return list(changed)
 
     def take_freed(self) -> list[R]:
@@ -230,21 +270,31 @@ class Lines(Generic[R]):
         self.freed.clear()
         return freed
 
-    def occupied(self) -> list[Limits]:
-        """The limits of those lines in which somebody waits."""
-        return [limits for limits, line in self.by_limits.items() if line.waiting]
+    def occupied(self) -> list[Line[R]]:
+        """Those lines in which somebody waits."""
+        return [line for line in self.by_claims.values() if line.waiting]
 
-    def has_earlier(self, limits: Limits, request: R | None) -> bool:
-        """Whether one of ours under another set that shares a limit with this one came before *request* (or waits)."""
-        for line in self._sharing(limits):
-            first = line.first()
-            if first is not None and (request is None or first.arrived < request.arrived):
-                return True
-        return False
+    def first_for(self, limit: str) -> Line[R] | None:
+        """Of our lines for a limit that lack something, the one whose first came first."""
+        lines = self._on.get(limit)
+        if lines is None:
+            return None
+        found = [line for line in lines if line.lacks]
+        return found[0] if len(found) == 1 else min(found, key=lambda line: line.first_arrival, default=None)
 
-    def is_shared(self, limits: Limits) -> bool:
-        """Whether one of ours waits under another set that shares a limit with this one."""
-        return any(self._sharing(limits))
+    def has_earlier(self, limit: str, line: Line[R] | None) -> bool:
+        """Whether another of our lines for a limit lacks something, and came first; any will do without a *line*."""
+        lines = self._on.get(limit)
+        if lines is None:
+            return False
+        if line is None:
+            return any(other.lacks for other in lines)
+        arrived = line.first_arrival if len(lines) > 1 else 0.0
+        return any(other is not line and other.lacks and other.first_arrival < arrived for other in lines)
+
+    def is_shared(self, line: Line[R]) -> bool:
+        """Whether another of our lines that lacks something is for one of its limits, too."""
+        return any(other.lacks for limit in line.limits for other in self._on[limit] if other is not line)
 
     def last_movable(self, queues: Container[str], count: int) -> list[R]:
         """The last to come of those of these queues that may go back for others to take; in order of arrival."""
@@ -261,32 +311,26 @@ class Lines(Generic[R]):
 
     def queued(self) -> list[Queued[R]]:
         """For which sets of limits requests wait."""
-        firsts = [(line, line.first()) for line in self.by_limits.values()]
+        firsts = [(line, line.first()) for line in self.by_claims.values()]
         return [Queued(line.limits, line.waiting, first) for line, first in firsts if first is not None]
 
     def parked(self) -> dict[str, int]:
         """How many stand in no line in Redis, by limit: others of ours stand before them."""
         parked: dict[str, int] = {}
-        for limits, line in self.by_limits.items():
-            behind = line.waiting - len(line.spare) - len(line.asked)
-            for limit in limits if behind > 0 else ():
+        for line in self.by_claims.values():
+            behind = line.waiting - len(line.granted) - line.asked
+            for limit in line.limits if behind > 0 else ():
                 parked[limit] = parked.get(limit, 0) + behind
         return parked
 
     # -- Its own -----------------------------------------------------------------------------------------
 
-    def _new_group(self, names: Limits) -> Group[R]:
+    def _new_group(self, candidates: Claims) -> Group[R]:
         if len(self._groups) >= self._max_groups:
-            self._groups = {name: group for name, group in self._groups.items() if group.waiting}
+            self._groups = {one: group for one, group in self._groups.items() if group.waiting}
             self._max_groups = max(2 * len(self._groups), MAX_GROUPS)
-        group = self._groups[names] = Group(names)
+        group = self._groups[candidates] = Group(candidates)
         return group
-
-    def _sharing(self, limits: Limits) -> Iterator[Line[R]]:
-        """Our other lines in which somebody waits, and that share a limit with this set."""
-        for other, line in self.by_limits.items():
-            if line.waiting and other != limits and not set(limits).isdisjoint(other):
-                yield line
 
 
 def _arrival(request: Request) -> float:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from celery_gconc.clock import now
 from celery_gconc.worker.ledger.lines import Line
@@ -128,8 +127,8 @@ class Moves:
     def _weak(self, lines: Iterable[Line[R]]) -> Iterator[tuple[int, list[str]]]:
         for line in lines:
             if line.asked:
-                first = islice(line.after(0), LOOKED_AT)
+                first = line.some(0, LOOKED_AT)
                 queues = {request.queue for request in first if request.may_move and request.queue is not None}
                 queues.intersection_update(self.takes)
                 if queues:
-                    yield line.asked[0], sorted(queues)
+                    yield line.number, sorted(queues)

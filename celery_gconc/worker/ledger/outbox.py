@@ -1,46 +1,34 @@
-"""What this session has yet to tell Redis: permits it releases, permits it asks for, tasks that are newly covered.
+"""What this session has yet to tell Redis: limits of which it has other units, lines that want something else.
 
-    Permits, Started -> Outbox -> Exchange.collect -> link -> Redis
+    Holdings, Asks, Started -> Outbox -> Exchange.collect -> link -> Redis
 
 Thread: any, under the ledger's lock; ``due_at`` is read without it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic
 
 from celery_gconc.clock import now
-from celery_gconc.limits.claims import Limits
+from celery_gconc.worker.ledger.lines import Line
+from celery_gconc.worker.ledger.permit import Permit
 from celery_gconc.worker.ledger.request import R
 
 
-@dataclass(frozen=True, slots=True)
-class Changes(Generic[R]):
-    """What one sync says that is new."""
-
-    #: Numbers of permits that are free, and of asks that were withdrawn.
-    released: tuple[int, ...]
-    #: New asks: number, limits, who asks.
-    asks: tuple[tuple[int, Limits, R], ...]
-    #: Who runs with a permit of other limits than Redis knows.
-    restated: tuple[R, ...]
-
-
 class Outbox(Generic[R]):
-    """Owns the numbers of asks and permits, and what happened since the last sync."""
+    """Owns what happened since the last sync."""
 
     def __init__(self) -> None:
         #: When the next sync is due, by :func:`~celery_gconc.clock.now`; None = there is nothing to say.
         self.due_at: float | None = None
-        #: The next sync has to state everything: the last one may not have arrived.
+        #: The next sync has to state everything, and as if for the first time: the last one may not have arrived.
         self.needs_statement = True
-        self._last_number = 0
-        self._released: list[int] = []
-        self._asks: dict[int, tuple[Limits, R]] = {}
-        #: The limits of each ask, by its number, until it is granted or Redis was sent its withdrawal.
-        self._asked_for: dict[int, Limits] = {}
-        self._restated: list[R] = []
+        #: The limits of which this session has more or fewer units than it told, and the lines that ask for others.
+        self.limits: dict[str, None] = {}
+        self.lines: dict[Line[R], None] = {}
+        #: Tasks that Redis believes to run: of the last statement by id, others by the grant that they used first.
+        self.over: list[str] = []
+        self.ended: list[int] = []
 
     def due(self, delay: float = 0.0) -> None:
         """There is something to say, within *delay* seconds."""
@@ -48,64 +36,28 @@ class Outbox(Generic[R]):
         if self.due_at is None or at < self.due_at:
             self.due_at = at
 
-    def new_number(self) -> int:
-        """The number of an ask, or of a permit that nobody asked for."""
-        self._last_number += 1
-        return self._last_number
-
-    def ask(self, limits: Limits, request: R, delay: float) -> int:
-        """Ask for a permit; return the number of the ask."""
-        number = self._last_number = self._last_number + 1
-        self._asks[number] = (limits, request)
-        self._asked_for[number] = limits
-        self.due(delay)
-        return number
-
-    def withdraw(self, number: int, delay: float = 0.0) -> None:
-        """An ask is void: nothing here needs its permit any more."""
-        if self._asks.pop(number, None) is None:
-            self.release(number, delay)
-        else:
-            del self._asked_for[number]
-
-    def match(self, number: int) -> Limits | None:
-        """A permit was granted: return the limits that it was asked for, and settle its ask.
-
-        None where the ask is void and Redis knows. Where it is void and Redis doesn't know yet, it never will: the
-        grant may serve another ask for the same limits.
-        """
-        limits = self._asked_for.pop(number, None)
-        if limits is not None:
-            self._asks.pop(number, None)  # after a failure it may be here once more
-            if number in self._released:
-                self._released.remove(number)
-        return limits
-
-    def release(self, number: int, delay: float = 0.0) -> None:
-        """A permit is free."""
-        self._released.append(number)
+    def units_changed(self, limit: str, delay: float = 0.0) -> None:
+        """There are more or fewer units of a limit than by the grants."""
+        self.limits[limit] = None
         self.due(delay)
 
-    def restate(self, request: R) -> None:
-        """A request runs with a permit of other limits than Redis knows."""
-        self._restated.append(request)
+    def asks_changed(self, line: Line[R], delay: float = 0.0) -> None:
+        """A line asks for more or fewer of its requests, or for others."""
+        self.lines[line] = None
+        self.due(delay)
 
-    def take(self) -> Changes[R]:
-        """Everything there is to say; it counts as said."""
-        asks = tuple((number, limits, request) for number, (limits, request) in self._asks.items())
-        changes = Changes(tuple(self._released), asks, tuple(self._restated))
-        for withdrawn in self._released:
-            self._asked_for.pop(withdrawn, None)
-        self._released.clear()
-        self._asks.clear()
-        self._restated.clear()
+    def has_ended(self, request: R, permit: Permit) -> None:
+        """A task runs no more: Redis hears of it when there is anything to say."""
+        if permit.is_stated:
+            self.over.append(request.task_id)
+        elif permit.grant:
+            self.ended.append(permit.grant)
+
+    def is_said(self) -> None:
+        """Everything there was to say is in a sync."""
+        self.limits.clear()
+        self.lines.clear()
+        self.over.clear()
+        self.ended.clear()
         self.due_at = None
         self.needs_statement = False
-        return changes
-
-    def clear(self) -> None:
-        """A new session begins: asks and releases of the old one are void, and what runs is stated as a whole."""
-        self._released.clear()
-        self._asks.clear()
-        self._asked_for.clear()
-        self._restated.clear()

@@ -1,53 +1,42 @@
-"""A permit, as the worker that holds it keeps it.
+"""A permit, as the worker that gave it keeps it.
 
 Thread: any, under the ledger's lock.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from celery_gconc.limits.claims import Limits
+from celery_gconc.limits.claims import Claims, limits_of
 
-#: How many tasks may use one grant, one after another. Each has a fencing number of its own, and Redis keeps as many
-#: numbers free between one grant's and the next.
+#: How many tasks a session may start between one fencing number of Redis and the next. Each has a number of its own,
+#: and Redis keeps as many free.
 STEPS = 1 << 16
 
 
-@dataclass(slots=True, eq=False)
 class Permit:
-    """The right of one task to run under all of ``limits``; named by session and ``number``."""
+    """The right of one task to run: it uses the units of its claims for as long as it runs."""
 
-    number: int
-    limits: Limits
-    #: Granted and not used yet: it may be used even where others wait, for that is what it was granted for.
-    is_new: bool = False
-    #: Since when it has no task, by :func:`~celery_gconc.clock.now`.
-    idle_since: float = 0.0
-    #: The fencing number of its grant; 0 where there was none, and it covers a task that ran before its limit began.
-    fence: int = 0
-    #: Its task came under other limits while it ran: Redis has not granted it for these, and it ends with that task.
-    is_restated: bool = False
-    #: How many tasks have used it before.
-    step: int = 0
-    #: When it was granted, by Redis' clock: Unix time in seconds.
-    granted_at: float = 0.0
+    # (What most permits never change stands here, and costs nothing to make.)
 
-    @property
-    def fencing_number(self) -> int:
-        """A number above that of every permit that was granted before this one, by Redis or in this session."""
-        return self.fence * STEPS + self.step
+    #: The grant that it is the first to use; 0 where its units were used before.
+    grant = 0
+    #: Its task came under other limits while it ran: Redis has not granted that, and it ends with that task.
+    is_restated = False
+    #: Redis was told that its task runs, for people to see.
+    is_stated = False
 
-    @property
-    def may_pass_on(self) -> bool:
-        """Whether it was granted for just its limits, and has a fencing number for one more task."""
-        return self.fence > 0 and not self.is_restated and self.step + 1 < STEPS
+    def __init__(self, claims: Claims, fencing_number: int = 0, granted_at: float = 0.0) -> None:
+        self.claims = claims
+        #: Its fencing number; 0 where its task ran before its limits began.
+        self.fencing_number = fencing_number
+        #: When its session was last granted something before it started, by Redis' clock: Unix time in seconds.
+        self.granted_at = granted_at
 
     def for_task(self, session: str) -> dict[str, Any]:
         """As it travels to the task, which gets it as a :class:`TaskPermit`."""
         return {
-            "limits": list(self.limits),
+            "limits": list(limits_of(self.claims)),
             "number": self.fencing_number,
             "session": session,
             "granted_at": self.granted_at,

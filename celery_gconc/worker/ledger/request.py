@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from celery_gconc.limits.claims import Limits
+from celery_gconc.limits.claims import Claims
 from celery_gconc.worker.ledger.permit import Permit
 
 
 class Request(Protocol):
-    """It waits for a permit, or runs. The ledger writes its ``limits`` and its ``permit``, the gate the rest."""
+    """It waits for a permit, or runs. The ledger writes its ``claims`` and its ``permit``, the gate the rest."""
 
-    #: The limits that could cover it, if each had a max.
-    names: Limits
-    #: Those of them that did when it came here, started, or when another table began.
-    limits: Limits
+    #: What it would claim if each limit had a max.
+    candidates: Claims
+    #: What it claimed when it came here, started, or when another table began.
+    claims: Claims
     #: Its permit, if it has one. None where it runs uncovered, or unlimited while Redis is unreachable.
     permit: Permit | None
     #: When it reached its gate, and when it went to the pool with a permit (0.0: it didn't), by

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Generic
 
+from celery_gconc.limits.claims import Claim, Claims
 from celery_gconc.limits.table import LimitTable
+from celery_gconc.worker.ledger.holdings import Holdings
 from celery_gconc.worker.ledger.outbox import Outbox
 from celery_gconc.worker.ledger.permit import Permit
 from celery_gconc.worker.ledger.request import R
@@ -18,14 +20,17 @@ from celery_gconc.worker.ledger.request import R
 class Started(Generic[R]):
     """Owns who runs here, and who of them under which limits."""
 
-    __slots__ = ("_outbox", "_unadopted", "covered", "running")
+    __slots__ = ("_holdings", "_outbox", "_unadopted", "changes", "covered", "running")
 
-    def __init__(self, outbox: Outbox[R]) -> None:
+    def __init__(self, holdings: Holdings[R], outbox: Outbox[R]) -> None:
+        self._holdings = holdings
         self._outbox = outbox
         #: All of them, covered or not, in order of their start.
         self.running: dict[R, None] = {}
         #: Those that have a permit: no more than there are slots, except where a limit begins.
         self.covered: dict[R, None] = {}
+        #: How often these have changed.
+        self.changes = 0
         #: Those whose permit may not be one of just the limits that cover them now.
         self._unadopted: dict[R, None] = {}
 
@@ -33,6 +38,7 @@ class Started(Generic[R]):
         """It goes to the pool with a permit."""
         request.permit = permit
         self.running[request] = self.covered[request] = None
+        self.changes += 1
 
     def start_unlimited(self, request: R) -> None:
         """It goes to the pool without a permit, whether a limit covers it or not."""
@@ -44,6 +50,9 @@ class Started(Generic[R]):
         permit, request.permit = request.permit, None
         if permit is not None:
             del self.covered[request]
+            self.changes += 1
+            if permit.is_stated or permit.grant:
+                self._outbox.has_ended(request, permit)
         if self._unadopted:
             self._unadopted.pop(request, None)
         return permit
@@ -51,21 +60,31 @@ class Started(Generic[R]):
     def go_by(self, table: LimitTable) -> None:
         """Another table holds: :meth:`adopt` gives those permits that it covers otherwise."""
         for request in self.running:
-            limits = table.covering(request.names)
-            if limits != request.limits:
-                request.limits = limits
+            claims = table.covering(request.candidates)
+            if request.permit is not None:
+                claims = _keeping(request.permit.claims, claims)
+            if claims != request.claims:
+                request.claims = claims
                 self._unadopted[request] = None
 
     def adopt(self) -> None:
         """Give each request that runs a permit of just the limits that cover it now."""
         unadopted, self._unadopted = self._unadopted, {}
         for request in unadopted:
-            permit = request.permit
-            if not request.limits or (permit is not None and permit.limits == request.limits):
+            permit, claims = request.permit, request.claims
+            if not claims or (permit is not None and permit.claims == claims):
                 continue  # no limit covers it (any more: then its permit ends with it), or just these do
             if permit is None:
-                request.permit = Permit(self._outbox.new_number(), request.limits)
+                permit = request.permit = Permit(())
                 self.covered[request] = None
-            else:
-                permit.limits, permit.is_restated = request.limits, True
-            self._outbox.restate(request)
+            self._holdings.adopt(permit.claims, claims)
+            permit.claims, permit.is_restated = claims, True
+            self.changes += 1
+
+
+def _keeping(held: Claims, claims: Claims) -> Claims:
+    """Claims by another table: of a limit that it has units of, a task that runs keeps as many, whatever the max is."""
+    if held == claims:
+        return claims
+    weights = dict(held)
+    return tuple([Claim(limit, weights.get(limit, weight)) for limit, weight in claims])

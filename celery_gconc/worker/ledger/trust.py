@@ -1,40 +1,40 @@
 """What this session knows from Redis, and what that lets it do without asking again.
 
-    Redis -> Exchange -> Trust;  Ledger and Permits ask it before a start, and before a permit passes to the next task
+    Redis -> Exchange -> Trust;  Ledger and Holdings ask it before a start, and before units pass to the next task
 
-A permit starts a task only while the lease surely lives and no newer limit table is known of. From task to task it
-passes only while Redis could not give it to somebody who came earlier.
+Units start a task only while the lease surely lives and no newer limit table is known of. From task to task they pass
+only while Redis could not give them to somebody who came earlier.
 
 Thread: any, under the ledger's lock; ``is_offered`` and ``lease_ends`` are read without it.
 """
 
 from __future__ import annotations
 
-from typing import Generic
-
 from celery_gconc.clock import now
-from celery_gconc.limits.claims import Limits
-from celery_gconc.worker.ledger.lines import Line, Lines
-from celery_gconc.worker.ledger.permit import Permit
-from celery_gconc.worker.ledger.request import R
+from celery_gconc.limits.claims import Claims
+from celery_gconc.worker.ledger.permit import STEPS
 
 
-class Trust(Generic[R]):
+class Trust:
     """Owns what Redis knows and has said. Exchange writes it, except where a field says otherwise."""
 
-    def __init__(self, lines: Lines[R], margin: float) -> None:
-        self._lines = lines
+    def __init__(self, margin: float) -> None:
         #: For how many seconds before the lease's end nothing is started any more.
         self._margin = margin
-        #: When the lease ends, and until when permits may pass from task to task, by :func:`now`.
+        #: When the lease ends, and until when units may pass from task to task, by :func:`now`.
         self.lease_ends = 0.0
         self.reuse_ends = 0.0
         #: The number of the last grant that arrived.
         self.last_grant = 0
-        #: Limits that others wait for, and how many of our requests stand at the head of the line: for those a
-        #: permit may be used again, for it would come back to us. Permits counts down.
+        #: The last fencing number that Redis gave, how many tasks were started with it, and when something was granted
+        #: last, by Redis' clock.
+        self.fence = 0
+        self._starts = 0
+        self.granted_at = 0.0
+        #: Limits that others wait for, and how many of our requests stand at the head of the line: for those units
+        #: may be used again, for they would come back to us. Asks counts down.
         self.contended: dict[str, int] = {}
-        #: Redis would grant a permit if there were room.
+        #: Redis would grant something if there were room.
         self.is_offered = False
         #: The room that Redis believes this session to have.
         self.believed_room = 0
@@ -42,42 +42,47 @@ class Trust(Generic[R]):
         self.table_version = -1
         #: The last sync was answered.
         self.is_answered = False
-        #: The worker stops: permits go back as soon as their tasks end. The ledger writes it, once.
+        #: The worker stops: units go back as soon as their tasks end. The ledger writes it, once.
         self.is_stopping = False
 
-    def usable(self, line: Line[R], version: int) -> Permit | None:
-        """A permit of a line that may start a task now, by the limit table of this *version*."""
-        if not line.spare or self.table_version > version:
-            return None
-        moment = now()
-        if moment >= self.lease_ends - self._margin:
-            return None
-        for permit in reversed(line.spare):
-            if permit.is_new or self.may_pass(line.limits, moment):
-                return permit
-        return None
+    def may_start(self, version: int) -> bool:
+        """Whether a task that has units may start now, by the limit table of this *version*."""
+        return self.table_version <= version and now() < self.lease_ends - self._margin and self._starts < STEPS
 
-    def may_pass(self, limits: Limits, moment: float) -> bool:
-        """Whether a permit may pass, at this *moment*, from one task of this session to the next without Redis."""
-        if self.is_stopping or moment >= self.reuse_ends:
-            return False
-        lines = self._lines.by_limits
-        line = lines.get(limits)
-        # Where one of ours under another set came first, it goes back: Redis knows the lines of both, and gives it to
-        # the first.
-        if len(lines) > 1 and self._lines.has_earlier(limits, line.first() if line is not None else None):
-            return False
-        if not self.contended:
-            return True
-        if line is None or not line.waiting:
-            return not self.is_contended(limits)
-        return all(self.contended.get(limit, 1) > 0 for limit in limits)
+    def may_start_spare(self, version: int, moment: float) -> bool:
+        """Both, at a *moment*: whether a task may start with units that pass to it."""
+        return (
+            moment < self.reuse_ends
+            and moment < self.lease_ends - self._margin
+            and self.table_version <= version
+            and self._starts < STEPS
+            and not self.is_stopping
+        )
 
-    def is_contended(self, limits: Limits) -> bool:
+    def may_reuse(self) -> bool:
+        """Whether units may pass from one task of this session to the next without Redis."""
+        return not self.is_stopping and now() < self.reuse_ends and self._starts < STEPS
+
+    def is_contended(self, claims: Claims) -> bool:
         """Whether others wait for any of the limits."""
         contended = self.contended
-        return bool(contended) and any(limit in contended for limit in limits)
+        return bool(contended) and any(limit in contended for limit, _ in claims)
 
     def lease_left(self) -> float:
         """For how many seconds the lease still lasts, as far as this session knows."""
         return self.lease_ends - now()
+
+    # -- Fencing -----------------------------------------------------------------------------------------
+
+    def take_fence(self, fence: int, at: float | None = None) -> None:
+        """Redis gave a fencing number, with a grant *at* that time, or without."""
+        if fence > self.fence:
+            self.fence, self._starts = fence, 0
+        if at is not None:
+            self.granted_at = max(self.granted_at, at)
+
+    def next_number(self) -> int:
+        """A fencing number above all that this session, and whoever was granted its units before, has given."""
+        number = self.fence * STEPS + self._starts
+        self._starts += 1
+        return number

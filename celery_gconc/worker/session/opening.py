@@ -8,7 +8,7 @@ from __future__ import annotations
 from celery.utils.log import get_logger
 
 from celery_gconc.errors import SessionRefused
-from celery_gconc.protocol.messages import Opened, Stranger
+from celery_gconc.protocol.openings import Opened, Stranger
 from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.settings import Settings
 from celery_gconc.worker.session.identity import Identity

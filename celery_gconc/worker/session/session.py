@@ -17,7 +17,8 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.protocol.messages import Former, Opened, Synced
+from celery_gconc.protocol.messages import Synced
+from celery_gconc.protocol.openings import Former, Opened
 from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.settings import Settings
 from celery_gconc.worker.ledger.ledger import Ledger
@@ -133,7 +134,7 @@ class Session:
             check_server(self._store, self._settings)
         former = self._former()
         self._ids.append(secrets.token_hex(8))
-        held, version = self._ledger.holdings()
+        stated = self._ledger.holdings()
         opened = self._store.open(
             self._ids[-1],
             interval=self._settings.heartbeat_interval,
@@ -141,8 +142,10 @@ class Session:
             info={**self._identity.info, "clock": int(time.time() * 1000)},
             config=self._identity.config,
             room=0,
-            held=held,
-            version=version,
+            units=stated.units,
+            running=stated.running,
+            fence=stated.fence,
+            version=stated.version,
             former=former,
             queues=self._identity.queues,
         )

@@ -60,7 +60,7 @@ class DeadlockWatch:
             if moment - run.arrived >= SUSPECT_SECONDS and self._suspected < MAX_SUSPECTS:
                 for ancestor in _ancestors(run.request):
                     self._suspected += 1
-                    for limit in self._ledger.covering(run.names):
+                    for limit, _ in self._ledger.covering(run.candidates):
                         self._suspects.setdefault(limit, {})[ancestor] = run
         if moment < self._next_read:
             return

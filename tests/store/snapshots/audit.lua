@@ -5,36 +5,42 @@ local key = {
   session = KEYS[3],
   stated = KEYS[4],
   heartbeats = KEYS[5],
-  requests = KEYS[6],
-  roll = KEYS[7],
+  units = KEYS[6],
+  held = KEYS[7],
   holders = KEYS[8],
-  waiters = KEYS[9],
-  turns = KEYS[10],
-  aside = KEYS[11],
-  reserved = KEYS[12],
-  max = KEYS[13],
-  configured = KEYS[14],
-  overrides = KEYS[15],
-  settling = KEYS[16],
-  contended = KEYS[17],
-  changes = KEYS[18],
-  changed = KEYS[19],
-  totals = KEYS[20],
-  recent = KEYS[21],
-  takers = KEYS[22],
-  apps = KEYS[23],
+  grants = KEYS[9],
+  running = KEYS[10],
+  wants = KEYS[11],
+  roll = KEYS[12],
+  waiters = KEYS[13],
+  turns = KEYS[14],
+  aside = KEYS[15],
+  reserved = KEYS[16],
+  todo = KEYS[17],
+  max = KEYS[18],
+  configured = KEYS[19],
+  overrides = KEYS[20],
+  settling = KEYS[21],
+  contended = KEYS[22],
+  changes = KEYS[23],
+  changed = KEYS[24],
+  totals = KEYS[25],
+  recent = KEYS[26],
+  takers = KEYS[27],
+  apps = KEYS[28],
 }
 local constant = {
-  KEYS = 23,
+  KEYS = 28,
   TURNS = 3,
   WORK = 250,
   MAX = 2147483648,
   MAX_TIMEOUT = 300000,
   LAST_RETRY = 1500,
 }
-local HELD = { number = 1, claims = 2, task_id = 3, task = 4, idle = 5, fence = 6, age = 7 }
-local ASK = { number = 1, claims = 2, age = 3, task_id = 4, task = 5 }
-local GRANT = { grant = 1, number = 2, fence = 3, at = 4 }
+local GRANT = { grant = 1, set = 2, claims = 3, fence = 4, at = 5 }
+local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
+local ROW = { age = 1, task_id = 2, task = 3 }
+local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
@@ -61,7 +67,7 @@ do
   local function count(it) return whole(it, 0, 9e15) end
   local function integer(it) return whole(it, -9e15, 9e15) end
   local function grant_number(it) return whole(it, 1, 999999999999) end -- sorted by its twelve digits
-  local function version_number(it) return whole(it, 0, 9e13) end      -- JSON carries fourteen digits
+  local function sized(it) return whole(it, 0, 9e13) end               -- JSON carries fourteen digits
   local function session_id(it)
     return type(it) == 'string' and #it <= 64 and string.find(it, '^[%w_.-]+$') ~= nil
   end
@@ -92,42 +98,32 @@ do
   local function configured_max(it) return whole(it, 0, constant.MAX) end
   local function configuration(it) return by_limit(it, configured_max) end
 
-  -- A claim is [limit, weight]; no weight but 1 is counted yet.
+  -- A claim is [limit, weight]; there is one for each limit.
   local function claims(it)
     if type(it) ~= 'table' or not it[1] then return false end
+    local seen = {}
     for i = 1, #it do
       local claim = it[i]
-      if type(claim) ~= 'table' or #claim ~= 2 or claim[2] ~= 1
-        or not (good_names[claim[1]] or limit_name(claim[1])) then
+      if type(claim) ~= 'table' or #claim ~= 2 or not whole(claim[2], 1, constant.MAX)
+        or not (good_names[claim[1]] or limit_name(claim[1])) or seen[claim[1]] then
         return false
       end
+      seen[claim[1]] = true
     end
     return true
   end
 
-  -- Rows that have a number, claims, a task's id and name; `rest` looks at what else is in them.
-  local function rows(list, at, rest)
-    if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
-    local numbers = {}
-    for i = 1, #list do
-      local row = list[i]
-      if type(row) ~= 'table' then return false end
-      local number, id, name = row[at.number], row[at.task_id], row[at.task]
-      if numbers[number or 0] then return false end
-      numbers[number or 0] = true
-      if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(id) ~= 'string'
-        or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not claims(row[at.claims]) or not rest(row) then
-        return false
-      end
-    end
-    return true
+  -- A request that waits, and a want with those of its requests that are new.
+  local function is_request(row)
+    if type(row) ~= 'table' then return false end
+    local age, id, name = row[ROW.age], row[ROW.task_id], row[ROW.task]
+    return whole(age, -1e18, 1e18) and short(id) and short(name)
   end
-  local function is_holding(row)
-    return (row[HELD.idle] == 0 or row[HELD.idle] == 1) and count(row[HELD.fence]) and count(row[HELD.age])
+  local function is_want(row)
+    return type(row) == 'table' and whole(row[WANT.set], 1, 9e13) and claims(row[WANT.claims])
+      and count(row[WANT.skip]) and count(row[WANT.kept]) and every(row[WANT.requests], is_request)
   end
-  local function holdings(it) return rows(it, HELD, is_holding) end
-  local function has_age(row) return whole(row[ASK.age], -1e18, 1e18) end
-  local function asks(it) return rows(it, ASK, has_age) end
+  local function wants_(it) return every(it, is_want) end
 
   local function expect(kinds)
     for field, kind in pairs(kinds) do
@@ -137,8 +133,8 @@ do
 
   input = {
     asked = asked, me = asked.session, expect = expect, whole = whole, short = short, flag = flag, count = count,
-    integer = integer, grant_number = grant_number, version_number = version_number, session_id = session_id, every = every,
-    limit_name = limit_name, by_limit = by_limit, configuration = configuration, holdings = holdings, asks = asks,
+    integer = integer, grant_number = grant_number, sized = sized, session_id = session_id, every = every,
+    limit_name = limit_name, by_limit = by_limit, configuration = configuration, claims = claims, wants = wants_,
   }
 end
 
@@ -148,36 +144,33 @@ local members
 do
   local US = '\31'    -- between a limit's name and the rest of a member; names have no control characters
   local AFTER = '\32' -- the byte after it: the end of a limit's range
-  local WAITING = '000000000000' -- in place of the grant number of a request that waits
 
   local function int(number) return string.format('%.0f', number) end
+
+  -- Fields of a hash, in few calls.
+  local function fields(hash, names)
+    local MAX_ARGUMENTS = 1000
+    if #names <= MAX_ARGUMENTS then return #names > 0 and call('HMGET', hash, unpack(names)) or {} end
+    local found = {}
+    for first = 1, #names, MAX_ARGUMENTS do
+      local some = call('HMGET', hash, unpack(names, first, math.min(first + MAX_ARGUMENTS - 1, #names)))
+      for i = 1, #some do found[first + i - 1] = some[i] end
+    end
+    return found
+  end
 
   -- The range of a limit's members.
   local function first(limit) return '[' .. limit .. US end
   local function last(limit) return '(' .. limit .. AFTER end
 
-  -- The session that a request, or a waiter's member, is of.
+  -- The session that a want is of, by its id.
   local function owner(id) return string.match(id, '^([^:]*):') end
-  local function owner_of_waiter(member) return owner(string.match(member, US .. '%d+' .. US .. '(.*)$')) end
 
-  local function roll_member(id, grant)
-    local sid, number = string.match(id, '^([^:]*):(.*)$')
-    return string.format('%s:%012.0f:%s', sid, grant, number)
-  end
-  local function roll_of(sid) return '[' .. sid .. ':', '(' .. sid .. ';' end
-  local function waiting_roll_of(sid)
-    return '[' .. sid .. ':' .. WAITING .. ':', '(' .. sid .. ':' .. WAITING .. ';'
-  end
-  local function roll_since(sid, grant) return string.format('[%s:%012.0f:', sid, grant), '(' .. sid .. ';' end
-  local function read_roll(member) return string.match(member, ':(%d+):(.*)$') end
-
-  -- Where a waiter stands in a line: its arrival, and its id among those that came at once.
-  local function order_key(id, record) return record.a .. US .. id end
+  -- Where a want stands in a line: the arrival of its first request, and its id among those that came at once.
+  local function order_key(id, record) return record.r[1][1] .. US .. id end
 
   members = {
-    US = US, AFTER = AFTER, int = int, first = first, last = last, owner = owner, owner_of_waiter = owner_of_waiter,
-    roll_member = roll_member, roll_of = roll_of, waiting_roll_of = waiting_roll_of, roll_since = roll_since,
-    read_roll = read_roll, order_key = order_key,
+    US = US, AFTER = AFTER, int = int, fields = fields, first = first, last = last, owner = owner, order_key = order_key,
   }
 end
 
@@ -186,7 +179,7 @@ end
 local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
-    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to')
+    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy')
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
     time = tonumber(found[2]),               -- its last step (wall time, ms)
@@ -202,17 +195,18 @@ do
     fence = tonumber(found[12]) or 0,        -- the last fencing number
     next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
     served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
+    heavy = found[15] == '1',                -- some wants are for more than one unit of a limit, or were
     fence_before = found[12],
   }
 end
 
 -- uses: meta members
--- The limit table: which max holds, which limits are settling, and in which of them a permit may have come free.
+-- The limit table: which max holds, which limits are settling, and in which of them units may have become free.
 local limits
 do
   local has_changed = false
 
-  -- The work list of those in which a permit may have come free.
+  -- The work list of those in which units may have become free.
   local queue, queued = {}, {}
   local function touch(limit)
     if not queued[limit] then
@@ -230,12 +224,29 @@ do
     end
     return limit
   end
+  local function is_touched(limit) return queued[limit] end
   local taken = 0
   local function next_touched()
     taken = taken + 1
     local limit = queue[taken]
     if limit then queued[limit] = nil else taken = taken - 1 end
     return limit
+  end
+
+  -- TODO has those in whose lines this script did not do all that could be done.
+  local some_are_put_off = call('EXISTS', key.todo) == 1
+  local function is_put_off(limit) return some_are_put_off and call('ZSCORE', key.todo, limit) and true or false end
+  local function put_off(limit)
+    call('ZADD', key.todo, 0, limit)
+    some_are_put_off = true
+  end
+  local function take_up()
+    if not some_are_put_off then return end
+    for _, limit in ipairs(call('ZRANGE', key.todo, 0, constant.WORK - 1)) do
+      call('ZREM', key.todo, limit)
+      touch(limit)
+    end
+    some_are_put_off = call('EXISTS', key.todo) == 1
   end
 
   local maxima = {}
@@ -246,6 +257,14 @@ do
       maxima[limit] = max
     end
     return max
+  end
+
+  -- Many at once, to be asked for later.
+  local function look_at(names)
+    local found = members.fields(key.max, names)
+    for i, limit in ipairs(names) do
+      if maxima[limit] == nil then maxima[limit] = tonumber(found[i]) or false end
+    end
   end
 
   -- SETTLING has limits by the version of the table with which they began.
@@ -321,43 +340,98 @@ do
   end
 
   limits = {
-    touch = touch, touch_lines_after = touch_lines_after, next_touched = next_touched, max_of = max_of,
+    touch = touch, is_touched = is_touched, touch_lines_after = touch_lines_after, next_touched = next_touched,
+    max_of = max_of, look_at = look_at,
     is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, new_version = new_version,
     hold_to = hold_to, configured = configured, all = all,
-    has_changed = function() return has_changed end,
+    put_off = put_off, is_put_off = is_put_off, take_up = take_up,
+    has_changed = function() return has_changed end, are_some_put_off = function() return some_are_put_off end,
   }
 end
 
--- uses: meta members
--- The heartbeat settings of live sessions: all intervals in order, then all timeouts.
-local heartbeats
+-- uses: members limits
+-- Units: how many of each limit's max a session has, whether its tasks use them or not.
+--
+-- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
+-- twice: under the limit, and the limit under the session.
+local units
 do
-  local INTERVAL, TIMEOUT = 'interval\31', 'timeout\31'
+  local US = members.US
 
-  local function beat_of(kind, ms, sid) return string.format('%s%010.0f%s%s', kind, ms, members.US, sid) end
-  local function ms_at(index)
-    local found = call('ZRANGE', key.heartbeats, index, index)
-    return found[1] and tonumber(string.match(found[1], members.US .. '(%d+)' .. members.US))
+  local function of_limit(limit, sid) return limit .. US .. sid end
+  local function of_session(limit, sid) return US .. sid .. US .. limit end
+
+  local totals = {} -- as far as they were looked at
+  local function held(limit)
+    local total = totals[limit]
+    if not total then
+      total = tonumber(call('HGET', key.held, limit)) or 0
+      totals[limit] = total
+    end
+    return total
   end
 
-  local function add(sid, interval, timeout)
-    call('ZADD', key.heartbeats, 0, beat_of(INTERVAL, interval, sid), 0, beat_of(TIMEOUT, timeout, sid))
-  end
-  local function remove(sid, interval, timeout)
-    call('ZREM', key.heartbeats, beat_of(INTERVAL, interval, sid), beat_of(TIMEOUT, timeout, sid))
-  end
-
-  -- The longest interval of a live session (ms).
-  local function slowest() return ms_at(call('ZCARD', key.heartbeats) / 2 - 1) or meta.interval end
-
-  -- Sessions have begun or ended: the least interval holds back the lease clock. While none lives, the last one's does.
-  local function changed()
-    meta.interval, meta.longest = ms_at(0) or meta.interval, ms_at(-1) or meta.longest
-    call('HSET', key.meta, 'interval', members.int(meta.interval), 'longest', members.int(meta.longest))
+  -- Many at once, to be asked for later.
+  local function look_at(names)
+    local found = members.fields(key.held, names)
+    for i, limit in ipairs(names) do totals[limit] = totals[limit] or tonumber(found[i]) or 0 end
   end
 
-  heartbeats = {
-    INTERVAL = INTERVAL, TIMEOUT = TIMEOUT, add = add, remove = remove, slowest = slowest, changed = changed,
+  -- All sessions have so many of a limit.
+  local function set_held(limit, total)
+    totals[limit] = total
+    if total > 0 then call('HSET', key.held, limit, members.int(total)) else call('HDEL', key.held, limit) end
+  end
+
+  local function of(sid, limit) return tonumber(call('HGET', key.units, of_limit(limit, sid))) or 0 end
+
+  -- A session has so many of a limit from now on. before: how many it had, where that is known.
+  local function set(sid, limit, count, before)
+    before = before or of(sid, limit)
+    if count == before then return end
+    local member = of_limit(limit, sid)
+    if count > 0 then
+      call('HSET', key.units, member, members.int(count))
+      if before == 0 then call('ZADD', key.holders, 0, member, 0, of_session(limit, sid)) end
+    else
+      call('HDEL', key.units, member)
+      call('ZREM', key.holders, member, of_session(limit, sid))
+    end
+    set_held(limit, held(limit) + count - before)
+    if count < before then limits.touch(limit) end
+  end
+
+  local function add(sid, limit, more) set(sid, limit, of(sid, limit) + more) end
+
+  -- A session has so many of each of these limits from now on.
+  local function set_all(sid, counts)
+    local names, fields = {}, {}
+    for limit in pairs(counts) do
+      names[#names + 1] = limit
+      fields[#names] = of_limit(limit, sid)
+    end
+    local before = members.fields(key.units, fields)
+    for i, limit in ipairs(names) do set(sid, limit, counts[limit], tonumber(before[i]) or 0) end
+  end
+
+  -- The limits that a session has units of, some of them where at_most is given.
+  local function limits_of(sid, at_most)
+    local from, to = '[' .. US .. sid .. US, '(' .. US .. sid .. members.AFTER
+    local found = call('ZRANGEBYLEX', key.holders, from, to, 'LIMIT', 0, at_most or -1)
+    for i, member in ipairs(found) do found[i] = string.sub(member, #sid + 3) end
+    return found
+  end
+
+  -- The sessions that have units of a limit.
+  local function sessions_of(limit)
+    local found = call('ZRANGEBYLEX', key.holders, members.first(limit), members.last(limit))
+    for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
+    return found
+  end
+
+  units = {
+    held = held, set_held = set_held, look_at = look_at, of = of, set = set, set_all = set_all, add = add, limits_of = limits_of,
+    sessions_of = sessions_of,
   }
 end
 
@@ -398,6 +472,391 @@ do
   end
 
   clock = { at = at, is_held = is_held, save = save, arrival_of = arrival_of }
+end
+
+-- uses: clock
+-- Wants: what sessions wait for. A want is a set of claims of one session, and the requests that wait for all of it.
+--
+-- Its id is <session>:<number of the set>, and WANTS has one record for each, whose fields are
+--   c   the claims, [[limit, weight]...]; a grant is all of them at once
+--   r   the requests, first come first: [[arrival (lease clock, us, sixteen digits), task id, task]...]; never empty
+--   at  the limit in whose line the first of them stands
+--   k   how often that one missed its turn, as another of its limits was full
+--   o   1 once its turn came while its session had no room
+-- ROLL has the ids, by session.
+local wants
+do
+  local function load(id)
+    local text = call('HGET', key.wants, id)
+    return text and cjson.decode(text) or nil
+  end
+  local function save(id, record) call('HSET', key.wants, id, cjson.encode(record)) end
+
+  -- Of some of a session's, where at_most is given.
+  local function ids_of(sid, at_most)
+    return call('ZRANGEBYLEX', key.roll, '[' .. sid .. ':', '(' .. sid .. ';', 'LIMIT', 0, at_most or -1)
+  end
+  local function enrol(id) call('ZADD', key.roll, 0, id) end
+  local function forget(id)
+    call('HDEL', key.wants, id)
+    call('ZREM', key.roll, id)
+  end
+
+  -- How many units of a limit it is for.
+  local function weight_on(record, limit)
+    for _, claim in ipairs(record.c) do
+      if claim[1] == limit then return claim[2] end
+    end
+    return 0
+  end
+
+  local function is_heavy(record)
+    for _, claim in ipairs(record.c) do
+      if claim[2] > 1 then return true end
+    end
+    return false
+  end
+
+  -- Are these the same claims, in the same order?
+  local function are_same(some, others)
+    if #some ~= #others then return false end
+    for i = 1, #some do
+      if some[i][1] ~= others[i][1] or some[i][2] ~= others[i][2] then return false end
+    end
+    return true
+  end
+
+  -- Where one of its requests stands among all that wait.
+  local function order_of(id, number, request) return request[1] .. id .. string.format('%04d', number) end
+
+  -- For how long a request has waited (ms).
+  local function waited(request) return math.max(clock.at - tonumber(request[1]) / 1000, 0) end
+
+  wants = {
+    load = load, save = save, ids_of = ids_of, enrol = enrol, forget = forget, weight_on = weight_on,
+    is_heavy = is_heavy,
+    are_same = are_same, order_of = order_of, waited = waited,
+  }
+end
+
+-- uses: nothing
+-- What other sessions are to hear when the script is done.
+local notices
+do
+  local all = {} -- by session
+
+  -- The notice to a session: grants, limits (whose contention it is told), offer.
+  local function to(sid)
+    local notice = all[sid]
+    if not notice then
+      notice = { grants = {}, limits = {} }
+      all[sid] = notice
+    end
+    return notice
+  end
+
+  notices = { all = all, to = to }
+end
+
+-- uses: input meta members limits wants notices
+-- Room: how many more a session could start, as it stated, less the grants since.
+local rooms
+do
+  local known = {}
+  local is_offered = false -- whether a turn came of the session that calls, which has no room
+  local function of(sid)
+    local left = known[sid]
+    if left == nil then
+      left = tonumber(call('HGET', key.session, sid .. ':room')) or 0
+      known[sid] = left
+    end
+    return left
+  end
+  -- What was read of a session's room beside other fields.
+  local function know(sid, left) known[sid] = left end
+
+  local function each_want(sid, visit)
+    for _, id in ipairs(wants.ids_of(sid)) do visit(wants.load(id)) end
+  end
+
+  local function touch_all(record)
+    for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
+  end
+  local function touch_held_back(record)
+    if record.k >= constant.TURNS then
+      touch_all(record)
+    elseif wants.weight_on(record, record.at) > 1 then
+      limits.touch(record.at)
+    end
+  end
+
+  -- A session without room has nothing held back for it: that is free for others meanwhile.
+  local function set(sid, left)
+    local before = of(sid)
+    known[sid] = left
+    call('HSET', key.session, sid .. ':room', members.int(left))
+    if left <= 0 and before > 0 and (meta.heavy or call('EXISTS', key.reserved) == 1) then
+      each_want(sid, touch_held_back)
+    end
+  end
+
+  local function touch_line(record)
+    if record.k >= constant.TURNS then
+      touch_all(record)
+    elseif record.at then
+      limits.touch(record.at)
+    end
+  end
+
+  -- Lines of a session's wants, to be served now that it has room. (What is held back for one of them may be less than
+  -- what was for a heavier one behind it.)
+  local function touch_lines_of(sid) each_want(sid, touch_line) end
+
+  -- A want's turn came, but its session has no room: it keeps its position in line, and its session is told, once.
+  local function offer(id, record)
+    if not record.o then
+      record.o = 1
+      wants.save(id, record)
+    end
+    local sid = members.owner(id)
+    if sid == input.me then is_offered = true end
+    if call('HGET', key.session, sid .. ':offered') == '1' then return end
+    call('HSET', key.session, sid .. ':offered', '1')
+    if sid ~= input.me then notices.to(sid).offer = true end
+  end
+
+  rooms = {
+    of = of, know = know, set = set, touch_lines_of = touch_lines_of, offer = offer,
+    is_offered = function() return is_offered end,
+  }
+end
+
+-- uses: input members limits units wants notices
+-- Who waits for a limit while others could use its units again.
+--
+-- CONTENDED has the one session that waits, or * for several; it may be behind, and says then that more wait than do.
+local contention
+do
+  -- Somebody of session sid waits for the limit: recall idle and reused units of every other session.
+  local function begin(limit, sid)
+    local flag = call('HGET', key.contended, limit)
+    if flag == '*' or flag == sid then return end
+    call('HSET', key.contended, limit, flag and '*' or sid)
+    for _, holder in ipairs(units.sessions_of(limit)) do
+      if holder ~= input.me and (flag or holder ~= sid) then notices.to(holder).limits[limit] = true end
+    end
+  end
+
+  -- Nobody waits for it any more.
+  local function finish_if_empty(limit)
+    local first, last = members.first(limit), members.last(limit)
+    if #call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, 1) == 0
+      and #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) == 0 then
+      call('HDEL', key.contended, limit)
+    end
+  end
+
+  -- How many requests of these wants came before an arrival (nil: all).
+  local function count_before(ids, arrival)
+    local count = 0
+    for _, id in ipairs(ids) do
+      for _, request in ipairs(wants.load(id).r) do
+        if arrival and request[1] >= arrival then break end
+        count = count + 1
+      end
+    end
+    return count
+  end
+
+  -- Must this session give units of the limit back rather than use them again? (Yes when in doubt.) And how many of its
+  -- own requests are at the head of the line: for those it may use units again all the same.
+  local function between(limit, sid, flag)
+    local SCAN = 64 -- how many wants are looked at to see whether only one session waits
+    local max = limits.max_of(limit)
+    if max and units.held(limit) > max then return true, 0 end
+    if not flag or flag == sid then return false, 0 end
+    local first, last = members.first(limit), members.last(limit)
+    if #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) > 0 then return true, 0 end
+    local line, own = call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, SCAN), {}
+    for _, member in ipairs(line) do
+      local arrival, id = string.match(string.sub(member, #limit + 2), '^(%d+)' .. members.US .. '(.*)$')
+      if members.owner(id) ~= sid then return true, count_before(own, arrival) end
+      table.insert(own, id)
+    end
+    if #line == SCAN then return true, count_before(own) end
+    if #line == 0 then call('HDEL', key.contended, limit) else call('HSET', key.contended, limit, sid) end
+    return false, 0
+  end
+
+  -- What a session is told of limits: those that others wait for, each with its own streak at the head of the line.
+  local function recall(names, sid)
+    local listed, found = {}, nil
+    for limit in pairs(names) do listed[#listed + 1] = limit end
+    limits.look_at(listed)
+    units.look_at(listed)
+    local flags = members.fields(key.contended, listed)
+    for i, limit in ipairs(listed) do
+      local is_contended, streak = between(limit, sid, flags[i])
+      if is_contended then
+        found = found or {}
+        found[limit] = streak
+      end
+    end
+    return found
+  end
+
+  contention = { begin = begin, finish_if_empty = finish_if_empty, recall = recall }
+end
+
+-- uses: meta members limits units wants rooms contention
+-- Lines: where wants stand, and for which of them units are held back.
+--
+-- TURNS has the wants of each line whose turn may come, ASIDE the others, by session: their turn came, they had no room for
+-- a task, and have not been heard of since. So nobody walks past them each time that units become free.
+-- A want stands in the line of one full limit at a time, where the first of its requests belongs. After TURNS missed
+-- turns its units are held back for it in each of its limits: RESERVED has it then, ordered as WAITERS. In each limit
+-- that is done for one at a time, the first whose session has room: were it done for each of them, those that wait for a
+-- full limit would empty the others, too. The first of all is the first in each of its limits, so its turn comes, and
+-- then that of the next.
+local lines
+do
+  local some_are_reserved = call('EXISTS', key.reserved) == 1
+
+  local function id_at(order) return string.match(order, members.US .. '(.*)$') end
+
+  -- How many units are held back for a want that came before this order key.
+  local function reserved_before(limit, order)
+    if not some_are_reserved then return 0 end
+    local before = '(' .. limit .. members.US .. order
+    for _, member in ipairs(call('ZRANGEBYLEX', key.reserved, members.first(limit), before)) do
+      local id = id_at(string.sub(member, #limit + 2))
+      if rooms.of(members.owner(id)) > 0 then return wants.weight_on(wants.load(id), limit) end
+    end
+    return 0
+  end
+
+  -- Is what is free for a want that stands in line before this order key, and needs more? (Else smaller ones would pass
+  -- it for ever.) If its session has no room the line is served, and then it is for others.
+  local function is_for_a_heavier(limit, free, order)
+    if not meta.heavy then return false end
+    local from, before = members.first(limit), '(' .. limit .. members.US .. order
+    local first = call('ZRANGEBYLEX', key.turns, from, before, 'LIMIT', 0, 1)[1]
+    if not first then return false end
+    local id = id_at(string.sub(first, #limit + 2))
+    if wants.weight_on(wants.load(id), limit) <= free then return false end
+    if rooms.of(members.owner(id)) <= 0 then limits.touch(limit) end
+    return true
+  end
+
+  -- Has the limit so many units for a want that stands at this order key (arrival members.US id)?
+  local function has_free(limit, weight, order)
+    local max = limits.max_of(limit)
+    if not max then return true end
+    if meta.closed_until or limits.is_settling(limit) then return false end
+    local free = max - units.held(limit)
+    if free < weight then return false end
+    free = free - reserved_before(limit, order)
+    return free >= weight and not is_for_a_heavier(limit, free, order)
+  end
+
+  -- The first of its other limits that has not enough for the want.
+  local function blocking(record, order, but)
+    for _, claim in ipairs(record.c) do
+      if claim[1] ~= but and not has_free(claim[1], claim[2], order) then return claim[1] end
+    end
+  end
+
+  local function stand(id, record, limit)
+    record.at = limit
+    wants.save(id, record)
+    local member = limit .. members.US .. members.order_key(id, record)
+    call('ZADD', key.waiters, 0, member)
+    call('ZADD', key.turns, 0, member)
+    contention.begin(limit, members.owner(id))
+  end
+
+  -- Its session has no room: its turn doesn't come again until that says something.
+  local function set_aside(sid, member)
+    call('ZREM', key.turns, member)
+    call('ZADD', key.aside, 0, sid .. members.US .. member)
+  end
+
+  -- What was set aside of a session gets its turns again.
+  local function bring_back(sid)
+    local found = call('ZRANGEBYLEX', key.aside, members.first(sid), members.last(sid))
+    for _, member in ipairs(found) do
+      call('ZADD', key.turns, 0, string.sub(member, #sid + 2))
+      call('ZREM', key.aside, member)
+    end
+  end
+
+  local function leave(id, record)
+    local limit = record.at
+    if not limit then return end
+    local member = limit .. members.US .. members.order_key(id, record)
+    call('ZREM', key.waiters, member)
+    if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, members.owner(id) .. members.US .. member) end
+    record.at = nil
+    if wants.weight_on(record, limit) > 1 then limits.touch(limit) end -- what was free was for it
+    contention.finish_if_empty(limit)
+  end
+
+  local function reserve(id, record)
+    some_are_reserved = true
+    for _, claim in ipairs(record.c) do
+      local limit = claim[1]
+      call('ZADD', key.reserved, 0, limit .. members.US .. members.order_key(id, record))
+      contention.begin(limit, members.owner(id))
+    end
+  end
+
+  local function unreserve(id, record)
+    if record.k < constant.TURNS then return end
+    for _, claim in ipairs(record.c) do
+      local limit = claim[1]
+      call('ZREM', key.reserved, limit .. members.US .. members.order_key(id, record))
+      contention.finish_if_empty(limit)
+      limits.touch(limit)
+    end
+  end
+
+  lines = {
+    id_at = id_at, has_free = has_free, blocking = blocking, stand = stand, leave = leave, set_aside = set_aside,
+    bring_back = bring_back, reserve = reserve, unreserve = unreserve,
+  }
+end
+
+-- uses: meta members
+-- The heartbeat settings of live sessions: all intervals in order, then all timeouts.
+local heartbeats
+do
+  local INTERVAL, TIMEOUT = 'interval\31', 'timeout\31'
+
+  local function beat_of(kind, ms, sid) return string.format('%s%010.0f%s%s', kind, ms, members.US, sid) end
+  local function ms_at(index)
+    local found = call('ZRANGE', key.heartbeats, index, index)
+    return found[1] and tonumber(string.match(found[1], members.US .. '(%d+)' .. members.US))
+  end
+
+  local function add(sid, interval, timeout)
+    call('ZADD', key.heartbeats, 0, beat_of(INTERVAL, interval, sid), 0, beat_of(TIMEOUT, timeout, sid))
+  end
+  local function remove(sid, interval, timeout)
+    call('ZREM', key.heartbeats, beat_of(INTERVAL, interval, sid), beat_of(TIMEOUT, timeout, sid))
+  end
+
+  -- The longest interval of a live session (ms).
+  local function slowest() return ms_at(call('ZCARD', key.heartbeats) / 2 - 1) or meta.interval end
+
+  -- Sessions have begun or ended: the least interval holds back the lease clock. While none lives, the last one's does.
+  local function changed()
+    meta.interval, meta.longest = ms_at(0) or meta.interval, ms_at(-1) or meta.longest
+    call('HSET', key.meta, 'interval', members.int(meta.interval), 'longest', members.int(meta.longest))
+  end
+
+  heartbeats = {
+    INTERVAL = INTERVAL, TIMEOUT = TIMEOUT, add = add, remove = remove, slowest = slowest, changed = changed,
+  }
 end
 
 -- uses: meta time members limits
@@ -532,374 +991,194 @@ do
   configs = { begin = begin, end_some = end_some }
 end
 
--- uses: meta time clock members
--- Requests for permits, and the permits that were granted: one record each, in REQUESTS.
+-- uses: meta time members
+-- Grants: what a session was given, until it has said that it knows of it and, in a statement, what became of it.
 --
--- A record's fields are
---   c   its claims, [[limit, weight]...]; a permit is all of them at once
---   g   the number of its grant in its session; 0 while it waits
---   t   task id                        n   task name
---   f   fencing number (0: it was never granted; its task ran before the limit began)
---   s   since when its task has it (wall time, ms)
---   i   1 while no task has it (idle)
--- and of a waiter
---   a   arrival at its gate (lease clock, us, sixteen digits): where it stands in a line
---   w   arrival of the task that it stands for now, where that is another than the one it came for
---   at  the limit in whose line it stands
---   k   how often it missed its turn, as another of its limits was full
---   o   1 once its turn came while its session had no room
--- A waiter becomes a holder when it is granted; what a session states to run is a holder at once.
-local permits
+-- GRANTS has <session>:<number of the grant, twelve digits>:<JSON, a GRANT row, the task's id, the task> for each.
+local grants
 do
-  local function load(id)
-    local text = call('HGET', key.requests, id)
-    return text and cjson.decode(text) or nil
-  end
-  local function save(id, record) call('HSET', key.requests, id, cjson.encode(record)) end
-
-  local function held(limit) return call('ZLEXCOUNT', key.holders, members.first(limit), members.last(limit)) end
+  local function from(sid, grant) return string.format('[%s:%012.0f:', sid, grant) end
+  local function before(sid, grant) return string.format('(%s:%012.0f:', sid, grant) end
+  local function after_all(sid) return '(' .. sid .. ';' end
+  local function row_of(member) return cjson.decode(string.match(member, '^[^:]*:%d+:(.*)$')) end
 
   -- The fencing number last given, in steps of 100 us of Redis' clock: it only grows, and is never behind that clock
-  -- when a permit is granted, so it goes on growing where it was lost with the rest of the data.
+  -- when units are granted, so it goes on growing where it was lost with the rest of the data.
   local function next_fence()
     meta.fence = math.max(meta.fence + 1, math.floor(time.now * 10 + time.us / 100))
     return meta.fence
   end
+  local function has_seen_fence(fence) meta.fence = math.max(meta.fence, fence) end
   local function save_fence()
     local fence = members.int(meta.fence)
     if fence ~= meta.fence_before and meta.fence > 0 then call('HSET', key.meta, 'fence', fence) end
   end
 
-  local function hold(id, record, grant, since)
-    record.g = grant
-    record.s = since
-    save(id, record)
-    call('ZADD', key.roll, 0, members.roll_member(id, grant))
-    for _, claim in ipairs(record.c) do call('ZADD', key.holders, 0, claim[1] .. members.US .. id) end
-  end
-
-  -- What a session states to run counts whether there is a permit for it or not.
-  local function adopt(sid, row, grant)
-    meta.fence = math.max(meta.fence, row[HELD.fence])
-    local record = {
-      c = row[HELD.claims], a = string.rep('0', 16), k = 0, t = row[HELD.task_id], n = row[HELD.task],
-      i = row[HELD.idle], f = row[HELD.fence],
+  -- A set of a session is granted its claims, for a request that waits; return the row that tells it.
+  local function add(sid, set, claims, request)
+    local grant = call('HINCRBY', key.session, sid .. ':granted', 1)
+    local row = {
+      [GRANT.grant] = grant, [GRANT.set] = set, [GRANT.claims] = claims, [GRANT.fence] = next_fence(),
+      [GRANT.at] = time.now,
     }
-    hold(sid .. ':' .. members.int(row[HELD.number]), record, grant, time.now - row[HELD.age])
+    local last = #row
+    row[last + 1], row[last + 2] = request[2], request[3]
+    call('ZADD', key.grants, 0, string.sub(from(sid, grant), 2) .. cjson.encode(row))
+    row[last + 1], row[last + 2] = nil, nil
+    return row
   end
 
-  -- A grant, as its session is told of it.
-  local function grant_row(grant, number, record)
-    return { [GRANT.grant] = grant, [GRANT.number] = number, [GRANT.fence] = record.f, [GRANT.at] = record.s }
-  end
-
-  -- Are these the same claims, in the same order?
-  local function are_same(some, others)
-    if #some ~= #others then return false end
-    for i = 1, #some do
-      if some[i][1] ~= others[i][1] or some[i][2] ~= others[i][2] then return false end
+  -- The rows of those above a number, in order, as the session is told of them; or all, with whom they were for.
+  local function since(sid, grant)
+    local found = call('ZRANGEBYLEX', key.grants, from(sid, grant + 1), after_all(sid))
+    for i, member in ipairs(found) do
+      local row = row_of(member)
+      for field = #row, GRANT.at + 1, -1 do row[field] = nil end
+      found[i] = row
     end
-    return true
+    return found
+  end
+  local function all(sid)
+    local found = call('ZRANGEBYLEX', key.grants, from(sid, 0), after_all(sid))
+    for i, member in ipairs(found) do found[i] = row_of(member) end
+    return found
   end
 
-  -- For how long the task of a waiter has waited (ms).
-  local function waited(record) return math.max(clock.at - tonumber(record.w or record.a) / 1000, 0) end
+  -- The session knows of all up to this one, and has stated what it runs.
+  local function forget_to(sid, grant) call('ZREMRANGEBYLEX', key.grants, from(sid, 0), before(sid, grant + 1)) end
+  -- Its task has ended.
+  local function forget(sid, grant) call('ZREMRANGEBYLEX', key.grants, from(sid, grant), before(sid, grant + 1)) end
+  local function forget_all(sid) call('ZREMRANGEBYLEX', key.grants, from(sid, 0), after_all(sid)) end
 
-  permits = {
-    load = load, save = save, held = held, next_fence = next_fence, save_fence = save_fence, hold = hold,
-    adopt = adopt, are_same = are_same, grant_row = grant_row, waited = waited,
+  grants = {
+    next_fence = next_fence, has_seen_fence = has_seen_fence, save_fence = save_fence, add = add, since = since,
+    all = all, forget_to = forget_to, forget = forget, forget_all = forget_all,
   }
 end
 
--- uses: nothing
--- What other sessions are to hear when the script is done.
-local notices
-do
-  local all = {} -- by session
-
-  -- The notice to a session: grants, limits (whose contention it is told), offer.
-  local function to(sid)
-    local notice = all[sid]
-    if not notice then
-      notice = { grants = {}, limits = {} }
-      all[sid] = notice
-    end
-    return notice
-  end
-
-  notices = { all = all, to = to }
-end
-
--- uses: input members limits permits notices
--- Room: how many more a session could start, as it stated, less the grants since.
-local rooms
-do
-  local known = {}
-  local is_offered = false -- whether a turn came of the session that calls, which has no room
-  local function of(sid)
-    local left = known[sid]
-    if left == nil then
-      left = tonumber(call('HGET', key.session, sid .. ':room')) or 0
-      known[sid] = left
-    end
-    return left
-  end
-  -- What was read of a session's room beside other fields.
-  local function know(sid, left) known[sid] = left end
-
-  local function each_waiter(sid, visit)
-    local from, to = members.waiting_roll_of(sid)
-    for _, member in ipairs(call('ZRANGEBYLEX', key.roll, from, to)) do
-      local record = permits.load(sid .. ':' .. string.sub(member, #from))
-      if record then visit(record) end
-    end
-  end
-
-  local function touch_reserved(record)
-    if record.k >= constant.TURNS then
-      for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
-    end
-  end
-
-  -- A session without room has nothing held back for it: what it had reserved is free for others meanwhile.
-  local function set(sid, left)
-    local before = of(sid)
-    known[sid] = left
-    call('HSET', key.session, sid .. ':room', members.int(left))
-    if left <= 0 and before > 0 and call('EXISTS', key.reserved) == 1 then each_waiter(sid, touch_reserved) end
-  end
-
-  local function touch_line(record)
-    if record.at then limits.touch(record.at) end
-  end
-
-  -- Lines of a session's waiters, to be served now that it has room.
-  local function touch_lines_of(sid) each_waiter(sid, touch_line) end
-
-  -- A waiter's turn came, but its session has no room: it keeps its position in line, and its session is told, once.
-  local function offer(id, record)
-    if not record.o then
-      record.o = 1
-      permits.save(id, record)
-    end
-    local sid = members.owner(id)
-    if sid == input.me then is_offered = true end
-    if call('HGET', key.session, sid .. ':offered') == '1' then return end
-    call('HSET', key.session, sid .. ':offered', '1')
-    if sid ~= input.me then notices.to(sid).offer = true end
-  end
-
-  rooms = {
-    of = of, know = know, set = set, touch_lines_of = touch_lines_of, offer = offer,
-    is_offered = function() return is_offered end,
-  }
-end
-
--- uses: input members limits permits notices
--- Who waits for a limit while others could use its permits again.
+-- uses: input time members grants
+-- Which tasks run under limits, for people: as their sessions last stated, with what was granted since.
 --
--- CONTENDED has the one session that waits, or * for several; it may be behind, and says then that more wait than do.
-local contention
+-- RUNNING has, of each session, the time of its last statement (ms) and a JSON list of RUN rows; OVER has the ids of
+-- those of these tasks that have ended since, each between two members.US.
+local running
 do
-  -- Somebody of session sid waits for the limit: recall idle and reused permits of every other session.
-  local function begin(limit, sid)
-    local flag = call('HGET', key.contended, limit)
-    if flag == '*' or flag == sid then return end
-    call('HSET', key.contended, limit, flag and '*' or sid)
-    local told = {}
-    for _, member in ipairs(call('ZRANGEBYLEX', key.holders, members.first(limit), members.last(limit))) do
-      local holder = members.owner(string.sub(member, #limit + 2))
-      if not told[holder] and holder ~= input.me and (flag or holder ~= sid) then
-        told[holder] = true
-        notices.to(holder).limits[limit] = true
-      end
-    end
+  local US = members.US
+
+  local function state(sid, text)
+    call('HSET', key.running, sid, members.int(time.now) .. ' ' .. text)
+    call('HDEL', key.session, sid .. ':over')
+  end
+  local function have_ended(sid, task_ids)
+    if #task_ids == 0 then return end
+    local over = call('HGET', key.session, sid .. ':over') or US
+    call('HSET', key.session, sid .. ':over', over .. table.concat(task_ids, US) .. US)
+  end
+  local function forget(sid) call('HDEL', key.running, sid) end
+
+  -- Nobody has read what a session stated until somebody asks.
+  local function is_run(row)
+    return type(row) == 'table' and input.claims(row[RUN.claims]) and input.short(row[RUN.task_id])
+      and input.short(row[RUN.task]) and input.count(row[RUN.age])
+  end
+  local function read(text)
+    local is_readable, rows = pcall(cjson.decode, text)
+    return is_readable and type(rows) == 'table' and rows or {}
   end
 
-  -- Nobody waits for it any more.
-  local function finish_if_empty(limit)
-    local first, last = members.first(limit), members.last(limit)
-    if #call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, 1) == 0
-      and #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) == 0 then
-      call('HDEL', key.contended, limit)
-    end
-  end
-
-  -- Must this session give permits of the limit back rather than use them again? (Yes when in doubt.) And how many
-  -- of its own requests are at the head of the line: for those it may use a permit again all the same.
-  local function between(limit, sid)
-    local SCAN = 64 -- how many waiters are looked at to see whether only one session waits
-    local max = limits.max_of(limit)
-    if max and permits.held(limit) > max then return true, 0 end
-    local flag = call('HGET', key.contended, limit)
-    if not flag or flag == sid then return false, 0 end
-    local first, last = members.first(limit), members.last(limit)
-    if #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) > 0 then return true, 0 end
-    local line = call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, SCAN)
-    local streak = 0
-    for _, member in ipairs(line) do
-      if members.owner_of_waiter(member) ~= sid then return true, streak end
-      streak = streak + 1
-    end
-    if #line == SCAN then return true, streak end
-    if #line == 0 then call('HDEL', key.contended, limit) else call('HSET', key.contended, limit, sid) end
-    return false, 0
-  end
-
-  -- What a session is told of limits: those that others wait for, each with its own streak at the head of the line.
-  local function recall(names, sid)
-    local found = nil
-    for limit in pairs(names) do
-      local is_contended, streak = between(limit, sid)
-      if is_contended then
-        found = found or {}
-        found[limit] = streak
+  -- What a session stated, without what has ended since; each: claims, id, task, since (wall time, ms).
+  local function stated(sid, text)
+    local over = call('HGET', key.session, sid .. ':over') or ''
+    local at, rows = string.match(text, '^(%d+) (.*)$')
+    local found = {}
+    for _, row in ipairs(read(rows)) do
+      if is_run(row) and not string.find(over, US .. row[RUN.task_id] .. US, 1, true) then
+        table.insert(found, {
+          claims = row[RUN.claims], id = row[RUN.task_id], task = row[RUN.task],
+          since = tonumber(at) - row[RUN.age],
+        })
       end
     end
     return found
   end
+  local function granted(row)
+    return {
+      claims = row[GRANT.claims], since = row[GRANT.at], id = row[GRANT.at + 1], task = row[GRANT.at + 2],
+    }
+  end
 
-  contention = { begin = begin, finish_if_empty = finish_if_empty, recall = recall }
-end
+  local function of(sid)
+    local text = call('HGET', key.running, sid)
+    local found = text and stated(sid, text) or {}
+    for _, row in ipairs(grants.all(sid)) do table.insert(found, granted(row)) end
+    return found
+  end
 
--- uses: meta members limits permits rooms contention
--- Lines: where requests wait, and for whom permits are held back.
---
--- TURNS has the waiters of each line whose turn may come, ASIDE the others, by session: they were offered a permit, had
--- no room for it, and have not been heard of since. So nobody walks past them at each permit that becomes free.
--- A waiter stands in the line of one full limit at a time. After TURNS missed turns a permit is held back for it in each
--- of its limits: RESERVED has it then, ordered as WAITERS. Of each limit one is held back at a time, for the first whose
--- session has room: were it one for each of them, those that wait for a full limit would empty the others, too. The
--- first of all is the first in each of its limits, so its turn comes, and then that of the next.
-local lines
-do
-  -- Has the limit a permit for a request that stands at this order key (arrival members.US id)?
-  local function has_free(limit, order)
-    local max = limits.max_of(limit)
-    if not max then return true end
-    if meta.closed_until or limits.is_settling(limit) then return false end
-    local taken = permits.held(limit)
-    if taken >= max then return false end
-    if taken < max - 1 then return true end
-    local before = '(' .. limit .. members.US .. order
-    for _, member in ipairs(call('ZRANGEBYLEX', key.reserved, members.first(limit), before)) do
-      if rooms.of(members.owner_of_waiter(member)) > 0 then return false end
+  local function covers(claims, limit)
+    for _, claim in ipairs(claims) do
+      if claim[1] == limit then return claim[2] end
     end
-    return true
+    return nil
   end
 
-  -- The first of its other limits that has no permit for the request.
-  local function blocking(record, order, but)
-    for _, claim in ipairs(record.c) do
-      local limit = claim[1]
-      if limit ~= but and not has_free(limit, order) then return limit end
-    end
-  end
-
-  local function stand(id, record, limit)
-    record.at = limit
-    permits.save(id, record)
-    local member = limit .. members.US .. members.order_key(id, record)
-    call('ZADD', key.waiters, 0, member)
-    call('ZADD', key.turns, 0, member)
-    contention.begin(limit, members.owner(id))
-  end
-
-  -- It was offered a permit, and its session has no room: its turn doesn't come again until that says something.
-  local function set_aside(sid, member)
-    call('ZREM', key.turns, member)
-    call('ZADD', key.aside, 0, sid .. members.US .. member)
-  end
-
-  -- What was set aside of a session gets its turns again.
-  local function bring_back(sid)
-    local found = call('ZRANGEBYLEX', key.aside, members.first(sid), members.last(sid))
-    for _, member in ipairs(found) do
-      call('ZADD', key.turns, 0, string.sub(member, #sid + 2))
-      call('ZREM', key.aside, member)
-    end
-  end
-
-  local function leave(id, record)
-    local limit = record.at
-    local member = limit .. members.US .. members.order_key(id, record)
-    call('ZREM', key.waiters, member)
-    if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, members.owner(id) .. members.US .. member) end
-    record.at = nil
-    contention.finish_if_empty(limit)
-  end
-
-  local function reserve(id, record)
-    for _, claim in ipairs(record.c) do
-      local limit = claim[1]
-      call('ZADD', key.reserved, 0, limit .. members.US .. members.order_key(id, record))
-      contention.begin(limit, members.owner(id))
-    end
-  end
-
-  local function unreserve(id, record)
-    if record.k < constant.TURNS then return end
-    for _, claim in ipairs(record.c) do
-      local limit = claim[1]
-      call('ZREM', key.reserved, limit .. members.US .. members.order_key(id, record))
-      contention.finish_if_empty(limit)
-      limits.touch(limit)
-    end
-  end
-
-  lines = {
-    has_free = has_free, blocking = blocking, stand = stand, leave = leave, set_aside = set_aside,
-    bring_back = bring_back, reserve = reserve, unreserve = unreserve,
+  running = {
+    state = state, have_ended = have_ended, forget = forget, stated = stated, granted = granted, of = of, covers = covers,
   }
 end
 
--- uses: input meta time clock members limits permits rooms lines notices
--- The rules by which permits are given.
+-- uses: input meta members limits units wants grants rooms lines notices
+-- The rules by which units are given.
 --
--- Guarantee: after each script, no waiter whose session has room stands in line while all of its limits have a
--- permit for it; and no limit has more holders than its max but those that a statement of holdings added.
+-- Guarantee: after each script, no want whose session has room stands in line while all of its limits have the units for
+-- it, but in lines that are put off; and of no limit are more units held than its max, but those that a session stated.
 --
--- Cost    O(log N) for each permit given or freed, N = holders + waiters of all limits; O(1) otherwise
+-- Cost    O(log N) for each grant and each unit freed, N = sessions and wants of all limits. No script makes more than
+--         WORK steps past those that it is asked for: lines in which more could be done are put off to the next.
 local serving
 do
+  -- The first request of a want gets its units. The want stands in no line then, and is forgotten with its last request.
   local function grant(id, record)
-    local sid = members.owner(id)
-    local number = call('HINCRBY', key.session, sid .. ':granted', 1)
+    local sid, set = string.match(id, '^([^:]*):(.*)$')
     rooms.set(sid, rooms.of(sid) - 1)
-    if record.at then lines.leave(id, record) end
+    lines.leave(id, record)
     lines.unreserve(id, record)
-    call('ZREM', key.roll, members.roll_member(id, 0))
-    record.o = nil
-    record.f = permits.next_fence()
-    permits.hold(id, record, number, time.now)
+    record.k, record.o = 0, nil
+    local row = grants.add(sid, tonumber(set), record.c, table.remove(record.r, 1))
+    for _, claim in ipairs(record.c) do units.add(sid, claim[1], claim[2]) end
     if sid ~= input.me then
       local notice = notices.to(sid)
-      table.insert(notice.grants, permits.grant_row(number, tonumber(string.match(id, ':(.*)$')), record))
+      table.insert(notice.grants, row)
       for _, claim in ipairs(record.c) do notice.limits[claim[1]] = true end
     end
+    if #record.r == 0 then wants.forget(id) end
   end
 
-  -- End a request, waiting or granted, and free what it took.
+  -- Nobody waits under a want any more.
   local function remove(id)
-    local record = permits.load(id)
+    local record = wants.load(id)
     if not record then return end
-    if record.g == 0 then
-      lines.leave(id, record)
-      lines.unreserve(id, record)
-    else
-      for _, claim in ipairs(record.c) do
-        local limit = claim[1]
-        call('ZREM', key.holders, limit .. members.US .. id)
-        limits.touch(limit)
-      end
+    lines.leave(id, record)
+    lines.unreserve(id, record)
+    wants.forget(id)
+  end
+
+  -- Others wait under a want than before: it keeps its position where the first is the same.
+  local function change(id, record, requests)
+    if record.r[1][1] == requests[1][1] then
+      record.r = requests
+      return wants.save(id, record)
     end
-    call('ZREM', key.roll, members.roll_member(id, record.g))
-    call('HDEL', key.requests, id)
+    local limit = record.at
+    lines.leave(id, record)
+    lines.unreserve(id, record)
+    record.r, record.k, record.o = requests, 0, nil
+    lines.stand(id, record, limit)
+    limits.touch(limit)
   end
 
   -- Its turn came, but another of its limits is full: it stands in that one's line, with its old arrival.
-  -- After TURNS such misses a permit is held back for it in each of its limits. Only those that arrived later
-  -- are held up by that, so two such waiters can't wait for each other.
+  -- After TURNS such misses its units are held back for it in each of its limits. Only those that arrived later
+  -- are held up by that, so two such wants can't wait for each other.
   local function miss_turn(id, record, full)
     lines.leave(id, record)
     record.k = record.k + 1
@@ -907,8 +1186,7 @@ do
     lines.stand(id, record, full)
   end
 
-  local function serve_one(id, order, limit)
-    local record = permits.load(id)
+  local function serve_one(id, record, order, limit)
     local full = lines.blocking(record, order, limit)
     if rooms.of(members.owner(id)) <= 0 then
       if full then
@@ -922,20 +1200,48 @@ do
       miss_turn(id, record, full)
     else
       grant(id, record)
+      if #record.r > 0 then lines.stand(id, record, limit) end
     end
   end
 
-  -- Give the limit's free permits to the first in line whose session has room.
+  local function first_in_turn(limit)
+    local member = call('ZRANGEBYLEX', key.turns, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
+    return member and string.sub(member, #limit + 2)
+  end
+
+  -- Is the line of another limit of a want still to be served, in which somebody stands who came before it?
+  local function is_to_give_way(record, order, limit)
+    for _, claim in ipairs(record.c) do
+      if claim[1] ~= limit and limits.is_touched(claim[1]) then
+        local first = first_in_turn(claim[1])
+        if first and first < order then return true end
+      end
+    end
+    return false
+  end
+
+  -- Give the limit's free units to the first in line whose session has room. Where they are not enough for that one, they
+  -- are kept for it.
+  local steps_left = constant.WORK
   local function serve(limit)
-    local from = members.first(limit)
     while true do
-      local line = call('ZRANGEBYLEX', key.turns, from, members.last(limit), 'LIMIT', 0, 16)
-      if #line == 0 then return end
-      for _, member in ipairs(line) do
-        from = '(' .. member
-        local order = string.sub(member, #limit + 2)
-        if not lines.has_free(limit, order) then return end
-        serve_one(string.match(order, members.US .. '(.*)$'), order, limit)
+      local order = first_in_turn(limit)
+      if not order then return end
+      local id = lines.id_at(order)
+      local record = wants.load(id)
+      local is_enough = lines.has_free(limit, wants.weight_on(record, limit), order)
+      if not is_enough and (rooms.of(members.owner(id)) > 0 or not lines.has_free(limit, 1, order)) then return end
+      if steps_left <= 0 then
+        limits.put_off(limit)
+        return
+      end
+      steps_left = steps_left - 1
+      if is_enough and is_to_give_way(record, order, limit) then return limits.touch(limit) end -- it is served again
+      if is_enough then
+        serve_one(id, record, order, limit)
+      else
+        rooms.offer(id, record) -- where it comes to have room, what becomes free is kept for it
+        lines.set_aside(members.owner(id), limit .. members.US .. order)
       end
     end
   end
@@ -944,28 +1250,40 @@ do
     for limit in limits.next_touched do serve(limit) end
   end
 
-  -- A request for a permit: granted at once where every limit has one, else it stands in line.
-  local function ask(id, row)
-    local record = {
-      c = row[ASK.claims], a = clock.arrival_of(row[ASK.age]), g = 0, k = 0, t = row[ASK.task_id], n = row[ASK.task],
-    }
+  -- The first of its limits in whose line others are still to be served.
+  local function put_off_for(record)
+    for _, claim in ipairs(record.c) do
+      if limits.is_put_off(claim[1]) then return claim[1] end
+    end
+  end
+
+  local function enter(id, record, limit)
+    if not meta.heavy and wants.is_heavy(record) then
+      meta.heavy = true
+      call('HSET', key.meta, 'heavy', '1')
+    end
+    wants.enrol(id)
+    lines.stand(id, record, limit)
+  end
+
+  -- A new want: its requests are granted at once where every limit has the units, else it stands in line.
+  local function ask(id, record)
     if meta.served_to then -- others may wait in lines that are not served yet
       for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
       serve_all()
     end
-    call('ZADD', key.roll, 0, members.roll_member(id, 0))
-    local full = lines.blocking(record, members.order_key(id, record))
-    if full then
-      lines.stand(id, record, full)
-    elseif rooms.of(members.owner(id)) > 0 then
+    repeat
+      local full = put_off_for(record) or lines.blocking(record, members.order_key(id, record))
+      if full then return enter(id, record, full) end
+      if rooms.of(members.owner(id)) <= 0 then
+        enter(id, record, record.c[1][1])
+        return rooms.offer(id, record)
+      end
       grant(id, record)
-    else
-      lines.stand(id, record, record.c[1][1])
-      rooms.offer(id, record)
-    end
+    until #record.r == 0
   end
 
-  serving = { remove = remove, serve_all = serve_all, ask = ask }
+  serving = { remove = remove, change = change, serve_all = serve_all, ask = ask }
 end
 
 -- uses: input time members rooms
@@ -1076,13 +1394,13 @@ do
   apps = { add = add, remove = remove, others = others }
 end
 
--- uses: members configs rooms serving takers apps heartbeats
+-- uses: configs units wants grants running rooms serving takers apps heartbeats
 -- Sessions: who they are, and their end.
 local sessions
 do
   local FIELDS = {
     'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'parked', 'stall',
-    'growth',
+    'growth', 'idle', 'over',
   }
 
   -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.
@@ -1096,21 +1414,23 @@ do
     for i, field in ipairs(FIELDS) do fields[i] = sid .. ':' .. field end
     call('HDEL', key.session, unpack(fields))
     call('ZREM', key.stated, sid)
+    running.forget(sid)
+    grants.forget_all(sid)
   end
 
   -- A session ends: what it holds and waits for goes, and its configured values no longer count. What is more than
   -- at_most of them is left for other scripts: its lease has ended, so they find it.
-  -- Return whether all is done, how many permits were taken away, and how much work it was.
+  -- Return whether all is done, how many units were taken away, and how much work it was.
   local function finish(sid, at_most)
     silence(sid)
-    local from, to = members.roll_of(sid)
-    local found, taken = call('ZRANGEBYLEX', key.roll, from, to, 'LIMIT', 0, at_most), 0
-    for _, member in ipairs(found) do
-      local grant, number = members.read_roll(member)
-      if tonumber(grant) > 0 then taken = taken + 1 end
-      serving.remove(sid .. ':' .. number)
+    local found, taken = units.limits_of(sid, at_most), 0
+    for _, limit in ipairs(found) do
+      taken = taken + units.of(sid, limit)
+      units.set(sid, limit, 0)
     end
-    local work = #found
+    local waiting = #found < at_most and wants.ids_of(sid, at_most - #found) or {}
+    for _, id in ipairs(waiting) do serving.remove(id) end
+    local work = #found + #waiting
     if work < at_most then work = work + configs.end_some(sid, at_most - work) end
     local is_done = work < at_most
     if is_done then call('ZREM', key.sessions, sid) end
@@ -1200,7 +1520,7 @@ do
     return (meta.epoch_began or 0) + (tonumber(call('HGET', key.session, sid .. ':timeout')) or 0)
   end
 
-  -- How many permits and configured values this script may still take from sessions that end.
+  -- Of how many limits this script may still take units and configured values from sessions that end.
   local work_left = constant.WORK
   local function end_session(sid)
     local is_done, taken, work = sessions.finish(sid, math.max(work_left, 0))
@@ -1246,6 +1566,7 @@ do
       meta.served_to = ''
     end
     if meta.served_to and not meta.closed_until then serve_lines() end
+    limits.take_up()
     end_dead_sessions()
     overrides.end_due()
   end
@@ -1256,14 +1577,14 @@ do
   }
 end
 
--- uses: meta limits permits serving contention notices
+-- uses: meta limits grants serving contention notices
 -- What every script does last: serve what was touched, and tell the other sessions.
 local reply
 do
   local function finish()
     limits.open_settled()
     serving.serve_all()
-    permits.save_fence()
+    grants.save_fence()
     if limits.has_changed() then
       call('PUBLISH', ARGV[1] .. 'table', cjson.encode({ version = meta.version })) -- to all sessions
     end
@@ -1278,14 +1599,14 @@ do
   reply = { finish = finish }
 end
 
--- uses: input members limits heartbeats epochs reply
+-- uses: input members limits units wants lines heartbeats epochs reply
 -- What doesn't fit together in the keys: no script of ours leaves any of it. With repair, take it away.
 --
--- Guarantee: one instant. A repair removes requests and permits of sessions that don't live, and permits that no request
---         has; whoever waited for them is granted before the reply. What fits together is not touched.
+-- Guarantee: one instant. A repair removes units and wants of sessions that don't live, and what counts no units;
+--         whoever waited for them is granted before the reply. What fits together is not touched.
 -- ARGV[2] repair (boolean)
--- Reply   {status: "ok", findings: [{kind, member}...]} (kinds: "session", "request", "roll", "holder", "waiter",
---         "reserved", "taker", "heartbeat")
+-- Reply   {status: "ok", findings: [{kind, member}...]} (kinds: "session", "units", "holder", "held", "want", "roll",
+--         "waiter", "reserved", "grant", "taker", "heartbeat")
 -- Cost    O(holders + waiters)
 local asked, US = input.asked, members.US
 local SESSION = key.session
@@ -1294,80 +1615,92 @@ epochs.begin()
 local findings = {}
 local function found(kind, member) table.insert(findings, { kind = kind, member = member }) end
 local function lives(sid) return sid and call('ZSCORE', key.sessions, sid) end
-
-local known = {} -- by id
-local dead, requests = {}, call('HGETALL', key.requests)
-for i = 1, #requests, 2 do
-  local id = requests[i]
-  local readable, record = pcall(cjson.decode, requests[i + 1])
-  local sid = members.owner(id)
-  if not readable or type(record) ~= 'table' or type(record.c) ~= 'table' or type(record.g) ~= 'number'
-    or not lives(sid) or not call('ZSCORE', key.roll, members.roll_member(id, record.g)) then
-    found('request', id)
-    table.insert(dead, id)
-  else
-    known[id] = record
-  end
+local function touch(limit)
+  if asked.repair and limit then limits.touch(limit) end
 end
 
+-- Fields of a hash, and members of a set, that are not right.
+local function look_at_fields(kind, hash, is_right)
+  local fields = call('HGETALL', hash)
+  for i = 1, #fields, 2 do
+    if not is_right(fields[i], fields[i + 1]) then
+      found(kind, fields[i])
+      if asked.repair then call('HDEL', hash, fields[i]) end
+    end
+  end
+end
 local function look(kind, set, is_right)
   for _, member in ipairs(call('ZRANGE', set, 0, -1)) do
     if not is_right(member) then
       found(kind, member)
-      if asked.repair then
-        call('ZREM', set, member)
-        local limit = string.match(member, '^([^' .. US .. ']*)' .. US)
-        if limit then limits.touch(limit) end
-      end
+      if asked.repair then call('ZREM', set, member) end
+      touch(string.match(member, '^([^' .. US .. ']+)' .. US))
     end
   end
 end
-local function covers(record, limit)
-  for _, claim in ipairs(record.c) do
-    local name = claim[1]
-    if name == limit then return true end
-  end
-  return false
-end
-for _, id in ipairs(dead) do
-  if asked.repair then call('HDEL', key.requests, id) end
-end
-look('roll', key.roll, function(member)
-  local sid, granted_as, number = string.match(member, '^([^:]*):(%d+):(.*)$')
-  local record = sid and known[sid .. ':' .. number]
-  return record and record.g == tonumber(granted_as)
+
+local held, known = {}, {} -- by limit; by id
+look_at_fields('units', key.units, function(member, count)
+  local limit, sid = string.match(member, '^([^' .. US .. ']+)' .. US .. '(.*)$')
+  count = tonumber(count)
+  local is_right = lives(sid) and count and count > 0 and call('ZSCORE', key.holders, member)
+    and call('ZSCORE', key.holders, US .. sid .. US .. limit)
+  if is_right then held[limit] = (held[limit] or 0) + count else touch(limit) end
+  return is_right
 end)
 look('holder', key.holders, function(member)
-  local limit, id = string.match(member, '^([^' .. US .. ']*)' .. US .. '(.*)$')
-  local record = id and known[id]
-  return record and record.g > 0 and covers(record, limit)
+  local sid, limit = string.match(member, '^' .. US .. '(.-)' .. US .. '(.*)$')
+  return call('HEXISTS', key.units, sid and limit .. US .. sid or member) == 1
 end)
-local function waits(member)
-  local limit, id = string.match(member, '^([^' .. US .. ']*)' .. US .. '%d+' .. US .. '(.*)$')
-  local record = id and known[id]
-  return record and record.g == 0 and record.at == limit
+local counted = call('HGETALL', key.held)
+for i = 1, #counted, 2 do held[counted[i]] = held[counted[i]] or 0 end
+for limit, count in pairs(held) do
+  if count ~= (tonumber(call('HGET', key.held, limit)) or 0) then
+    found('held', limit)
+    touch(limit)
+    if asked.repair then units.set_held(limit, count) end
+  end
 end
-look('waiter', key.waiters, waits)
-look('waiter', key.turns, waits)
-look('waiter', key.aside, function(member) return waits(string.match(member, US .. '(.*)$')) end)
-look('reserved', key.reserved, function(member)
-  local limit, id = string.match(member, '^([^' .. US .. ']*)' .. US .. '%d+' .. US .. '(.*)$')
-  local record = id and known[id]
-  return record and record.g == 0 and record.k >= constant.TURNS and covers(record, limit)
+
+local function is_record(record)
+  return type(record) == 'table' and type(record.c) == 'table' and type(record.r) == 'table'
+    and type(record.r[1]) == 'table' and type(record.k) == 'number'
+end
+look_at_fields('want', key.wants, function(id, text)
+  local readable, record = pcall(cjson.decode, text)
+  local is_right = readable and is_record(record) and lives(members.owner(id)) and call('ZSCORE', key.roll, id)
+  if is_right then known[id] = record end
+  return is_right
 end)
+look('roll', key.roll, function(id) return known[id] end)
+local function stands(member, is_reserved)
+  local limit, order = string.match(member, '^([^' .. US .. ']*)' .. US .. '(.*)$')
+  local id = order and lines.id_at(order)
+  local record = id and known[id]
+  if not record or members.order_key(id, record) ~= order then return false end
+  if is_reserved then return record.k >= constant.TURNS and wants.weight_on(record, limit) > 0 end
+  return record.at == limit
+end
+look('waiter', key.waiters, stands)
+look('waiter', key.turns, stands)
+look('waiter', key.aside, function(member) return stands(string.match(member, US .. '(.*)$')) end)
+look('reserved', key.reserved, function(member) return stands(member, true) end)
+look('grant', key.grants, function(member) return lives(members.owner(member)) end)
 look('taker', key.takers, function(member) return lives(string.match(member, US .. '([^' .. US .. ']*)$')) end)
 look('heartbeat', key.heartbeats, function(member)
   local kind, ms, sid = string.match(member, '^(%a+' .. US .. ')(%d+)' .. US .. '(.*)$')
   local field = kind == heartbeats.INTERVAL and ':interval' or ':timeout'
   return lives(sid) and tonumber(ms) == tonumber(call('HGET', SESSION, sid .. field))
 end)
-local seen, fields = {}, call('HKEYS', SESSION)
-for _, field in ipairs(fields) do
-  local sid = members.owner(field)
-  if not lives(sid) then
-    if not seen[sid or field] then found('session', sid or field) end
-    seen[sid or field] = true
-    if asked.repair then call('HDEL', SESSION, field) end
+local seen = {}
+for _, hash in ipairs({ SESSION, key.running }) do
+  for _, field in ipairs(call('HKEYS', hash)) do
+    local sid = members.owner(field) or field
+    if not lives(sid) then
+      if not seen[sid] then found('session', sid) end
+      seen[sid] = true
+      if asked.repair then call('HDEL', hash, field) end
+    end
   end
 end
 if asked.repair then heartbeats.changed() end

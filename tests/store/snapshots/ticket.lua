@@ -5,36 +5,42 @@ local key = {
   session = KEYS[3],
   stated = KEYS[4],
   heartbeats = KEYS[5],
-  requests = KEYS[6],
-  roll = KEYS[7],
+  units = KEYS[6],
+  held = KEYS[7],
   holders = KEYS[8],
-  waiters = KEYS[9],
-  turns = KEYS[10],
-  aside = KEYS[11],
-  reserved = KEYS[12],
-  max = KEYS[13],
-  configured = KEYS[14],
-  overrides = KEYS[15],
-  settling = KEYS[16],
-  contended = KEYS[17],
-  changes = KEYS[18],
-  changed = KEYS[19],
-  totals = KEYS[20],
-  recent = KEYS[21],
-  takers = KEYS[22],
-  apps = KEYS[23],
+  grants = KEYS[9],
+  running = KEYS[10],
+  wants = KEYS[11],
+  roll = KEYS[12],
+  waiters = KEYS[13],
+  turns = KEYS[14],
+  aside = KEYS[15],
+  reserved = KEYS[16],
+  todo = KEYS[17],
+  max = KEYS[18],
+  configured = KEYS[19],
+  overrides = KEYS[20],
+  settling = KEYS[21],
+  contended = KEYS[22],
+  changes = KEYS[23],
+  changed = KEYS[24],
+  totals = KEYS[25],
+  recent = KEYS[26],
+  takers = KEYS[27],
+  apps = KEYS[28],
 }
 local constant = {
-  KEYS = 23,
+  KEYS = 28,
   TURNS = 3,
   WORK = 250,
   MAX = 2147483648,
   MAX_TIMEOUT = 300000,
   LAST_RETRY = 1500,
 }
-local HELD = { number = 1, claims = 2, task_id = 3, task = 4, idle = 5, fence = 6, age = 7 }
-local ASK = { number = 1, claims = 2, age = 3, task_id = 4, task = 5 }
-local GRANT = { grant = 1, number = 2, fence = 3, at = 4 }
+local GRANT = { grant = 1, set = 2, claims = 3, fence = 4, at = 5 }
+local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
+local ROW = { age = 1, task_id = 2, task = 3 }
+local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
@@ -61,7 +67,7 @@ do
   local function count(it) return whole(it, 0, 9e15) end
   local function integer(it) return whole(it, -9e15, 9e15) end
   local function grant_number(it) return whole(it, 1, 999999999999) end -- sorted by its twelve digits
-  local function version_number(it) return whole(it, 0, 9e13) end      -- JSON carries fourteen digits
+  local function sized(it) return whole(it, 0, 9e13) end               -- JSON carries fourteen digits
   local function session_id(it)
     return type(it) == 'string' and #it <= 64 and string.find(it, '^[%w_.-]+$') ~= nil
   end
@@ -92,42 +98,32 @@ do
   local function configured_max(it) return whole(it, 0, constant.MAX) end
   local function configuration(it) return by_limit(it, configured_max) end
 
-  -- A claim is [limit, weight]; no weight but 1 is counted yet.
+  -- A claim is [limit, weight]; there is one for each limit.
   local function claims(it)
     if type(it) ~= 'table' or not it[1] then return false end
+    local seen = {}
     for i = 1, #it do
       local claim = it[i]
-      if type(claim) ~= 'table' or #claim ~= 2 or claim[2] ~= 1
-        or not (good_names[claim[1]] or limit_name(claim[1])) then
+      if type(claim) ~= 'table' or #claim ~= 2 or not whole(claim[2], 1, constant.MAX)
+        or not (good_names[claim[1]] or limit_name(claim[1])) or seen[claim[1]] then
         return false
       end
+      seen[claim[1]] = true
     end
     return true
   end
 
-  -- Rows that have a number, claims, a task's id and name; `rest` looks at what else is in them.
-  local function rows(list, at, rest)
-    if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
-    local numbers = {}
-    for i = 1, #list do
-      local row = list[i]
-      if type(row) ~= 'table' then return false end
-      local number, id, name = row[at.number], row[at.task_id], row[at.task]
-      if numbers[number or 0] then return false end
-      numbers[number or 0] = true
-      if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(id) ~= 'string'
-        or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not claims(row[at.claims]) or not rest(row) then
-        return false
-      end
-    end
-    return true
+  -- A request that waits, and a want with those of its requests that are new.
+  local function is_request(row)
+    if type(row) ~= 'table' then return false end
+    local age, id, name = row[ROW.age], row[ROW.task_id], row[ROW.task]
+    return whole(age, -1e18, 1e18) and short(id) and short(name)
   end
-  local function is_holding(row)
-    return (row[HELD.idle] == 0 or row[HELD.idle] == 1) and count(row[HELD.fence]) and count(row[HELD.age])
+  local function is_want(row)
+    return type(row) == 'table' and whole(row[WANT.set], 1, 9e13) and claims(row[WANT.claims])
+      and count(row[WANT.skip]) and count(row[WANT.kept]) and every(row[WANT.requests], is_request)
   end
-  local function holdings(it) return rows(it, HELD, is_holding) end
-  local function has_age(row) return whole(row[ASK.age], -1e18, 1e18) end
-  local function asks(it) return rows(it, ASK, has_age) end
+  local function wants_(it) return every(it, is_want) end
 
   local function expect(kinds)
     for field, kind in pairs(kinds) do
@@ -137,8 +133,8 @@ do
 
   input = {
     asked = asked, me = asked.session, expect = expect, whole = whole, short = short, flag = flag, count = count,
-    integer = integer, grant_number = grant_number, version_number = version_number, session_id = session_id, every = every,
-    limit_name = limit_name, by_limit = by_limit, configuration = configuration, holdings = holdings, asks = asks,
+    integer = integer, grant_number = grant_number, sized = sized, session_id = session_id, every = every,
+    limit_name = limit_name, by_limit = by_limit, configuration = configuration, claims = claims, wants = wants_,
   }
 end
 

@@ -48,7 +48,7 @@ do
     return (meta.epoch_began or 0) + (tonumber(call('HGET', key.session, sid .. ':timeout')) or 0)
   end
 
-  -- How many permits and configured values this script may still take from sessions that end.
+  -- Of how many limits this script may still take units and configured values from sessions that end.
   local work_left = constant.WORK
   local function end_session(sid)
     local is_done, taken, work = sessions.finish(sid, math.max(work_left, 0))
@@ -94,6 +94,7 @@ do
       meta.served_to = ''
     end
     if meta.served_to and not meta.closed_until then serve_lines() end
+    limits.take_up()
     end_dead_sessions()
     overrides.end_due()
   end

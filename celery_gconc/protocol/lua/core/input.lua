@@ -23,7 +23,7 @@ do
   local function count(it) return whole(it, 0, 9e15) end
   local function integer(it) return whole(it, -9e15, 9e15) end
   local function grant_number(it) return whole(it, 1, 999999999999) end -- sorted by its twelve digits
-  local function version_number(it) return whole(it, 0, 9e13) end      -- JSON carries fourteen digits
+  local function sized(it) return whole(it, 0, 9e13) end               -- JSON carries fourteen digits
   local function session_id(it)
     return type(it) == 'string' and #it <= 64 and string.find(it, '^[%w_.-]+$') ~= nil
   end
@@ -54,42 +54,32 @@ do
   local function configured_max(it) return whole(it, 0, constant.MAX) end
   local function configuration(it) return by_limit(it, configured_max) end
 
-  -- A claim is [limit, weight]; no weight but 1 is counted yet.
+  -- A claim is [limit, weight]; there is one for each limit.
   local function claims(it)
     if type(it) ~= 'table' or not it[1] then return false end
+    local seen = {}
     for i = 1, #it do
       local claim = it[i]
-      if type(claim) ~= 'table' or #claim ~= 2 or claim[2] ~= 1
-        or not (good_names[claim[1]] or limit_name(claim[1])) then
+      if type(claim) ~= 'table' or #claim ~= 2 or not whole(claim[2], 1, constant.MAX)
+        or not (good_names[claim[1]] or limit_name(claim[1])) or seen[claim[1]] then
         return false
       end
+      seen[claim[1]] = true
     end
     return true
   end
 
-  -- Rows that have a number, claims, a task's id and name; `rest` looks at what else is in them.
-  local function rows(list, at, rest)
-    if type(list) ~= 'table' or (#list == 0 and next(list) ~= nil) then return false end
-    local numbers = {}
-    for i = 1, #list do
-      local row = list[i]
-      if type(row) ~= 'table' then return false end
-      local number, id, name = row[at.number], row[at.task_id], row[at.task]
-      if numbers[number or 0] then return false end
-      numbers[number or 0] = true
-      if type(number) ~= 'number' or number % 1 ~= 0 or number < 1 or number > 9e15 or type(id) ~= 'string'
-        or type(name) ~= 'string' or #id > 4096 or #name > 4096 or not claims(row[at.claims]) or not rest(row) then
-        return false
-      end
-    end
-    return true
+  -- A request that waits, and a want with those of its requests that are new.
+  local function is_request(row)
+    if type(row) ~= 'table' then return false end
+    local age, id, name = row[ROW.age], row[ROW.task_id], row[ROW.task]
+    return whole(age, -1e18, 1e18) and short(id) and short(name)
   end
-  local function is_holding(row)
-    return (row[HELD.idle] == 0 or row[HELD.idle] == 1) and count(row[HELD.fence]) and count(row[HELD.age])
+  local function is_want(row)
+    return type(row) == 'table' and whole(row[WANT.set], 1, 9e13) and claims(row[WANT.claims])
+      and count(row[WANT.skip]) and count(row[WANT.kept]) and every(row[WANT.requests], is_request)
   end
-  local function holdings(it) return rows(it, HELD, is_holding) end
-  local function has_age(row) return whole(row[ASK.age], -1e18, 1e18) end
-  local function asks(it) return rows(it, ASK, has_age) end
+  local function wants_(it) return every(it, is_want) end
 
   local function expect(kinds)
     for field, kind in pairs(kinds) do
@@ -99,7 +89,7 @@ do
 
   input = {
     asked = asked, me = asked.session, expect = expect, whole = whole, short = short, flag = flag, count = count,
-    integer = integer, grant_number = grant_number, version_number = version_number, session_id = session_id, every = every,
-    limit_name = limit_name, by_limit = by_limit, configuration = configuration, holdings = holdings, asks = asks,
+    integer = integer, grant_number = grant_number, sized = sized, session_id = session_id, every = every,
+    limit_name = limit_name, by_limit = by_limit, configuration = configuration, claims = claims, wants = wants_,
   }
 end

@@ -1,10 +1,10 @@
 -- uses: meta members
--- The limit table: which max holds, which limits are settling, and in which of them a permit may have come free.
+-- The limit table: which max holds, which limits are settling, and in which of them units may have become free.
 local limits
 do
   local has_changed = false
 
-  -- The work list of those in which a permit may have come free.
+  -- The work list of those in which units may have become free.
   local queue, queued = {}, {}
   local function touch(limit)
     if not queued[limit] then
@@ -22,12 +22,29 @@ do
     end
     return limit
   end
+  local function is_touched(limit) return queued[limit] end
   local taken = 0
   local function next_touched()
     taken = taken + 1
     local limit = queue[taken]
     if limit then queued[limit] = nil else taken = taken - 1 end
     return limit
+  end
+
+  -- TODO has those in whose lines this script did not do all that could be done.
+  local some_are_put_off = call('EXISTS', key.todo) == 1
+  local function is_put_off(limit) return some_are_put_off and call('ZSCORE', key.todo, limit) and true or false end
+  local function put_off(limit)
+    call('ZADD', key.todo, 0, limit)
+    some_are_put_off = true
+  end
+  local function take_up()
+    if not some_are_put_off then return end
+    for _, limit in ipairs(call('ZRANGE', key.todo, 0, constant.WORK - 1)) do
+      call('ZREM', key.todo, limit)
+      touch(limit)
+    end
+    some_are_put_off = call('EXISTS', key.todo) == 1
   end
 
   local maxima = {}
@@ -38,6 +55,14 @@ do
       maxima[limit] = max
     end
     return max
+  end
+
+  -- Many at once, to be asked for later.
+  local function look_at(names)
+    local found = members.fields(key.max, names)
+    for i, limit in ipairs(names) do
+      if maxima[limit] == nil then maxima[limit] = tonumber(found[i]) or false end
+    end
   end
 
   -- SETTLING has limits by the version of the table with which they began.
@@ -113,9 +138,11 @@ do
   end
 
   limits = {
-    touch = touch, touch_lines_after = touch_lines_after, next_touched = next_touched, max_of = max_of,
+    touch = touch, is_touched = is_touched, touch_lines_after = touch_lines_after, next_touched = next_touched,
+    max_of = max_of, look_at = look_at,
     is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, new_version = new_version,
     hold_to = hold_to, configured = configured, all = all,
-    has_changed = function() return has_changed end,
+    put_off = put_off, is_put_off = is_put_off, take_up = take_up,
+    has_changed = function() return has_changed end, are_some_put_off = function() return some_are_put_off end,
   }
 end

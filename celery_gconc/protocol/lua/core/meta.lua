@@ -3,7 +3,7 @@
 local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
-    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to')
+    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy')
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
     time = tonumber(found[2]),               -- its last step (wall time, ms)
@@ -19,6 +19,7 @@ do
     fence = tonumber(found[12]) or 0,        -- the last fencing number
     next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
     served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
+    heavy = found[15] == '1',                -- some wants are for more than one unit of a limit, or were
     fence_before = found[12],
   }
 end

@@ -1,11 +1,11 @@
--- uses: meta limits permits serving contention notices
+-- uses: meta limits grants serving contention notices
 -- What every script does last: serve what was touched, and tell the other sessions.
 local reply
 do
   local function finish()
     limits.open_settled()
     serving.serve_all()
-    permits.save_fence()
+    grants.save_fence()
     if limits.has_changed() then
       call('PUBLISH', ARGV[1] .. 'table', cjson.encode({ version = meta.version })) -- to all sessions
     end

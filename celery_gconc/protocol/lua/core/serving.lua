@@ -1,50 +1,56 @@
--- uses: input meta time clock members limits permits rooms lines notices
--- The rules by which permits are given.
+-- uses: input meta members limits units wants grants rooms lines notices
+-- The rules by which units are given.
 --
--- Guarantee: after each script, no waiter whose session has room stands in line while all of its limits have a
--- permit for it; and no limit has more holders than its max but those that a statement of holdings added.
+-- Guarantee: after each script, no want whose session has room stands in line while all of its limits have the units for
+-- it, but in lines that are put off; and of no limit are more units held than its max, but those that a session stated.
 --
--- Cost    O(log N) for each permit given or freed, N = holders + waiters of all limits; O(1) otherwise
+-- Cost    O(log N) for each grant and each unit freed, N = sessions and wants of all limits. No script makes more than
+--         WORK steps past those that it is asked for: lines in which more could be done are put off to the next.
 local serving
 do
+  -- The first request of a want gets its units. The want stands in no line then, and is forgotten with its last request.
   local function grant(id, record)
-    local sid = members.owner(id)
-    local number = call('HINCRBY', key.session, sid .. ':granted', 1)
+    local sid, set = string.match(id, '^([^:]*):(.*)$')
     rooms.set(sid, rooms.of(sid) - 1)
-    if record.at then lines.leave(id, record) end
+    lines.leave(id, record)
     lines.unreserve(id, record)
-    call('ZREM', key.roll, members.roll_member(id, 0))
-    record.o = nil
-    record.f = permits.next_fence()
-    permits.hold(id, record, number, time.now)
+    record.k, record.o = 0, nil
+    local row = grants.add(sid, tonumber(set), record.c, table.remove(record.r, 1))
+    for _, claim in ipairs(record.c) do units.add(sid, claim[1], claim[2]) end
     if sid ~= input.me then
       local notice = notices.to(sid)
-      table.insert(notice.grants, permits.grant_row(number, tonumber(string.match(id, ':(.*)$')), record))
+      table.insert(notice.grants, row)
       for _, claim in ipairs(record.c) do notice.limits[claim[1]] = true end
     end
+    if #record.r == 0 then wants.forget(id) end
   end
 
-  -- End a request, waiting or granted, and free what it took.
+  -- Nobody waits under a want any more.
   local function remove(id)
-    local record = permits.load(id)
+    local record = wants.load(id)
     if not record then return end
-    if record.g == 0 then
-      lines.leave(id, record)
-      lines.unreserve(id, record)
-    else
-      for _, claim in ipairs(record.c) do
-        local limit = claim[1]
-        call('ZREM', key.holders, limit .. members.US .. id)
-        limits.touch(limit)
-      end
+    lines.leave(id, record)
+    lines.unreserve(id, record)
+    wants.forget(id)
+  end
+
+  -- Others wait under a want than before: it keeps its position where the first is the same.
+  local function change(id, record, requests)
+    if record.r[1][1] == requests[1][1] then
+      record.r = requests
+      return wants.save(id, record)
     end
-    call('ZREM', key.roll, members.roll_member(id, record.g))
-    call('HDEL', key.requests, id)
+    local limit = record.at
+    lines.leave(id, record)
+    lines.unreserve(id, record)
+    record.r, record.k, record.o = requests, 0, nil
+    lines.stand(id, record, limit)
+    limits.touch(limit)
   end
 
   -- Its turn came, but another of its limits is full: it stands in that one's line, with its old arrival.
-  -- After TURNS such misses a permit is held back for it in each of its limits. Only those that arrived later
-  -- are held up by that, so two such waiters can't wait for each other.
+  -- After TURNS such misses its units are held back for it in each of its limits. Only those that arrived later
+  -- are held up by that, so two such wants can't wait for each other.
   local function miss_turn(id, record, full)
     lines.leave(id, record)
     record.k = record.k + 1
@@ -52,8 +58,7 @@ do
     lines.stand(id, record, full)
   end
 
-  local function serve_one(id, order, limit)
-    local record = permits.load(id)
+  local function serve_one(id, record, order, limit)
     local full = lines.blocking(record, order, limit)
     if rooms.of(members.owner(id)) <= 0 then
       if full then
@@ -67,20 +72,48 @@ do
       miss_turn(id, record, full)
     else
       grant(id, record)
+      if #record.r > 0 then lines.stand(id, record, limit) end
     end
   end
 
-  -- Give the limit's free permits to the first in line whose session has room.
+  local function first_in_turn(limit)
+    local member = call('ZRANGEBYLEX', key.turns, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
+    return member and string.sub(member, #limit + 2)
+  end
+
+  -- Is the line of another limit of a want still to be served, in which somebody stands who came before it?
+  local function is_to_give_way(record, order, limit)
+    for _, claim in ipairs(record.c) do
+      if claim[1] ~= limit and limits.is_touched(claim[1]) then
+        local first = first_in_turn(claim[1])
+        if first and first < order then return true end
+      end
+    end
+    return false
+  end
+
+  -- Give the limit's free units to the first in line whose session has room. Where they are not enough for that one, they
+  -- are kept for it.
+  local steps_left = constant.WORK
   local function serve(limit)
-    local from = members.first(limit)
     while true do
-      local line = call('ZRANGEBYLEX', key.turns, from, members.last(limit), 'LIMIT', 0, 16)
-      if #line == 0 then return end
-      for _, member in ipairs(line) do
-        from = '(' .. member
-        local order = string.sub(member, #limit + 2)
-        if not lines.has_free(limit, order) then return end
-        serve_one(string.match(order, members.US .. '(.*)$'), order, limit)
+      local order = first_in_turn(limit)
+      if not order then return end
+      local id = lines.id_at(order)
+      local record = wants.load(id)
+      local is_enough = lines.has_free(limit, wants.weight_on(record, limit), order)
+      if not is_enough and (rooms.of(members.owner(id)) > 0 or not lines.has_free(limit, 1, order)) then return end
+      if steps_left <= 0 then
+        limits.put_off(limit)
+        return
+      end
+      steps_left = steps_left - 1
+      if is_enough and is_to_give_way(record, order, limit) then return limits.touch(limit) end -- it is served again
+      if is_enough then
+        serve_one(id, record, order, limit)
+      else
+        rooms.offer(id, record) -- where it comes to have room, what becomes free is kept for it
+        lines.set_aside(members.owner(id), limit .. members.US .. order)
       end
     end
   end
@@ -89,26 +122,38 @@ do
     for limit in limits.next_touched do serve(limit) end
   end
 
-  -- A request for a permit: granted at once where every limit has one, else it stands in line.
-  local function ask(id, row)
-    local record = {
-      c = row[ASK.claims], a = clock.arrival_of(row[ASK.age]), g = 0, k = 0, t = row[ASK.task_id], n = row[ASK.task],
-    }
+  -- The first of its limits in whose line others are still to be served.
+  local function put_off_for(record)
+    for _, claim in ipairs(record.c) do
+      if limits.is_put_off(claim[1]) then return claim[1] end
+    end
+  end
+
+  local function enter(id, record, limit)
+    if not meta.heavy and wants.is_heavy(record) then
+      meta.heavy = true
+      call('HSET', key.meta, 'heavy', '1')
+    end
+    wants.enrol(id)
+    lines.stand(id, record, limit)
+  end
+
+  -- A new want: its requests are granted at once where every limit has the units, else it stands in line.
+  local function ask(id, record)
     if meta.served_to then -- others may wait in lines that are not served yet
       for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
       serve_all()
     end
-    call('ZADD', key.roll, 0, members.roll_member(id, 0))
-    local full = lines.blocking(record, members.order_key(id, record))
-    if full then
-      lines.stand(id, record, full)
-    elseif rooms.of(members.owner(id)) > 0 then
+    repeat
+      local full = put_off_for(record) or lines.blocking(record, members.order_key(id, record))
+      if full then return enter(id, record, full) end
+      if rooms.of(members.owner(id)) <= 0 then
+        enter(id, record, record.c[1][1])
+        return rooms.offer(id, record)
+      end
       grant(id, record)
-    else
-      lines.stand(id, record, record.c[1][1])
-      rooms.offer(id, record)
-    end
+    until #record.r == 0
   end
 
-  serving = { remove = remove, serve_all = serve_all, ask = ask }
+  serving = { remove = remove, change = change, serve_all = serve_all, ask = ask }
 end

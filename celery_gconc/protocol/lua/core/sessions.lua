@@ -1,10 +1,10 @@
--- uses: members configs rooms serving takers apps heartbeats
+-- uses: configs units wants grants running rooms serving takers apps heartbeats
 -- Sessions: who they are, and their end.
 local sessions
 do
   local FIELDS = {
     'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'parked', 'stall',
-    'growth',
+    'growth', 'idle', 'over',
   }
 
   -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.
@@ -18,21 +18,23 @@ do
     for i, field in ipairs(FIELDS) do fields[i] = sid .. ':' .. field end
     call('HDEL', key.session, unpack(fields))
     call('ZREM', key.stated, sid)
+    running.forget(sid)
+    grants.forget_all(sid)
   end
 
   -- A session ends: what it holds and waits for goes, and its configured values no longer count. What is more than
   -- at_most of them is left for other scripts: its lease has ended, so they find it.
-  -- Return whether all is done, how many permits were taken away, and how much work it was.
+  -- Return whether all is done, how many units were taken away, and how much work it was.
   local function finish(sid, at_most)
     silence(sid)
-    local from, to = members.roll_of(sid)
-    local found, taken = call('ZRANGEBYLEX', key.roll, from, to, 'LIMIT', 0, at_most), 0
-    for _, member in ipairs(found) do
-      local grant, number = members.read_roll(member)
-      if tonumber(grant) > 0 then taken = taken + 1 end
-      serving.remove(sid .. ':' .. number)
+    local found, taken = units.limits_of(sid, at_most), 0
+    for _, limit in ipairs(found) do
+      taken = taken + units.of(sid, limit)
+      units.set(sid, limit, 0)
     end
-    local work = #found
+    local waiting = #found < at_most and wants.ids_of(sid, at_most - #found) or {}
+    for _, id in ipairs(waiting) do serving.remove(id) end
+    local work = #found + #waiting
     if work < at_most then work = work + configs.end_some(sid, at_most - work) end
     local is_done = work < at_most
     if is_done then call('ZREM', key.sessions, sid) end

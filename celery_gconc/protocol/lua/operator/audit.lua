@@ -1,11 +1,11 @@
--- uses: input members limits heartbeats epochs reply
+-- uses: input members limits units wants lines heartbeats epochs reply
 -- What doesn't fit together in the keys: no script of ours leaves any of it. With repair, take it away.
 --
--- Guarantee: one instant. A repair removes requests and permits of sessions that don't live, and permits that no request
---         has; whoever waited for them is granted before the reply. What fits together is not touched.
+-- Guarantee: one instant. A repair removes units and wants of sessions that don't live, and what counts no units;
+--         whoever waited for them is granted before the reply. What fits together is not touched.
 -- ARGV[2] repair (boolean)
--- Reply   {status: "ok", findings: [{kind, member}...]} (kinds: "session", "request", "roll", "holder", "waiter",
---         "reserved", "taker", "heartbeat")
+-- Reply   {status: "ok", findings: [{kind, member}...]} (kinds: "session", "units", "holder", "held", "want", "roll",
+--         "waiter", "reserved", "grant", "taker", "heartbeat")
 -- Cost    O(holders + waiters)
 local asked, US = input.asked, members.US
 local SESSION = key.session
@@ -14,80 +14,92 @@ epochs.begin()
 local findings = {}
 local function found(kind, member) table.insert(findings, { kind = kind, member = member }) end
 local function lives(sid) return sid and call('ZSCORE', key.sessions, sid) end
-
-local known = {} -- by id
-local dead, requests = {}, call('HGETALL', key.requests)
-for i = 1, #requests, 2 do
-  local id = requests[i]
-  local readable, record = pcall(cjson.decode, requests[i + 1])
-  local sid = members.owner(id)
-  if not readable or type(record) ~= 'table' or type(record.c) ~= 'table' or type(record.g) ~= 'number'
-    or not lives(sid) or not call('ZSCORE', key.roll, members.roll_member(id, record.g)) then
-    found('request', id)
-    table.insert(dead, id)
-  else
-    known[id] = record
-  end
+local function touch(limit)
+  if asked.repair and limit then limits.touch(limit) end
 end
 
+-- Fields of a hash, and members of a set, that are not right.
+local function look_at_fields(kind, hash, is_right)
+  local fields = call('HGETALL', hash)
+  for i = 1, #fields, 2 do
+    if not is_right(fields[i], fields[i + 1]) then
+      found(kind, fields[i])
+      if asked.repair then call('HDEL', hash, fields[i]) end
+    end
+  end
+end
 local function look(kind, set, is_right)
   for _, member in ipairs(call('ZRANGE', set, 0, -1)) do
     if not is_right(member) then
       found(kind, member)
-      if asked.repair then
-        call('ZREM', set, member)
-        local limit = string.match(member, '^([^' .. US .. ']*)' .. US)
-        if limit then limits.touch(limit) end
-      end
+      if asked.repair then call('ZREM', set, member) end
+      touch(string.match(member, '^([^' .. US .. ']+)' .. US))
     end
   end
 end
-local function covers(record, limit)
-  for _, claim in ipairs(record.c) do
-    local name = claim[1]
-    if name == limit then return true end
-  end
-  return false
-end
-for _, id in ipairs(dead) do
-  if asked.repair then call('HDEL', key.requests, id) end
-end
-look('roll', key.roll, function(member)
-  local sid, granted_as, number = string.match(member, '^([^:]*):(%d+):(.*)$')
-  local record = sid and known[sid .. ':' .. number]
-  return record and record.g == tonumber(granted_as)
+
+local held, known = {}, {} -- by limit; by id
+look_at_fields('units', key.units, function(member, count)
+  local limit, sid = string.match(member, '^([^' .. US .. ']+)' .. US .. '(.*)$')
+  count = tonumber(count)
+  local is_right = lives(sid) and count and count > 0 and call('ZSCORE', key.holders, member)
+    and call('ZSCORE', key.holders, US .. sid .. US .. limit)
+  if is_right then held[limit] = (held[limit] or 0) + count else touch(limit) end
+  return is_right
 end)
 look('holder', key.holders, function(member)
-  local limit, id = string.match(member, '^([^' .. US .. ']*)' .. US .. '(.*)$')
-  local record = id and known[id]
-  return record and record.g > 0 and covers(record, limit)
+  local sid, limit = string.match(member, '^' .. US .. '(.-)' .. US .. '(.*)$')
+  return call('HEXISTS', key.units, sid and limit .. US .. sid or member) == 1
 end)
-local function waits(member)
-  local limit, id = string.match(member, '^([^' .. US .. ']*)' .. US .. '%d+' .. US .. '(.*)$')
-  local record = id and known[id]
-  return record and record.g == 0 and record.at == limit
+local counted = call('HGETALL', key.held)
+for i = 1, #counted, 2 do held[counted[i]] = held[counted[i]] or 0 end
+for limit, count in pairs(held) do
+  if count ~= (tonumber(call('HGET', key.held, limit)) or 0) then
+    found('held', limit)
+    touch(limit)
+    if asked.repair then units.set_held(limit, count) end
+  end
 end
-look('waiter', key.waiters, waits)
-look('waiter', key.turns, waits)
-look('waiter', key.aside, function(member) return waits(string.match(member, US .. '(.*)$')) end)
-look('reserved', key.reserved, function(member)
-  local limit, id = string.match(member, '^([^' .. US .. ']*)' .. US .. '%d+' .. US .. '(.*)$')
-  local record = id and known[id]
-  return record and record.g == 0 and record.k >= constant.TURNS and covers(record, limit)
+
+local function is_record(record)
+  return type(record) == 'table' and type(record.c) == 'table' and type(record.r) == 'table'
+    and type(record.r[1]) == 'table' and type(record.k) == 'number'
+end
+look_at_fields('want', key.wants, function(id, text)
+  local readable, record = pcall(cjson.decode, text)
+  local is_right = readable and is_record(record) and lives(members.owner(id)) and call('ZSCORE', key.roll, id)
+  if is_right then known[id] = record end
+  return is_right
 end)
+look('roll', key.roll, function(id) return known[id] end)
+local function stands(member, is_reserved)
+  local limit, order = string.match(member, '^([^' .. US .. ']*)' .. US .. '(.*)$')
+  local id = order and lines.id_at(order)
+  local record = id and known[id]
+  if not record or members.order_key(id, record) ~= order then return false end
+  if is_reserved then return record.k >= constant.TURNS and wants.weight_on(record, limit) > 0 end
+  return record.at == limit
+end
+look('waiter', key.waiters, stands)
+look('waiter', key.turns, stands)
+look('waiter', key.aside, function(member) return stands(string.match(member, US .. '(.*)$')) end)
+look('reserved', key.reserved, function(member) return stands(member, true) end)
+look('grant', key.grants, function(member) return lives(members.owner(member)) end)
 look('taker', key.takers, function(member) return lives(string.match(member, US .. '([^' .. US .. ']*)$')) end)
 look('heartbeat', key.heartbeats, function(member)
   local kind, ms, sid = string.match(member, '^(%a+' .. US .. ')(%d+)' .. US .. '(.*)$')
   local field = kind == heartbeats.INTERVAL and ':interval' or ':timeout'
   return lives(sid) and tonumber(ms) == tonumber(call('HGET', SESSION, sid .. field))
 end)
-local seen, fields = {}, call('HKEYS', SESSION)
-for _, field in ipairs(fields) do
-  local sid = members.owner(field)
-  if not lives(sid) then
-    if not seen[sid or field] then found('session', sid or field) end
-    seen[sid or field] = true
-    if asked.repair then call('HDEL', SESSION, field) end
+local seen = {}
+for _, hash in ipairs({ SESSION, key.running }) do
+  for _, field in ipairs(call('HKEYS', hash)) do
+    local sid = members.owner(field) or field
+    if not lives(sid) then
+      if not seen[sid] then found('session', sid) end
+      seen[sid] = true
+      if asked.repair then call('HDEL', hash, field) end
+    end
   end
 end
 if asked.repair then heartbeats.changed() end

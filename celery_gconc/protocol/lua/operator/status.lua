@@ -1,12 +1,12 @@
--- uses: input meta time clock members limits overrides permits rooms counters epochs reply
+-- uses: input meta time clock members limits overrides units wants running rooms lines counters epochs reply
 -- What holds now: limits with their values and counts, sessions with their leases.
 --
 -- Guarantee: one instant. Dead sessions are reclaimed first, so what they held isn't shown.
 -- ARGV[2] limit (or null: all that are set at run time, configured by a live session, or limited)
 -- Reply   {status: "ok", now (wall time, ms), version, live, limits: [{limit, max (-1 unlimited), paused,
---          configured (null), override (null), held, idle, waiting, parked (where it has no room), longest (ms that
---          any of the first in line has waited; absent where nobody waits), ended (tasks in the last minute),
---          settling}...],
+--          configured (null), override (null), held (units), idle (of these), waiting (requests), parked (where it has
+--          no room), longest (ms that any of the first in line has waited; absent where nobody waits), ended (tasks in
+--          the last minute), settling}...],
 --          sessions: [{session, lease (ms left), interval and timeout (ms), queues, info, config, permits, waiting, room,
 --          stall: {why, slots, since (ms)} where it starts nothing though slots are free}...]}
 -- Cost    O(limits + sessions + holders + waiters)
@@ -33,27 +33,22 @@ end
 
 local idle, parked, live = {}, {}, {}
 for _, sid in ipairs(call('ZRANGEBYSCORE', key.sessions, '(' .. members.int(clock.at), '+inf')) do
-  local holding, waiting = 0, 0
+  local in_line = 0
   for limit, more in pairs(cjson.decode(call('HGET', SESSION, sid .. ':parked') or '{}')) do
     parked[limit] = (parked[limit] or 0) + more
   end
-  for _, member in ipairs(call('ZRANGEBYLEX', key.roll, members.roll_of(sid))) do
-    local record = permits.load(sid .. ':' .. string.match(member, ':%d+:(.*)$'))
-    if record and record.g > 0 then
-      holding = holding + 1
-      if record.i == 1 then
-        for _, claim in ipairs(record.c) do idle[claim[1]] = (idle[claim[1]] or 0) + 1 end
-      end
-    else
-      waiting = waiting + 1
-    end
+  for limit, stated in pairs(cjson.decode(call('HGET', SESSION, sid .. ':idle') or '{}')) do
+    local gone = math.max(stated[2] - units.of(sid, limit), 0) -- since then: idle ones go first
+    idle[limit] = (idle[limit] or 0) + math.max(stated[1] - gone, 0)
   end
+  for _, id in ipairs(wants.ids_of(sid)) do in_line = in_line + #wants.load(id).r end
   local config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}')
   if asked.limit == cjson.null then
     for limit in pairs(config) do name(limit) end
   end
   table.insert(live, {
-    session = sid, lease = tonumber(call('ZSCORE', key.sessions, sid)) - clock.at, permits = holding, waiting = waiting,
+    session = sid, lease = tonumber(call('ZSCORE', key.sessions, sid)) - clock.at, permits = #running.of(sid),
+    waiting = in_line,
     room = rooms.of(sid), info = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}'),
     config = config,
     queues = cjson.decode(call('HGET', SESSION, sid .. ':queues') or '[]'),
@@ -73,12 +68,20 @@ local function ended(limit)
   return sum
 end
 
+local function waiting(limit)
+  local count = 0
+  for _, member in ipairs(call('ZRANGEBYLEX', key.waiters, first(limit), last(limit))) do
+    count = count + #wants.load(lines.id_at(string.sub(member, #limit + 2))).r
+  end
+  return count
+end
+
 local FIRST = 32 -- how many of a line are looked at for the longest wait
 local function longest(limit)
   local most = nil
   for _, member in ipairs(call('ZRANGEBYLEX', key.waiters, first(limit), last(limit), 'LIMIT', 0, FIRST)) do
-    local record = permits.load(string.match(string.sub(member, #limit + 2), members.US .. '(.*)$'))
-    if record then most = math.max(most or 0, permits.waited(record)) end
+    local record = wants.load(lines.id_at(string.sub(member, #limit + 2)))
+    most = math.max(most or 0, wants.waited(record.r[1]))
   end
   return most
 end
@@ -87,12 +90,12 @@ local function status_of(limit)
   local override, configured = overrides.of(limit), limits.configured(limit)
   local max = override.max or configured or -1
   local paused, settling = override.pause ~= nil, limits.is_settling(limit) or meta.closed_until ~= nil
-  local held = permits.held(limit)
-  local is_closed = paused or settling or (max >= 0 and held - (idle[limit] or 0) >= max)
+  local held, unused = units.held(limit), idle[limit] or 0
+  local is_closed = paused or settling or (max >= 0 and held - unused >= max)
   return {
     limit = limit, max = max, paused = paused, configured = configured or cjson.null,
-    override = next(override) and override or cjson.null, held = held, idle = idle[limit] or 0, settling = settling,
-    waiting = call('ZLEXCOUNT', key.waiters, first(limit), last(limit)), parked = is_closed and parked[limit] or 0,
+    override = next(override) and override or cjson.null, held = held, idle = unused, settling = settling,
+    waiting = waiting(limit), parked = is_closed and parked[limit] or 0,
     longest = longest(limit), ended = ended(limit),
   }
 end

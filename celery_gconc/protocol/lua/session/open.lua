@@ -1,12 +1,13 @@
--- uses: input meta time clock members limits overrides configs permits rooms apps sessions heartbeats epochs reply
+-- uses: input meta time clock members limits overrides configs units grants running rooms apps sessions heartbeats epochs reply
 -- Begin a session, with what it is configured with and what it runs already.
 --
--- Guarantee: its holdings count before anyone is granted another permit; where they exceed a max, that drains.
+-- Guarantee: what it runs counts before anyone is granted anything more; where that exceeds a max, it drains.
 --         Where data was lost, or may have been, nothing is granted to anyone until no session that this Redis
 --         doesn't know of can run anything on a lease.
 -- ARGV[2] session, interval and timeout (ms; its own, others may have others), info (node, pid, app, broker...),
 --         queues (that it takes from, the first of them), config (limit -> max), room,
---         held [HELD...], as in sync.lua, version of the limit table that held goes by (-1: none yet),
+--         units (limit -> how many its tasks use), running and fence as in sync.lua, version of the limit table that
+--         units go by (-1: none yet),
 --         several (this server is one of several that the worker may be at)
 --         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
 --         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
@@ -17,7 +18,7 @@
 --         that came), lapsed (true: the lease of the replaced session had run out),
 --         identified (false: the server's id can't be read),
 --         strangers: [{app, node, broker}...], of other apps or brokers that share no queue with this one};
---         what it holds has grant number 1
+--         what it runs is as of grant 1
 -- Cost    O(limits configured)
 local int, asked = members.int, input.asked
 local META, SESSION, SESSIONS = key.meta, key.session, key.sessions
@@ -53,10 +54,11 @@ local function set_at_run_times(it) return input.by_limit(it, set_at_run_time) e
 local function session_ids(it) return every(it, input.session_id) end
 local function queue_names(it) return every(it, short) and #it <= 1000 end
 input.expect({
-  session = input.session_id, old = session_ids, known = short, lease = input.integer, newest = input.version_number,
+  session = input.session_id, old = session_ids, known = short, lease = input.integer, newest = input.sized,
   overrides = set_at_run_times, interval = milliseconds, timeout = milliseconds, longest = count, info = facts,
-  queues = queue_names, config = input.configuration, room = input.integer, held = input.holdings,
-  version = input.integer, several = input.flag,
+  queues = queue_names, config = input.configuration, room = input.integer,
+  units = function(it) return input.by_limit(it, count) end, running = function(it) return type(it) == 'string' end,
+  fence = input.sized, version = input.integer, several = input.flag,
 })
 epochs.begin()
 
@@ -159,7 +161,9 @@ call('HSET', SESSION, me .. ':info', cjson.encode(asked.info), me .. ':config', 
   me .. ':queues', cjson.encode(asked.queues), me .. ':granted', 1, me .. ':sync', 0)
 apps.add(me, asked.info, asked.queues)
 rooms.set(me, asked.room)
-for _, row in ipairs(asked.held) do permits.adopt(me, row, 1) end
+grants.has_seen_fence(asked.fence)
+for limit, used in pairs(asked.units) do units.set(me, limit, used) end
+running.state(me, asked.running)
 configs.begin(me, asked.config)
 call('ZADD', key.stated, lived and lost and 0 or int(math.max(asked.version, 0)), me)
 reply.finish()

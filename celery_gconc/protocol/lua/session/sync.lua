@@ -1,41 +1,48 @@
--- uses: input meta time clock members limits overrides permits rooms contention lines serving takers epochs reply
--- One round trip of a session: what ended, what is asked for, the room it has; at heartbeats all that it holds.
+-- uses: input meta time clock members limits overrides units wants grants running rooms contention lines serving takers epochs reply
+-- One round trip of a session: the units that it has, what waits there for more, the room it has; at heartbeats all of it.
 --
--- Guarantee: syncs are numbered, an older one changes nothing. A statement (full) brings Redis in line with the
--- session: what it doesn't name is removed, but for grants it couldn't know of (numbered above granted), which
--- are sent again. Every sync renews the lease.
+-- Guarantee: syncs are numbered, an older one changes nothing. Units are told as they were at grant `granted`: those of
+-- later grants are added to that, and the grants told again. A statement (full) brings Redis in line with the session:
+-- what it doesn't name is gone. Every sync renews the lease.
 -- ARGV[2] session, epoch, sync (its number), confirmed (the number of the last one that was
 --         answered, 0 for none), granted (number of the last grant it knows), room (free slots as of that grant),
---         version (of its limit table), ended [number...],
---         asks [ASK...] (age: us since its gate),
---         interests (limits it holds idle or reused permits of, to hear whether they are contended),
---         full (true: a statement), held [HELD...] (full, or newly covered; idle: 0 or 1; fence: 0 if it was never
---         granted; age: ms for which its task has had it)
---         and where there is something to say: source (a digest of the broker's identity), takes [queue...] (all that it
+--         version (of its limit table), units (limit -> how many it has, used or not: of those where that has changed;
+--         in a statement of all), wants [WANT...] (that have changed; in a statement all; skip and kept: of the requests
+--         that it told before and that were not granted by then, the first skip are gone, the next kept stay; requests:
+--         [ROW...], that follow on those; age: us since its gate),
+--         interests (other limits it has units of, to hear whether they are contended), full (true: a statement)
+--         and where there is something to say: fence (of its last grant: a statement), running (a JSON list of RUN rows:
+--         what runs, with a statement where that has changed; age: ms since its start), idle (limit -> units that no task
+--         uses: a statement), over [task id...] (of those, whose tasks have ended since), ended [grant...] (likewise of
+--         tasks that were started since), source (a digest of the broker's identity), takes [queue...] (all that it
 --         takes messages of there, when that has changed), growth (by how many slots its pool may still grow),
---         weak [[number, [queue...]]...] (requests whose turn came while it had no room, with the queues of the messages
---         that wait there; number 0: queues that it leaves alone, and would take up where nobody else has room)
+--         weak [[set, [queue...]]...] (wants whose turn came while it had no room, with the queues of the messages
+--         that wait there; set 0: queues that it leaves alone, and would take up where nobody else has room)
 -- Reply   {status: "ok", version, grants: [GRANT...] (at: wall time, ms),
 --          recall: {contended limit: streak...}, offer, lease (its end, ms on the lease clock),
 --          longest (the longest lease of any session that may live, ms),
 --          expires: ms until another session's lease ends, grants go on, what was set for a time ends, or the lease clock
---          is to go on; table and overrides: where version differs,
+--          is to go on; 0 where a script has left work to the next; table and overrides: where version differs,
+--          fence: a new one, to a statement; unclear: true where wants keep requests that are not known here,
 --          elsewhere: of the queues in weak those that another session takes and has room for}
 --         {status: "closed"}: no such session (its lease ran out, or data was lost): open a new one
 --         {status: "stale"}: a later sync came first; nothing was changed
--- Cost    O(ended + asks + held + grants + takes + weak), each as core says
+-- Cost    O(units + requests + grants + takes + weak), each as core says
 local int, asked = members.int, input.asked
-local SESSION, SESSIONS, ROLL = key.session, key.sessions, key.roll
+local SESSION, SESSIONS = key.session, key.sessions
 local me = input.me
 
 -- (As `expect` does, but for less: this is the script that is called all the time. A session that isn't open is told so.)
-local whole, count, every, limit_name = input.whole, input.count, input.every, input.limit_name
+local whole, count, every, limit_name, short = input.whole, input.count, input.every, input.limit_name, input.short
 local function is_weak(row) return type(row) == 'table' and count(row[1]) and every(row[2], limit_name) end
 local function may_be_left_out(it, kind) return it == nil or kind(it) end
 if not (type(me) == 'string' and whole(asked.sync, 0, 9e15) and whole(asked.confirmed, 0, 9e15)
   and input.grant_number(asked.granted) and whole(asked.room, -9e15, 9e15) and whole(asked.version, -1, 9e15)
-  and type(asked.full) == 'boolean' and every(asked.ended, count) and every(asked.interests, limit_name)
-  and input.asks(asked.asks) and input.holdings(asked.held) and may_be_left_out(asked.growth, count)
+  and type(asked.full) == 'boolean' and input.by_limit(asked.units, count) and every(asked.interests, limit_name)
+  and input.wants(asked.wants) and may_be_left_out(asked.growth, count) and may_be_left_out(asked.fence, input.sized)
+  and (asked.running == nil or type(asked.running) == 'string')
+  and (asked.idle == nil or input.by_limit(asked.idle, count)) and every(asked.over or {}, short)
+  and every(asked.ended or {}, input.grant_number)
   and (asked.takes == nil and asked.weak == nil or limit_name(asked.source) and every(asked.takes or {}, limit_name)
     and every(asked.weak or {}, is_weak))) then
   error('celery-gconc: not what this script takes')
@@ -45,56 +52,94 @@ epochs.begin()
 
 local interests = {} -- limits whose contention the session is to hear
 
--- What a statement doesn't name is removed, but for grants that the session couldn't know of.
-local function remove_unnamed()
-  local named = {}
-  for _, row in ipairs(asked.held) do named[int(row[HELD.number])] = true end
-  for _, row in ipairs(asked.asks) do named[int(row[ASK.number])] = true end
-  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, members.roll_of(me))) do
-    local grant, number = members.read_roll(member)
-    if not named[number] and tonumber(grant) <= asked.granted then serving.remove(me .. ':' .. number) end
-  end
-end
-
-local function state(row)
-  local id, claims = me .. ':' .. int(row[HELD.number]), row[HELD.claims]
-  local record = permits.load(id)
-  if record and record.g > 0 and permits.are_same(record.c, claims) then
-    if record.t ~= row[HELD.task_id] or record.i ~= row[HELD.idle] then -- reused for another task, or idle
-      record.t, record.n, record.i = row[HELD.task_id], row[HELD.task], row[HELD.idle]
-      record.s = time.now - row[HELD.age]
-      permits.save(id, record)
+-- What it was granted and can't have known of: the rows, the units of each limit, the requests of each set.
+local unknown, unknown_units, unknown_requests = {}, {}, {}
+local function look_for_unknown()
+  unknown = grants.since(me, asked.granted)
+  for _, row in ipairs(unknown) do
+    for _, claim in ipairs(row[GRANT.claims]) do
+      unknown_units[claim[1]] = (unknown_units[claim[1]] or 0) + claim[2]
     end
-  else
-    if record then serving.remove(id) end
-    permits.adopt(me, row, asked.granted)
+    unknown_requests[row[GRANT.set]] = (unknown_requests[row[GRANT.set]] or 0) + 1
   end
-  for _, claim in ipairs(claims) do interests[claim[1]] = true end
 end
 
-local function ask(row)
-  local id, claims = me .. ':' .. int(row[ASK.number]), row[ASK.claims]
-  local record = permits.load(id)
-  if record and record.g == 0 and not permits.are_same(record.c, claims) then
-    serving.remove(id)
-    serving.serve_all()
-    record = nil
+local function take_units()
+  local now = {}
+  for limit, stated in pairs(asked.units) do
+    now[limit] = stated + (unknown_units[limit] or 0)
+    interests[limit] = true
   end
-  if not record then
-    serving.ask(id, row)
-  elseif record.g == 0 and record.t ~= row[ASK.task_id] then -- another of its requests is at this position of its line by now
-    record.t, record.n, record.w = row[ASK.task_id], row[ASK.task], clock.arrival_of(row[ASK.age])
-    permits.save(id, record)
+  units.set_all(me, now)
+  if not asked.full then return end
+  for _, limit in ipairs(units.limits_of(me)) do
+    if not asked.units[limit] then units.set(me, limit, unknown_units[limit] or 0) end
   end
-  for _, claim in ipairs(claims) do interests[claim[1]] = true end
+end
+
+-- Those of a want by their tasks: one that is told anew has arrived when it did.
+local function by_task(record)
+  local found = {}
+  for _, request in ipairs(record and record.r or {}) do found[request[2]] = request end
+  found[''] = nil
+  return found
+end
+
+-- The requests of a want as they are from now on. Nil where it keeps some that are not known here.
+local function requests_of(row, record)
+  local found, known, granted = {}, by_task(record), unknown_requests[row[WANT.set]] or 0
+  local kept = row[WANT.kept]
+  for i = row[WANT.skip] + 1, row[WANT.skip] + kept - granted do
+    local request = record and record.r[i]
+    if not request then return nil end
+    table.insert(found, request)
+  end
+  for i = math.max(granted - kept, 0) + 1, #row[WANT.requests] do
+    local request = row[WANT.requests][i]
+    local arrival = clock.arrival_of(request[ROW.age])
+    table.insert(found, known[request[ROW.task_id]] or { arrival, request[ROW.task_id], request[ROW.task] })
+  end
+  return found
+end
+
+-- Wants as they are told: each has its requests from now on, and those that are left with none end. Return new ones.
+local is_unclear = false
+local function take_wants()
+  local new, named = {}, {}
+  for _, row in ipairs(asked.wants) do
+    local id = me .. ':' .. int(row[WANT.set])
+    local record = wants.load(id)
+    named[id] = true
+    for _, claim in ipairs(row[WANT.claims]) do interests[claim[1]] = true end
+    if record and not wants.are_same(record.c, row[WANT.claims]) then
+      serving.remove(id)
+      record = nil
+    end
+    local requests = requests_of(row, record)
+    if not requests then
+      is_unclear = true
+    elseif #requests == 0 then
+      serving.remove(id)
+    elseif record then
+      serving.change(id, record, requests)
+    else
+      table.insert(new, { id = id, record = { c = row[WANT.claims], r = requests, k = 0 } })
+    end
+  end
+  if asked.full then
+    for _, id in ipairs(wants.ids_of(me)) do
+      if not named[id] then serving.remove(id) end
+    end
+  end
+  return new
 end
 
 -- Of the queues that are said to be weak those that another session takes and has room for.
 local function taken_elsewhere()
   local found = {}
   for _, row in ipairs(asked.weak or {}) do
-    local record = row[1] > 0 and permits.load(me .. ':' .. int(row[1]))
-    if row[1] == 0 or record and record.g == 0 and record.o then
+    local record = row[1] > 0 and wants.load(me .. ':' .. int(row[1]))
+    if row[1] == 0 or record and record.o then
       for _, queue in ipairs(row[2]) do
         if takers.is_taken_elsewhere(asked.source, queue) then table.insert(found, queue) end
       end
@@ -103,18 +148,27 @@ local function taken_elsewhere()
   return found
 end
 
-local function unknown_grants()
-  local grants = {}
-  for _, member in ipairs(call('ZRANGEBYLEX', ROLL, members.roll_since(me, asked.granted + 1))) do
-    local grant, number = members.read_roll(member)
-    local record = permits.load(me .. ':' .. number)
-    table.insert(grants, permits.grant_row(tonumber(grant), tonumber(number), record))
+-- What people see of it.
+local function take_running()
+  if asked.running then running.state(me, asked.running) end
+  running.have_ended(me, asked.over or {})
+  for _, grant in ipairs(asked.ended or {}) do
+    if grant <= asked.granted then grants.forget(me, grant) end
   end
-  return grants
+  if not asked.full then return end
+  grants.forget_to(me, asked.granted)
+  if asked.idle then
+    local idle = {} -- and how many there were in all, for idle ones go back first
+    for limit, unused in pairs(asked.idle) do idle[limit] = { unused, asked.units[limit] or 0 } end
+    call('HSET', SESSION, me .. ':idle', cjson.encode(idle))
+  else
+    call('HDEL', SESSION, me .. ':idle')
+  end
 end
 
 -- In how many ms something may happen that this session would not be told of; nil: nothing.
 local function until_next_event(own_interval)
+  if meta.served_to or limits.are_some_put_off() then return 0 end
   local soonest, least = call('ZRANGE', SESSIONS, 0, 1, 'WITHSCORES'), nil
   for i = #soonest - 1, 1, -2 do
     if soonest[i] ~= me then least = math.max(tonumber(soonest[i + 1]) - clock.at, 0) end
@@ -148,29 +202,31 @@ lines.bring_back(me)
 if asked.takes then takers.set(me, asked.source, asked.takes) end
 if asked.growth then call('HSET', SESSION, me .. ':growth', int(asked.growth)) end
 
-for _, number in ipairs(asked.ended) do serving.remove(me .. ':' .. int(number)) end
-if asked.full then remove_unnamed() end
-for _, row in ipairs(asked.held) do state(row) end
+if asked.fence then grants.has_seen_fence(asked.fence) end
+local fence = asked.full and grants.next_fence()
+look_for_unknown()
+take_units()
+take_running()
+local new_wants = take_wants()
 
--- Room as stated, less the grants since the one it knows, as far as they still stand.
+-- Room as stated, less the grants since the one it knows.
 rooms.know(me, room_before)
-rooms.set(me, asked.room - call('ZLEXCOUNT', ROLL, members.roll_since(me, asked.granted + 1)))
+rooms.set(me, asked.room - #unknown)
 limits.open_settled()
+if room_before <= 0 or asked.full then rooms.touch_lines_of(me) end
 serving.serve_all()
-if room_before <= 0 or asked.full then
-  rooms.touch_lines_of(me)
-  serving.serve_all()
-end
-for _, row in ipairs(asked.asks) do ask(row) end
+for _, want in ipairs(new_wants) do serving.ask(want.id, want.record) end
 local elsewhere = taken_elsewhere()
 reply.finish()
 
 for _, limit in ipairs(asked.interests) do interests[limit] = true end
 local answer = {
-  status = 'ok', version = meta.version, grants = unknown_grants(), recall = contention.recall(interests, me),
-  offer = rooms.is_offered(), lease = lease, longest = epochs.longest(),
+  status = 'ok', version = meta.version, grants = grants.since(me, asked.granted),
+  recall = contention.recall(interests, me), offer = rooms.is_offered(), lease = lease, longest = epochs.longest(),
   expires = until_next_event(tonumber(known[4])),
 }
 if #elsewhere > 0 then answer.elsewhere = elsewhere end
+if asked.full then answer.fence = fence end
+if is_unclear then answer.unclear = true end
 if meta.version ~= asked.version then answer.table, answer.overrides = limits.all(), overrides.all() end
 return cjson.encode(answer)

@@ -1,26 +1,21 @@
-/* Part of session.pml: what the scripts do. */
+/* Part of units.pml: what the scripts do. */
 
 /* ======== core/*.lua ======== */
 
 inline end_session(s) { /* sessions.finish */
-  live[s] = 0; seen[s] = 0; ss[s] = 0; gr[s] = 0; room[s] = 0; hold[s] = 0; line[s] = 0;
-  j = 0;
-  do :: j < K -> g[s * K + j] = 0; j++ :: else -> break od;
+  live[s] = 0; seen[s] = 0; ss[s] = 0; base[s] = 0; gb[s] = 0; gl[s] = 0; want[s] = 0; room[s] = 0;
   if :: LINE_EMPTY -> flag = 0 :: else fi
 }
 
-#ifdef PIECES           /* what it holds is taken away by the scripts to come, one permit in each (scripts.py: WORK) */
-inline end_session_soon(s) {
-  live[s] = 0; seen[s] = 0; ss[s] = 0; gr[s] = 0; room[s] = 0; line[s] = 0;
-  if :: LINE_EMPTY -> flag = 0 :: else fi
-}
+#ifdef PIECES           /* what it has and waits for is taken away by the scripts to come (scripts.py: WORK) */
+inline end_session_soon(s) { live[s] = 0; seen[s] = 0; ss[s] = 0; room[s] = 0 }
 
-inline take_piece() {
+inline take_piece() {   /* epochs.end_dead_sessions */
 #ifndef NO_REST
   j = 0;
   do
-  :: j < NS * K && !live[j / K] && (hold[j / K] & BIT(j % K)) -> hold[j / K] = hold[j / K] & ~BIT(j % K); g[j] = 0; break
-  :: j < NS * K && (live[j / K] || !(hold[j / K] & BIT(j % K))) -> j++
+  :: j < NS && !live[j] && (UNITS(j) || want[j]) -> end_session(j); break
+  :: j < NS && (live[j] || !(UNITS(j) || want[j])) -> j++
   :: else -> break
   od
 #else
@@ -32,34 +27,23 @@ inline take_piece() {
 #define take_piece() skip
 #endif
 
-inline grant(s, n) {    /* n: the permit's index */
-  gr[s]++; room[s]--;
-  line[s] = line[s] & ~BIT(n);
+inline grant(s) {       /* serving.grant */
+  gl[s]++; room[s] = 0; want[s] = 0;
   if :: LINE_EMPTY -> flag = 0 :: else fi;
-  hold[s] = hold[s] | BIT(n);
-  g[s * K + n] = gr[s];
   if
 #ifndef NO_NOTICES
-  :: s != me && sub[OWNER(s)] && cur[OWNER(s)] == (s & 1) && !unheard[OWNER(s)] -> ng[s * K + n] = gr[s]; nrec[s] = 1
+  :: s != me && LISTENS(s) -> ng[s] = gl[s]; nrec[s] = 1
 #endif
   :: else
   fi
 }
 
-inline serve_session(s) {
-  k = 0;
-  do
-  :: k < K ->
-     if :: (line[s] & BIT(k)) && room[s] > 0 && HAS_PLACE -> grant(s, k) :: else fi;
-     k++
-  :: else -> break
-  od
-}
+inline serve(s) { if :: want[s] && room[s] && HAS_UNIT && gl[s] < TOP -> grant(s) :: else fi }
 
 inline serve_all() {    /* in order of arrival at the gates */
   if
-  :: head == 0 -> serve_session(0); serve_session(1); serve_session(2); serve_session(3)
-  :: else -> serve_session(2); serve_session(3); serve_session(0); serve_session(1)
+  :: head == 0 -> serve(0); serve(1); serve(2); serve(3)
+  :: else -> serve(2); serve(3); serve(0); serve(1)
   fi
 }
 
@@ -73,12 +57,16 @@ inline contend(s) {     /* contention.begin */
      do
      :: j < NS ->
 #if !defined(NO_NOTICES) && !defined(NO_CONTEND)
-        if :: hold[j] && j != me && (was || j != s) && sub[OWNER(j)] && cur[OWNER(j)] == (j & 1) -> nrec[j] = 1 :: else fi;
+        if :: UNITS(j) && j != me && (was || j != s) && sub[OWNER(j)] && cur[OWNER(j)] == (j & 1) -> nrec[j] = 1 :: else fi;
 #endif
         j++
      :: else -> break
      od
   fi
+}
+
+inline look_who_waits(s) { /* contention.between: the flag may have been behind */
+  if :: HELD <= MAX && flag != 0 && flag != s + 1 && !IN_LINE_OF_OTHERS(s) -> flag = (want[s] -> s + 1 : 0) :: else fi
 }
 
 inline open_settled() {
@@ -88,10 +76,11 @@ inline open_settled() {
   fi
 }
 
-inline finish() {       /* a recall is told only if there is still reason when the script ends */
+inline finish() {       /* reply.finish: of contention only what is so when the script ends is told */
   open_settled(); serve_all();
   j = 0;
-  do :: j < NS -> if :: nrec[j] && !CONTENTION(j) -> nrec[j] = 0 :: else fi; j++ :: else -> break od
+  do :: j < NS -> if :: nrec[j] && !CONTENTION(j) -> nrec[j] = 0; look_who_waits(j) :: else fi; j++ :: else -> break od;
+  j = 0; was = 0
 }
 
 inline begin_epoch(h) {
@@ -138,24 +127,17 @@ inline open_(c) {
 #ifdef NO_HOLD          /* a newcomer is granted at once where there is no data */
      begin_epoch(0);
 #else
-#ifdef NO_LISTENERS     /* nobody looks who listens, nor who has lived */
-     begin_epoch(INTERVAL);
-#else
 #ifdef OLD_SERVER       /* no hold for a newcomer where the server has been up for long */
      if :: LIVED(c) || OTHERS_LISTEN -> skip :: else -> lease = (young -> INTERVAL : 0) fi;
-     begin_epoch(lease);
 #else
      if :: LIVED(c) || OTHERS_LISTEN -> skip :: else -> lease = INTERVAL fi;
+#endif
      begin_epoch(lease);
-#endif
-#endif
 #endif
      fresh = 0          /* no limits yet: this session brings them */
   :: epoch != 0 && x && was ->
      HEARS(BRINGS_LONG(c)); longest_of(c);
-#ifndef NO_LATER_EPOCH
      if :: mep[c] > epoch -> begin_epoch(lease) :: else fi;
-#endif
 #ifndef NO_STALE_SHUT
      if :: !HAS_GROWN && shut < lease -> shut = lease :: else fi
 #else
@@ -163,28 +145,15 @@ inline open_(c) {
 #endif
   :: epoch != 0 && x && !was && !passed[OWNER(me)] ->
      HEARS(BRINGS_LONG(c)); longest_of(c);
-#ifndef NO_STANDING_LEASE
      begin_epoch(lease); was = 1
-#else
-     skip
-#endif
   :: epoch != 0 && !x && was -> HEARS(BRINGS_LONG(c))
   :: else
   fi;
-  if
-#ifdef NO_REPLACE
-  :: mstart[c] || live[me ^ 1]
-#else
-  :: mstart[c]
-#endif
-  :: else -> end_session((me ^ 1))
-  fi;
+  if :: mstart[c] :: else -> end_session((me ^ 1)) fi;
   end_session(me);
-  live[me] = 1; gr[me] = 1;
+  live[me] = 1;
 #ifndef NO_RESTATING
-  hold[me] = mheld[c];
-  j = 0;
-  do :: j < K -> if :: (mheld[c] & BIT(j)) -> g[me * K + j] = 1 :: else fi; j++ :: else -> break od;
+  base[me] = mn[c];
 #endif
   seen[me] = (LIVED(c) && !was);
   was = 0; x = 0; lease = 0;
@@ -193,14 +162,6 @@ inline open_(c) {
 }
 
 /* ======== sync.lua ======== */
-
-inline remove_ids(s, m) {
-  hold[s] = hold[s] & ~(m);
-  line[s] = line[s] & ~(m);
-  j = 0;
-  do :: j < K -> if :: ((m) & BIT(j)) -> g[s * K + j] = 0 :: else fi; j++ :: else -> break od;
-  if :: LINE_EMPTY -> flag = 0 :: else fi
-}
 
 #ifdef NO_EPOCH
 #define SAME_EPOCH(c) (1)
@@ -220,57 +181,44 @@ inline sync(c) {
   :: else ->
      begin();
 #ifndef NO_CONFIRMED
-     if
-     :: epoch == mep[c] && live[me] && ss[me] < mcf[c] -> begin_epoch(INTERVAL)
-     :: else
-     fi;
+     if :: epoch == mep[c] && live[me] && ss[me] < mcf[c] -> begin_epoch(INTERVAL) :: else fi;
 #endif
      if
      :: !SAME_EPOCH(c) || !live[me] -> st = CLOSED
      :: SAME_EPOCH(c) && live[me] && OLD_NUMBER(c) -> st = STALE
      :: else ->
-        st = OK;
-        ss[me] = 1; seen[me] = 1;
-        remove_ids(me, mend[c]);
+        st = OK; ss[me] = 1; seen[me] = 1;
         if
-        :: mfull[c] ->
-           x = (hold[me] | line[me]) & ~(mheld[c] | mask[c]);
-#ifndef NO_GRANT_NUMBER /* only what it could know of is removed: numbered up to granted */
-           j = 0;
-           do :: j < K -> if :: g[me * K + j] > mgr[c] -> x = x & ~BIT(j) :: else fi; j++ :: else -> break od;
+        :: mset[c] ->
+           base[me] = mn[c];
+#ifdef NO_GRANT_NUMBER  /* it removes units of grants that it couldn't know of */
+           gb[me] = gl[me]
+#else
+           gb[me] = mg[c];
+           if :: gl[me] < gb[me] -> gl[me] = gb[me] :: else fi
 #endif
-           remove_ids(me, x);
-           x = 0
         :: else
         fi;
-        line[me] = line[me] & ~mheld[c];
-        j = 0;
-        do
-        :: j < K ->
-           if :: (mheld[c] & BIT(j)) && !(hold[me] & BIT(j)) -> g[me * K + j] = mgr[c] :: else fi;
-           j++
-        :: else -> break
-        od;
-        hold[me] = hold[me] | mheld[c];
-        x = mroom[c];
-#ifndef NO_ROOM_LESS_GRANTS
-        j = 0;
-        do :: j < K -> if :: g[me * K + j] > mgr[c] && x > 0 -> x-- :: else fi; j++ :: else -> break od;
+#ifdef NO_ROOM_LESS_GRANTS
+        room[me] = mroom[c];
+#else
+        room[me] = (mroom[c] && gl[me] <= mg[c]);
 #endif
-        room[me] = x; x = 0;
+        x = (mwant[c] && gl[me] <= mg[c]);                  /* a grant that it doesn't know is its request's */
+        if
+        :: want[me] && !x -> want[me] = 0; if :: LINE_EMPTY -> flag = 0 :: else fi
+        :: else
+        fi;
         open_settled(); serve_all();
-        j = 0;
-        do
-        :: j < K ->
+        if
+        :: x && !want[me] && gl[me] <= mg[c] ->             /* serving.ask */
            if
-           :: (mask[c] & BIT(j)) && !((hold[me] | line[me]) & BIT(j)) ->
-              line[me] = line[me] | BIT(j);
-              if :: HAS_PLACE && room[me] > 0 -> grant(me, j) :: else -> contend(me); break fi /* one ask at most */
-           :: else
-           fi;
-           j++
-        :: else -> break
-        od;
+           :: HAS_UNIT && room[me] && gl[me] < TOP -> grant(me)
+           :: else -> want[me] = 1; contend(me)
+           fi
+        :: else
+        fi;
+        x = 0;
         finish()
      fi
   fi

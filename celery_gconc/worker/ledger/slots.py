@@ -1,0 +1,79 @@
+"""What a session's ledger is told of the worker's slots and queues.
+
+    gate, intake, stall watch -> Slots -> Asks, Moves -> link -> Redis
+
+Thread: any; each method takes the ledger's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from celery_gconc.worker.ledger.book import Book
+from celery_gconc.worker.ledger.moves import Answer
+from celery_gconc.worker.ledger.request import R
+
+#: Within how many seconds Redis hears which queues messages are taken of.
+TAKES_SECONDS = 1.0
+
+
+class Slots(Book[R]):
+    """The part of :class:`~celery_gconc.worker.ledger.ledger.Ledger` that hears of slots and queues."""
+
+    def reserve(self, slots: int) -> None:
+        """Keep this many of the free slots for requests that no limit covers. Called by who starts requests only."""
+        if self._asks.reserved != slots:
+            with self._lock:
+                self._asks.reserved = slots
+
+    def slots_changed(self) -> None:
+        """Slots came or went: ask for what could start now, give back what can't."""
+        with self._lock:
+            if self.waiting_count:
+                self._asks.slots_changed()
+                self._wake()
+
+    def tell_room(self) -> None:
+        """Called every now and then: Redis is to hear of room that it doesn't know of, once it stays for a while."""
+        with self._lock:
+            had_unknown_room = self._has_unknown_room
+            self._has_unknown_room = self._trust.believed_room <= 0 < self._asks.room()
+            if had_unknown_room and self._has_unknown_room:
+                self._outbox.due()
+                self._wake()
+
+    def take_queues(self, source: str, queues: Sequence[str]) -> None:
+        """Redis is to know which queues messages are taken of, and at which broker (a digest)."""
+        with self._lock:
+            if self._moves.take(source, queues):
+                self._outbox.due(TAKES_SECONDS)
+                self._wake()
+
+    def leave_queues(self, queues: Iterable[str]) -> None:
+        """These queues are left alone from now on, and no others: Redis is asked whether others have room for them."""
+        with self._lock:
+            self._moves.leave(frozenset(queues))
+            self._asks.plan_moves()
+            self._wake()
+
+    def take_answer(self) -> Answer | None:
+        """What Redis has said of queues whose messages find no slot here, or that are left alone. Each answer once."""
+        with self._lock:
+            return self._moves.take_answer()
+
+    # -- For whoever has the lock ------------------------------------------------------------------------
+
+    def _has_spare(self) -> bool:
+        return self._lines.granted_count > 0 or any(holding.spare for holding in self._holdings.by_limit.values())
+
+    def _wake(self) -> None:
+        """Ring where something is due before the link comes anyway, or something has begun to be spare."""
+        due_at = self._outbox.due_at
+        if due_at is None:
+            if self._watches_idle or not self._has_spare():
+                return
+            self._watches_idle = True
+        elif self._woken_for is not None and due_at >= self._woken_for:
+            return
+        self._woken_for = due_at
+        self._bell.ring()
