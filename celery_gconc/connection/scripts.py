@@ -1,8 +1,8 @@
 """Lua scripts, assembled from the parts that they name, from the ``lua`` folders of the packages that they belong to.
 
 A script's first line names what it uses, as does each part's: ``-- uses: input clock lines``, or ``-- uses: nothing``.
-Parts stand in ``lua/core/``. The text has each of them once, after those that it uses; what a script doesn't use it
-neither loads nor pays for.
+Parts stand in ``lua/core/``. The text has each of them once, after those that it uses. A part is made when something of
+it is first asked for: to make all of them would cost Redis more than what most calls do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,26 @@ from functools import cache
 from importlib import resources
 
 USES = "-- uses: "
+
+#: What each part is wrapped in: a table that becomes what *make* returns when a field of it is first read or written.
+ON_DEMAND = """\
+local on_demand
+do
+  local makers, unmade = {}, {}
+  local function made(self)
+    setmetatable(self, nil)
+    for name, field in pairs(makers[self]()) do self[name] = field end
+    return self
+  end
+  function unmade.__index(self, name) return made(self)[name] end
+  function unmade.__newindex(self, name, field) made(self)[name] = field end
+  function on_demand(make)
+    local self = setmetatable({}, unmade)
+    makers[self] = make
+    return self
+  end
+end
+"""
 
 
 class ScriptError(Exception):
@@ -36,7 +56,7 @@ def assemble(package: str, name: str, head: str = "", first: str = "") -> str:
     found: dict[str, str] = {}
     for part in _uses(name, text):
         _add(package, part, found, ())
-    return "\n".join([*([head] if head else []), *found.values(), text])
+    return "\n".join([*([head] if head else []), *([ON_DEMAND] if found else []), *found.values(), text])
 
 
 def _add(package: str, part: str, found: dict[str, str], users: tuple[str, ...]) -> None:
@@ -47,7 +67,7 @@ def _add(package: str, part: str, found: dict[str, str], users: tuple[str, ...])
         text = _read(package, f"core/{part}")
         for used in _uses(part, text):
             _add(package, used, found, (*users, part))
-        found[part] = text
+        found[part] = f"local {part} = on_demand(function()\n\n{text}\nreturn {part}\nend)\n"
 
 
 def _uses(name: str, text: str) -> list[str]:

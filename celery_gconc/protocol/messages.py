@@ -192,7 +192,7 @@ class Synced:
         return cls(
             status="ok",
             version=int(reply["version"]),
-            grants=grants_of(reply["grants"]),
+            grants=grants_of(reply.get("grants")),
             contended=dict(reply.get("recall") or ()),
             offer=reply["offer"],
             table=table_of(reply["table"]) if "table" in reply else None,

@@ -17,6 +17,7 @@ from celery_gconc.limits.claims import Claim
 from celery_gconc.protocol.messages import GRANT, ROW, RUN, WANT, Row, Running, Want, grants_of
 from celery_gconc.protocol.scripts import SCRIPTS, script
 
+from .namespace import Namespace
 from .scopes import functions, shadowed
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -62,6 +63,8 @@ def test_a_name_that_shadows_another_is_found():
     assert shadowed("local a = 'local a' -- local a\nlocal b = { a = a }") == []
     assert shadowed("local a\nif a then local b, a = 1, 2 else local b end") == ["a"]
     assert shadowed("local function a(x) return function(y) local x end end") == ["x"]
+    assert shadowed("local a = on_demand(function() local a local b end) local b") == []
+    assert shadowed("local a = on_demand(function() end) local function b(a) end") == ["a"]
     assert shadowed("local a\nrepeat local b = a until b\nwhile a do local b end\nlocal b") == []
 
 
@@ -102,6 +105,24 @@ def test_parts_stand_once_after_those_that_they_use(tmp_path: Path, monkeypatch:
         x="-- uses: c b\nX",
     )
     assert re.findall(r"^\w$", assemble("p", "x"), re.MULTILINE) == ["A", "B", "C", "X"]
+
+
+def test_a_part_is_made_once_and_only_when_it_is_asked_for_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, namespace: Namespace
+):
+    part = "-- uses: nothing\nlocal {0}\ndo\n  redis.call('RPUSH', 'made', '{0}')\n  {0} = {{ one = 1 }}\nend\n"
+    asks = "local sum = read.one + read.one\nwritten.two = 2\nreturn sum + written.one + written.two\n"
+    _write(
+        tmp_path,
+        monkeypatch,
+        core__read=part.format("read"),
+        core__written=part.format("written"),
+        core__unused=part.format("unused"),
+        x=f"-- uses: read written unused\n{asks}",
+    )
+    assert namespace.raw.eval(assemble("p", "x"), 0) == 5
+    assert namespace.raw.lrange("made", 0, -1) == [b"read", b"written"]
+    namespace.raw.delete("made")
 
 
 @pytest.mark.parametrize(

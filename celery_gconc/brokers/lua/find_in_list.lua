@@ -1,4 +1,4 @@
--- uses: names
+-- uses: envelope
 -- Where a task's message stands in a list of kombu's. Looks at a part of it, from the producers' end; changes nothing.
 --
 -- Runs on the broker's Redis, over a list of kombu's.
@@ -20,7 +20,7 @@ while looked < most and bytes < 1048576 do
   local messages = redis.call('LRANGE', KEYS[1], from + looked, last)
   if #messages == 0 then break end
   for i, message in ipairs(messages) do
-    if names(message, id) then return { redis.call('LLEN', KEYS[1]), looked + i, from + looked + i - 1, message } end
+    if envelope.is_of(message, id) then return { redis.call('LLEN', KEYS[1]), looked + i, from + looked + i - 1, message } end
     bytes = bytes + #message
   end
   looked = looked + #messages

@@ -1,4 +1,4 @@
--- uses: names
+-- uses: envelope
 -- A task's messages among those that workers have taken and not acknowledged. Looks at a part; changes nothing.
 --
 -- Runs on the broker's Redis, over kombu's own keys.
@@ -15,7 +15,7 @@ end
 local next_cursor, pairs_ = unpack(redis.call('HSCAN', KEYS[1], cursor, 'COUNT', 100))
 local reply = { next_cursor, #pairs_ / 2 }
 for i = 1, #pairs_, 2 do
-  if names(pairs_[i + 1], id) then
+  if envelope.is_of(pairs_[i + 1], id) then
     table.insert(reply, pairs_[i + 1])
     table.insert(reply, redis.call('ZSCORE', KEYS[2], pairs_[i]) or '')
   end

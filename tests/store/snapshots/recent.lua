@@ -42,6 +42,25 @@ local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
+local on_demand
+do
+  local makers, unmade = {}, {}
+  local function made(self)
+    setmetatable(self, nil)
+    for name, field in pairs(makers[self]()) do self[name] = field end
+    return self
+  end
+  function unmade.__index(self, name) return made(self)[name] end
+  function unmade.__newindex(self, name, field) made(self)[name] = field end
+  function on_demand(make)
+    local self = setmetatable({}, unmade)
+    makers[self] = make
+    return self
+  end
+end
+
+local input = on_demand(function()
+
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
 --
@@ -138,6 +157,11 @@ do
   }
 end
 
+return input
+end)
+
+local time = on_demand(function()
+
 -- uses: nothing
 -- Redis' wall time.
 local time
@@ -148,6 +172,11 @@ do
     us = parts[2] % 1000,                                -- since then
   }
 end
+
+return time
+end)
+
+local members = on_demand(function()
 
 -- uses: nothing
 -- How the members of the sorted sets are written. In sets ordered by name, what begins alike stands together.
@@ -184,6 +213,9 @@ do
     US = US, AFTER = AFTER, int = int, fields = fields, first = first, last = last, owner = owner, order_key = order_key,
   }
 end
+
+return members
+end)
 
 -- uses: input time members
 -- doesn't begin: it reads what sessions told, whether they live or not

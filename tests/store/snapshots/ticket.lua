@@ -42,6 +42,25 @@ local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
+local on_demand
+do
+  local makers, unmade = {}, {}
+  local function made(self)
+    setmetatable(self, nil)
+    for name, field in pairs(makers[self]()) do self[name] = field end
+    return self
+  end
+  function unmade.__index(self, name) return made(self)[name] end
+  function unmade.__newindex(self, name, field) made(self)[name] = field end
+  function on_demand(make)
+    local self = setmetatable({}, unmade)
+    makers[self] = make
+    return self
+  end
+end
+
+local input = on_demand(function()
+
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
 --
@@ -137,6 +156,9 @@ do
     limit_name = limit_name, by_limit = by_limit, configuration = configuration, claims = claims, wants = wants_,
   }
 end
+
+return input
+end)
 
 -- uses: input
 -- doesn't begin: a number is all that it reads or writes

@@ -42,6 +42,25 @@ local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
+local on_demand
+do
+  local makers, unmade = {}, {}
+  local function made(self)
+    setmetatable(self, nil)
+    for name, field in pairs(makers[self]()) do self[name] = field end
+    return self
+  end
+  function unmade.__index(self, name) return made(self)[name] end
+  function unmade.__newindex(self, name, field) made(self)[name] = field end
+  function on_demand(make)
+    local self = setmetatable({}, unmade)
+    makers[self] = make
+    return self
+  end
+end
+
+local input = on_demand(function()
+
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
 --
@@ -138,6 +157,11 @@ do
   }
 end
 
+return input
+end)
+
+local members = on_demand(function()
+
 -- uses: nothing
 -- How the members of the sorted sets are written. In sets ordered by name, what begins alike stands together.
 local members
@@ -174,6 +198,11 @@ do
   }
 end
 
+return members
+end)
+
+local time = on_demand(function()
+
 -- uses: nothing
 -- Redis' wall time.
 local time
@@ -185,12 +214,18 @@ do
   }
 end
 
+return time
+end)
+
+local meta = on_demand(function()
+
 -- uses: nothing
 -- The scalars of the namespace, read once. Whoever changes one here writes it to the hash too.
 local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
     'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy')
+  local fence = tonumber(found[12]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
     time = tonumber(found[2]),               -- its last step (wall time, ms)
@@ -203,13 +238,17 @@ do
     epoch_began = tonumber(found[9]),        -- (lease clock, ms)
     heard = tonumber(found[10]) or 0,        -- the longest lease of before the epoch (ms)
     closed_until = tonumber(found[11]),      -- no grants until then: unknown sessions may live (lease clock, ms)
-    fence = tonumber(found[12]) or 0,        -- the last fencing number
+    fence = fence, fence_before = fence,     -- the last fencing number
     next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
     served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
     heavy = found[15] == '1',                -- some wants are for more than one unit of a limit, or were
-    fence_before = found[12],
   }
 end
+
+return meta
+end)
+
+local clock = on_demand(function()
 
 -- uses: time meta members
 -- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
@@ -238,6 +277,11 @@ do
 
   clock = { at = at, is_held = is_held, save = save, arrival_of = arrival_of }
 end
+
+return clock
+end)
+
+local wants = on_demand(function()
 
 -- uses: clock
 -- Wants: what sessions wait for. A want is a set of claims of one session, and the requests that wait for all of it.
@@ -304,6 +348,11 @@ do
   }
 end
 
+return wants
+end)
+
+local limits = on_demand(function()
+
 -- uses: meta members
 -- The limit table: which max holds, which limits are settling, and in which of them units may have become free.
 local limits
@@ -329,6 +378,7 @@ do
     return limit
   end
   local function is_touched(limit) return queued[limit] end
+  local function are_some_touched() return next(queued) ~= nil end
   local taken = 0
   local function next_touched()
     taken = taken + 1
@@ -444,7 +494,8 @@ do
   end
 
   limits = {
-    touch = touch, is_touched = is_touched, touch_lines_after = touch_lines_after, next_touched = next_touched,
+    touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
+    touch_lines_after = touch_lines_after, next_touched = next_touched,
     max_of = max_of, look_at = look_at,
     is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, new_version = new_version,
     hold_to = hold_to, configured = configured, all = all,
@@ -452,6 +503,11 @@ do
     has_changed = function() return has_changed end, are_some_put_off = function() return some_are_put_off end,
   }
 end
+
+return limits
+end)
+
+local units = on_demand(function()
 
 -- uses: members limits
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
@@ -539,13 +595,19 @@ do
   }
 end
 
+return units
+end)
+
+local notices = on_demand(function()
+
 -- uses: nothing
 -- What other sessions are to hear when the script is done.
 local notices
 do
   local all = {} -- by session
 
-  -- The notice to a session: grants, limits (whose contention it is told), offer.
+  -- The notice to a session: grants, limits (whose contention it is told), offer (its turn came, but it has no room).
+  -- The session that calls has it in the reply.
   local function to(sid)
     local notice = all[sid]
     if not notice then
@@ -558,12 +620,16 @@ do
   notices = { all = all, to = to }
 end
 
--- uses: input meta members limits wants notices
+return notices
+end)
+
+local rooms = on_demand(function()
+
+-- uses: meta members limits wants notices
 -- Room: how many more a session could start, as it stated, less the grants since.
 local rooms
 do
   local known = {}
-  local is_offered = false -- whether a turn came of the session that calls, which has no room
   local function of(sid)
     local left = known[sid]
     if left == nil then
@@ -619,17 +685,20 @@ do
       wants.save(id, record)
     end
     local sid = members.owner(id)
-    if sid == input.me then is_offered = true end
     if call('HGET', key.session, sid .. ':offered') == '1' then return end
     call('HSET', key.session, sid .. ':offered', '1')
-    if sid ~= input.me then notices.to(sid).offer = true end
+    notices.to(sid).offer = true
   end
 
   rooms = {
     of = of, know = know, set = set, touch_lines_of = touch_lines_of, offer = offer,
-    is_offered = function() return is_offered end,
   }
 end
+
+return rooms
+end)
+
+local contention = on_demand(function()
 
 -- uses: input members limits units wants notices
 -- Who waits for a limit while others could use its units again.
@@ -708,6 +777,11 @@ do
   contention = { begin = begin, finish_if_empty = finish_if_empty, recall = recall }
 end
 
+return contention
+end)
+
+local lines = on_demand(function()
+
 -- uses: meta members limits units wants rooms contention
 -- Lines: where wants stand, and for which of them units are held back.
 --
@@ -779,6 +853,7 @@ do
   local function set_aside(sid, member)
     call('ZREM', key.turns, member)
     call('ZADD', key.aside, 0, sid .. members.US .. member)
+    call('HSET', key.session, sid .. ':aside', '1')
   end
 
   -- What was set aside of a session gets its turns again.
@@ -788,6 +863,7 @@ do
       call('ZADD', key.turns, 0, string.sub(member, #sid + 2))
       call('ZREM', key.aside, member)
     end
+    call('HDEL', key.session, sid .. ':aside')
   end
 
   local function leave(id, record)
@@ -825,6 +901,11 @@ do
     bring_back = bring_back, reserve = reserve, unreserve = unreserve,
   }
 end
+
+return lines
+end)
+
+local overrides = on_demand(function()
 
 -- uses: meta time members limits
 -- What operators set at run time, for a time or for good, and what holds for a limit because of it.
@@ -878,7 +959,6 @@ do
 
   -- What operators set for a time, and whose time is over, is reset.
   local function end_due()
-    if not meta.next_override_end or time.now < meta.next_override_end then return end
     meta.next_override_end = nil
     call('HDEL', key.meta, 'next_override_end')
     for limit, text in pairs(all()) do
@@ -893,6 +973,11 @@ do
     of = of, set = set, all = all, end_due = end_due, refresh = refresh,
   }
 end
+
+return overrides
+end)
+
+local configs = on_demand(function()
 
 -- uses: members overrides
 -- What live sessions are configured with: the least value for a limit counts.
@@ -958,6 +1043,11 @@ do
   configs = { begin = begin, end_some = end_some }
 end
 
+return configs
+end)
+
+local grants = on_demand(function()
+
 -- uses: meta time members
 -- Grants: what a session was given, until it has said that it knows of it and, in a statement, what became of it.
 --
@@ -977,8 +1067,7 @@ do
   end
   local function has_seen_fence(fence) meta.fence = math.max(meta.fence, fence) end
   local function save_fence()
-    local fence = members.int(meta.fence)
-    if fence ~= meta.fence_before and meta.fence > 0 then call('HSET', key.meta, 'fence', fence) end
+    call('HSET', key.meta, 'fence', members.int(meta.fence))
   end
 
   -- A set of a session is granted its claims, for a request that waits; return the row that tells it.
@@ -1022,6 +1111,11 @@ do
     all = all, forget_to = forget_to, forget = forget, forget_all = forget_all,
   }
 end
+
+return grants
+end)
+
+local running = on_demand(function()
 
 -- uses: input time members grants
 -- Which tasks run under limits, for people: as their sessions last stated, with what was granted since.
@@ -1092,6 +1186,11 @@ do
     state = state, have_ended = have_ended, forget = forget, stated = stated, granted = granted, of = of, covers = covers,
   }
 end
+
+return running
+end)
+
+local serving = on_demand(function()
 
 -- uses: input meta members limits units wants grants rooms lines notices
 -- The rules by which units are given.
@@ -1253,6 +1352,11 @@ do
   serving = { remove = remove, change = change, serve_all = serve_all, ask = ask }
 end
 
+return serving
+end)
+
+local takers = on_demand(function()
+
 -- uses: input time members rooms
 -- Which sessions take messages of which queue: those who have such messages and no room for them ask.
 local takers
@@ -1299,6 +1403,11 @@ do
 
   takers = { set = set, is_taken_elsewhere = is_taken_elsewhere }
 end
+
+return takers
+end)
+
+local apps = on_demand(function()
 
 -- uses: members
 -- Of which apps and brokers sessions are, and of which of their queues.
@@ -1361,6 +1470,11 @@ do
   apps = { add = add, remove = remove, others = others }
 end
 
+return apps
+end)
+
+local heartbeats = on_demand(function()
+
 -- uses: meta members
 -- The heartbeat settings of live sessions: all intervals in order, then all timeouts.
 local heartbeats
@@ -1394,13 +1508,18 @@ do
   }
 end
 
+return heartbeats
+end)
+
+local sessions = on_demand(function()
+
 -- uses: configs units wants grants running rooms serving takers apps heartbeats
 -- Sessions: who they are, and their end.
 local sessions
 do
   local FIELDS = {
     'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'parked', 'stall',
-    'growth', 'idle', 'over',
+    'growth', 'idle', 'over', 'aside',
   }
 
   -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.
@@ -1455,6 +1574,11 @@ do
   sessions = { ALL = ALL, CLOSED = CLOSED, close = close, finish = finish, node_of = node_of }
 end
 
+return sessions
+end)
+
+local counters = on_demand(function()
+
 -- uses: nothing
 -- What is counted, under each limit and for the whole namespace.
 local counters
@@ -1469,6 +1593,11 @@ do
   -- What has ended in the last minute is counted in parts: their length (ms), and how many they are.
   counters = { SLOT = 5000, SLOTS = 12, add = add }
 end
+
+return counters
+end)
+
+local epochs = on_demand(function()
 
 -- uses: meta time clock members limits overrides sessions heartbeats counters
 -- Epochs: lives of the data. And what every script does first.
@@ -1568,7 +1697,7 @@ do
     if meta.served_to and not meta.closed_until then serve_lines() end
     limits.take_up()
     end_dead_sessions()
-    overrides.end_due()
+    if meta.next_override_end and time.now >= meta.next_override_end then overrides.end_due() end
   end
 
   epochs = {
@@ -1577,27 +1706,37 @@ do
   }
 end
 
--- uses: meta limits grants serving contention notices
+return epochs
+end)
+
+local reply = on_demand(function()
+
+-- uses: input meta limits grants serving contention notices
 -- What every script does last: serve what was touched, and tell the other sessions.
 local reply
 do
   local function finish()
     limits.open_settled()
-    serving.serve_all()
-    grants.save_fence()
+    if limits.are_some_touched() then serving.serve_all() end
+    if meta.fence ~= meta.fence_before then grants.save_fence() end
     if limits.has_changed() then
       call('PUBLISH', ARGV[1] .. 'table', cjson.encode({ version = meta.version })) -- to all sessions
     end
     for sid, notice in pairs(notices.all) do
-      if #notice.grants == 0 then notice.grants = nil end
-      notice.recall = contention.recall(notice.limits, sid)
-      notice.limits = nil
-      call('PUBLISH', ARGV[1] .. sid, cjson.encode(notice))
+      if sid ~= input.me then
+        if #notice.grants == 0 then notice.grants = nil end
+        notice.recall = contention.recall(notice.limits, sid)
+        notice.limits = nil
+        call('PUBLISH', ARGV[1] .. sid, cjson.encode(notice))
+      end
     end
   end
 
   reply = { finish = finish }
 end
+
+return reply
+end)
 
 -- uses: input members wants lines sessions epochs reply
 -- Which tasks stand in a limit's line, in order.

@@ -96,7 +96,7 @@ do
     if meta.served_to and not meta.closed_until then serve_lines() end
     limits.take_up()
     end_dead_sessions()
-    overrides.end_due()
+    if meta.next_override_end and time.now >= meta.next_override_end then overrides.end_due() end
   end
 
   epochs = {

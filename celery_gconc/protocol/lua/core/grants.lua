@@ -17,8 +17,7 @@ do
   end
   local function has_seen_fence(fence) meta.fence = math.max(meta.fence, fence) end
   local function save_fence()
-    local fence = members.int(meta.fence)
-    if fence ~= meta.fence_before and meta.fence > 0 then call('HSET', key.meta, 'fence', fence) end
+    call('HSET', key.meta, 'fence', members.int(meta.fence))
   end
 
   -- A set of a session is granted its claims, for a request that waits; return the row that tells it.

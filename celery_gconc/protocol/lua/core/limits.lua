@@ -23,6 +23,7 @@ do
     return limit
   end
   local function is_touched(limit) return queued[limit] end
+  local function are_some_touched() return next(queued) ~= nil end
   local taken = 0
   local function next_touched()
     taken = taken + 1
@@ -138,7 +139,8 @@ do
   end
 
   limits = {
-    touch = touch, is_touched = is_touched, touch_lines_after = touch_lines_after, next_touched = next_touched,
+    touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
+    touch_lines_after = touch_lines_after, next_touched = next_touched,
     max_of = max_of, look_at = look_at,
     is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, new_version = new_version,
     hold_to = hold_to, configured = configured, all = all,

@@ -69,6 +69,7 @@ do
   local function set_aside(sid, member)
     call('ZREM', key.turns, member)
     call('ZADD', key.aside, 0, sid .. members.US .. member)
+    call('HSET', key.session, sid .. ':aside', '1')
   end
 
   -- What was set aside of a session gets its turns again.
@@ -78,6 +79,7 @@ do
       call('ZADD', key.turns, 0, string.sub(member, #sid + 2))
       call('ZREM', key.aside, member)
     end
+    call('HDEL', key.session, sid .. ':aside')
   end
 
   local function leave(id, record)

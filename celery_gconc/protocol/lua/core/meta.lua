@@ -4,6 +4,7 @@ local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
     'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy')
+  local fence = tonumber(found[12]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
     time = tonumber(found[2]),               -- its last step (wall time, ms)
@@ -16,10 +17,9 @@ do
     epoch_began = tonumber(found[9]),        -- (lease clock, ms)
     heard = tonumber(found[10]) or 0,        -- the longest lease of before the epoch (ms)
     closed_until = tonumber(found[11]),      -- no grants until then: unknown sessions may live (lease clock, ms)
-    fence = tonumber(found[12]) or 0,        -- the last fencing number
+    fence = fence, fence_before = fence,     -- the last fencing number
     next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
     served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
     heavy = found[15] == '1',                -- some wants are for more than one unit of a limit, or were
-    fence_before = found[12],
   }
 end

@@ -4,7 +4,8 @@ local notices
 do
   local all = {} -- by session
 
-  -- The notice to a session: grants, limits (whose contention it is told), offer.
+  -- The notice to a session: grants, limits (whose contention it is told), offer (its turn came, but it has no room).
+  -- The session that calls has it in the reply.
   local function to(sid)
     local notice = all[sid]
     if not notice then

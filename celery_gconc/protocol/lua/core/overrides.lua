@@ -50,7 +50,6 @@ do
 
   -- What operators set for a time, and whose time is over, is reset.
   local function end_due()
-    if not meta.next_override_end or time.now < meta.next_override_end then return end
     meta.next_override_end = nil
     call('HDEL', key.meta, 'next_override_end')
     for limit, text in pairs(all()) do

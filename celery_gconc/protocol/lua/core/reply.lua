@@ -1,19 +1,21 @@
--- uses: meta limits grants serving contention notices
+-- uses: input meta limits grants serving contention notices
 -- What every script does last: serve what was touched, and tell the other sessions.
 local reply
 do
   local function finish()
     limits.open_settled()
-    serving.serve_all()
-    grants.save_fence()
+    if limits.are_some_touched() then serving.serve_all() end
+    if meta.fence ~= meta.fence_before then grants.save_fence() end
     if limits.has_changed() then
       call('PUBLISH', ARGV[1] .. 'table', cjson.encode({ version = meta.version })) -- to all sessions
     end
     for sid, notice in pairs(notices.all) do
-      if #notice.grants == 0 then notice.grants = nil end
-      notice.recall = contention.recall(notice.limits, sid)
-      notice.limits = nil
-      call('PUBLISH', ARGV[1] .. sid, cjson.encode(notice))
+      if sid ~= input.me then
+        if #notice.grants == 0 then notice.grants = nil end
+        notice.recall = contention.recall(notice.limits, sid)
+        notice.limits = nil
+        call('PUBLISH', ARGV[1] .. sid, cjson.encode(notice))
+      end
     end
   end
 

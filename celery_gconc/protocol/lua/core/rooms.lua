@@ -1,9 +1,8 @@
--- uses: input meta members limits wants notices
+-- uses: meta members limits wants notices
 -- Room: how many more a session could start, as it stated, less the grants since.
 local rooms
 do
   local known = {}
-  local is_offered = false -- whether a turn came of the session that calls, which has no room
   local function of(sid)
     local left = known[sid]
     if left == nil then
@@ -59,14 +58,12 @@ do
       wants.save(id, record)
     end
     local sid = members.owner(id)
-    if sid == input.me then is_offered = true end
     if call('HGET', key.session, sid .. ':offered') == '1' then return end
     call('HSET', key.session, sid .. ':offered', '1')
-    if sid ~= input.me then notices.to(sid).offer = true end
+    notices.to(sid).offer = true
   end
 
   rooms = {
     of = of, know = know, set = set, touch_lines_of = touch_lines_of, offer = offer,
-    is_offered = function() return is_offered end,
   }
 end

@@ -4,7 +4,7 @@ local sessions
 do
   local FIELDS = {
     'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'parked', 'stall',
-    'growth', 'idle', 'over',
+    'growth', 'idle', 'over', 'aside',
   }
 
   -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.

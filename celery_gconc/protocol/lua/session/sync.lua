@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits overrides units wants grants running rooms contention lines serving takers epochs reply
+-- uses: input meta time clock members limits overrides units wants grants running rooms contention lines serving takers notices epochs reply
 -- One round trip of a session: the units that it has, what waits there for more, the room it has; at heartbeats all of it.
 --
 -- Guarantee: syncs are numbered, an older one changes nothing. Units are told as they were at grant `granted`: those of
@@ -19,7 +19,7 @@
 --         weak [[set, [queue...]]...] (wants whose turn came while it had no room, with the queues of the messages
 --         that wait there; set 0: queues that it leaves alone, and would take up where nobody else has room)
 -- Reply   {status: "ok", version, grants: [GRANT...] (at: wall time, ms),
---          recall: {contended limit: streak...}, offer, lease (its end, ms on the lease clock),
+--          recall: {contended limit: streak...}, offer (its turn came, but it has no room), lease (its end, ms on the lease clock),
 --          longest (the longest lease of any session that may live, ms),
 --          expires: ms until another session's lease ends, grants go on, what was set for a time ends, or the lease clock
 --          is to go on; 0 where a script has left work to the next; table and overrides: where version differs,
@@ -54,7 +54,8 @@ local interests = {} -- limits whose contention the session is to hear
 
 -- What it was granted and can't have known of: the rows, the units of each limit, the requests of each set.
 local unknown, unknown_units, unknown_requests = {}, {}, {}
-local function look_for_unknown()
+local function look_for_unknown(last_grant)
+  if last_grant <= asked.granted then return end
   unknown = grants.since(me, asked.granted)
   for _, row in ipairs(unknown) do
     for _, claim in ipairs(row[GRANT.claims]) do
@@ -70,7 +71,7 @@ local function take_units()
     now[limit] = stated + (unknown_units[limit] or 0)
     interests[limit] = true
   end
-  units.set_all(me, now)
+  if next(now) then units.set_all(me, now) end
   if not asked.full then return end
   for _, limit in ipairs(units.limits_of(me)) do
     if not asked.units[limit] then units.set(me, limit, unknown_units[limit] or 0) end
@@ -151,7 +152,7 @@ end
 -- What people see of it.
 local function take_running()
   if asked.running then running.state(me, asked.running) end
-  running.have_ended(me, asked.over or {})
+  if asked.over then running.have_ended(me, asked.over) end
   for _, grant in ipairs(asked.ended or {}) do
     if grant <= asked.granted then grants.forget(me, grant) end
   end
@@ -183,8 +184,9 @@ local function until_next_event(own_interval)
   return least
 end
 
-local known = call('HMGET', SESSION, me .. ':sync', me .. ':room', me .. ':timeout', me .. ':interval')
-local last_sync, room_before = tonumber(known[1]), tonumber(known[2])
+local known = call('HMGET', SESSION, me .. ':sync', me .. ':room', me .. ':timeout', me .. ':interval', me .. ':granted',
+  me .. ':aside', me .. ':offered')
+local last_sync, room_before, last_grant = tonumber(known[1]), tonumber(known[2]), tonumber(known[5]) or 0
 if meta.epoch == asked.epoch and last_sync and last_sync < asked.confirmed then
   -- What we answered is forgotten, on the same server: DEBUG RELOAD NOSAVE, or a restart where its id can't be read.
   epochs.begin_after_loss()
@@ -196,35 +198,42 @@ if refusal then
 end
 local lease = clock.at + tonumber(known[3])
 call('ZADD', SESSIONS, int(lease), me)
-call('HSET', SESSION, me .. ':sync', asked.sync, me .. ':offered', '0')
+call('HSET', SESSION, me .. ':sync', asked.sync)
+if known[7] then call('HDEL', SESSION, me .. ':offered') end
 call('ZADD', key.stated, asked.version, me)
-lines.bring_back(me)
+if known[6] then lines.bring_back(me) end
 if asked.takes then takers.set(me, asked.source, asked.takes) end
 if asked.growth then call('HSET', SESSION, me .. ':growth', int(asked.growth)) end
 
 if asked.fence then grants.has_seen_fence(asked.fence) end
 local fence = asked.full and grants.next_fence()
-look_for_unknown()
+look_for_unknown(last_grant)
 take_units()
 take_running()
 local new_wants = take_wants()
 
 -- Room as stated, less the grants since the one it knows.
-rooms.know(me, room_before)
-rooms.set(me, asked.room - #unknown)
+local room = asked.room - #unknown
+if room ~= room_before then
+  rooms.know(me, room_before)
+  rooms.set(me, room)
+end
 limits.open_settled()
 if room_before <= 0 or asked.full then rooms.touch_lines_of(me) end
-serving.serve_all()
+if limits.are_some_touched() then serving.serve_all() end
 for _, want in ipairs(new_wants) do serving.ask(want.id, want.record) end
 local elsewhere = taken_elsewhere()
 reply.finish()
 
 for _, limit in ipairs(asked.interests) do interests[limit] = true end
 local answer = {
-  status = 'ok', version = meta.version, grants = grants.since(me, asked.granted),
-  recall = contention.recall(interests, me), offer = rooms.is_offered(), lease = lease, longest = epochs.longest(),
+  status = 'ok', version = meta.version, offer = notices.all[me] ~= nil, lease = lease, longest = epochs.longest(),
   expires = until_next_event(tonumber(known[4])),
 }
+if tonumber(call('HGET', SESSION, me .. ':granted') or 0) > asked.granted then
+  answer.grants = grants.since(me, asked.granted)
+end
+if next(interests) then answer.recall = contention.recall(interests, me) end
 if #elsewhere > 0 then answer.elsewhere = elsewhere end
 if asked.full then answer.fence = fence end
 if is_unclear then answer.unclear = true end
