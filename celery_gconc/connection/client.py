@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from redis.client import PubSub
@@ -37,12 +37,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from celery_gconc.connection.failures import NobodySaysError, is_dumb
 from celery_gconc.connection.location import Location, Server
 from celery_gconc.connection.nodes import Alternatives, ClusterNodes, ConnectedBeforeError, Finder, Nodes, Sentinels
+from celery_gconc.connection.sent import Sent, can_send_at_once
 
 #: How long, in seconds, a call waits for a slot that is just being moved, and how long between two tries.
 MOVE_SECONDS, MOVE_PAUSE = 0.5, 0.02
 
 #: How many nodes one call may be sent on to.
 MAX_MOVES = 3
+
+T = TypeVar("T")
 
 
 def connect(location: Location, key: str, call_timeout: float) -> Client:
@@ -91,6 +94,26 @@ class Client:
             RedisError, OSError: it was not carried out, or that is not known.
         """
         return self._call(lambda node: node.execute_command(*command))
+
+    def send(self, script: Script, keys: Iterable[str], args: Iterable[Any]) -> Sent | None:
+        """Send a call of a script, and wait for nothing; None where it would have to (to connect, to find the node).
+
+        Raises:
+            RedisError, OSError: it was not sent, or that is not known.
+        """
+        pool = self._node.connection_pool if self._node is not None else None
+        if pool is None or not can_send_at_once(pool):
+            return None
+        return self._left_if_lost(lambda: Sent(pool, script.command(keys, args)))
+
+    def answer(self, sent: Sent) -> Any:
+        """The answer to what was sent; waits for it where it is still to come.
+
+        Raises:
+            NoScriptError: it was not carried out, for the server didn't know the script.
+            RedisError, OSError: it was not carried out, or that is not known.
+        """
+        return self._left_if_lost(sent.answer)
 
     @property
     def user(self) -> str:
@@ -165,8 +188,11 @@ class Client:
     # -- The node that has our keys ----------------------------------------------------------------------
 
     def _call(self, function: Callable[[Any], Any]) -> Any:
+        return self._left_if_lost(lambda: self._follow(function))
+
+    def _left_if_lost(self, function: Callable[[], T]) -> T:
         try:
-            return self._follow(function)
+            return function()
         except (NoScriptError, NoPermissionError, _MovedAwayError):
             raise
         except (RedisError, OSError):
@@ -246,10 +272,14 @@ class Script:
 
     def __call__(self, keys: Iterable[str], args: Iterable[Any]) -> Any:
         """Run it."""
-        names = list(keys)
-        rest = (len(names), *names, *args)
+        command = self.command(keys, args)
         try:
-            return self._client.execute("EVALSHA", self._sha, *rest)
+            return self._client.execute(*command)
         except NoScriptError:
             # EVAL, not SCRIPT LOAD: it names keys, so a Cluster sends it on to the node that has them.
-            return self._client.execute("EVAL", self.text, *rest)
+            return self._client.execute("EVAL", self.text, *command[2:])
+
+    def command(self, keys: Iterable[str], args: Iterable[Any]) -> tuple[Any, ...]:
+        """The command that runs it, on a server that knows it."""
+        names = list(keys)
+        return ("EVALSHA", self._sha, len(names), *names, *args)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery.utils.log import get_logger
 from redis.client import PubSub
+from redis.exceptions import RedisError
 
 from celery_gconc.connection.location import Location
 from celery_gconc.connection.nodes import CONNECT_TIMEOUT
+from celery_gconc.connection.sent import Sent
 from celery_gconc.protocol.counted import Record
 from celery_gconc.protocol.messages import Notice, Sync, Synced
 from celery_gconc.protocol.openings import Former, Open, Opened
@@ -73,6 +76,26 @@ class SessionStore(Store):
     def sync(self, sync: Sync) -> Synced:
         """Tell what changed in a session and hear what was granted."""
         return Synced.decode(self._run("sync", sync.encode()))
+
+    def send_sync(self, sync: Sync) -> Sent | None:
+        """The same without waiting: :meth:`synced` has the answer.
+
+        None where it would have to wait, or fails: :meth:`sync` on a thread that may wait says why.
+        """
+        try:
+            return self._client.send(self._scripts["sync"], self.keys.all(), self._arguments(sync.encode()))
+        except (RedisError, OSError):
+            return None
+
+    def synced(self, sent: Sent) -> Synced | None:
+        """The answer to a sync that was sent; waits for it where it is still to come.
+
+        None where it may not have been carried out: :meth:`sync` says why.
+        """
+        try:
+            return Synced.decode(json.loads(self._client.answer(sent)))
+        except (RedisError, OSError):
+            return None
 
     def record(self, session: str, record: Record) -> None:
         """Tell what a session has counted; see ``lua/session/record.lua``."""

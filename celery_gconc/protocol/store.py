@@ -213,10 +213,12 @@ class Store:
         """In a forked child: close this side of every connection."""
         self._client.forget_in_child()
 
+    def _arguments(self, asked: Mapping[str, Any]) -> list[str]:
+        return [self.keys.channels(), json.dumps(asked, separators=(",", ":"))]
+
     def _run(self, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-        argument = json.dumps(asked, separators=(",", ":"))
         with self._translated():
-            reply = self._scripts[name](keys=self.keys.all(), args=[self.keys.channels(), argument])
+            reply = self._scripts[name](keys=self.keys.all(), args=self._arguments(asked))
         decoded: dict[str, Any] = json.loads(reply)
         return decoded
 

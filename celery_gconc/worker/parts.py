@@ -28,8 +28,9 @@ from celery_gconc.worker.session.counts import Counters
 from celery_gconc.worker.session.health import Health
 from celery_gconc.worker.session.identity import Identity
 from celery_gconc.worker.session.link import Link
+from celery_gconc.worker.session.speaker import Speaker
 from celery_gconc.worker.starter import Called, Starter, starter_for
-from celery_gconc.worker.turns import Turns
+from celery_gconc.worker.turns import Caller, Turns
 from celery_gconc.worker.wake import Bell
 from celery_gconc.worker.watch.deadlocks import DeadlockWatch
 from celery_gconc.worker.watch.long_waits import LongWaits
@@ -67,8 +68,9 @@ def make_parts(consumer: Any, settings: Settings, config: Mapping[str, int]) -> 
     health = Health(settings.safe_url)
     counters = Counters()
     children = Children(bell)
+    caller = Caller(turns, pool, bell)
     # One step of Redis' clock moves the lease clock by up to the least interval of all, and nobody tells us.
-    ledger: Ledger[Run] = Ledger(config, pool=pool, bell=bell, margin=settings.heartbeat_interval)
+    ledger: Ledger[Run] = Ledger(config, pool=pool, bell=caller, margin=settings.heartbeat_interval)
 
     telemetry.install()
     events = Events(consumer, counters, health, task_events=settings.task_events)
@@ -88,11 +90,13 @@ def make_parts(consumer: Any, settings: Settings, config: Mapping[str, int]) -> 
         children=children,
         runs=runs,
         consumer=turns,
+        caller=caller,
     )
+    speaker = Speaker(link.session, link.notices, link.floor, bell, turns)
 
-    stalls = StallWatch(pool, ledger, dispatcher, turns, health=health, counters=counters)
+    stalls = StallWatch(pool, ledger, dispatcher, turns, caller, health=health, counters=counters)
     leases = LeaseGuard(consumer, pool, ledger, health, interval=settings.heartbeat_interval)
     deadlocks, long_waits = DeadlockWatch(link, ledger), LongWaits(settings.wait_warning)
     called = Called(health, pool, ledger, intake, gate, events, stalls, deadlocks, long_waits)
-    starter = starter_for(turns, called, consumer)
+    starter = starter_for(turns, called, speaker, consumer)
     return Parts(pool, health, turns, ledger, intake, runs, dispatcher, gate, link, stalls, leases, starter)

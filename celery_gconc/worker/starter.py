@@ -11,7 +11,9 @@ be late by minutes.
 
 from __future__ import annotations
 
+import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.refusal import heed_refusal
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.session.health import Health
+from celery_gconc.worker.session.speaker import Speaker
 from celery_gconc.worker.turns import GreenBell, Turns
 from celery_gconc.worker.wake import Bell
 from celery_gconc.worker.watch.deadlocks import DeadlockWatch
@@ -139,12 +142,53 @@ class Starter:
 
 
 class HubStarter(Starter):
-    """With an event loop: it hears the bell, in each of its turns."""
+    """With an event loop: it hears the bell, in each of its turns, and what Redis says."""
+
+    def __init__(self, turns: Turns, parts: Called, speaker: Speaker, *, has_loop: bool) -> None:
+        super().__init__(turns, parts, has_loop=has_loop)
+        self._speaker = speaker
+        self._hub: Any = None
+        #: What the loop waits for on behalf of the speaker: see :meth:`Speaker.sockets`.
+        self._heard: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
 
     def register(self, hub: Any) -> None:
         """Add the bell to the loop; again after each reconnect, which resets the loop."""
         self._parts.stalls.loop_ran()
+        self._hub, self._heard = hub, {}
         hub.add_reader(self._turns.bell, self._on_rung)
+        if not self._parts.pool.runs_inline:  # else the loop would be late with each task
+            self._turns.speaks = True
+            self._turns.speak()
+
+    def detach(self) -> None:
+        """The loop doesn't turn until Celery has found its broker again."""
+        super().detach()
+        self._speaker.stop()
+
+    def turn(self) -> None:
+        """Start what can be started, then say what came of it, in one."""
+        super().turn()
+        if self._turns.take_speech() and self._turns.speaks:
+            self._speaker.speak()
+            self._listen()
+
+    def _on_readable(self, hear: Callable[[], None]) -> None:
+        hear()
+        self.turn()
+
+    def _listen(self) -> None:
+        """Have the loop wait for what the speaker is to hear, and for nothing else."""
+        wanted = self._speaker.sockets()
+        if wanted != self._heard:
+            for fd, (_, hear) in self._heard.items():
+                # The link's thread may have closed it, and Celery have another one by this descriptor since.
+                if fd not in wanted and self._hub.readers.get(fd) == (self._on_readable, (hear,)):
+                    self._hub.remove_reader(fd)
+            for fd, heard in wanted.items():
+                if self._heard.get(fd) != heard:
+                    self._hub.add_reader(fd, self._on_readable, heard[1])
+            self._heard = wanted
+        self._speaker.take_over()
 
     def _on_rung(self) -> None:
         assert isinstance(self._turns.bell, Bell)
@@ -204,8 +248,10 @@ class ConsumerStarter(Starter):
         return bool(self._parts.ledger.waiting_count or self._parts.intake.subscriptions.stopped)
 
 
-def starter_for(turns: Turns, parts: Called, consumer: Any) -> Starter:
+def starter_for(turns: Turns, parts: Called, speaker: Speaker, consumer: Any) -> Starter:
     """The starter of a worker of this kind."""
     has_loop = consumer.hub is not None
-    kind = HubStarter if has_loop else GreenStarter if consumer.pool.is_green else ConsumerStarter
-    return kind(turns, parts, has_loop=has_loop)
+    if has_loop:
+        return HubStarter(turns, parts, speaker, has_loop=True)
+    kind = GreenStarter if consumer.pool.is_green else ConsumerStarter
+    return kind(turns, parts, has_loop=False)

@@ -13,6 +13,7 @@ import threading
 from time import monotonic
 from typing import Any
 
+from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.wake import Bell
 
 
@@ -23,8 +24,10 @@ class Turns:
         #: The event loop, where there is one: for its life the consumer keeps the same.
         self._hub: Any = consumer.hub
         self.bell = bell_for(consumer)
-        #: Something may be startable; it is time to tick.
-        self._is_news = self._is_tick_due = False
+        #: Something may be startable; it is time to tick; there may be something to say to Redis.
+        self._is_news = self._is_tick_due = self._is_speech_due = False
+        #: Whether the event loop speaks to Redis. Written by its thread.
+        self.speaks = False
         #: Queues are to be consumed again: in this turn, or in the one after it.
         self._resumes_now = self._resumes_next = False
 
@@ -38,6 +41,11 @@ class Turns:
     def knock(self) -> None:
         """It is time to tick."""
         self._is_tick_due = True
+        self.bell.ring()
+
+    def speak(self) -> None:
+        """There may be something to say to Redis."""
+        self._is_speech_due = True
         self.bell.ring()
 
     # -- The thread that starts requests -----------------------------------------------------------------
@@ -76,10 +84,38 @@ class Turns:
         is_due, self._is_tick_due = self._is_tick_due, False
         return is_due
 
+    def take_speech(self) -> bool:
+        """Whether there may be something to say to Redis."""
+        is_due, self._is_speech_due = self._is_speech_due, False
+        return is_due
+
     def take_news(self) -> bool:
         """Whether there is news."""
         is_news, self._is_news = self._is_news, False
         return is_news
+
+
+class Caller:
+    """Rung where there is something to say to Redis: calls the one that speaks, the event loop or the link's thread.
+
+    The loop does where there is one, but while it stands still, and while Celery looks for its broker. Where tasks run
+    on its thread (solo), it would often be late.
+    """
+
+    def __init__(self, turns: Turns, pool: Pool, bell: Bell) -> None:
+        self._turns, self._pool, self._bell = turns, pool, bell
+
+    @property
+    def calls_loop(self) -> bool:
+        """Whether the loop speaks now."""
+        return self._turns.speaks and not self._pool.is_stalled
+
+    def ring(self) -> None:
+        """There is something to say, or something will be due later. Any thread; never waits."""
+        if self.calls_loop:
+            self._turns.speak()
+        else:
+            self._bell.ring()
 
 
 class GreenBell:

@@ -21,6 +21,13 @@ class Wakeable(Protocol):
         """There is news. Any thread; never waits."""
 
 
+class Ringable(Protocol):
+    """A bell, or what rings one."""
+
+    def ring(self) -> None:
+        """Wake whoever waits for it. Any thread; never waits."""
+
+
 class Bell:
     """Made before everything that rings or hears it. Any number of rings before it is heard are one."""
 

@@ -288,7 +288,7 @@ class Worker:
         """It is killed, with its children: its sockets are closed, and its messages the broker's again."""
         self.is_over = True
         self.tasks.close()
-        self.link._notices.close()
+        self.link.notices.close()
         self._bell.close()
         self.link._bell.close()
 
@@ -299,7 +299,7 @@ class Worker:
 
     @property
     def _subscription(self) -> Any:
-        return self.link._notices._pubsub
+        return self.link.notices._pubsub
 
     # -- What it is asked for ----------------------------------------------------------------------------
 

@@ -14,7 +14,11 @@ from kombu import pools
 from kombu.asynchronous import set_event_loop
 
 from celery_gconc import GlobalConcurrency
+from tests.kit.proxy import Proxy, proxy
 from tests.kit.tiers import starts
+from tests.store.namespace import Namespace
+
+from .session_parts import Running
 
 
 @contextmanager
@@ -67,3 +71,40 @@ def run_worker() -> Iterator[Callable[..., Any]]:
     """Runs workers inside this process until the test ends."""
     with ExitStack() as stack:
         yield lambda app, pool="threads", concurrency=4: stack.enter_context(_worker(app, pool, concurrency))
+
+
+# -- A session without a worker ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def namespace(redis_url: str) -> Iterator[Namespace]:
+    """Redis as it really is."""
+    namespace = Namespace(redis_url)
+    yield namespace
+    namespace.close()
+
+
+@pytest.fixture
+def make(redis_url: str) -> Iterator[Callable[..., Running]]:
+    """Makes sessions that nobody has called yet."""
+    with ExitStack() as stack:
+
+        def make(url: str = redis_url, **how: Any) -> Running:
+            running = Running(url, **how)
+            stack.callback(running.close)
+            return running
+
+        yield make
+
+
+@pytest.fixture
+def running(make: Callable[..., Running]) -> Running:
+    """A session that nobody has called yet."""
+    return make()
+
+
+@pytest.fixture
+def way(redis_process: Any) -> Iterator[Proxy]:
+    """The way to Redis."""
+    with proxy(redis_process.port) as made:
+        yield made

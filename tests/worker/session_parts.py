@@ -6,7 +6,9 @@ ledger -> session -> Redis;  what would wake a worker's consumer is counted
 from __future__ import annotations
 
 import selectors
+import threading
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from celery import Celery
@@ -24,6 +26,7 @@ from celery_gconc.worker.session.identity import Identity
 from celery_gconc.worker.session.link import Link
 from celery_gconc.worker.session.notices import Notices
 from celery_gconc.worker.session.session import Session
+from celery_gconc.worker.turns import Caller, Turns
 from celery_gconc.worker.wake import Bell
 
 #: Of every session here unless a test says otherwise, in seconds.
@@ -55,6 +58,7 @@ class Pool:
 
     startable: int = 2
     growth: int | None = None
+    is_stalled: bool = False
 
 
 class Consumer:
@@ -82,6 +86,13 @@ class Runs:
     def result_written(self, job: int) -> None:
         """A result was written."""
         self.written.append(job)
+
+
+class NoLoop:
+    """Celery's consumer, where there is no event loop."""
+
+    hub = None
+    pool = SimpleNamespace(is_green=False)
 
 
 class Parts:
@@ -118,6 +129,7 @@ class Parts:
             children=self.children,
             runs=self.runs,
             consumer=self.consumer,
+            caller=Caller(Turns(NoLoop), self.pool, self.bell),
         )
 
 
@@ -128,11 +140,13 @@ class Running(Parts):
         super().__init__(url, **how)
         self.store = SessionStore.from_settings(self.settings)
         self.selector = selectors.DefaultSelector()
+        self.floor = threading.RLock()
         self.notices = Notices(
             self.store,
             self.ledger,
             self.selector,
             consumer=self.consumer,
+            floor=self.floor,
             patience=self.settings.heartbeat_interval,
         )
         self.session = Session(

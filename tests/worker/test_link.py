@@ -275,7 +275,7 @@ def test_a_forked_process_has_no_file_of_the_link_and_can_use_the_ledger(parts, 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         parts.children.watch(child.pid)
         wait_until(lambda: parts.children._fds, what="it is watched")
-        files = [parts.bell.fileno(), *parts.children._fds.values(), link._notices._socket.fileno()]
+        files = [parts.bell.fileno(), *parts.children._fds.values(), link.notices.socket.fileno()]
         pid = os.fork()
         if not pid:
             left = [fd for fd in files if _is_open(fd)]

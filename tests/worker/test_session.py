@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
-
 import pytest
 
 from celery_gconc.errors import SessionRefused, StoreUnavailable
@@ -14,7 +10,6 @@ from celery_gconc.protocol.session_store import MAX_NOTICES
 from celery_gconc.worker.ledger.holdings import IDLE_SECONDS, LAZY_SECONDS
 from celery_gconc.worker.session.health import LostLeases
 from celery_gconc.worker.session.session import MAX_OPENINGS
-from tests.kit.proxy import Proxy, proxy
 from tests.kit.servers import wait_until
 from tests.store.namespace import Namespace
 
@@ -22,40 +17,6 @@ from .session_parts import INTERVAL, TIMEOUT, Request, Running
 
 #: How long a step and what stands around it may take on a loaded machine, in seconds.
 SLACK = 2.0
-
-
-@pytest.fixture
-def namespace(redis_url: str) -> Iterator[Namespace]:
-    """Redis as it really is."""
-    namespace = Namespace(redis_url)
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture
-def make(redis_url: str) -> Iterator[Callable[..., Running]]:
-    """Makes sessions that nobody has called yet."""
-    with ExitStack() as stack:
-
-        def make(url: str = redis_url, **how: Any) -> Running:
-            running = Running(url, **how)
-            stack.callback(running.close)
-            return running
-
-        yield make
-
-
-@pytest.fixture
-def running(make: Callable[..., Running]) -> Running:
-    """A session that nobody has called yet."""
-    return make()
-
-
-@pytest.fixture
-def way(redis_process: Any) -> Iterator[Proxy]:
-    """The way to Redis."""
-    with proxy(redis_process.port) as made:
-        yield made
 
 
 def syncs(namespace: Namespace, running: Running) -> int:
@@ -375,11 +336,11 @@ def test_notices_that_came_in_one_go_are_all_read(running, namespace):
 
 def test_a_connection_for_notices_that_is_silent_for_an_interval_is_replaced(running):
     running.open()
-    first = running.notices._socket
+    first = running.notices.socket
     for _ in range(2):
         assert running.hear(), "Redis answers on it"
         running.run_once(after=INTERVAL)
-        assert running.notices._socket is first
+        assert running.notices.socket is first
     running.run_once(after=INTERVAL)  # nobody has read the answer
-    assert running.notices._socket is not first
+    assert running.notices.socket is not first
     assert running.ledger.due_at is not None, "what it may have missed comes with the next sync"

@@ -34,13 +34,13 @@ from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.started import Started
 from celery_gconc.worker.ledger.trust import Trust
 from celery_gconc.worker.pool import Pool
-from celery_gconc.worker.wake import Bell
+from celery_gconc.worker.wake import Ringable
 
 
 class Book(Generic[R]):
     """The one lock, the parts behind it, and what anybody may ask of them; :class:`Ledger` is what changes them."""
 
-    def __init__(self, config: Mapping[str, int], *, pool: Pool, bell: Bell, margin: float = 0.0) -> None:
+    def __init__(self, config: Mapping[str, int], *, pool: Pool, bell: Ringable, margin: float = 0.0) -> None:
         #: The only one. Reentrant, for one method may call another.
         self._lock = threading.RLock()
         #: The limits that hold: at first the worker's own. Replaced with the lock; read without it, for a table never
@@ -51,7 +51,7 @@ class Book(Generic[R]):
         #: How many requests wait here: those in lines, and those that no limit covers any more. Written with the lock;
         #: read without it to save a look where nobody waits: each arrival is followed by a look of its own.
         self.waiting_count = 0
-        #: Wakes the link when there is something to carry to Redis.
+        #: Calls whoever speaks to Redis when there is something to say.
         self._bell = bell
         self._pool = pool
         self._lines: Lines[R] = Lines()
@@ -161,6 +161,11 @@ class Book(Generic[R]):
     def holds_slot(self) -> bool:
         """Whether a free slot is to be kept for a moment: Redis would grant something if there were room."""
         return self._trust.is_offered
+
+    @property
+    def needs_statement(self) -> bool:
+        """Whether the next sync has to state everything, for the last one may not have arrived."""
+        return self._outbox.needs_statement
 
     @property
     def due_at(self) -> float | None:

@@ -1,6 +1,6 @@
 """The link: the thread around a session. It sleeps until there is something to do, and retries while Redis is away.
 
-    Ledger, Children -> bell -> Link -> Session.run_once;  Redis -> Link -> Notices;  Children -> Link -> Runs
+    Ledger -> Caller -> bell -> Link -> Session.run_once;  Redis -> Link -> Notices;  Children -> Link -> Runs
 
 Thread: its own; :meth:`Link.start`, :meth:`Link.call` and :meth:`Link.stop` are for others.
 
@@ -34,6 +34,7 @@ from celery_gconc.worker.session.health import Health
 from celery_gconc.worker.session.identity import Identity
 from celery_gconc.worker.session.notices import Notices
 from celery_gconc.worker.session.session import Session
+from celery_gconc.worker.turns import Caller
 from celery_gconc.worker.wake import Bell, Wakeable
 
 logger = get_logger(__name__)
@@ -66,7 +67,7 @@ class Runs(Protocol):
 
 
 class Link:
-    """One worker's. Its own thread owns every field that names no other owner."""
+    """One worker's. Its own thread owns every field that names no other owner, and uses them with the floor."""
 
     def __init__(
         self,
@@ -80,27 +81,32 @@ class Link:
         children: Children,
         runs: Runs,
         consumer: Wakeable,
+        caller: Caller,
     ) -> None:
+        #: Whoever has it may use the session, the notices and their connections. This thread waits for it, the event
+        #: loop never does.
+        self.floor = threading.RLock()
         self._settings, self._ledger, self._identity = settings, ledger, identity
         self._bell, self._health, self._counters = bell, health, counters
-        self._children, self._runs, self._consumer = children, runs, consumer
+        self._children, self._runs, self._consumer, self._caller = children, runs, consumer, caller
         self.store = SessionStore.from_settings(settings, call_timeout=min(settings.heartbeat_interval, MAX_CALL))
         #: The data of each file is a function, which is called when there is something to read.
         self._selector = selectors.DefaultSelector()
         self._selector.register(bell, selectors.EVENT_READ, bell.hear)
         children.attach(self._selector)
-        notices = Notices(self.store, ledger, self._selector, consumer=consumer, patience=settings.heartbeat_interval)
+        self.notices = Notices(
+            self.store, ledger, self._selector, consumer, floor=self.floor, patience=settings.heartbeat_interval
+        )
         self.session = Session(
             settings,
             self.store,
             ledger,
-            notices,
+            self.notices,
             identity=identity,
             counters=counters,
             health=health,
             consumer=consumer,
         )
-        self._notices = notices
         #: Calls of others with the store. Any thread appends, the link's takes.
         self._calls: deque[tuple[Callable[[SessionStore], Any], Future[Any]]] = deque()
         #: Set by :meth:`stop`, on any thread.
@@ -174,7 +180,9 @@ class Link:
 
     def _guarded_turn(self) -> None:
         try:
-            self._work()
+            with self.floor:
+                timeout = self._work()
+            self._take_events(timeout)
         except StoreUnavailable as exc:
             self._counters.count("redis_errors")
             self._lost(exc)
@@ -187,28 +195,29 @@ class Link:
                 )
             self._lost(StoreUnavailable(f"unexpected error: {exc!r}"))
 
-    def _work(self) -> None:
-        """One turn: the session's next step, the calls of others, and the wait for what comes next."""
+    def _work(self) -> float:
+        """One turn: the session's next step, and the calls of others. Return in how many seconds the next is due."""
         moment = now()
         if moment < self._next_try and not self._is_stopping:
-            self._take_events(self._next_try - moment)
-            return
+            return self._next_try - moment
         due_at = self.session.run_once(moment)
         if self.session.is_synced and not self._health.connected:
             self._reached()
         self._do_calls()
-        self._take_events(due_at - now())
+        if not self._caller.calls_loop:
+            self.notices.select()
+        return due_at - now()
 
     def _take_events(self, timeout: float) -> None:
         """Wait for at most *timeout* seconds for a ring, a notice or the exit of a child, and take in what has come."""
         if (look_seconds := self._children.look_seconds) is not None:
             timeout = min(timeout, look_seconds)
-        if self._notices.has_more:
+        if self.notices.has_more:
             timeout = 0.0
         for key, _ in self._selector.select(max(timeout, 0.0)):
             key.data()
-        if self._notices.has_more:
-            self._notices.read()
+        if self.notices.has_more:
+            self.notices.read()
         while (pid := self._children.exited()) is not None:
             self._runs.child_exited(pid)
         while (job := self._children.written()) is not None:
@@ -246,7 +255,8 @@ class Link:
             return
         self._log_lost(exc)
         self._health.lost(str(exc), is_unusable=isinstance(exc, StoreUnusable))
-        self.session.disconnected()
+        with self.floor:
+            self.session.disconnected()
         self._is_over = self._is_stopping
         self._next_try = now() + self._retry_after * random.uniform(0.5, 1.0)
         self._retry_after = min(self._retry_after * 2, LAST_RETRY, self._settings.heartbeat_interval / 2)
@@ -289,12 +299,13 @@ class Link:
                 future.set_exception(exc)
 
     def _end(self) -> None:
-        if not self._ledger.running_count:
-            self.session.close(now())
+        with self.floor:
+            if not self._ledger.running_count:
+                self.session.close(now())
+            self.notices.close()
         over = StoreUnavailable("the worker is shutting down")
         self._health.lost(str(over), is_unusable=False)
         self._fail_calls(over)
-        self._notices.close()
         with suppress(Exception):
             self.store.close()
         self._children.close()

@@ -2,19 +2,21 @@
 
     Redis -> Notices -> Ledger, and the consumer is woken where its gate may have something to do
 
-Thread: the link's.
+Thread: whichever has the floor (speaker.py).
 """
 
 from __future__ import annotations
 
 import selectors
 import socket
+import threading
 from contextlib import suppress
 from typing import Any
 
 from redis.client import PubSub
 
 from celery_gconc.clock import now
+from celery_gconc.protocol.messages import Notice
 from celery_gconc.protocol.session_store import MAX_NOTICES, SessionStore
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.wake import Wakeable
@@ -30,19 +32,27 @@ class Notices:
         selector: selectors.BaseSelector,
         consumer: Wakeable,
         *,
+        floor: threading.RLock,
         patience: float,
     ) -> None:
         self._store, self._ledger, self._consumer = store, ledger, consumer
-        #: Waits for the subscription's socket, whose data is :meth:`read`.
+        #: Whoever has it speaks; what the selector calls takes it here.
+        self._floor = floor
+        #: The link's. It waits for the subscription's socket, whose data is :meth:`read`, where the loop doesn't.
         self._selector = selector
+        #: Whether it does now. Read without the floor.
+        self.is_selected = False
         #: For how many seconds the connection may owe an answer.
         self._patience = patience
         self._session = ""
         self._lease = 0.0
         self._pubsub: PubSub | None = None
-        self._socket: socket.socket | None = None
+        self.socket: socket.socket | None = None
         #: Since when the connection owes an answer, by the session's clock; None = it has given all.
         self._asked_at: float | None = None
+        #: Those that have come while an answer was under way, which tells of what was before them; and whether one is.
+        self._held_back: list[Notice] = []
+        self._holds_back = False
         #: Whether more may have come than :meth:`read` has taken in: redis-py may hold it, which no selector shows.
         self.has_more = False
 
@@ -58,15 +68,41 @@ class Notices:
         self._pubsub = self._store.subscribe(session, lease)
         # redis-py has no public way to the socket of a subscription (tried: 5.0 to 8.1), kombu uses the same one.
         connection: Any = self._pubsub.connection
-        self._socket = connection._sock
-        self._selector.register(connection._sock, selectors.EVENT_READ, self.read)
+        self.socket = connection._sock
+        self.select()
+
+    def select(self) -> None:
+        """The link's thread waits for them."""
+        if self.socket is not None and not self.is_selected:
+            self._selector.register(self.socket, selectors.EVENT_READ, self.read)
+            self.is_selected = True
+
+    def hand_over(self) -> None:
+        """The event loop waits for them: the link's thread does no more."""
+        if self.is_selected:
+            self.is_selected = False
+            with suppress(KeyError, ValueError, OSError):
+                self._selector.unregister(self.socket)  # type: ignore[arg-type]  # there is one
 
     def read(self) -> None:
-        """Take in what has come; never waits."""
-        assert self._pubsub is not None
-        self._asked_at = None
-        notices = self._store.notices(self._pubsub, self._session)
-        self.has_more = len(notices) >= MAX_NOTICES
+        """Take in what has come; never waits but for the floor."""
+        with self._floor:
+            if self._pubsub is None:
+                return
+            self._asked_at = None
+            notices = self._store.notices(self._pubsub, self._session)
+            self.has_more = len(notices) >= MAX_NOTICES
+            self._held_back += notices
+            if not self._holds_back:
+                self.go_on()
+
+    def hold_back(self) -> None:
+        """An answer is under way."""
+        self._holds_back = True
+
+    def go_on(self) -> None:
+        """None is."""
+        self._holds_back, notices, self._held_back = False, self._held_back, []
         is_news = False
         for notice in notices:
             is_news = self._ledger.notice(notice) or is_news
@@ -89,11 +125,10 @@ class Notices:
 
     def close(self) -> None:
         """Listen no more."""
-        if self._socket is not None:
-            with suppress(KeyError, ValueError, OSError):
-                self._selector.unregister(self._socket)
+        self.hand_over()
         if self._pubsub is not None:
             with suppress(Exception):
                 self._pubsub.close()
-        self._pubsub = self._socket = self._asked_at = None
-        self.has_more = False
+        self._pubsub = self.socket = self._asked_at = None
+        self.has_more = self._holds_back = False
+        self._held_back = []

@@ -2,8 +2,9 @@
 
     Ledger -> Session -> SessionStore (open, sync, record);  SessionStore (answers) -> Session -> Ledger
 
-Thread: the link's. It has none of its own, and never sleeps: :meth:`Session.run_once` does what is due, a step at a
-time, and returns when the next is.
+Thread: whichever has the floor (speaker.py): the link's, which may wait, calls :meth:`Session.run_once`; the event
+loop, which must not, :meth:`Session.send` and :meth:`Session.receive`. It has none of its own, and never sleeps: each
+call does what is due, a step at a time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_gconc.connection.sent import Sent
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.protocol.messages import Synced
+from celery_gconc.protocol.messages import Sync, Synced
 from celery_gconc.protocol.openings import Former, Opened
 from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.settings import Settings
@@ -41,8 +43,8 @@ MAX_OPENINGS = 3
 class Session:
     """One worker's, from its first contact with Redis to its end; Redis knows it by an id, another each time it opens.
 
-    The link's thread owns all of it; others may read :attr:`id`. All times are on the clock by which :meth:`run_once`
-    is called (:func:`~celery_gconc.clock.now`).
+    Whoever has the floor owns all of it; others may read :attr:`id`. All times are on the clock by which
+    :meth:`run_once` is called (:func:`~celery_gconc.clock.now`).
     """
 
     def __init__(
@@ -80,6 +82,10 @@ class Session:
         #: When to come back because another session's lease ends: requests here may get its permits.
         self._next_reclaim: float | None = None
         self._last_sync = 0.0
+        #: When the link's thread comes, unless it is called before.
+        self._comes_at = 0.0
+        #: What the event loop has sent, and when; None: all is answered.
+        self._sent: tuple[Sent, Sync, float] | None = None
 
     @property
     def id(self) -> str:
@@ -93,6 +99,8 @@ class Session:
             StoreUnavailable: Redis can't be reached; call :meth:`disconnected`, and come back later.
             SessionRefused: this worker must not run.
         """
+        if self._sent is not None:
+            self.receive()
         if not self._is_open:
             self._open(moment)
             return moment
@@ -102,15 +110,69 @@ class Session:
         is_heartbeat = is_resumed or moment >= self._next_heartbeat
         if is_heartbeat or self._is_due(moment):
             self._sync(moment, full=is_heartbeat)
-        return self._next_due(moment)
+        self._comes_at = self._next_due(moment)
+        return self._comes_at
+
+    def send(self, moment: float) -> Sent | None:
+        """Write the sync that is due at *moment*, and wait for nothing; :meth:`receive` takes its answer.
+
+        None where there is none: nothing is due, one is under way, or the next is for a thread that may wait.
+        """
+        if not self.may_send or moment >= self._next_heartbeat or not self._is_due(moment):
+            return None
+        sync = self._collect(moment, full=False)
+        sent = self._store.send_sync(sync)
+        if sent is None:
+            self._ledger.sync_failed()
+        else:
+            self._sent = sent, sync, moment
+            self._notices.hold_back()
+        return sent
+
+    def receive(self) -> None:
+        """Take in the answer to what was sent. Where there is none, the next sync states everything."""
+        assert self._sent is not None
+        (sent, sync, moment), self._sent = self._sent, None
+        reply = None
+        try:
+            reply = self._store.synced(sent)
+        finally:
+            if reply is None:
+                self._ledger.sync_failed()
+            else:
+                self._answered(sync, reply, moment)
+            self._notices.go_on()
+
+    @property
+    def needs_link(self) -> bool:
+        """Whether the link's thread has something to do before it comes anyway."""
+        is_early = self._next_reclaim is not None and self._next_reclaim < self._comes_at
+        return is_early or (self._sent is None and not self.may_send)
+
+    @property
+    def awaited(self) -> Sent | None:
+        """What was sent and isn't answered yet."""
+        return None if self._sent is None else self._sent[0]
+
+    @property
+    def may_send(self) -> bool:
+        """Whether the next sync, when it is due, is one that needs no waiting."""
+        is_flowing = self._is_open and self.is_synced and self._notices.is_open
+        return is_flowing and self._sent is None and not self._ledger.needs_statement
 
     def disconnected(self) -> None:
         """Redis can't be reached: notices are lost from now on, and the last sync may be."""
+        if self._sent is not None:
+            self._sent[0].give_up()
+            self._sent = None
+            self._ledger.sync_failed()
         self._notices.close()
         self.is_synced = False
 
     def close(self, moment: float) -> None:
         """The last round trip, which frees everything that it holds. Without it, the lease runs out."""
+        if self._sent is not None:
+            self.receive()
         if self._has_lived:
             with suppress(StoreUnavailable):
                 self._record(moment)
@@ -220,21 +282,27 @@ class Session:
         return min(due)
 
     def _sync(self, moment: float, *, full: bool) -> None:
-        self._number += 1
-        sync = self._ledger.collect(self._epoch, self._number, confirmed=self._confirmed, full=full)
-        self._last_sync = moment
+        sync = self._collect(moment, full=full)
         try:
             reply = self._store.sync(sync)
         except StoreUnavailable:
             self._ledger.sync_failed()
             raise
+        self._answered(sync, reply, moment)
+        if sync.full and reply.status == "ok":
+            self._next_heartbeat = moment + self._settings.heartbeat_interval
+            if not self._notices.check(moment):
+                self._ledger.sync_failed()
+            self._record(moment)
+
+    def _collect(self, moment: float, *, full: bool) -> Sync:
+        self._number += 1
+        self._last_sync = moment
+        return self._ledger.collect(self._epoch, self._number, confirmed=self._confirmed, full=full)
+
+    def _answered(self, sync: Sync, reply: Synced, moment: float) -> None:
         if reply.status == "ok":
             self._take_in(reply, sync.number, moment)
-            if sync.full:
-                self._next_heartbeat = moment + self._settings.heartbeat_interval
-                if not self._notices.check(moment):
-                    self._ledger.sync_failed()
-                self._record(moment)
         elif reply.status == "stale":
             self._ledger.sync_failed()
         else:

@@ -25,7 +25,7 @@ from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.session.counts import Counters
 from celery_gconc.worker.session.health import Health
-from celery_gconc.worker.turns import Turns
+from celery_gconc.worker.turns import Caller, Turns
 
 logger = get_logger(__name__)
 
@@ -52,11 +52,13 @@ class StallWatch:
         ledger: Ledger[Run],
         dispatcher: Dispatcher,
         turns: Turns,
+        caller: Caller,
         *,
         health: Health,
         counters: Counters,
     ) -> None:
         self._pool, self._ledger, self._dispatcher, self._turns = pool, ledger, dispatcher, turns
+        self._caller = caller
         self._health, self._counters = health, counters
         #: Whether there is an event loop: without one (solo), the consumer's thread may run tasks itself.
         self._has_loop = False
@@ -94,6 +96,7 @@ class StallWatch:
             try:
                 self._turns.knock()
                 if is_late:
+                    self._caller.ring()  # the link's thread does now what the loop did
                     self._ledger.slots_changed()
                     self._dispatcher.runs.watch_pipes()
                 elif was_late:
