@@ -40,8 +40,10 @@ KEYSPACE: dict[str, str] = {
     "reserved": "zset by name, as waiters: units are held back for a want that missed its turn too often",
     "todo": "zset: limits in whose lines a script has left something to do to the next",
     "max": "hash: limit to the max that holds now (0 while paused); unlimited ones are absent",
-    "configured": "zset by name: <limit> US <max> US <session> for each value that a session is configured with, and "
-    "US <session> US <limit> US <max>",
+    "configured": "zset by name: <limit> US <max> US <digest> for each value of a configuration, and US <digest> US "
+    "<limit> US <max>; the digest of a configuration is <number of its values>-<hash>",
+    "uses": "zset by name: <digest> US <session> for each session and what it is configured with",
+    "unused": "zset: digest of a configuration, by when its values go if no session uses it (lease clock, ms)",
     "overrides": "hash: limit to what an operator set at run time (JSON: max, set, pause; the last two: by, at, "
     "reason, ends)",
     "settling": "zset: limit, by the table version with which it began; no grants until every session has stated what "

@@ -1,6 +1,6 @@
 """What a session and Redis say to each other when it is opened: the request and its reply, encoded and decoded.
 
-Open -> Opened (lua/session/open.lua)
+Open -> Opened (lua/session/open.lua), or what it is configured with is unknown there (configurations.py)
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from celery_gconc.protocol.configurations import digest_of
 from celery_gconc.protocol.messages import table_of, text_of
 
 #: How many of a worker's queues Redis is told of.
@@ -69,7 +70,7 @@ class Open:
             "timeout": int(self.timeout * 1000),
             "info": dict(self.info),
             "queues": [text_of(queue) for queue in sorted(self.queues)[:MAX_QUEUES]],
-            "config": dict(self.config),
+            "config": digest_of(self.config),
             "room": self.room,
             "units": dict(self.units),
             "running": self.running,

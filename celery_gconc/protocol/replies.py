@@ -76,8 +76,8 @@ def with_configured(known: LimitStatus | None, limit: str, maximum: int) -> Limi
     return replace(known, configured=maximum, max=known.max if known.overridden else maximum)
 
 
-def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
-    """A session, as a script replies it."""
+def session_status_of(item: Mapping[str, Any], configs: Mapping[str, Mapping[str, int]]) -> SessionStatus:
+    """A session, as a script replies it beside the configurations that it names."""
     info = item["info"]
     stall = item.get("stall") or {}
     return SessionStatus(
@@ -96,7 +96,7 @@ def session_status_of(item: Mapping[str, Any]) -> SessionStatus:
         skew=(info.get("clock", info.get("since", 0)) - info.get("since", 0)) / 1000,
         app=str(info.get("app", "")),
         broker=str(info.get("broker", "")),
-        configured=dict(item["config"] or ()),
+        configured=dict(configs[item["config"]]),
         interval=item["interval"] / 1000,
         timeout=item["timeout"] / 1000,
         queues=tuple(item["queues"] or ()),

@@ -49,6 +49,7 @@ _KEYED: Mapping[str, tuple[Any, ...]] = {
     "zadd": ("XX", 0, "x"),
     "zrem": ("x",),
     "zcard": (),
+    "zlexcount": ("-", "+"),
     "zscore": ("x",),
     "zrange": (0, -1),
     "zrangebylex": ("-", "+"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from celery_gconc.connection.scripts import assemble
 from celery_gconc.limits.rules import MAX_VALUE
+from celery_gconc.protocol.configurations import PIECE
 from celery_gconc.protocol.keys import KEYSPACE
 from celery_gconc.protocol.messages import GRANT, ROW, RUN, WANT
 from celery_gconc.settings import MAX_TIMEOUT
@@ -14,7 +15,7 @@ from celery_gconc.settings import MAX_TIMEOUT
 SCRIPTS: Mapping[str, str] = {
     name: f"{folder}/{name}"
     for folder, names in {
-        "session": ("open", "sync", "record", "close"),
+        "session": ("open", "configure", "sync", "record", "close"),
         "operator": ("ticket", "change", "status", "holders", "waiting", "find", "recent", "totals", "audit"),
     }.items()
     for name in names
@@ -23,9 +24,9 @@ SCRIPTS: Mapping[str, str] = {
 #: How often a want may miss its turn before units are held back for it.
 TURNS = 3
 
-#: Of how many limits one script takes units and configured values from sessions that end, how many limits it lets
-#: settle, how many lines it serves when grants go on, and how many turns it gives; the next scripts do the rest. (At 5
-#: to 10 us each.)
+#: Of how many limits one script takes units from sessions that end, and values that no session is configured with any
+#: more, how many limits it lets settle, how many lines it serves when grants go on, and how many turns it gives; the
+#: next scripts do the rest. (At 5 to 10 us each.)
 WORK = 250
 
 #: The longest pause between two tries of a worker to reach Redis, in seconds.
@@ -36,6 +37,7 @@ CONSTANTS: Mapping[str, int] = {
     "KEYS": len(KEYSPACE),
     "TURNS": TURNS,
     "WORK": WORK,
+    "PIECE": PIECE,
     "MAX": MAX_VALUE,
     "MAX_TIMEOUT": int(MAX_TIMEOUT * 1000),
     "LAST_RETRY": int(LAST_RETRY * 1000),

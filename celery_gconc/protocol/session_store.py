@@ -13,12 +13,17 @@ from redis.exceptions import RedisError
 from celery_gconc.connection.location import Location
 from celery_gconc.connection.nodes import CONNECT_TIMEOUT
 from celery_gconc.connection.sent import Sent
+from celery_gconc.errors import StoreUnavailable
+from celery_gconc.protocol.configurations import digest_of, pieces_of
 from celery_gconc.protocol.counted import Record
 from celery_gconc.protocol.messages import Notice, Sync, Synced
 from celery_gconc.protocol.openings import Former, Open, Opened
 from celery_gconc.protocol.store import CALL_TIMEOUT, Store
 
 logger = get_logger(__name__)
+
+#: How often a configuration is sent to a Redis that then doesn't have it, before one gives up.
+MAX_SENDINGS = 3
 
 #: How many notices are read in one go.
 MAX_NOTICES = 1000
@@ -53,7 +58,10 @@ class SessionStore(Store):
         former: Former | None = None,
         queues: Sequence[str] = (),
     ) -> Opened:
-        """Begin a session; see :class:`~celery_gconc.protocol.messages.Open`."""
+        """Begin a session; see :class:`~celery_gconc.protocol.openings.Open`.
+
+        What it is configured with is sent first where Redis doesn't know it.
+        """
         former = former or Former((), "")
         several = self._location.kind == "server" and len(self._location.servers) > 1
         asked = Open(
@@ -71,7 +79,22 @@ class SessionStore(Store):
             queues,
             several,
         )
-        return Opened.decode(self._run("open", asked.encode()))
+        for _ in range(MAX_SENDINGS):
+            reply = self._run("open", asked.encode())
+            if reply["status"] == "ok":
+                return Opened.decode(reply)
+            self._configure(config, timeout)
+        raise StoreUnavailable(
+            f"the coordination Redis lost this worker's limits {MAX_SENDINGS} times as soon as it had been told of them"
+        )
+
+    def _configure(self, config: Mapping[str, int], timeout: float) -> None:
+        """Send all of a configuration, or as much of it as Redis lacks; see ``lua/session/configure.lua``."""
+        told = {"digest": digest_of(config), "timeout": int(timeout * 1000)}
+        for piece in pieces_of(config):
+            reply = self._run("configure", {**told, "values": piece})
+            if reply["status"] != "ok" or reply["whole"]:
+                return
 
     def sync(self, sync: Sync) -> Synced:
         """Tell what changed in a session and hear what was granted."""

@@ -144,7 +144,7 @@ class Store:
             for name, maximum in (config or {}).items():
                 if limit in (None, name):
                     limits[name] = with_configured(limits.get(name), name, maximum)
-        sessions = tuple(session_status_of(item) for item in reply["sessions"] or ())
+        sessions = tuple(session_status_of(item, reply["configs"]) for item in reply["sessions"] or ())
         return Status(
             tuple(limits[name] for name in sorted(limits)),
             sessions,
@@ -247,6 +247,9 @@ _AUDIT = {
     "grant": "a grant is kept for a session that has ended: {}",
     "taker": "a queue is marked as consumed by a session that has ended: {}",
     "heartbeat": "heartbeat settings are left from a session that has ended: {}",
+    "use": "the sessions with a configuration are not those that say so: {}",
+    "unused": "values of a configuration count that no session has: {}",
+    "value": "a configured value is listed once, not twice: {}",
 }
 
 

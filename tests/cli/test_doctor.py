@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Mapping
 
 import psutil
 import pytest
@@ -14,11 +15,13 @@ from celery_gconc.brokers import backlog
 from celery_gconc.diagnosis import look
 from celery_gconc.diagnosis.doctor import examine
 from celery_gconc.diagnosis.finding import Finding
+from celery_gconc.protocol.configurations import digest_of
 from tests.cli.case import LONG, QUICK, Case, MakeCluster, case_of, nothing
 from tests.cli.conftest import said
 from tests.failures.worker_kit import stopped
 from tests.kit.keys import key
 from tests.kit.servers import redis_server, wait_until
+from tests.kit.state import US
 
 LIMITS = {"queue:emails": 2}
 
@@ -37,13 +40,20 @@ def found_in(case: Case, severity: str, text: str) -> Finding:
     return problems[0]
 
 
-def add_session(case: Case, name: str, **info: object) -> None:
+def add_session(case: Case, name: str, config: Mapping[str, int] | None = None, **info: object) -> None:
     """A session that a worker of another kind could have opened."""
+    config = config or {}
     with redis.Redis.from_url(case.cluster.redis) as client:
+        for limit, maximum in config.items():
+            value = f"{limit}{US}{maximum:010}"
+            client.zadd(
+                key("configured"), {f"{value}{US}{digest_of(config)}": 0, f"{US}{digest_of(config)}{US}{value}": 0}
+            )
+        client.zadd(key("uses"), {f"{digest_of(config)}{US}{name}": 0})
         known = {"node": name, "pid": 1, "pool": "prefork", "app": "cluster", "broker": case.cluster.broker}
         client.zadd(key("sessions"), {name: 1e13})
         client.hset(key("session"), f"{name}:info", json.dumps({**known, "since": time.time() * 1000, **info}))
-        client.hset(key("session"), f"{name}:config", json.dumps(info.get("config", {})))
+        client.hset(key("session"), f"{name}:config", digest_of(config))
 
 
 def test_a_healthy_cluster_has_no_findings(make_cluster: MakeCluster):

@@ -86,6 +86,8 @@ class Cluster:
 
         def carried(name: str, asked: Any, reply: Any, sent: float) -> None:
             if name == "open":
+                self._begun(asked)
+            if name == "open" and reply["status"] == "ok":
                 self._opened(worker, asked, is_late=sent < 0)
             if name in ("open", "sync") and reply["status"] == "ok":
                 contact.carried = max(contact.carried, sent)
@@ -106,11 +108,14 @@ class Cluster:
         self.workers.append(worker)
         return worker
 
-    def _opened(self, worker: Worker, asked: Any, *, is_late: bool) -> None:
-        contact = self.contacts[worker]
+    def _begun(self, asked: Any) -> None:
+        """Redis has been told that a session begins, whether it knows with which configuration or not."""
         if self._is_empty:
             self._is_empty = False
             self.newcomer_at = self.clock.at if not asked["known"] else None
+
+    def _opened(self, worker: Worker, asked: Any, *, is_late: bool) -> None:
+        contact = self.contacts[worker]
         if not is_late:
             if not self.is_sure(worker, contact.carried):
                 contact.outlived = self.clock.at

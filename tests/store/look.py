@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from celery_gconc.limits.claims import Claims
 from celery_gconc.protocol.keys import KEYSPACE
@@ -23,10 +24,17 @@ LOOK_CLOSELY = (
     + """
 local found, granted = look(), {}
 local function all(key) return redis.call('ZRANGE', key, 0, -1) end
-for _, sid in ipairs(all(%(sessions)s)) do granted[sid] = redis.call('HGET', %(session)s, sid .. ':granted') or '0' end
+local configs = {}
+for _, sid in ipairs(all(%(sessions)s)) do
+  granted[sid] = redis.call('HGET', %(session)s, sid .. ':granted') or '0'
+  configs[sid] = redis.call('HGET', %(session)s, sid .. ':config') or nil
+end
+local fields, overrides = redis.call('HGETALL', %(overrides)s), {}
+for number = 1, #fields, 2 do overrides[fields[number]] = fields[number + 1] end
 found[3] = cjson.encode({
   all(%(waiters)s), all(%(turns)s), all(%(aside)s), all(%(reserved)s), all(%(roll)s), all(%(holders)s), all(%(grants)s),
   redis.call('HGET', %(meta)s, 'clock') or '0', granted,
+  all(%(configured)s), all(%(uses)s), all(%(unused)s), configs, overrides,
 })
 return found
 """
@@ -60,11 +68,20 @@ class Look:
     clock: int
     #: The number of the last grant of each session.
     last_grant: dict[str, int]
+    #: Configurations by digest: their values, sessions, and which go; what each live session says; what operators set.
+    configured: list[str]
+    uses: list[str]
+    unused: list[str]
+    configs: dict[str, str]
+    overrides: dict[str, dict[str, Any]]
 
     @classmethod
     def decode(cls, keys: bytes, leases: bytes, more: bytes) -> Look:
         """What :data:`LOOK_CLOSELY` returns."""
-        waiters, turns, aside, reserved, roll, holders, grants, clock, last_grant = json.loads(more)
+        (
+            waiters, turns, aside, reserved, roll, holders, grants, clock, last_grant,
+            configured, uses, unused, configs, overrides,
+        ) = json.loads(more)  # fmt: skip
         found = {}
         for member in grants:
             name, number, row = member.split(":", 2)
@@ -81,6 +98,11 @@ class Look:
             grants=found,
             clock=int(clock),
             last_grant={name: int(number) for name, number in dict(last_grant).items()},
+            configured=list(configured),
+            uses=list(uses),
+            unused=list(unused),
+            configs=dict(configs),
+            overrides={limit: json.loads(text) for limit, text in dict(overrides).items()},
         )
 
     def granted_since(self, before: Look) -> dict[tuple[str, int], Granted]:
@@ -135,6 +157,7 @@ def check_sound(look: Look) -> None:
     _check_wants(look)
     _check_grants(look)
     _check_flags(look.state)
+    _check_configs(look)
 
 
 def check_granted(before: Look, look: Look) -> None:
@@ -218,3 +241,22 @@ def _check_flags(state: State) -> None:
         flag = state.contended.get(limit)
         assert bool(flag) == bool(waiting), f"{limit} is contended by {flag}, but waited for by {waiting}"
         assert flag in (None, "*") or waiting == {flag}, f"{limit}: {flag} is not all of {waiting}"
+
+
+def _check_configs(look: Look) -> None:
+    """Each value is listed twice, each session has all of its own, and what no session has goes; the least holds."""
+    assert sorted(look.uses) == sorted(f"{look.configs[name]}{US}{name}" for name in look.alive())
+    values = [tuple(member.split(US)) for member in look.configured if not member.startswith(US)]
+    listed = [f"{US}{digest}{US}{limit}{US}{maximum}" for limit, maximum, digest in values]
+    assert sorted(listed) == [member for member in look.configured if member.startswith(US)]
+    sizes = Counter(digest for _, _, digest in values)
+    used = {look.configs[name] for name in look.alive()}
+    assert all(sizes[digest] == int(digest.partition("-")[0]) for digest in used), f"{used} have {sizes}"
+    assert sizes.keys() <= used | {*look.unused}, "values count that no session has"
+    least: dict[str, int] = {}
+    for limit, maximum, _ in values:
+        least[limit] = min(least.get(limit, int(maximum)), int(maximum))
+    for limit, override in look.overrides.items():
+        value = 0 if "pause" in override else override["max"] if "max" in override else least.get(limit, -1)
+        least[limit] = value
+    assert look.state.maxima == {limit: value for limit, value in least.items() if value >= 0}

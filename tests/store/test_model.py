@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from celery_gconc.limits.claims import Claim, Claims
 from celery_gconc.limits.table import LimitTable
+from celery_gconc.protocol.configurations import digest_of
 from celery_gconc.protocol.messages import Grant, Row, Running, Sync, Synced, Want, running_text
 from celery_gconc.protocol.scripts import WORK
 
@@ -361,6 +362,18 @@ class Model(RuleBasedStateMachine):
         self.clients.append(client)
         self.check()
         self._sync(client, fate, full=True)
+
+    @rule(
+        config=st.dictionaries(st.sampled_from(LIMITS), st.integers(0, 3), min_size=2),
+        which=st.integers(0, 2),
+        timeout=st.integers(1, 30),
+    )
+    def send_a_piece(self, config: dict[str, int], which: int, timeout: int) -> None:
+        """A worker sends a part of what it is configured with, and no more is heard of it."""
+        limit, maximum = sorted(config.items())[which % len(config)]
+        asked = {"digest": digest_of(config), "values": {limit: maximum}, "timeout": timeout * 1000}
+        assert self.namespace.store._run("configure", asked)["status"] == "ok"
+        self.check()
 
     @precondition(lambda self: self.clients)
     @rule(
@@ -779,6 +792,12 @@ class Model(RuleBasedStateMachine):
             self.namespace.store.close_session(client.session.name)
         for limit in LIMITS:
             self.namespace.store.reset(limit, by="model")
+        for _ in range(100):
+            if not self.look.unused:
+                break
+            self.namespace.step_wall_clock(1.0)
+            self.namespace.store.status()
+            self.check()
         assert self.namespace.left_behind() == {}
 
 

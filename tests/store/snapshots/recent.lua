@@ -19,20 +19,23 @@ local key = {
   todo = KEYS[17],
   max = KEYS[18],
   configured = KEYS[19],
-  overrides = KEYS[20],
-  settling = KEYS[21],
-  contended = KEYS[22],
-  changes = KEYS[23],
-  changed = KEYS[24],
-  totals = KEYS[25],
-  recent = KEYS[26],
-  takers = KEYS[27],
-  apps = KEYS[28],
+  uses = KEYS[20],
+  unused = KEYS[21],
+  overrides = KEYS[22],
+  settling = KEYS[23],
+  contended = KEYS[24],
+  changes = KEYS[25],
+  changed = KEYS[26],
+  totals = KEYS[27],
+  recent = KEYS[28],
+  takers = KEYS[29],
+  apps = KEYS[30],
 }
 local constant = {
-  KEYS = 28,
+  KEYS = 30,
   TURNS = 3,
   WORK = 250,
+  PIECE = 100,
   MAX = 2147483648,
   MAX_TIMEOUT = 300000,
   LAST_RETRY = 1500,
@@ -87,6 +90,7 @@ do
   local function integer(it) return whole(it, -9e15, 9e15) end
   local function grant_number(it) return whole(it, 1, 999999999999) end -- sorted by its twelve digits
   local function sized(it) return whole(it, 0, 9e13) end               -- JSON carries fourteen digits
+  local function milliseconds(it) return whole(it, 1, 2 ^ 31) end
   local function session_id(it)
     return type(it) == 'string' and #it <= 64 and string.find(it, '^[%w_.-]+$') ~= nil
   end
@@ -116,6 +120,7 @@ do
   end
   local function configured_max(it) return whole(it, 0, constant.MAX) end
   local function configuration(it) return by_limit(it, configured_max) end
+  local function digest(it) return type(it) == 'string' and #it <= 64 and string.find(it, '^%d+%-%x+$') ~= nil end
 
   -- A claim is [limit, weight]; there is one for each limit.
   local function claims(it)
@@ -152,8 +157,9 @@ do
 
   input = {
     asked = asked, me = asked.session, expect = expect, whole = whole, short = short, flag = flag, count = count,
-    integer = integer, grant_number = grant_number, sized = sized, session_id = session_id, every = every,
-    limit_name = limit_name, by_limit = by_limit, configuration = configuration, claims = claims, wants = wants_,
+    integer = integer, grant_number = grant_number, sized = sized, milliseconds = milliseconds, session_id = session_id,
+    every = every, limit_name = limit_name, by_limit = by_limit, configuration = configuration, digest = digest,
+    claims = claims, wants = wants_,
   }
 end
 

@@ -19,20 +19,23 @@ local key = {
   todo = KEYS[17],
   max = KEYS[18],
   configured = KEYS[19],
-  overrides = KEYS[20],
-  settling = KEYS[21],
-  contended = KEYS[22],
-  changes = KEYS[23],
-  changed = KEYS[24],
-  totals = KEYS[25],
-  recent = KEYS[26],
-  takers = KEYS[27],
-  apps = KEYS[28],
+  uses = KEYS[20],
+  unused = KEYS[21],
+  overrides = KEYS[22],
+  settling = KEYS[23],
+  contended = KEYS[24],
+  changes = KEYS[25],
+  changed = KEYS[26],
+  totals = KEYS[27],
+  recent = KEYS[28],
+  takers = KEYS[29],
+  apps = KEYS[30],
 }
 local constant = {
-  KEYS = 28,
+  KEYS = 30,
   TURNS = 3,
   WORK = 250,
+  PIECE = 100,
   MAX = 2147483648,
   MAX_TIMEOUT = 300000,
   LAST_RETRY = 1500,
@@ -87,6 +90,7 @@ do
   local function integer(it) return whole(it, -9e15, 9e15) end
   local function grant_number(it) return whole(it, 1, 999999999999) end -- sorted by its twelve digits
   local function sized(it) return whole(it, 0, 9e13) end               -- JSON carries fourteen digits
+  local function milliseconds(it) return whole(it, 1, 2 ^ 31) end
   local function session_id(it)
     return type(it) == 'string' and #it <= 64 and string.find(it, '^[%w_.-]+$') ~= nil
   end
@@ -116,6 +120,7 @@ do
   end
   local function configured_max(it) return whole(it, 0, constant.MAX) end
   local function configuration(it) return by_limit(it, configured_max) end
+  local function digest(it) return type(it) == 'string' and #it <= 64 and string.find(it, '^%d+%-%x+$') ~= nil end
 
   -- A claim is [limit, weight]; there is one for each limit.
   local function claims(it)
@@ -152,8 +157,9 @@ do
 
   input = {
     asked = asked, me = asked.session, expect = expect, whole = whole, short = short, flag = flag, count = count,
-    integer = integer, grant_number = grant_number, sized = sized, session_id = session_id, every = every,
-    limit_name = limit_name, by_limit = by_limit, configuration = configuration, claims = claims, wants = wants_,
+    integer = integer, grant_number = grant_number, sized = sized, milliseconds = milliseconds, session_id = session_id,
+    every = every, limit_name = limit_name, by_limit = by_limit, configuration = configuration, digest = digest,
+    claims = claims, wants = wants_,
   }
 end
 
@@ -507,6 +513,146 @@ do
 end
 
 return overrides
+end)
+
+local configs = on_demand(function()
+
+-- uses: members clock overrides
+-- What live sessions are configured with: the least value for a limit counts.
+--
+-- A configuration is known by its digest, <number of its values>-<hash of them>, and Redis has it once for all of the
+-- sessions that use it. CONFIGURED has each of its values twice: under its limit, least first, and under the digest.
+-- USES has its sessions. UNUSED has digests that no session may use any more, or yet: a session with it has ended, or
+-- it is being sent for one that is to open. If none uses it then (lease clock, ms), its values go piece by piece.
+local configs
+do
+  local US = members.US
+
+  local function of_limit(limit, max, digest) return limit .. US .. max .. US .. digest end
+  local function of_digest(limit, max, digest) return US .. digest .. US .. limit .. US .. max end
+  local function range_of(digest) return '[' .. US .. digest .. US, '(' .. US .. digest .. members.AFTER end
+
+  -- The limit, max and digest of a member of CONFIGURED, and the other member for the same value; nil: it is none.
+  local function read(member)
+    local digest, limit, max = string.match(member, '^' .. US .. '(.-)' .. US .. '(.-)' .. US .. '(%d+)$')
+    if digest then return limit, max, digest, of_limit(limit, max, digest) end
+    limit, max, digest = string.match(member, '^(.-)' .. US .. '(%d+)' .. US .. '(.+)$')
+    if limit then return limit, max, digest, of_digest(limit, max, digest) end
+  end
+
+  -- Does Redis have all of its values? (An empty one it always has. One too many would be nothing to wait for.)
+  local function is_whole(digest)
+    if not digest then return false end
+    local from, to = range_of(digest)
+    return call('ZLEXCOUNT', key.configured, from, to) >= tonumber(string.match(digest, '^%d+'))
+  end
+
+  -- Its values: limit to max.
+  local function values_of(digest)
+    local from, to = range_of(digest)
+    local values = {}
+    for _, member in ipairs(call('ZRANGEBYLEX', key.configured, from, to)) do
+      local limit, max = read(member)
+      if limit then values[limit] = tonumber(max) end
+    end
+    return values
+  end
+
+  -- The two least values for a limit, each with its configuration.
+  local function least_two(limit)
+    local found = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 2)
+    for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
+    return found[1], found[2]
+  end
+
+  -- Add or remove some members, then let the limits go by what is least now.
+  local function apply(command, arguments, changed)
+    if #arguments > 0 then call(command, key.configured, unpack(arguments)) end
+    for _, limit in ipairs(changed) do overrides.refresh(limit) end
+  end
+
+  local soonest -- of UNUSED, as far as it was looked at
+  local function unused(command, ...)
+    soonest = nil
+    call(command, key.unused, ...)
+  end
+
+  -- Some values of a configuration count from now on: for so long (ms), unless a session comes to use it.
+  local function take(digest, values, keep)
+    local arguments, changed = {}, {}
+    for limit, max in pairs(values) do
+      local least, text = least_two(limit), string.format('%010.0f', max)
+      for _, member in ipairs({ of_limit(limit, text, digest), of_digest(limit, text, digest) }) do
+        table.insert(arguments, 0)
+        table.insert(arguments, member)
+      end
+      if not least or text < string.sub(least, 1, 10) then table.insert(changed, limit) end
+    end
+    apply('ZADD', arguments, changed)
+    unused('ZADD', members.int(clock.at + keep), digest)
+  end
+
+  local function is_used(digest)
+    local from, to = '[' .. digest .. US, '(' .. digest .. members.AFTER
+    return #call('ZRANGEBYLEX', key.uses, from, to, 'LIMIT', 0, 1) > 0
+  end
+
+  -- A session uses a configuration, or no longer does. It goes where no other session uses it either, unless it is being
+  -- sent for another one: then when that hasn't come in time.
+  local function enter(digest, sid)
+    call('ZADD', key.uses, 0, digest .. US .. sid)
+    unused('ZREM', digest)
+  end
+  local function leave(digest, sid)
+    call('ZREM', key.uses, digest .. US .. sid)
+    unused('ZADD', 'NX', members.int(clock.at), digest)
+  end
+
+  -- Some values of a configuration no longer count. Return how many.
+  local function end_some(digest, at_most)
+    local from, to = range_of(digest)
+    local found = call('ZRANGEBYLEX', key.configured, from, to, 'LIMIT', 0, at_most)
+    local arguments, changed = {}, {}
+    for _, member in ipairs(found) do
+      local limit, max, _, other = read(member)
+      table.insert(arguments, member)
+      if limit then
+        table.insert(arguments, other)
+        local least, next_least = least_two(limit)
+        local is_least = least == max .. US .. digest and string.sub(next_least or '', 1, 10) ~= max
+        if is_least then table.insert(changed, limit) end
+      end
+    end
+    apply('ZREM', arguments, changed)
+    return #found
+  end
+
+  -- In how many ms the values of a configuration that no session uses are to go; nil: there is none.
+  local function until_end()
+    soonest = soonest or call('ZRANGE', key.unused, 0, 0, 'WITHSCORES')
+    return soonest[2] and math.max(tonumber(soonest[2]) - clock.at, 0), soonest[1]
+  end
+
+  -- Values of those that no session uses go, as far as it is time. Return how much work it was.
+  local function end_unused(at_most)
+    local work = 0
+    while work < at_most do
+      local left, digest = until_end()
+      if left ~= 0 then break end
+      local count = is_used(digest) and 0 or end_some(digest, at_most - work)
+      if count < at_most - work then unused('ZREM', digest) end
+      work = work + math.max(count, 1)
+    end
+    return work
+  end
+
+  configs = {
+    read = read, is_whole = is_whole, values_of = values_of, take = take, is_used = is_used, enter = enter,
+    leave = leave, until_end = until_end, end_unused = end_unused,
+  }
+end
+
+return configs
 end)
 
 local units = on_demand(function()
@@ -1338,75 +1484,6 @@ end
 return takers
 end)
 
-local configs = on_demand(function()
-
--- uses: members overrides
--- What live sessions are configured with: the least value for a limit counts.
---
--- CONFIGURED has each value twice: under its limit, least first, and under its session.
-local configs
-do
-  local US = members.US
-
-  local function of_limit(limit, max, sid) return limit .. US .. max .. US .. sid end
-  local function of_session(limit, max, sid) return US .. sid .. US .. limit .. US .. max end
-  local function range_of(sid) return '[' .. US .. sid .. US, '(' .. US .. sid .. members.AFTER end
-  local function read(member, sid)
-    return string.match(string.sub(member, #sid + 3), '^([^' .. US .. ']*)' .. US .. '(%d+)$')
-  end
-
-  -- The two least values for a limit, each with its session.
-  local function least_two(limit)
-    local found = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 2)
-    for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
-    return found[1], found[2]
-  end
-
-  -- Add or remove many members in few calls, then let the limits go by what is least now.
-  local function apply(command, arguments, changed)
-    local MAX_ARGUMENTS = 1000
-    for first = 1, #arguments, MAX_ARGUMENTS do
-      local last = math.min(first + MAX_ARGUMENTS - 1, #arguments)
-      call(command, key.configured, unpack(arguments, first, last))
-    end
-    for _, limit in ipairs(changed) do overrides.refresh(limit) end
-  end
-
-  local function begin(sid, config)
-    local arguments, changed = {}, {}
-    for limit, max in pairs(config) do
-      local least, text = least_two(limit), string.format('%010.0f', max)
-      for _, member in ipairs({ of_limit(limit, text, sid), of_session(limit, text, sid) }) do
-        table.insert(arguments, 0)
-        table.insert(arguments, member)
-      end
-      if not least or text < string.sub(least, 1, 10) then table.insert(changed, limit) end
-    end
-    apply('ZADD', arguments, changed)
-  end
-
-  -- Some of a session's values no longer count. Return how many.
-  local function end_some(sid, at_most)
-    local from, to = range_of(sid)
-    local found = call('ZRANGEBYLEX', key.configured, from, to, 'LIMIT', 0, at_most)
-    local arguments, changed = {}, {}
-    for _, member in ipairs(found) do
-      local limit, max = read(member, sid)
-      table.insert(arguments, member)
-      table.insert(arguments, of_limit(limit, max, sid))
-      local least, next_least = least_two(limit)
-      if least == max .. US .. sid and string.sub(next_least or '', 1, 10) ~= max then table.insert(changed, limit) end
-    end
-    apply('ZREM', arguments, changed)
-    return #found
-  end
-
-  configs = { begin = begin, end_some = end_some }
-end
-
-return configs
-end)
-
 local apps = on_demand(function()
 
 -- uses: members
@@ -1528,6 +1605,8 @@ do
     apps.remove(sid)
     local beats = call('HMGET', key.session, sid .. ':interval', sid .. ':timeout')
     if beats[1] then heartbeats.remove(sid, beats[1], beats[2]) end
+    local config = call('HGET', key.session, sid .. ':config')
+    if config then configs.leave(config, sid) end
     rooms.set(sid, 0)
     local fields = {}
     for i, field in ipairs(FIELDS) do fields[i] = sid .. ':' .. field end
@@ -1537,8 +1616,8 @@ do
     grants.forget_all(sid)
   end
 
-  -- A session ends: what it holds and waits for goes, and its configured values no longer count. What is more than
-  -- at_most of them is left for other scripts: its lease has ended, so they find it.
+  -- A session ends: what it holds and waits for goes. What is more than at_most of them is left for other scripts: its
+  -- lease has ended, so they find it. (Its configuration, where no other session uses it, they find in UNUSED.)
   -- Return whether all is done, how many units were taken away, and how much work it was.
   local function finish(sid, at_most)
     silence(sid)
@@ -1550,7 +1629,6 @@ do
     local waiting = #found < at_most and wants.ids_of(sid, at_most - #found) or {}
     for _, id in ipairs(waiting) do serving.remove(id) end
     local work = #found + #waiting
-    if work < at_most then work = work + configs.end_some(sid, at_most - work) end
     local is_done = work < at_most
     if is_done then call('ZREM', key.sessions, sid) end
     return is_done, taken, work
@@ -1599,7 +1677,7 @@ end)
 
 local epochs = on_demand(function()
 
--- uses: meta time clock members limits overrides sessions heartbeats counters
+-- uses: meta time clock members limits overrides configs sessions heartbeats counters
 -- Epochs: lives of the data. And what every script does first.
 local epochs
 do
@@ -1649,7 +1727,7 @@ do
     return (meta.epoch_began or 0) + (tonumber(call('HGET', key.session, sid .. ':timeout')) or 0)
   end
 
-  -- Of how many limits this script may still take units and configured values from sessions that end.
+  -- How many units of sessions that end, and values of configurations that no session uses, this script may still take.
   local work_left = constant.WORK
   local function end_session(sid)
     local is_done, taken, work = sessions.finish(sid, math.max(work_left, 0))
@@ -1675,6 +1753,8 @@ do
     if reclaims > 0 then counters.add({ reclaims = reclaims }) end
   end
 
+  local function end_unused_configs() work_left = work_left - configs.end_unused(work_left) end
+
   -- Grants go on: some of the lines are served in each script, in order of name.
   local function serve_lines()
     meta.served_to = limits.touch_lines_after(meta.served_to)
@@ -1697,12 +1777,14 @@ do
     if meta.served_to and not meta.closed_until then serve_lines() end
     limits.take_up()
     end_dead_sessions()
+    end_unused_configs()
     if meta.next_override_end and time.now >= meta.next_override_end then overrides.end_due() end
   end
 
   epochs = {
     server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
     begin_after_loss = begin_after_loss, begin = begin, end_session = end_session,
+    end_unused_configs = end_unused_configs,
   }
 end
 
@@ -1738,7 +1820,7 @@ end
 return reply
 end)
 
--- uses: input meta time clock members limits overrides units wants grants running rooms contention lines serving takers notices epochs reply
+-- uses: input meta time clock members limits overrides configs units wants grants running rooms contention lines serving takers notices epochs reply
 -- One round trip of a session: the units that it has, what waits there for more, the room it has; at heartbeats all of it.
 --
 -- Guarantee: syncs are numbered, an older one changes nothing. Units are told as they were at grant `granted`: those of
@@ -1761,11 +1843,12 @@ end)
 -- Reply   {status: "ok", version, grants: [GRANT...] (at: wall time, ms),
 --          recall: {contended limit: streak...}, offer (its turn came, but it has no room), lease (its end, ms on the lease clock),
 --          longest (the longest lease of any session that may live, ms),
---          expires: ms until another session's lease ends, grants go on, what was set for a time ends, or the lease clock
---          is to go on; 0 where a script has left work to the next; table and overrides: where version differs,
+--          expires: ms until another session's lease ends, grants go on, what was set for a time ends, a configuration no
+--          longer counts, or the lease clock is to go on; 0 where a script has left work to the next; table and overrides: where version differs,
 --          fence: a new one, to a statement; unclear: true where wants keep requests that are not known here,
 --          elsewhere: of the queues in weak those that another session takes and has room for}
---         {status: "closed"}: no such session (its lease ran out, or data was lost): open a new one
+--         {status: "closed"}: no such session (its lease ran out, or data was lost), or, to a statement, not all of what
+--          it is configured with is here: open a new one
 --         {status: "stale"}: a later sync came first; nothing was changed
 -- Cost    O(units + requests + grants + takes + weak), each as core says
 local int, asked = members.int, input.asked
@@ -1915,6 +1998,8 @@ local function until_next_event(own_interval)
     if soonest[i] ~= me then least = math.max(tonumber(soonest[i + 1]) - clock.at, 0) end
   end
   if meta.closed_until then least = math.min(least or math.huge, meta.closed_until - clock.at) end
+  local config_end = configs.until_end()
+  if config_end then least = math.min(least or math.huge, config_end) end
   -- Where nobody calls often enough for the lease clock to go with the time (its least interval is a dead session's,
   -- say), whoever waits does.
   if least and time.now - (clock.is_held and time.now or meta.held or 0) <= own_interval then
@@ -1925,13 +2010,14 @@ local function until_next_event(own_interval)
 end
 
 local known = call('HMGET', SESSION, me .. ':sync', me .. ':room', me .. ':timeout', me .. ':interval', me .. ':granted',
-  me .. ':aside', me .. ':offered')
+  me .. ':aside', me .. ':offered', me .. ':config')
 local last_sync, room_before, last_grant = tonumber(known[1]), tonumber(known[2]), tonumber(known[5]) or 0
 if meta.epoch == asked.epoch and last_sync and last_sync < asked.confirmed then
   -- What we answered is forgotten, on the same server: DEBUG RELOAD NOSAVE, or a restart where its id can't be read.
   epochs.begin_after_loss()
 end
-local refusal = (meta.epoch ~= asked.epoch or not last_sync) and 'closed' or asked.sync <= last_sync and 'stale'
+local is_closed = meta.epoch ~= asked.epoch or not last_sync or asked.full and not configs.is_whole(known[8])
+local refusal = is_closed and 'closed' or asked.sync <= last_sync and 'stale'
 if refusal then
   reply.finish()
   return cjson.encode({ status = refusal })

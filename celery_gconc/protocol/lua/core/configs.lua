@@ -1,63 +1,134 @@
--- uses: members overrides
+-- uses: members clock overrides
 -- What live sessions are configured with: the least value for a limit counts.
 --
--- CONFIGURED has each value twice: under its limit, least first, and under its session.
+-- A configuration is known by its digest, <number of its values>-<hash of them>, and Redis has it once for all of the
+-- sessions that use it. CONFIGURED has each of its values twice: under its limit, least first, and under the digest.
+-- USES has its sessions. UNUSED has digests that no session may use any more, or yet: a session with it has ended, or
+-- it is being sent for one that is to open. If none uses it then (lease clock, ms), its values go piece by piece.
 local configs
 do
   local US = members.US
 
-  local function of_limit(limit, max, sid) return limit .. US .. max .. US .. sid end
-  local function of_session(limit, max, sid) return US .. sid .. US .. limit .. US .. max end
-  local function range_of(sid) return '[' .. US .. sid .. US, '(' .. US .. sid .. members.AFTER end
-  local function read(member, sid)
-    return string.match(string.sub(member, #sid + 3), '^([^' .. US .. ']*)' .. US .. '(%d+)$')
+  local function of_limit(limit, max, digest) return limit .. US .. max .. US .. digest end
+  local function of_digest(limit, max, digest) return US .. digest .. US .. limit .. US .. max end
+  local function range_of(digest) return '[' .. US .. digest .. US, '(' .. US .. digest .. members.AFTER end
+
+  -- The limit, max and digest of a member of CONFIGURED, and the other member for the same value; nil: it is none.
+  local function read(member)
+    local digest, limit, max = string.match(member, '^' .. US .. '(.-)' .. US .. '(.-)' .. US .. '(%d+)$')
+    if digest then return limit, max, digest, of_limit(limit, max, digest) end
+    limit, max, digest = string.match(member, '^(.-)' .. US .. '(%d+)' .. US .. '(.+)$')
+    if limit then return limit, max, digest, of_digest(limit, max, digest) end
   end
 
-  -- The two least values for a limit, each with its session.
+  -- Does Redis have all of its values? (An empty one it always has. One too many would be nothing to wait for.)
+  local function is_whole(digest)
+    if not digest then return false end
+    local from, to = range_of(digest)
+    return call('ZLEXCOUNT', key.configured, from, to) >= tonumber(string.match(digest, '^%d+'))
+  end
+
+  -- Its values: limit to max.
+  local function values_of(digest)
+    local from, to = range_of(digest)
+    local values = {}
+    for _, member in ipairs(call('ZRANGEBYLEX', key.configured, from, to)) do
+      local limit, max = read(member)
+      if limit then values[limit] = tonumber(max) end
+    end
+    return values
+  end
+
+  -- The two least values for a limit, each with its configuration.
   local function least_two(limit)
     local found = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 2)
     for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
     return found[1], found[2]
   end
 
-  -- Add or remove many members in few calls, then let the limits go by what is least now.
+  -- Add or remove some members, then let the limits go by what is least now.
   local function apply(command, arguments, changed)
-    local MAX_ARGUMENTS = 1000
-    for first = 1, #arguments, MAX_ARGUMENTS do
-      local last = math.min(first + MAX_ARGUMENTS - 1, #arguments)
-      call(command, key.configured, unpack(arguments, first, last))
-    end
+    if #arguments > 0 then call(command, key.configured, unpack(arguments)) end
     for _, limit in ipairs(changed) do overrides.refresh(limit) end
   end
 
-  local function begin(sid, config)
+  local soonest -- of UNUSED, as far as it was looked at
+  local function unused(command, ...)
+    soonest = nil
+    call(command, key.unused, ...)
+  end
+
+  -- Some values of a configuration count from now on: for so long (ms), unless a session comes to use it.
+  local function take(digest, values, keep)
     local arguments, changed = {}, {}
-    for limit, max in pairs(config) do
+    for limit, max in pairs(values) do
       local least, text = least_two(limit), string.format('%010.0f', max)
-      for _, member in ipairs({ of_limit(limit, text, sid), of_session(limit, text, sid) }) do
+      for _, member in ipairs({ of_limit(limit, text, digest), of_digest(limit, text, digest) }) do
         table.insert(arguments, 0)
         table.insert(arguments, member)
       end
       if not least or text < string.sub(least, 1, 10) then table.insert(changed, limit) end
     end
     apply('ZADD', arguments, changed)
+    unused('ZADD', members.int(clock.at + keep), digest)
   end
 
-  -- Some of a session's values no longer count. Return how many.
-  local function end_some(sid, at_most)
-    local from, to = range_of(sid)
+  local function is_used(digest)
+    local from, to = '[' .. digest .. US, '(' .. digest .. members.AFTER
+    return #call('ZRANGEBYLEX', key.uses, from, to, 'LIMIT', 0, 1) > 0
+  end
+
+  -- A session uses a configuration, or no longer does. It goes where no other session uses it either, unless it is being
+  -- sent for another one: then when that hasn't come in time.
+  local function enter(digest, sid)
+    call('ZADD', key.uses, 0, digest .. US .. sid)
+    unused('ZREM', digest)
+  end
+  local function leave(digest, sid)
+    call('ZREM', key.uses, digest .. US .. sid)
+    unused('ZADD', 'NX', members.int(clock.at), digest)
+  end
+
+  -- Some values of a configuration no longer count. Return how many.
+  local function end_some(digest, at_most)
+    local from, to = range_of(digest)
     local found = call('ZRANGEBYLEX', key.configured, from, to, 'LIMIT', 0, at_most)
     local arguments, changed = {}, {}
     for _, member in ipairs(found) do
-      local limit, max = read(member, sid)
+      local limit, max, _, other = read(member)
       table.insert(arguments, member)
-      table.insert(arguments, of_limit(limit, max, sid))
-      local least, next_least = least_two(limit)
-      if least == max .. US .. sid and string.sub(next_least or '', 1, 10) ~= max then table.insert(changed, limit) end
+      if limit then
+        table.insert(arguments, other)
+        local least, next_least = least_two(limit)
+        local is_least = least == max .. US .. digest and string.sub(next_least or '', 1, 10) ~= max
+        if is_least then table.insert(changed, limit) end
+      end
     end
     apply('ZREM', arguments, changed)
     return #found
   end
 
-  configs = { begin = begin, end_some = end_some }
+  -- In how many ms the values of a configuration that no session uses are to go; nil: there is none.
+  local function until_end()
+    soonest = soonest or call('ZRANGE', key.unused, 0, 0, 'WITHSCORES')
+    return soonest[2] and math.max(tonumber(soonest[2]) - clock.at, 0), soonest[1]
+  end
+
+  -- Values of those that no session uses go, as far as it is time. Return how much work it was.
+  local function end_unused(at_most)
+    local work = 0
+    while work < at_most do
+      local left, digest = until_end()
+      if left ~= 0 then break end
+      local count = is_used(digest) and 0 or end_some(digest, at_most - work)
+      if count < at_most - work then unused('ZREM', digest) end
+      work = work + math.max(count, 1)
+    end
+    return work
+  end
+
+  configs = {
+    read = read, is_whole = is_whole, values_of = values_of, take = take, is_used = is_used, enter = enter,
+    leave = leave, until_end = until_end, end_unused = end_unused,
+  }
 end

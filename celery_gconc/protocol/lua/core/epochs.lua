@@ -1,4 +1,4 @@
--- uses: meta time clock members limits overrides sessions heartbeats counters
+-- uses: meta time clock members limits overrides configs sessions heartbeats counters
 -- Epochs: lives of the data. And what every script does first.
 local epochs
 do
@@ -48,7 +48,7 @@ do
     return (meta.epoch_began or 0) + (tonumber(call('HGET', key.session, sid .. ':timeout')) or 0)
   end
 
-  -- Of how many limits this script may still take units and configured values from sessions that end.
+  -- How many units of sessions that end, and values of configurations that no session uses, this script may still take.
   local work_left = constant.WORK
   local function end_session(sid)
     local is_done, taken, work = sessions.finish(sid, math.max(work_left, 0))
@@ -74,6 +74,8 @@ do
     if reclaims > 0 then counters.add({ reclaims = reclaims }) end
   end
 
+  local function end_unused_configs() work_left = work_left - configs.end_unused(work_left) end
+
   -- Grants go on: some of the lines are served in each script, in order of name.
   local function serve_lines()
     meta.served_to = limits.touch_lines_after(meta.served_to)
@@ -96,11 +98,13 @@ do
     if meta.served_to and not meta.closed_until then serve_lines() end
     limits.take_up()
     end_dead_sessions()
+    end_unused_configs()
     if meta.next_override_end and time.now >= meta.next_override_end then overrides.end_due() end
   end
 
   epochs = {
     server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
     begin_after_loss = begin_after_loss, begin = begin, end_session = end_session,
+    end_unused_configs = end_unused_configs,
   }
 end

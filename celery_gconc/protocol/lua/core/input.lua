@@ -24,6 +24,7 @@ do
   local function integer(it) return whole(it, -9e15, 9e15) end
   local function grant_number(it) return whole(it, 1, 999999999999) end -- sorted by its twelve digits
   local function sized(it) return whole(it, 0, 9e13) end               -- JSON carries fourteen digits
+  local function milliseconds(it) return whole(it, 1, 2 ^ 31) end
   local function session_id(it)
     return type(it) == 'string' and #it <= 64 and string.find(it, '^[%w_.-]+$') ~= nil
   end
@@ -53,6 +54,7 @@ do
   end
   local function configured_max(it) return whole(it, 0, constant.MAX) end
   local function configuration(it) return by_limit(it, configured_max) end
+  local function digest(it) return type(it) == 'string' and #it <= 64 and string.find(it, '^%d+%-%x+$') ~= nil end
 
   -- A claim is [limit, weight]; there is one for each limit.
   local function claims(it)
@@ -89,7 +91,8 @@ do
 
   input = {
     asked = asked, me = asked.session, expect = expect, whole = whole, short = short, flag = flag, count = count,
-    integer = integer, grant_number = grant_number, sized = sized, session_id = session_id, every = every,
-    limit_name = limit_name, by_limit = by_limit, configuration = configuration, claims = claims, wants = wants_,
+    integer = integer, grant_number = grant_number, sized = sized, milliseconds = milliseconds, session_id = session_id,
+    every = every, limit_name = limit_name, by_limit = by_limit, configuration = configuration, digest = digest,
+    claims = claims, wants = wants_,
   }
 end

@@ -13,6 +13,8 @@ do
     apps.remove(sid)
     local beats = call('HMGET', key.session, sid .. ':interval', sid .. ':timeout')
     if beats[1] then heartbeats.remove(sid, beats[1], beats[2]) end
+    local config = call('HGET', key.session, sid .. ':config')
+    if config then configs.leave(config, sid) end
     rooms.set(sid, 0)
     local fields = {}
     for i, field in ipairs(FIELDS) do fields[i] = sid .. ':' .. field end
@@ -22,8 +24,8 @@ do
     grants.forget_all(sid)
   end
 
-  -- A session ends: what it holds and waits for goes, and its configured values no longer count. What is more than
-  -- at_most of them is left for other scripts: its lease has ended, so they find it.
+  -- A session ends: what it holds and waits for goes. What is more than at_most of them is left for other scripts: its
+  -- lease has ended, so they find it. (Its configuration, where no other session uses it, they find in UNUSED.)
   -- Return whether all is done, how many units were taken away, and how much work it was.
   local function finish(sid, at_most)
     silence(sid)
@@ -35,7 +37,6 @@ do
     local waiting = #found < at_most and wants.ids_of(sid, at_most - #found) or {}
     for _, id in ipairs(waiting) do serving.remove(id) end
     local work = #found + #waiting
-    if work < at_most then work = work + configs.end_some(sid, at_most - work) end
     local is_done = work < at_most
     if is_done then call('ZREM', key.sessions, sid) end
     return is_done, taken, work

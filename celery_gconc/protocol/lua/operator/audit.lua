@@ -1,12 +1,12 @@
--- uses: input members limits units wants lines heartbeats epochs reply
+-- uses: input members limits overrides configs units wants lines heartbeats epochs reply
 -- What doesn't fit together in the keys: no script of ours leaves any of it. With repair, take it away.
 --
 -- Guarantee: one instant. A repair removes units and wants of sessions that don't live, and what counts no units;
 --         whoever waited for them is granted before the reply. What fits together is not touched.
 -- ARGV[2] repair (boolean)
 -- Reply   {status: "ok", findings: [{kind, member}...]} (kinds: "session", "units", "holder", "held", "want", "roll",
---         "waiter", "reserved", "grant", "taker", "heartbeat")
--- Cost    O(holders + waiters)
+--         "waiter", "reserved", "grant", "taker", "heartbeat", "use", "unused", "value")
+-- Cost    O(sessions + holders + waiters + configured values)
 local asked, US = input.asked, members.US
 local SESSION = key.session
 input.expect({ repair = input.flag })
@@ -91,6 +91,40 @@ look('heartbeat', key.heartbeats, function(member)
   local field = kind == heartbeats.INTERVAL and ':interval' or ':timeout'
   return lives(sid) and tonumber(ms) == tonumber(call('HGET', SESSION, sid .. field))
 end)
+
+-- What is missing of a configuration that sessions use, they send again: a statement of theirs finds out.
+local function look_at_configs()
+  local said = {}
+  for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
+    local digest = call('HGET', SESSION, sid .. ':config')
+    said[digest or ''] = true
+    if digest and not call('ZSCORE', key.uses, digest .. US .. sid) then
+      found('use', digest .. US .. sid)
+      if asked.repair then configs.enter(digest, sid) end
+    end
+  end
+  for _, member in ipairs(call('ZRANGE', key.configured, 0, -1)) do
+    local limit, _, digest, other = configs.read(member)
+    if not (limit and call('ZSCORE', key.configured, other)) then
+      found('value', member)
+      if asked.repair then call('ZREM', key.configured, member) end
+      if asked.repair and limit then overrides.refresh(limit) end
+    elseif not (said[digest] or configs.is_used(digest) or call('ZSCORE', key.unused, digest)) then
+      said[digest] = true
+      found('unused', digest)
+      if asked.repair then call('ZADD', key.unused, 0, digest) end
+    end
+  end
+  for _, member in ipairs(call('ZRANGE', key.uses, 0, -1)) do
+    local digest, sid = string.match(member, '^(.-)' .. US .. '(.*)$')
+    if not (digest and lives(sid) and call('HGET', SESSION, sid .. ':config') == digest) then
+      found('use', member)
+      if asked.repair then call('ZREM', key.uses, member) end
+      if asked.repair and digest then configs.leave(digest, sid) end
+    end
+  end
+end
+look_at_configs()
 local seen = {}
 for _, hash in ipairs({ SESSION, key.running }) do
   for _, field in ipairs(call('HKEYS', hash)) do

@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits overrides units wants running rooms lines counters epochs reply
+-- uses: input meta time clock members limits overrides configs units wants running rooms lines counters epochs reply
 -- What holds now: limits with their values and counts, sessions with their leases.
 --
 -- Guarantee: one instant. Dead sessions are reclaimed first, so what they held isn't shown.
@@ -7,8 +7,9 @@
 --          configured (null), override (null), held (units), idle (of these), waiting (requests), parked (where it has
 --          no room), longest (ms that any of the first in line has waited; absent where nobody waits), ended (tasks in
 --          the last minute), settling}...],
---          sessions: [{session, lease (ms left), interval and timeout (ms), queues, info, config, permits, waiting, room,
---          stall: {why, slots, since (ms)} where it starts nothing though slots are free}...]}
+--          sessions: [{session, lease (ms left), interval and timeout (ms), queues, info, config (a digest), permits, waiting, room,
+--          stall: {why, slots, since (ms)} where it starts nothing though slots are free}...],
+--          configs: digest -> {limit -> max}}
 -- Cost    O(limits + sessions + holders + waiters)
 local asked = input.asked
 local SESSION = key.session
@@ -31,7 +32,7 @@ else
   end
 end
 
-local idle, parked, live = {}, {}, {}
+local idle, parked, live, values = {}, {}, {}, {}
 for _, sid in ipairs(call('ZRANGEBYSCORE', key.sessions, '(' .. members.int(clock.at), '+inf')) do
   local in_line = 0
   for limit, more in pairs(cjson.decode(call('HGET', SESSION, sid .. ':parked') or '{}')) do
@@ -42,10 +43,8 @@ for _, sid in ipairs(call('ZRANGEBYSCORE', key.sessions, '(' .. members.int(cloc
     idle[limit] = (idle[limit] or 0) + math.max(stated[1] - gone, 0)
   end
   for _, id in ipairs(wants.ids_of(sid)) do in_line = in_line + #wants.load(id).r end
-  local config = cjson.decode(call('HGET', SESSION, sid .. ':config') or '{}')
-  if asked.limit == cjson.null then
-    for limit in pairs(config) do name(limit) end
-  end
+  local config = call('HGET', SESSION, sid .. ':config') or ''
+  values[config] = values[config] or configs.values_of(config)
   table.insert(live, {
     session = sid, lease = tonumber(call('ZSCORE', key.sessions, sid)) - clock.at, permits = #running.of(sid),
     waiting = in_line,
@@ -102,5 +101,5 @@ end
 local found = {}
 for _, limit in ipairs(names) do table.insert(found, status_of(limit)) end
 return cjson.encode({
-  status = 'ok', now = time.now, version = meta.version, live = #live, limits = found, sessions = live,
+  status = 'ok', now = time.now, version = meta.version, live = #live, limits = found, sessions = live, configs = values,
 })

@@ -5,7 +5,7 @@
 --         Where data was lost, or may have been, nothing is granted to anyone until no session that this Redis
 --         doesn't know of can run anything on a lease.
 -- ARGV[2] session, interval and timeout (ms; its own, others may have others), info (node, pid, app, broker...),
---         queues (that it takes from, the first of them), config (limit -> max), room,
+--         queues (that it takes from, the first of them), config (the digest of what it is configured with), room,
 --         units (limit -> how many its tasks use), running and fence as in sync.lua, version of the limit table that
 --         units go by (-1: none yet),
 --         several (this server is one of several that the worker may be at)
@@ -19,13 +19,13 @@
 --         identified (false: the server's id can't be read),
 --         strangers: [{app, node, broker}...], of other apps or brokers that share no queue with this one};
 --         what it runs is as of grant 1
--- Cost    O(limits configured)
+--         {status: "unknown"}: this Redis doesn't have that configuration whole; send it by configure.lua, and open again
+-- Cost    O(limits that hold)
 local int, asked = members.int, input.asked
 local META, SESSION, SESSIONS = key.meta, key.session, key.sessions
 local me = input.me
 local short, count, every = input.short, input.count, input.every
 
-local function milliseconds(it) return input.whole(it, 1, 2 ^ 31) end
 local function facts(it)
   if type(it) ~= 'table' then return false end
   for name, fact in pairs(it) do
@@ -55,8 +55,8 @@ local function session_ids(it) return every(it, input.session_id) end
 local function queue_names(it) return every(it, short) and #it <= 1000 end
 input.expect({
   session = input.session_id, old = session_ids, known = short, lease = input.integer, newest = input.sized,
-  overrides = set_at_run_times, interval = milliseconds, timeout = milliseconds, longest = count, info = facts,
-  queues = queue_names, config = input.configuration, room = input.integer,
+  overrides = set_at_run_times, interval = input.milliseconds, timeout = input.milliseconds, longest = count, info = facts,
+  queues = queue_names, config = input.digest, room = input.integer,
   units = function(it) return input.by_limit(it, count) end, running = function(it) return type(it) == 'string' end,
   fence = input.sized, version = input.integer, several = input.flag,
 })
@@ -146,6 +146,10 @@ local function look_for_loss()
 end
 
 local lost, lapsed = look_for_loss()
+if not configs.is_whole(asked.config) then
+  reply.finish()
+  return cjson.encode({ status = 'unknown' })
+end
 for sid in pairs(replaced) do sessions.finish(sid, sessions.ALL) end
 if call('ZSCORE', SESSIONS, me) and call('HEXISTS', SESSION, me .. ':sync') == 0 then sessions.finish(me, sessions.ALL) end
 call('HSET', SESSION, me .. ':interval', int(asked.interval), me .. ':timeout', int(asked.timeout))
@@ -157,14 +161,14 @@ local strangers = apps.others(asked.info, asked.queues)
 local lease = clock.at + asked.timeout
 call('ZADD', SESSIONS, int(lease), me)
 asked.info.since = time.now
-call('HSET', SESSION, me .. ':info', cjson.encode(asked.info), me .. ':config', cjson.encode(asked.config),
+call('HSET', SESSION, me .. ':info', cjson.encode(asked.info), me .. ':config', asked.config,
   me .. ':queues', cjson.encode(asked.queues), me .. ':granted', 1, me .. ':sync', 0)
 apps.add(me, asked.info, asked.queues)
+configs.enter(asked.config, me)
 rooms.set(me, asked.room)
 grants.has_seen_fence(asked.fence)
 for limit, used in pairs(asked.units) do units.set(me, limit, used) end
 running.state(me, asked.running)
-configs.begin(me, asked.config)
 call('ZADD', key.stated, lived and lost and 0 or int(math.max(asked.version, 0)), me)
 reply.finish()
 return cjson.encode({

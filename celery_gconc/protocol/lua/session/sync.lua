@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits overrides units wants grants running rooms contention lines serving takers notices epochs reply
+-- uses: input meta time clock members limits overrides configs units wants grants running rooms contention lines serving takers notices epochs reply
 -- One round trip of a session: the units that it has, what waits there for more, the room it has; at heartbeats all of it.
 --
 -- Guarantee: syncs are numbered, an older one changes nothing. Units are told as they were at grant `granted`: those of
@@ -21,11 +21,12 @@
 -- Reply   {status: "ok", version, grants: [GRANT...] (at: wall time, ms),
 --          recall: {contended limit: streak...}, offer (its turn came, but it has no room), lease (its end, ms on the lease clock),
 --          longest (the longest lease of any session that may live, ms),
---          expires: ms until another session's lease ends, grants go on, what was set for a time ends, or the lease clock
---          is to go on; 0 where a script has left work to the next; table and overrides: where version differs,
+--          expires: ms until another session's lease ends, grants go on, what was set for a time ends, a configuration no
+--          longer counts, or the lease clock is to go on; 0 where a script has left work to the next; table and overrides: where version differs,
 --          fence: a new one, to a statement; unclear: true where wants keep requests that are not known here,
 --          elsewhere: of the queues in weak those that another session takes and has room for}
---         {status: "closed"}: no such session (its lease ran out, or data was lost): open a new one
+--         {status: "closed"}: no such session (its lease ran out, or data was lost), or, to a statement, not all of what
+--          it is configured with is here: open a new one
 --         {status: "stale"}: a later sync came first; nothing was changed
 -- Cost    O(units + requests + grants + takes + weak), each as core says
 local int, asked = members.int, input.asked
@@ -175,6 +176,8 @@ local function until_next_event(own_interval)
     if soonest[i] ~= me then least = math.max(tonumber(soonest[i + 1]) - clock.at, 0) end
   end
   if meta.closed_until then least = math.min(least or math.huge, meta.closed_until - clock.at) end
+  local config_end = configs.until_end()
+  if config_end then least = math.min(least or math.huge, config_end) end
   -- Where nobody calls often enough for the lease clock to go with the time (its least interval is a dead session's,
   -- say), whoever waits does.
   if least and time.now - (clock.is_held and time.now or meta.held or 0) <= own_interval then
@@ -185,13 +188,14 @@ local function until_next_event(own_interval)
 end
 
 local known = call('HMGET', SESSION, me .. ':sync', me .. ':room', me .. ':timeout', me .. ':interval', me .. ':granted',
-  me .. ':aside', me .. ':offered')
+  me .. ':aside', me .. ':offered', me .. ':config')
 local last_sync, room_before, last_grant = tonumber(known[1]), tonumber(known[2]), tonumber(known[5]) or 0
 if meta.epoch == asked.epoch and last_sync and last_sync < asked.confirmed then
   -- What we answered is forgotten, on the same server: DEBUG RELOAD NOSAVE, or a restart where its id can't be read.
   epochs.begin_after_loss()
 end
-local refusal = (meta.epoch ~= asked.epoch or not last_sync) and 'closed' or asked.sync <= last_sync and 'stale'
+local is_closed = meta.epoch ~= asked.epoch or not last_sync or asked.full and not configs.is_whole(known[8])
+local refusal = is_closed and 'closed' or asked.sync <= last_sync and 'stale'
 if refusal then
   reply.finish()
   return cjson.encode({ status = refusal })
