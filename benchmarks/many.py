@@ -25,6 +25,7 @@ from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.runs import Runs
 from celery_gconc.worker.watch.stalls import TICK_SECONDS
+from tests.kit.tables import leading, whole
 
 SLOTS = 4
 
@@ -96,10 +97,11 @@ class Worker:
         )  # fmt: skip
         self.gate = Gate(self.ledger, Candidates(), intake, self.dispatcher, self.turns)
         self.ends = now() + 3600
-        self.ledger.opened("s", self.table, 1, self.ends)
+        self.ledger.opened("s", 1, self.ends)
+        self.ledger.apply(Synced("ok", version=1, changes=whole(self.table, 1)), self.ends, self.ends)
         #: What was asked for, by set: its claims, and for how many requests.
         self.wanted: dict[int, tuple[Claims, int]] = {}
-        self.syncs = 0
+        self.syncs = 1
         self.count = 0
         self.grants = 1
         for _ in range(waiting):
@@ -156,9 +158,9 @@ class Worker:
 
     def change_table(self) -> None:
         """A limit of the app begins, or ends: all that wait stand in another line."""
-        self.version += 1
-        self.table = {**self.table, "app": 50} if "app" not in self.table else {"queue:celery": 2}
-        self.sync(table=self.table)
+        before, self.version = self.table, self.version + 1
+        self.table = {**before, "app": 50} if "app" not in before else {"queue:celery": 2}
+        self.sync(changes=leading(before, self.table, self.version - 1, self.version))
 
     def give_up_lines(self) -> None:
         self.ledger.parked()

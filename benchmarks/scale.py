@@ -8,9 +8,11 @@ size of the same run.
 from __future__ import annotations
 
 import argparse
+import resource
+import socket
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,9 +60,11 @@ class Bench:
         self.epochs: dict[str, str] = {}
         self.syncs: dict[str, int] = {}
         self.versions: dict[str, int] = {}
+        self._listeners: list[socket.socket] = []
 
     def begin(self) -> None:
         """Empty it."""
+        self.hush()
         self.raw.flushall()
         self.epochs.clear()
         self.syncs.clear()
@@ -70,7 +74,7 @@ class Bench:
             name, interval=INTERVAL, timeout=TIMEOUT, room=room, config=config or {}, queues=["celery"],
             info={"node": name, "pid": 1, "pool": "prefork", "app": "proj", "broker": "amqp"},
         )  # fmt: skip
-        self.epochs[name], self.syncs[name], self.versions[name] = opened.epoch, 0, opened.version
+        self.epochs[name], self.syncs[name], self.versions[name] = opened.epoch, 0, -1
         self.raw.hdel(self.store.keys.key("meta"), "closed_until")
 
     def sync(self, name: str, *, room: int = 100, version: int | None = None, **what: Any) -> Any:
@@ -80,8 +84,20 @@ class Bench:
         reply = self.store.sync(
             Sync(name, self.epochs[name], number, number - 1, what.pop("granted", 10**6), room, said, **what)
         )
-        self.versions[name] = reply.version or said
+        if reply.changes is not None:
+            self.versions[name] = reply.changes.version
         return reply
+
+    def enter(self, name: str, config: dict[str, int] | None = None, room: int = 100) -> None:
+        """Open a session, and have it go by all limits."""
+        self.open(name, config, room)
+        self.catch_up(name)
+        self.sync(name, room=room, full=True)
+
+    def catch_up(self, name: str) -> None:
+        """Hear of all limits, as a new session does."""
+        while self.sync(name).changes is not None:
+            pass
 
     def close(self, name: str) -> None:
         """One call, where a worker makes as many as are needed."""
@@ -89,6 +105,40 @@ class Bench:
 
     def set(self, limit: str, maximum: int) -> None:
         self.store.set(limit, maximum, by="bench")
+
+    def set_timed(self, limit: str, maximum: int) -> Iterator[float]:
+        """What each of the calls costs that a change takes, until all sessions are told."""
+        asked = {
+            "limit": limit, "kind": "value", "by": "bench", "ticket": 0, "config": {}, "max": maximum, "paused": False,
+            "reason": None, "duration": None,
+        }  # fmt: skip
+        reply: dict[str, Any] = {"more": True}
+        while reply["more"]:
+            before = self.spent()
+            reply = self.store._run("change", asked)
+            self.wait_for_writes()
+            yield (self.spent() - before) / 1e6
+            asked["ticket"] = reply["ticket"]
+
+    def wait_for_writes(self) -> None:
+        """What a script publishes is written after its reply, before the next call is read."""
+        self.raw.ping()
+
+    def listen(self, names: Iterable[str]) -> None:
+        """Each of these sessions listens, on a connection of its own, as workers do; what it hears nobody reads."""
+        port = self.raw.connection_pool.connection_kwargs["port"]
+        for name in names:
+            channels = (self.store.keys.channel(name), self.store.keys.table_channel(name))
+            listener = socket.create_connection(("127.0.0.1", port))
+            self._listeners.append(listener)
+            listener.sendall(f"SUBSCRIBE {' '.join(channels)}\r\n".encode())
+        self.raw.ping()
+
+    def hush(self) -> None:
+        """Nobody listens any more."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     def ask(self, name: str, *limits: str, count: int = 1, first: int = 1, **what: Any) -> Any:
         """So many of a session's requests wait, or none any more."""
@@ -143,8 +193,7 @@ def sessions(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     config = {f"queue:q{number}": 8 for number in range(20)}
     names = [f"s{number}" for number in range(size)]
     for name in names:
-        bench.open(name, config)
-        bench.sync(name, full=True)
+        bench.enter(name, config)
     me = names[0]
     held = {f"queue:q{number}": 1 for number in range(20)}
     for turn in range(REPEATS):
@@ -162,8 +211,14 @@ def sessions(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
         bench.sync(me, full=True)
         yield "open", bench.timed(lambda turn=turn: bench.open(f"new{turn}", config))
         yield "close", bench.timed(lambda turn=turn: bench.close(f"new{turn}"))
-        yield "change of a limit", bench.timed(lambda turn=turn: bench.set("queue:q0", 9 + turn % 2))
         yield "status of one limit", bench.timed(lambda: bench.store.status("queue:q0"))
+    bench.catch_up(me)
+    bench.listen(names)
+    for turn in range(REPEATS):
+        for took in bench.set_timed("queue:q0", 9 + turn % 2):
+            yield "change of a limit, each of the calls that tell all sessions", took
+        yield "sync that brings this change", bench.timed(lambda: bench.sync(me))
+    bench.hush()
     bench.set("queue:new", 3)
     for _ in range(REPEATS):
         yield "sync while a limit settles", bench.timed(lambda: bench.sync(me))
@@ -180,17 +235,22 @@ def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     for script, took in bench.timed_scripts(lambda: bench.open("s0", config)):
         if script == "configure":
             yield "the first open with all of them: a piece of up to 100", took
+    bench.catch_up("s0")
     bench.sync("s0", full=True)
     for number in range(1, 5):
-        bench.open(f"s{number}", config)
-        bench.sync(f"s{number}", full=True)
+        bench.enter(f"s{number}", config)
     for turn in range(REPEATS):
         yield "sync, nothing to say", bench.timed(lambda: bench.sync("s0"))
         yield "sync, asks for a permit and is granted", bench.timed(lambda: bench.ask("s0", "queue:q1"))
         yield "sync, a task ended", bench.timed(lambda: bench.sync("s0", units={"queue:q1": 0}))
+        bench.catch_up("s0")
         yield "change of a limit", bench.timed(lambda turn=turn: bench.set("queue:q0", 9 + turn % 2))
+        yield "sync that brings this change", bench.timed(lambda: bench.sync("s0"))
         yield "status of one limit", bench.timed(lambda: bench.store.status("queue:q0"))
-        bench.sync("s0")
+    bench.open("late")
+    while bench.versions["late"] < bench.versions["s0"]:
+        yield "sync of a new session, each that brings a piece of the table", bench.timed(lambda: bench.sync("late"))
+    bench.close("late")
     for turn in range(3):
         yield "a later open with all of them", bench.timed(lambda turn=turn: bench.open(f"new{turn}", config))
     for turn in range(3):
@@ -208,18 +268,18 @@ def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
 
 def _queue_up(bench: Bench, size: int, room: int) -> None:
     """So many requests stand in the line of the limit, of sessions with so much room."""
-    bench.open("holder", {"app": 1})
+    bench.enter("holder", {"app": 1})
     bench.ask("holder", "app")
     for number in range(0, size, IN_LINE):
         name = f"w{number}"
-        bench.open(name, {"app": 1}, room=room)
+        bench.enter(name, {"app": 1}, room=room)
         bench.ask(name, "app", count=min(IN_LINE, size - number), room=room)
 
 
 def waiters(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     """So many requests wait for one limit, and their sessions have room."""
     _queue_up(bench, size, 1000)
-    bench.open("last", {"app": 1}, room=1)
+    bench.enter("last", {"app": 1}, room=1)
     for _ in range(REPEATS):
         yield "sync, asks for a permit behind them", bench.timed(lambda: bench.ask("last", "app", room=1))
         yield "sync, withdraws it", bench.timed(lambda: bench.ask("last", "app", count=0, room=1))
@@ -231,7 +291,7 @@ def waiters(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
 def without_room(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     """So many requests wait for one limit whose sessions have no room; one behind them has some."""
     _queue_up(bench, size, 0)
-    bench.open("able", {"app": 1})
+    bench.enter("able", {"app": 1})
     bench.ask("able", "app", count=IN_LINE)
     for _ in range(REPEATS):
         yield "sync, a task ended and the next one's session has room", bench.timed(bench.end_first(100))
@@ -283,7 +343,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SITUATIONS), default=list(SITUATIONS))
     parser.add_argument("--print", action="store_true", help="write no page")
     asked = parser.parse_args()
-    with redis_server() as server:
+    # A socket for each session that listens, here and there.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    with redis_server(None, "--maxclients", str(max(asked.sizes) + 100)) as server:
         found = measure(server, asked.sizes, asked.only)
     text = table(found, asked.sizes)
     print(text)

@@ -7,6 +7,8 @@ keys can be declared to Redis (one hash slot, no key made inside a script).
 
 from __future__ import annotations
 
+import zlib
+
 from celery_gconc.connection.location import namespace
 
 #: A changed meaning of any key takes a new number, so that old and new workers never share a key.
@@ -19,7 +21,9 @@ KEYSPACE: dict[str, str] = {
     "overrides_version: that of what operators set, last ticket and fencing number, least interval and longest lease "
     "of a live session (ms), heard: the longest lease of before the epoch (ms), closed_until: when grants go on after "
     "a loss of data (lost: 1 where it is known to be one), served_to: the last limit whose line was served since then, "
-    "while others are left, heavy: 1 once a want was for more than one unit of a limit, and next_override_end (ms)",
+    "while others are left, all_settle: the version that every session is to state by before anything is granted, "
+    "told: the version that all sessions were told of, shard: the next channel to be told of a newer one, untold: how "
+    "many are to be, heavy: 1 once a want was for more than one unit of a limit, and next_override_end (ms)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
     "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, "
     "offered, parked, takes, growth, idle, over",
@@ -46,6 +50,9 @@ KEYSPACE: dict[str, str] = {
     "unused": "zset: digest of a configuration, by when its values go if no session uses it (lease clock, ms)",
     "overrides": "hash: limit to what an operator set at run time (JSON: max, set, pause; the last two: by, at, "
     "reason, ends)",
+    "versions": "zset: limit, by the version of the limit table with which its max, or what operators set, last "
+    "changed",
+    "gone": "zset: those of versions for which nothing holds any more, until every session goes by a later table",
     "settling": "zset: limit, by the table version with which it began; no grants until every session has stated what "
     "it runs",
     "contended": "hash: limit to the one session that waits for it, or * for several",
@@ -61,8 +68,11 @@ KEYSPACE: dict[str, str] = {
 }
 
 
-#: What follows the prefix in the name of each notice channel, and what that of all sessions ends with.
+#: What follows the prefix in the name of each notice channel, and in those that many sessions listen to.
 NOTICES, TABLE = "notices", "table"
+
+#: How many of those there are; each session listens to one.
+SHARDS = 64
 
 
 class Keys:
@@ -93,9 +103,9 @@ class Keys:
         """The pub/sub channel on which a session is told of its grants and recalls."""
         return self.channels() + session
 
-    def table_channel(self) -> str:
-        """The channel on which all sessions are told of a new version of the limit table."""
-        return self.channels() + TABLE
+    def table_channel(self, session: str) -> str:
+        """The channel on which a session, and some of the others, are told of new versions of the limit table."""
+        return f"{self.channels()}{TABLE}:{zlib.crc32(session.encode()) % SHARDS}"
 
     def lease_channel(self, session: str, timeout: float) -> str:
         """Nothing is told here: who listens shows a Redis that has lost its data how long its lease is (in s)."""

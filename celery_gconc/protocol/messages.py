@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_gconc.limits.claims import Claim, Claims
+from celery_gconc.protocol.changes import Changes
 
 #: How many characters of a task's id or name Redis keeps: a sender may have made an id of any length.
 MAX_TEXT = 255
+
+#: No notice has syncs spread over more than this, in seconds.
+MAX_SPREAD = 10.0
 
 #: The order of what rows have on the wire. The scripts know it as ``WANT.set``, ``ROW.age`` and so on.
 GRANT = ("grant", "set", "claims", "fence", "at")
@@ -86,10 +90,13 @@ class Sync:
     confirmed: int
     granted: int
     room: int
+    #: The version of the limit table that it goes by; -1: none since it was opened.
     version: int
     #: How many units of a limit it has, as of ``granted``: where that has changed, or all.
     units: Mapping[str, int] = field(default_factory=dict)
     wants: Sequence[Want] = ()
+    #: The version up to which it was told the next table, while that is not whole.
+    known: int | None = None
     interests: Sequence[str] = ()
     #: Whether this is a statement: what it doesn't name is gone.
     full: bool = False
@@ -126,7 +133,7 @@ class Sync:
             "full": self.full,
         }
         # What is left out of most syncs.
-        for name in ("fence", "running", "growth"):
+        for name in ("known", "fence", "running", "growth"):
             if (value := getattr(self, name)) is not None:
                 said[name] = value
         if self.idle:
@@ -162,14 +169,14 @@ class Synced:
     """The answer to a sync."""
 
     status: str  #: ``ok``, ``closed`` or ``stale``
+    #: The newest version of the limit table.
     version: int = 0
     grants: tuple[Grant, ...] = ()
     #: Limits that others wait for; with how many requests of this session are at the head of the line.
     contended: Mapping[str, int] = field(default_factory=dict)
     offer: bool = False
-    table: Mapping[str, int] | None = None
-    #: What operators have set, where the table is told.
-    overrides: Mapping[str, str] = field(default_factory=dict)
+    #: What leads from the limit table that the session knows to the newest, or a part of that.
+    changes: Changes | None = None
     #: The end of the lease, in ms on the lease clock.
     lease: int = 0
     #: The longest lease that any session may have, in seconds.
@@ -195,8 +202,7 @@ class Synced:
             grants=grants_of(reply.get("grants")),
             contended=dict(reply.get("recall") or ()),
             offer=reply["offer"],
-            table=table_of(reply["table"]) if "table" in reply else None,
-            overrides=dict(reply.get("overrides") or ()),
+            changes=Changes.decode(reply.get("changes")),
             lease=int(reply["lease"]),
             longest=reply["longest"] / 1000,
             expires=None if expires is None else expires / 1000,
@@ -213,7 +219,11 @@ class Notice:
     grants: tuple[Grant, ...] = ()
     contended: Mapping[str, int] = field(default_factory=dict)
     offer: bool = False
+    #: The newest version of the limit table, which many sessions are told; what leads to it, if that is not much; and
+    #: over how many seconds they are to spread their syncs.
     version: int | None = None
+    changes: Changes | None = None
+    spread: float = 0.0
 
     @classmethod
     def decode(cls, data: bytes | str) -> Notice | None:
@@ -226,9 +236,16 @@ class Notice:
                 contended={str(limit): int(streak) for limit, streak in dict(told.get("recall") or ()).items()},
                 offer=bool(told.get("offer")),
                 version=None if version is None else int(version),
+                changes=Changes.decode(told.get("changes")),
+                spread=_spread_of(told),
             )
-        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return None
+
+
+def _spread_of(told: Mapping[str, Any]) -> float:
+    spread = float(told.get("spread") or 0) / 1000
+    return min(spread, MAX_SPREAD) if spread > 0 else 0.0  # (JSON has NaN, too)
 
 
 def milliseconds(seconds: float) -> int:
@@ -252,8 +269,3 @@ def grants_of(told: Any) -> tuple[Grant, ...]:
         Grant(int(grant), int(number), claims_of(claims), int(fence), at / 1000)
         for grant, number, claims, fence, at in told or ()
     )
-
-
-def table_of(reply: Any) -> dict[str, int]:
-    """A limit table, as scripts reply it."""
-    return {limit: int(value) for limit, value in reply.items()} if reply else {}

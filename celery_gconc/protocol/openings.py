@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_gconc.protocol.configurations import digest_of
-from celery_gconc.protocol.messages import table_of, text_of
+from celery_gconc.protocol.messages import text_of
 
 #: How many of a worker's queues Redis is told of.
 MAX_QUEUES = 100
@@ -25,7 +25,7 @@ class Former:
     epoch: str
     #: The end of its lease, in ms on the lease clock.
     lease: int = 0
-    #: The newest version of the limit table that it was told of, and what operators had set by then.
+    #: The newest version of which it was told the whole limit table, and what operators had set by then.
     version: int = 0
     overrides: Mapping[str, str] = field(default_factory=dict)
     #: The longest lease that any session could have, as it was last told, in seconds.
@@ -49,8 +49,6 @@ class Open:
     running: str = "[]"
     #: The fencing number of its last grant.
     fence: int = 0
-    #: The version of the limit table that *units* go by; -1 for none yet.
-    version: int = -1
     former: Former = Former((), "")
     queues: Sequence[str] = ()
     #: Whether the server is one of several that the worker may be at.
@@ -75,7 +73,6 @@ class Open:
             "units": dict(self.units),
             "running": self.running,
             "fence": self.fence,
-            "version": self.version,
             "several": self.several,
         }
 
@@ -94,10 +91,8 @@ class Opened:
     """A session was opened."""
 
     epoch: str
+    #: The newest version of the limit table; syncs tell what is in it.
     version: int
-    table: Mapping[str, int]
-    #: What operators have set, by limit, as Redis keeps it.
-    overrides: Mapping[str, str] = field(default_factory=dict)
     #: The end of the lease, in ms on the lease clock.
     lease: int = 0
     #: The longest lease that any session may have, in seconds.
@@ -119,8 +114,6 @@ class Opened:
         return cls(
             epoch=reply["epoch"],
             version=int(reply["version"]),
-            table=table_of(reply["table"]),
-            overrides=dict(reply["overrides"] or ()),
             lease=int(reply["lease"]),
             longest=reply["longest"] / 1000,
             shut=(reply["shut"] or 0) / 1000,

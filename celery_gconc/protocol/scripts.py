@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from celery_gconc.connection.scripts import assemble
 from celery_gconc.limits.rules import MAX_VALUE
+from celery_gconc.protocol.changes import LIMIT
 from celery_gconc.protocol.configurations import PIECE
-from celery_gconc.protocol.keys import KEYSPACE
+from celery_gconc.protocol.keys import KEYSPACE, SHARDS
 from celery_gconc.protocol.messages import GRANT, ROW, RUN, WANT
 from celery_gconc.settings import MAX_TIMEOUT
 
@@ -29,6 +30,10 @@ TURNS = 3
 #: next scripts do the rest. (At 5 to 10 us each.)
 WORK = 250
 
+#: From how many sessions on that were told of a new limit table a script leaves the others to the next. (At 5 to
+#: 10 us each.)
+RECEIVERS = 128
+
 #: The longest pause between two tries of a worker to reach Redis, in seconds.
 LAST_RETRY = 1.5
 
@@ -38,13 +43,15 @@ CONSTANTS: Mapping[str, int] = {
     "TURNS": TURNS,
     "WORK": WORK,
     "PIECE": PIECE,
+    "SHARDS": SHARDS,
+    "RECEIVERS": RECEIVERS,
     "MAX": MAX_VALUE,
     "MAX_TIMEOUT": int(MAX_TIMEOUT * 1000),
     "LAST_RETRY": int(LAST_RETRY * 1000),
 }
 
 #: Where in a row each field is.
-ROWS: Mapping[str, tuple[str, ...]] = {"GRANT": GRANT, "WANT": WANT, "ROW": ROW, "RUN": RUN}
+ROWS: Mapping[str, tuple[str, ...]] = {"LIMIT": LIMIT, "GRANT": GRANT, "WANT": WANT, "ROW": ROW, "RUN": RUN}
 
 
 def script(name: str) -> str:

@@ -54,7 +54,6 @@ class SessionStore(Store):
         units: Mapping[str, int] | None = None,
         running: str = "[]",
         fence: int = 0,
-        version: int = -1,
         former: Former | None = None,
         queues: Sequence[str] = (),
     ) -> Opened:
@@ -74,7 +73,6 @@ class SessionStore(Store):
             units or {},
             running,
             fence,
-            version,
             former,
             queues,
             several,
@@ -131,7 +129,7 @@ class SessionStore(Store):
 
     def subscribe(self, session: str, timeout: float | None = None) -> PubSub:
         """Listen to the notices of a session, whose lease is *timeout* long; returns once Redis has confirmed."""
-        channels = [self.keys.channel(session), self.keys.table_channel()]
+        channels = [self.keys.channel(session), self.keys.table_channel(session)]
         if timeout is not None:
             channels.append(self.keys.lease_channel(session, timeout))
         with self._translated():
@@ -145,7 +143,7 @@ class SessionStore(Store):
     def notices(self, pubsub: PubSub, session: str) -> list[Notice]:
         """All notices that have arrived for a session; never waits."""
         found = []
-        channels = (self.keys.channel(session).encode(), self.keys.table_channel().encode())
+        channels = (self.keys.channel(session).encode(), self.keys.table_channel(session).encode())
         with self._translated():
             for _ in range(MAX_NOTICES):
                 if (message := pubsub.get_message(timeout=0)) is None:

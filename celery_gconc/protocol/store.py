@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError, ResponseError
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 from celery_gconc.connection.client import connect
 from celery_gconc.connection.failures import Names, is_about_rights
 from celery_gconc.connection.location import Location, read
-from celery_gconc.errors import StoreRefused
+from celery_gconc.errors import StoreRefused, StoreUnavailable
 from celery_gconc.protocol.causes import Causes
 from celery_gconc.protocol.keys import Keys
 from celery_gconc.protocol.messages import text_of
@@ -134,7 +134,15 @@ class Store:
             "duration": None if duration is None else _at_least_one(duration * 1000),
         }
         reply = self._run("change", asked)
+        self._go_on(reply, asked)
         return Change(limit, value_of(reply["was"]), value_of(reply["now"]), reply["applied"])
+
+    def _go_on(self, reply: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        """Have all sessions told of a change that is made, and granted what it allows. Without us, others' calls do."""
+        again = {**asked, "ticket": reply["ticket"]}
+        with suppress(StoreUnavailable):
+            while reply["more"]:
+                reply = self._run("change", again)
 
     def status(self, limit: str | None = None, config: Mapping[str, int] | None = None) -> Status:
         """All limits and sessions, or one limit. *config* is the caller's, which counts while no session lives."""

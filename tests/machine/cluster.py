@@ -99,9 +99,9 @@ class Cluster:
             contact.answered = max(contact.answered, lease_ends - worker.timeout)
             return apply(reply, lease_ends, reuse_ends)
 
-        def opened(session: str, table: Any, version: int, lease_ends: float) -> None:
+        def opened(session: str, version: int, lease_ends: float) -> None:
             contact.answered, contact.session = lease_ends - worker.timeout, session
-            take_up(session, table, version, lease_ends)
+            take_up(session, version, lease_ends)
 
         worker.parts.ledger.apply, worker.parts.ledger.opened = applied, opened  # type: ignore[method-assign]
         worker.way.later = self.after

@@ -320,7 +320,8 @@ class MachineStore(SessionStore):
     def subscribe(self, session: str, timeout: float | None = None) -> Any:
         self.way.connect()
         channels = [] if timeout is None else [self.keys.lease_channel(session, timeout)]
-        return self.way.server.subscribe(self.way, [*channels, self.keys.channel(session), self.keys.table_channel()])
+        table = self.keys.table_channel(session)
+        return self.way.server.subscribe(self.way, [*channels, self.keys.channel(session), table])
 
     def ask(self, pubsub: Any) -> None:
         self.way.connect()

@@ -14,6 +14,7 @@ from typing import Any
 import redis
 
 from celery_gconc.limits.claims import Claim, Claims
+from celery_gconc.protocol.changes import Changes
 from celery_gconc.protocol.keys import KEYSPACE
 from celery_gconc.protocol.messages import Grant, Notice, Row, Running, Sync, Synced, Want, running_text
 from celery_gconc.protocol.openings import Former, Opened
@@ -56,7 +57,7 @@ local function look()
     fields(%(units)s), fields(%(held)s), all(%(grants)s), fields(%(running)s), overs, all(%(waiters)s),
     all(%(reserved)s), rooms, fields(%(wants)s), fields(%(max)s), call('ZRANGE', %(settling)s, 0, -1, 'WITHSCORES'),
     fields(%(contended)s), call('ZCARD', %(roll)s), all(%(heartbeats)s),
-    call('HMGET', %(meta)s, 'interval', 'closed_until', 'served_to'),
+    call('HMGET', %(meta)s, 'interval', 'closed_until', 'served_to', 'all_settle'),
     ending, all(%(todo)s),
   }
   return { cjson.encode(keys), cjson.encode(sessions) }
@@ -123,7 +124,7 @@ class State:
             units, held, grants, running, overs, waiters, reserved, rooms, wants, maxima, settling, contended, rolled,
             beats, meta, ending, todo,
         ) = json.loads(keys)  # fmt: skip
-        interval, closed_until, served_to = meta
+        interval, closed_until, served_to, all_settle = meta
         return cls(
             units=_units(_pairs(units)),
             held={limit: int(count) for limit, count in _pairs(held)},
@@ -134,7 +135,7 @@ class State:
             rooms={name: int(room) for name, room in _pairs(rooms)},
             wants={id: json.loads(text) for id, text in _pairs(wants)},
             maxima={limit: int(value) for limit, value in _pairs(maxima)},
-            settling={limit for limit, _ in _pairs(settling)},
+            settling={limit for limit, _ in _pairs(settling)} | set(dict(_pairs(maxima)) if all_settle else ()),
             contended=dict(_pairs(contended)),
             rolled=rolled,
             heartbeats=_beats(beats),
@@ -250,7 +251,7 @@ class Namespace:
             name = key.decode().removeprefix(self.keys.prefix)
             if name not in BOOKKEEPING:
                 is_hash = self.raw.type(key) == b"hash"
-                found[name] = self.raw.hgetall(key) if is_hash else self.raw.zrange(key, 0, -1)
+                found[name] = self.raw.hgetall(key) if is_hash else sorted(self.raw.zrange(key, 0, -1))
         return found
 
     # -- Time --------------------------------------------------------------------------------------------
@@ -288,6 +289,8 @@ class TimedNamespace(Namespace):
     def __init__(self, url: str, work: int = WORK) -> None:
         super().__init__(url, options={"socket_connect_timeout": 60.0}, call_timeout=60.0)
         give_clock(self.store, work)
+        if work < WORK:
+            self.store._go_on = lambda *_: None  # type: ignore[method-assign]
         self.raw.flushall()
         self._stepped = 0.0
         self.step_wall_clock(1e9)
@@ -307,7 +310,7 @@ class Session:
 
     It keeps what it holds and asked for by what it was told; ``room`` is its free slots less what it holds. A
     request has a number.
-    Once it is open it *states* what it holds, as a link does.
+    Once it is open it hears of the limit table, and *states* what it holds, as a link does.
     """
 
     def __init__(
@@ -319,7 +322,6 @@ class Session:
         config: Mapping[str, int] | None = None,
         held: Mapping[int, tuple[str | Claim, ...]] | None = None,
         fence: int = 0,
-        version: int = -1,
         former: Former | None = None,
         states: bool = True,
         interval: float = INTERVAL,
@@ -357,13 +359,17 @@ class Session:
             units=self._units(self.holding.values()),
             running=self._running(self.holding),
             fence=fence,
-            version=version,
             queues=list(queues),
         )
-        self.epoch, self.version = self.opened.epoch, self.opened.version
-        self.table, self.overrides = dict(self.opened.table), self.opened.overrides
+        self.epoch = self.opened.epoch
+        #: The version of its table, and up to which it was told the next one.
+        self.version = self.known = -1
+        self.table: dict[str, int] = {}
+        self.overrides: dict[str, str] = {}
+        self._coming: tuple[dict[str, int], dict[str, str]] = ({}, {})
         self.lease, self.longest, self.confirmed = self.opened.lease, self.opened.longest, 0
         if states:
+            self.catch_up()
             self.state()
 
     @property
@@ -416,6 +422,7 @@ class Session:
             "granted": granted,
             "room": self.room if room is None else room,
             "version": self.version,
+            "known": self.known,
             "units": units if full else self._changed(units),
             "wants": self._news(wants, full),
             "interests": list(interests),
@@ -438,11 +445,35 @@ class Session:
         reply = self.store.sync(sync)
         if reply.status == "ok":
             self.take(reply.grants)
-            self.version, self.lease, self.confirmed = reply.version, reply.lease, sync.number
+            self.lease, self.confirmed = reply.lease, sync.number
             self.longest, self.fence = reply.longest, max(self.fence, reply.fence)
-            if reply.table is not None:
-                self.table, self.overrides = dict(reply.table), reply.overrides
+            if reply.changes is not None:
+                self.hear_of_table(reply.changes, reply.version)
         return reply
+
+    def hear_of_table(self, changes: Changes, newest: int) -> bool:
+        """Learn of changes of the limit table; return whether another one holds."""
+        if changes.before < 0:
+            self.version, self._coming = -1, ({}, {})
+        assert changes.before <= self.known < changes.version or changes.before < 0
+        limits, overrides = self._coming
+        for row in changes.rows:
+            limits.pop(row.limit, None)
+            overrides.pop(row.limit, None)
+            if row.max is not None:
+                limits[row.limit] = row.max
+            if row.override:
+                overrides[row.limit] = row.override
+        self.known = changes.version
+        if self.version < 0 and self.known < newest:
+            return False
+        self.version, self.table, self.overrides = self.known, dict(limits), dict(overrides)
+        return True
+
+    def catch_up(self) -> None:
+        """Hear all that there is of the limit table."""
+        while (reply := self.sync(room=0)).changes is not None and self.known < reply.version:
+            pass
 
     @property
     def former(self) -> Former:

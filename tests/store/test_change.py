@@ -143,9 +143,9 @@ def test_the_same_value_again_is_news_only_of_who_set_it(namespace: Namespace):
     assert change.applied
     assert str(change) == "app: was 2, now 2"
     assert [notice.version for notice in session.hear()] == [session.version + 1]
-    reply = session.sync()
-    assert reply.table == {"app": 2}
-    assert '"by":"another"' in reply.overrides["app"], "each session remembers it, for the case that Redis loses it"
+    session.sync()
+    assert session.table == {"app": 2}
+    assert '"by":"another"' in session.overrides["app"], "each session remembers it, for the case that Redis loses it"
 
 
 # -- A limit set where none was --------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_limit_that_settles_opens_when_the_session_that_never_came_has_run_out
 def test_a_session_that_opens_while_a_limit_settles_does_not_end_that_for_others(namespace: Namespace):
     namespace.session("a")
     namespace.set("app", 1)
-    session = namespace.session("b", held={1: ("app",)}, version=0)
+    session = namespace.session("b", held={1: ("app",)})
     session.sync()
     assert namespace.is_settling("app")
 

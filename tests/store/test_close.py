@@ -105,5 +105,7 @@ def test_a_limit_that_nobody_holds_waits_for_or_sets_is_named_nowhere(namespace:
     second.sync()
     second.release(waits)
     namespace.store.reset("queue:q", by="test")
+    for session in (first, second, first, second):  # they hear of it, and say so
+        session.sync()
     named = {key: content for key, content in namespace.left_behind().items() if "queue:q" in repr(content)}
     assert named == {}

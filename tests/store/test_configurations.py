@@ -175,7 +175,7 @@ def test_the_least_value_counts_and_the_next_one_when_its_last_session_ends(name
 def test_a_session_that_takes_the_place_of_another_with_the_same_configuration_changes_no_limit(namespace: Namespace):
     session = namespace.session("a", config={"app": 3})
     version = session.version
-    again = namespace.session("a2", config={"app": 3}, former=session.former, version=version)
+    again = namespace.session("a2", config={"app": 3}, former=session.former)
     assert namespace.live() == ["a2"]
     assert again.version == version
 
@@ -298,8 +298,8 @@ def test_where_all_data_is_lost_sessions_bring_their_values_back_and_what_operat
     for each in (session, other):
         each.sync()
     namespace.raw.flushall()
-    namespace.session("b2", config={"app": 1}, former=other.former, version=other.version)
-    again = namespace.session("a2", config=MANY, former=session.former, version=session.version)
+    namespace.session("b2", config={"app": 1}, former=other.former)
+    again = namespace.session("a2", config=MANY, former=session.former)
     assert again.opened.lost
     assert namespace.look().maxima == {**MANY, "queue:q000": 9}
 
@@ -316,7 +316,7 @@ def test_what_operators_set_comes_back_where_all_is_lost_again_while_many_values
 
     with watched(namespace, after=lose_all):
         namespace.session("b", config=MANY)
-    namespace.session("a2", former=session.former, version=session.version)
+    namespace.session("a2", former=session.former)
     assert namespace.look().maxima == {**MANY, "queue:q000": 9}
 
 
@@ -344,9 +344,7 @@ def test_a_statement_of_a_session_whose_configuration_is_not_whole_has_it_open_a
     assert session.sync().status == "ok"
     assert session.state().status == "closed"
     assert namespace.holders("app") == [("a", held)], "what it holds counts until it is open anew"
-    again = namespace.session(
-        "a2", config={"app": 1, "queue:q": 2}, held=session.holding, former=session.former, version=session.version
-    )
+    again = namespace.session("a2", config={"app": 1, "queue:q": 2}, held=session.holding, former=session.former)
     assert not again.opened.lapsed
     assert namespace.live() == ["a2"]
     assert namespace.look().maxima == {"app": 1, "queue:q": 2}

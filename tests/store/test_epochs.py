@@ -47,7 +47,6 @@ def again(session: Session, name: str, **how: object) -> Session:
         name,
         config=ONE,
         former=session.former,
-        version=session.version,
         held=session.holding,
         fence=session.fence,
         **how,
@@ -405,8 +404,9 @@ def test_fencing_numbers_never_fall_behind_one_that_is_restated(namespace, pair,
     far = first.fence + 10**9  # a day ahead of Redis' clock, as after a step back
     namespace.raw.flushall()
     fence = far if how == "open" else 0
-    how_it_opens = {"former": first.former, "held": first.holding, "version": 0, "states": False, "fence": fence}
+    how_it_opens = {"former": first.former, "held": first.holding, "states": False, "fence": fence}
     first = namespace.session("a2", config=ONE, **how_it_opens)
+    first.catch_up()
     if how == "statement":
         first.state(fence=far)
     second = again(second, "b2")

@@ -134,7 +134,7 @@ class Bench:
         if name == "open":
             text = json.dumps({"max": 3, "set": {"by": "somebody", "at": 1}})
             former = Former(("gone",), "x:1", 5, 2, {"pool:c": text})
-            how = {"config": {A: 3}, "held": {7: (A,)}, "fence": 5, "version": 1, "former": former}
+            how = {"config": {A: 3}, "held": {7: (A,)}, "fence": 5, "former": former}
             self.namespace.session("new", states=False, **how)
         elif name == "configure":
             self.namespace.session("new", config={A: 3, "pool:e": 1}, states=False)
@@ -382,7 +382,7 @@ def test_a_first_session_that_is_bent_leaves_the_namespace_usable(bench: Bench, 
     namespace = bench.namespace
     session = namespace.session("later", config={A: 1})
     namespace.reopen()  # it may have said that data was lost
-    assert session.opened.table[A] == 1
+    assert session.table[A] == 1
     assert session.ask(A) in session.holding
     session.release(1)
     namespace.store.close_session("later")

@@ -21,7 +21,7 @@ def begin(namespace: Namespace, name: str, beats: tuple[float, float], **how: ob
 def again(session: Session, name: str) -> Session:
     """The session that follows another of the same worker."""
     return begin(
-        session.namespace, name, (session.interval, session.timeout), former=session.former, version=session.version,
+        session.namespace, name, (session.interval, session.timeout), former=session.former,
         held=session.holding, fence=session.fence,
     )  # fmt: skip
 

@@ -204,6 +204,7 @@ class Client:
             granted=session.granted,
             room=self.room,
             version=session.version,
+            known=session.known,
             units=dict(self.held) if full else {limit: self.held[limit] for limit in sorted(self.changed)},
             wants=wants,
             full=full,
@@ -283,12 +284,11 @@ class Client:
     def apply(self, number: int, reply: Synced) -> None:
         session = self.session
         self.take(reply.grants)
-        self.is_known = self.is_known or reply.table is None
-        session.confirmed, session.version, session.lease = number, reply.version, reply.lease
+        self.is_known = self.is_known or reply.changes is None
+        session.confirmed, session.lease = number, reply.lease
         session.fence = max(session.fence, reply.fence)
-        if reply.table is not None:
-            session.overrides = reply.overrides
-            self.set_table(reply.table)
+        if reply.changes is not None and session.hear_of_table(reply.changes, reply.version):
+            self.set_table(session.table)
 
     def begin(self, session: Twin) -> None:
         """A new session, with what runs."""
@@ -688,6 +688,7 @@ class Model(RuleBasedStateMachine):
         session = Twin(self.namespace, name, states=False, **how)
         self.namespace.reopen()
         session.config = how.get("config")  # type: ignore[attr-defined]
+        session.catch_up()
         return session.listen()  # type: ignore[return-value]
 
     def _sync(self, client: Client, fate: str, *, full: bool) -> None:
@@ -738,7 +739,6 @@ class Model(RuleBasedStateMachine):
             config=old.config,  # type: ignore[attr-defined]
             held={task.number: task.claims for task in client.running if task.claims},
             fence=old.fence,
-            version=old.version,
             former=old.former,
         )
         session.numbers = old.numbers

@@ -21,7 +21,7 @@ def test_a_session_is_told_the_limit_table_as_its_configuration_made_it(namespac
     namespace.set("queue:emails", 3)
     session = namespace.session("a", config={"app": 2})
     assert session.table == {"app": 2, "queue:emails": 3}
-    assert session.sync().table is None
+    assert session.sync().changes is None
 
 
 def test_the_smallest_value_that_a_live_session_is_configured_with_holds(namespace: Namespace):
@@ -50,7 +50,7 @@ def test_an_override_wins_over_what_a_session_is_configured_with(namespace: Name
 
 def test_what_a_session_runs_already_is_held_even_beyond_the_max_and_drains(namespace: Namespace):
     namespace.set("app", 1)
-    first = namespace.session("a", held=dict.fromkeys((1, 2, 3), ("app",)), version=1)
+    first = namespace.session("a", held=dict.fromkeys((1, 2, 3), ("app",)))
     second = namespace.session("b")
     waiter = second.ask("app")
     assert namespace.holders("app") == [("a", 1), ("a", 2), ("a", 3)]
@@ -64,7 +64,7 @@ def test_what_a_session_runs_already_is_held_even_beyond_the_max_and_drains(name
 def test_what_a_session_runs_already_is_held_as_soon_as_it_is_open(namespace: Namespace):
     namespace.set("app", 1)
     other = namespace.session("b")
-    namespace.session("a", held={1: ("app",)}, version=1, states=False)
+    namespace.session("a", held={1: ("app",)}, states=False)
     number = other.ask("app")
     assert namespace.holders("app") == [("a", 1)]
     assert namespace.line("app") == [("b", number)]
@@ -74,7 +74,7 @@ def test_what_a_session_runs_counts_before_anyone_who_waits_is_granted(namespace
     namespace.set("app", 0)
     namespace.session("a").ask("app")
     namespace.store.set("app", 1, by="test")
-    namespace.session("b", held={1: ("app",)}, version=2)
+    namespace.session("b", held={1: ("app",)})
     assert ("b", 1) in namespace.holders("app")
 
 
@@ -135,7 +135,7 @@ def test_a_limit_that_a_session_brings_grants_nothing_until_the_others_have_stat
 def test_a_session_that_runs_tasks_by_an_older_table_keeps_a_limit_settling_until_it_has_stated_them(namespace):
     first = namespace.session("a")
     namespace.set("app", 1)
-    second = namespace.session("b", held={1: ("queue:q",)}, version=0, states=False)
+    second = namespace.session("b", held={1: ("queue:q",)}, states=False)
     first.sync()
     number = first.ask("app")
     assert namespace.holders("app") == []

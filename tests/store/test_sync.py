@@ -660,7 +660,7 @@ def test_a_change_of_the_table_is_told_to_every_session_with_its_version(namespa
     told = [notice.version for notice in [*first.hear(), *second.hear()]]
     reply = first.sync()
     assert told == [reply.version] * 2
-    assert reply.table == {"app": 4}
+    assert first.table == {"app": 4}
 
 
 # -- Redis away ------------------------------------------------------------------------------------------

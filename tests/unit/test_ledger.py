@@ -14,6 +14,7 @@ from celery_gconc.protocol.messages import Grant, Notice, Sync, Synced, Want
 from celery_gconc.worker.ledger import asks, exchange, holdings, moves, outbox, trust
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.ledger.permit import STEPS, Permit
+from tests.kit.tables import leading, whole
 
 EMAILS = claims_on(("queue:emails",))
 CANDIDATES = claims_on(("app", "queue:emails", "task:t"))
@@ -85,9 +86,14 @@ class Harness:
         table = limits or {"queue:emails": 2}
         self.ledger: Ledger[Request] = Ledger(table, pool=self.pool, bell=self.bell, margin=margin)
         self.ends = now() + lease
-        self.ledger.opened("s", table, 1, self.ends)
         self.syncs = 0
+        self.open("s", **table)
         self.sync()
+
+    def open(self, session: str, **limits: int) -> None:
+        """A session is opened, and told the limit table."""
+        self.ledger.opened(session, 1, self.ends)
+        self.sync(changes=whole(limits, 1))
 
     @property
     def slots(self) -> int:
@@ -115,7 +121,8 @@ class Harness:
 
     def change(self, version: int = 2, **limits: int) -> None:
         """Another table holds."""
-        self.ledger.apply(Synced("ok", version=version, table=limits), self.ends, self.ends)
+        changes = leading(self.ledger.table, limits, self.ledger.table.version, version)
+        self.ledger.apply(Synced("ok", version=version, changes=changes), self.ends, self.ends)
 
     def wait(self, name: str = "id", claims: Claims | None = None) -> Request:
         request = Request(task_id=name) if claims is None else Request(claims, task_id=name)
@@ -312,8 +319,8 @@ def test_what_waits_is_asked_for_again_when_a_new_session_is_opened():
     harness.wait("waits")
     harness.sync()
     harness.ledger.holdings()
-    harness.ledger.opened("s2", {"queue:emails": 2}, 1, harness.ends)
-    (want,) = harness.sync().wants
+    harness.ledger.opened("s2", 1, harness.ends)
+    (want,) = harness.sync(changes=whole({"queue:emails": 2}, 1)).wants
     assert ids(want) == ["waits"]
 
 
@@ -327,11 +334,13 @@ def test_a_new_session_begins_with_what_tasks_use_and_all_else_is_void():
     assert stated.units == {"queue:emails": 1}
     assert [row[1] for row in json.loads(stated.running)] == [runs.task_id]
     assert stated.fence == 103
-    harness.ledger.opened("s2", {"queue:emails": 2}, 1, harness.ends)
+    harness.ledger.opened("s2", 1, harness.ends)
     assert harness.ledger.next() is None, "its grant was the old session's"
-    sent = harness.sync(grants=(granted(2, want.set),))
-    assert (sent.granted, sent.room) == (1, 2)
+    sent = harness.sync(changes=whole({"queue:emails": 2}, 1))
+    assert (sent.granted, sent.room, sent.version) == (1, 0, -1), "it starts nothing before it knows all limits"
     assert sent.units == {"queue:emails": 1}
+    sent = harness.sync(grants=(granted(2, want.set),))
+    assert (sent.granted, sent.room, sent.version) == (1, 2, 1)
     assert harness.ledger.next() is waits
     assert harness.sync(full=True).units == {"queue:emails": 2}
 
@@ -409,10 +418,10 @@ def test_no_permit_is_used_again_between_a_new_session_and_the_answer_to_its_fir
     (runs,) = harness.start()
     waits = harness.wait()
     harness.ledger.holdings()
-    harness.ledger.opened("s2", {"queue:emails": 1}, 1, harness.ends)
+    harness.ledger.opened("s2", 1, harness.ends)
     harness.ledger.ended(runs)
     assert harness.ledger.next() is None, "more may run than the limit allows: the answer tells"
-    harness.sync()
+    harness.sync(changes=whole({"queue:emails": 1}, 1))
     assert waits in harness.ledger.waiting()
 
 

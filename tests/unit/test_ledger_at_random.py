@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from celery_gconc.limits.claims import Claim, Claims, limits_of
+from celery_gconc.protocol.changes import Changes
 from celery_gconc.protocol.messages import Grant, Notice, Sync, Synced
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.ledger.lines import Line
+from tests.kit.tables import leading, whole
 
 from .test_ledger import Bell, Clock, Pool, Request
 
@@ -119,7 +122,7 @@ class Both:
         for step in self.random.choices((self.end, self.come, self.leave, self.pump), k=self.random.randrange(4)):
             step()
         self.redis.begin(dict(stated.units))
-        self.ledger.opened("s", dict(self.table), self.version, self.clock.time + 1e6)
+        self.ledger.opened("s", self.version, self.clock.time + 1e6)
 
     def come(self) -> None:
         """A request comes to the gate."""
@@ -185,7 +188,7 @@ class Both:
 
     def change_table(self) -> None:
         """Limits begin, end and have another max; the ledger hears of it with its next sync."""
-        self.version += 1
+        self.version += 10
         self.table = {limit: self.random.randrange(1, 4) for limit in LIMITS if self.random.random() < 0.8}
 
     def pass_time(self) -> None:
@@ -210,12 +213,24 @@ class Both:
             self.version,
             tuple(grant for grant in self.redis.granted if grant.grant > sync.granted),
             self.contended,
-            table=self.table if sync.version != self.version else None,
+            changes=self._changes(sync),
             fence=self.redis.last_grant if sync.full else 0,
             unclear=False,
         )
         ends = self.clock.time + 1e6
         self.has_news = self.ledger.apply(answer, ends, ends) or self.has_news
+
+    def _changes(self, sync: Sync) -> Changes | None:
+        known = sync.version if sync.known is None else sync.known
+        if known == self.version:
+            return None
+        if known < 0 or self.random.random() < 0.2:
+            changes = whole(self.table, self.version)
+        else:
+            changes = leading(self.ledger._told._limits, self.table, known, self.version)
+        if changes.rows and self.random.random() < 0.4:  # the first piece
+            return replace(changes, version=self.version - 1, rows=changes.rows[: self.random.randrange(3)])
+        return changes
 
     def step(self) -> None:
         """Something happens."""

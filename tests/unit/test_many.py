@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.many import STEPS, Worker
+from celery_gconc.protocol.messages import Synced
+from tests.kit.tables import leading
 
 FEW, MANY = 400, 8000
 
@@ -56,8 +58,8 @@ def test_all_that_wait_come_round_in_the_sweeps(workers):
 def test_what_no_limit_covers_any_more_is_free_in_one_go_in_order_of_arrival():
     worker = Worker(FEW)
     first = worker.ledger.waiting()
-    worker.version += 1
-    worker.ledger._set_table({}, worker.version)
+    changes = leading(worker.table, {}, worker.version, worker.version + 1)
+    worker.ledger.apply(Synced("ok", version=changes.version, changes=changes), worker.ends, worker.ends)
     freed = worker.ledger.uncovered()
     assert len(freed) == len(first)
     assert [run.arrived for run in freed] == sorted(run.arrived for run in first)

@@ -159,7 +159,7 @@ def test_a_session_with_a_slot_again_says_nothing(clock: Clock):
 def test_those_that_go_leave_the_others_in_their_order(clock: Clock):
     harness = Harness(slots=0, lease=1000.0)
     news = claims_on(("app", "queue:news", "task:t"))
-    harness.ledger._set_table({"app": 1}, 1)
+    harness.change(app=1)
     requests = [Request(), Request(news, queue="news"), Request(news, queue="news"), Request()]
     for request in requests:
         harness.ledger.wait(request)

@@ -177,10 +177,11 @@ class Running(Parts):
         return self.due_at - moment
 
     def open(self) -> None:
-        """Open the session, and have it synced."""
+        """Open the session, and have it synced, by the limits that it is told."""
         self.run_once()
         self.run_once()
         assert self.session.is_synced
+        self.run_once()
 
     def hear(self, seconds: float = 10.0) -> bool:
         """Wait for a notice, and have it read. Return whether one came."""

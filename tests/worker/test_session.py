@@ -6,6 +6,7 @@ import pytest
 
 from celery_gconc.errors import SessionRefused, StoreUnavailable
 from celery_gconc.limits.claims import claims_on
+from celery_gconc.protocol.scripts import PIECE
 from celery_gconc.protocol.session_store import MAX_NOTICES
 from celery_gconc.worker.ledger.holdings import IDLE_SECONDS, LAZY_SECONDS
 from celery_gconc.worker.session.health import LostLeases
@@ -50,8 +51,10 @@ def test_a_session_is_opened_in_the_first_step_and_syncs_in_the_next(running, na
     assert running.run_once() == 0.0, "the next step is due at once"
     assert namespace.live() == [running.session.id]
     assert (syncs(namespace, running), running.notices.is_open, running.session.is_synced) == (0, False, False)
-    assert 0.0 < running.run_once() <= INTERVAL
+    assert running.run_once() <= 0.0, "it is to say what it runs, by the limits that it was told"
     assert (syncs(namespace, running), running.notices.is_open, running.session.is_synced) == (1, True, True)
+    assert 0.0 < running.run_once() <= INTERVAL
+    assert syncs(namespace, running) == 2
 
 
 def test_an_open_session_goes_by_what_holds_in_redis(running, namespace):
@@ -61,6 +64,41 @@ def test_an_open_session_goes_by_what_holds_in_redis(running, namespace):
     assert running.ledger.session == running.session.id
     assert TIMEOUT - SLACK < running.ledger.lease_left() <= TIMEOUT
     assert running.consumer.wakes >= 1
+
+
+def test_a_session_is_synced_when_it_was_told_all_limits_in_as_many_syncs_as_that_takes_one_after_the_other(
+    make, namespace
+):
+    many = {f"queue:q{number:04}": 3 for number in range(2 * PIECE + 1)}
+    namespace.session("other", config=many)
+    running = make(global_concurrency_commit_interval=4.0)
+    running.run_once()
+    for piece in range(3):
+        assert not running.session.is_synced
+        assert dict(running.ledger.table) == {"app": 1}, "its own configuration"
+        assert running.run_once() <= 0.0, f"piece {piece}"
+    assert running.session.is_synced
+    assert dict(running.ledger.table) == {"app": 1, **many}
+
+
+def test_a_change_holds_in_a_session_as_soon_as_it_hears_of_it(running, namespace):
+    running.open()
+    before = syncs(namespace, running)
+    namespace.set("app", 0)
+    while running.ledger.table["app"]:
+        assert running.hear()
+    assert syncs(namespace, running) == before
+    running.run_once(after=1.0)
+    assert syncs(namespace, running) == before + 1
+
+
+def test_a_session_that_missed_a_notice_hears_of_the_change_with_its_next_heartbeat(running, namespace):
+    running.open()
+    namespace.raw.client_kill_filter(_type="pubsub")
+    namespace.set("app", 7)
+    running.session.disconnected()
+    running.run_once(after=INTERVAL)
+    assert running.ledger.table["app"] == 7
 
 
 def test_a_redis_that_may_evict_keys_refuses_a_worker_before_it_writes_anything(running, namespace):

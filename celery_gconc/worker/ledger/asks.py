@@ -99,15 +99,15 @@ class Asks(Generic[R]):
 
     # -- Asks --------------------------------------------------------------------------------------------
 
-    def ask(self, line: Line[R], room: int | None = None) -> None:
+    def ask(self, line: Line[R], room: int | None = None, least_delay: float = 0.0) -> None:
         """Ask for as many requests as could start now; where others wait, for all, so that each has its position.
 
-        *room* is :meth:`room`, where that is known.
+        *room* is :meth:`room`, where that is known. Redis need not hear of it before *least_delay* seconds are over.
         """
         lacking = line.waiting - self._ahead(line)
         if lacking <= 0:
             if line.asked:
-                self._set(line, 0, 0.0)
+                self._set(line, 0, least_delay)
             return
         room = self.room() if room is None else room
         is_contended = self._trust.is_contended(line.claims)
@@ -120,9 +120,9 @@ class Asks(Generic[R]):
                 delay = LAZY_SECONDS
             else:
                 delay = SOON_SECONDS if is_contended or line.asked else 0.0
-            self._set(line, wanted, delay)
+            self._set(line, wanted, max(delay, least_delay))
         elif line.asked > wanted:
-            self._set(line, wanted, 0.0)
+            self._set(line, wanted, least_delay)
 
     def ask_for_all(self) -> None:
         """Bring what is asked for and was granted in step with who waits here, and forget lines that are done with."""
@@ -221,8 +221,10 @@ class Asks(Generic[R]):
         if surplus > 0:
             self._drop_granted(line, surplus)
 
-    def go_by(self, before: LimitTable, table: LimitTable) -> None:
+    def go_by(self, before: LimitTable, table: LimitTable, delay: float) -> None:
         """Another table holds: who waits goes by it at once, and grants that may be above a max by now are released.
+
+        Redis hears within *delay* seconds of who stands in another line.
 
         Where a version was skipped, nobody here knows what held in between. (Units in use are recalled by Redis.)
         """
@@ -230,8 +232,8 @@ class Asks(Generic[R]):
             self.release_granted()
         for line in self._lines.go_by(table):
             self.trim(line)
-            self.ask(line)
-            self._outbox.asks_changed(line)
+            self.ask(line, least_delay=delay)
+            self._outbox.asks_changed(line, delay)
             self._lines.drop_if_idle(line)
         self.settle()
 

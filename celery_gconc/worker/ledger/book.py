@@ -5,6 +5,7 @@ Thread: any. The one lock of the ledger is made here, and everything else is beh
 
 The parts, from below, each used with the lock held:
 
+    Told       what Redis has told of the limit table               told.py
     Lines      who waits here, by claims                            lines.py
     Outbox     what Redis has yet to hear                           outbox.py
     Trust      what Redis knows and has said, and what that lets    trust.py
@@ -32,6 +33,7 @@ from celery_gconc.worker.ledger.moves import Moves
 from celery_gconc.worker.ledger.outbox import Outbox
 from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.started import Started
+from celery_gconc.worker.ledger.told import Told
 from celery_gconc.worker.ledger.trust import Trust
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.wake import Ringable
@@ -54,6 +56,7 @@ class Book(Generic[R]):
         #: Calls whoever speaks to Redis when there is something to say.
         self._bell = bell
         self._pool = pool
+        self._told = Told()
         self._lines: Lines[R] = Lines()
         self._outbox: Outbox[R] = Outbox()
         self._trust = Trust(margin)
@@ -64,7 +67,7 @@ class Book(Generic[R]):
             pool, self._lines, self._started, self._holdings, self._trust, self._outbox, self._moves
         )
         self._exchange: Exchange[R] = Exchange(
-            self._lines, self._started, self._holdings, self._asks, self._trust, self._outbox, self._moves
+            self._told, self._lines, self._started, self._holdings, self._asks, self._trust, self._outbox, self._moves
         )
         self._running = self._started.running
         #: The link knows that units are spare, and comes to release them.
@@ -131,6 +134,11 @@ class Book(Generic[R]):
             free = self.free_slots
             return free if self.waiting_count and free > 0 and self._asks.room() <= 0 else 0
 
+    def known_overrides(self) -> tuple[int, Mapping[str, str]]:
+        """What operators have set, as last told, and the version of the limit table that it was told with."""
+        with self._lock:
+            return self._told.version, dict(self._told.overrides)
+
     # -- Forks -------------------------------------------------------------------------------------------
 
     def freeze(self) -> None:
@@ -146,6 +154,16 @@ class Book(Generic[R]):
     def covering(self, candidates: Claims) -> Claims:
         """Those of the candidates that are on limits now."""
         return self.table.covering(candidates)
+
+    @property
+    def is_table_whole(self) -> bool:
+        """Whether Redis has told all limits since the session was opened."""
+        return self._told.is_whole
+
+    @property
+    def is_table_urgent(self) -> bool:
+        """Whether the next sync brings more of the limit table, or is the first by the whole of it."""
+        return self._told.is_urgent
 
     @property
     def running_count(self) -> int:

@@ -19,6 +19,7 @@ from celery_gconc.worker.ledger.moves import Moves
 from celery_gconc.worker.ledger.outbox import Outbox
 from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.started import Started
+from celery_gconc.worker.ledger.told import Told
 from celery_gconc.worker.ledger.trust import Trust
 
 
@@ -27,6 +28,7 @@ class Exchange(Generic[R]):
 
     def __init__(
         self,
+        told: Told,
         lines: Lines[R],
         started: Started[R],
         holdings: Holdings[R],
@@ -35,6 +37,7 @@ class Exchange(Generic[R]):
         outbox: Outbox[R],
         moves: Moves,
     ) -> None:
+        self._told = told
         self._lines = lines
         self._started = started
         self._holdings = holdings
@@ -55,7 +58,9 @@ class Exchange(Generic[R]):
         anew = outbox.needs_statement
         full = full or anew
         self._started.adopt()
-        trust.believed_room = self._asks.room()
+        # Until it knows all limits it starts nothing, so it is given nothing.
+        trust.believed_room = self._asks.room() if self._told.is_whole else 0
+        self._told.is_urgent = not self._told.is_whole
         self._version_before_sync = trust.table_version
         if trust.believed_room > 0:
             moves.caught_up()
@@ -75,6 +80,7 @@ class Exchange(Generic[R]):
             granted=trust.last_grant,
             room=trust.believed_room,
             version=version,
+            known=None if self._told.known == version else self._told.known,
             units=units,
             wants=wants,
             interests=sorted(self._interests() - units.keys()),
@@ -111,16 +117,19 @@ class Exchange(Generic[R]):
 
     # -- From Redis --------------------------------------------------------------------------------------
 
-    def opened(self, lease_ends: float) -> None:
+    def opened(self, lease_ends: float, version: int) -> None:
         """A session was opened with the units that are in use, as of its first grant.
 
-        They may be more than a limit allows, so none pass on before the answer to the first sync.
+        They may be more than a limit allows, so none pass on before the answer to the first sync. Nor does anything
+        start before all of the limit table is known, whose newest *version* this is.
         """
         trust = self._trust
         trust.last_grant = 1
         trust.contended = {}
         trust.is_offered = False
         trust.lease_ends, trust.reuse_ends = lease_ends, 0.0
+        trust.table_version = version
+        self._told.opened()
         trust.believed_room = 0
         self._outbox.needs_statement = True
         self._changes_told = -1
@@ -144,10 +153,10 @@ class Exchange(Generic[R]):
         has_moves = self._moves.hear(reply.elsewhere)
         if reply.unclear:
             self.sync_failed()
-        return bool(reply.grants) or reply.table is not None or not was_answered or is_offer_news or has_moves
+        return bool(reply.grants) or not was_answered or is_offer_news or has_moves
 
-    def noticed(self, notice: Notice, version: int) -> bool:
-        """Take in a notice, under the limit table of this *version*. Return whether the gate may have something to do.
+    def noticed(self, notice: Notice) -> bool:
+        """Take in a notice, but for the limit table. Return whether the gate may have something to do.
 
         Where grants are missing, one was lost on the way (or made up): the answer to a sync brings all.
         """
@@ -160,9 +169,6 @@ class Exchange(Generic[R]):
         self._asks.settle()
         trust.is_offered = trust.is_offered or notice.offer
         if notice.offer and self._asks.room() > 0:
-            self._outbox.due()
-        if notice.version is not None and notice.version != version:
-            trust.table_version = notice.version
             self._outbox.due()
         return bool(notice.grants) or (notice.offer and self._may_grow)
 

@@ -8,11 +8,14 @@ returns permits, the link carries the differences away and brings grants back.
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 from celery_gconc.limits.claims import Claims, limits_of
 from celery_gconc.limits.table import LimitTable
+from celery_gconc.protocol.changes import Changes
 from celery_gconc.protocol.messages import Notice, Sync, Synced
 from celery_gconc.worker.ledger.lines import Line
 from celery_gconc.worker.ledger.permit import Permit
@@ -29,8 +32,6 @@ class Stated(NamedTuple):
     running: str
     #: The last fencing number that Redis gave.
     fence: int
-    #: The version of the limit table that this goes by.
-    version: int
 
 
 class Ledger(Slots[R]):
@@ -219,37 +220,40 @@ class Ledger(Slots[R]):
         """Take in the answer to a sync. Times by :func:`now`. Return whether the gate may have something to do."""
         with self._lock:
             is_news = self._exchange.answered(reply, lease_ends, reuse_ends)
-            if reply.table is not None:
-                self._set_table(reply.table, reply.version)
+            if reply.changes is not None:
+                is_news = self._take_changes(reply.changes, reply.version) or is_news
             self._asks.plan_moves()
             return is_news
 
     def notice(self, notice: Notice) -> bool:
         """Take in what Redis said unasked. Return whether the gate may have something to do."""
         with self._lock:
-            is_news = self._exchange.noticed(notice, self.table.version)
+            is_news = self._exchange.noticed(notice)
+            if notice.version not in (None, self.table.version):
+                is_news = self._hear_of_table(notice) or is_news
             self._asks.plan_moves()
             return is_news
 
     def holdings(self) -> Stated:
-        """What runs under limits, and the table version that this goes by. All else is void."""
+        """What runs under limits. All else is void."""
         with self._lock:
             self._started.adopt()
             self._asks.void()
             self._holdings.void()
             self._outbox.is_said()
             units = {limit: holding.held for limit, holding in self._holdings.by_limit.items()}
-            return Stated(units, self._exchange.running(), self._trust.fence, self.table.version)
+            return Stated(units, self._exchange.running(), self._trust.fence)
 
-    def opened(self, session: str, table: Mapping[str, int], version: int, lease_ends: float) -> None:
-        """A session was opened, with what :meth:`holdings` gave as its first grant.
+    def opened(self, session: str, version: int, lease_ends: float) -> None:
+        """A session was opened, with what :meth:`holdings` gave as its first grant; the limit table has this *version*.
 
-        That may be more than a limit allows, so no permit is used again before the answer to the first sync.
+        That may be more than a limit allows, so no permit is used again before the answer to the first sync. Until all
+        of the table is told, the limits of before hold, and nothing starts under them.
         """
         with self._lock:
             self.session = session
-            self._exchange.opened(lease_ends)
-            self._set_table(table, version)
+            self._exchange.opened(lease_ends, version)
+            self.table = LimitTable(self.table, version=-1)
             for line in self._lines.occupied():
                 self._asks.ask(line)  # what was asked for under an earlier session is void
 
@@ -260,14 +264,43 @@ class Ledger(Slots[R]):
         self.waiting_count = sum(map(len, self._lines.freed))
         self._asks.ask_for_all()
 
-    def _set_table(self, limits: Mapping[str, int], version: int) -> None:
-        """Another table holds: what waits here goes by it at once, what runs is stated with the next sync."""
-        before, table = self.table, LimitTable(limits, version)
+    def _take_changes(self, changes: Changes, newest: int, delay: float = 0.0) -> bool:
+        """Take in changes of the limit table; return whether another one holds.
+
+        Redis is told within *delay* seconds of what comes of them: what waits here goes by the new table at once, what
+        runs is stated with the next sync.
+        """
+        self._outbox.due(delay)
+        if not self._told.takes(changes):
+            return False
+        limits = self._told.take(changes, newest)
+        if limits is None:
+            if self.table.version >= 0:  # Redis has begun anew: the data is not that which it told of
+                self.table = LimitTable(self.table, version=-1)
+            return False
+        before, table = self.table, LimitTable(limits, self._told.known)
         self.table = table
-        self._trust.table_version = version
-        self._outbox.due()
-        self._asks.go_by(before, table)
+        self._asks.go_by(before, table, delay)
         self._started.go_by(table)
+        return True
+
+    def _hear_of_table(self, notice: Notice) -> bool:
+        """Redis has another table. Return whether it holds here already.
+
+        Many sessions hear of it in the same moment, and each has a part of its own of the time in which they sync.
+        """
+        assert notice.version is not None
+        trust, changes = self._trust, notice.changes
+        trust.table_version = max(trust.table_version, notice.version)  # an older one is no reason to start anything
+        delay = notice.spread * (zlib.crc32(self.session.encode()) >> 16) / 0x10000
+        if changes is None or changes.before < 0 or not self._told.is_whole or not self._told.takes(changes):
+            self._outbox.due(delay)
+            return False
+        # Redis says with the next sync who else waits for what there is less of.
+        for row in changes.rows:
+            if row.max is not None and row.max < self.table.get(row.limit, math.inf):
+                trust.contended.setdefault(row.limit, 0)
+        return self._take_changes(changes, notice.version, delay)
 
     def _start_first(self, line: Line[R]) -> R:
         """The first of a line starts, with what was granted for it or with spare units."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -65,7 +64,8 @@ class Session:
         self._ids: list[str] = []
         #: Whether one was opened since the worker started; and whether, as far as is known, it is still open.
         self._has_lived = self._is_open = False
-        #: Whether Redis has answered a sync since it was last found to be away, or the session was opened.
+        #: Whether Redis has answered a sync since it was last found to be away, or the session was opened; and has told
+        #: it all limits.
         self.is_synced = False
         #: How many were opened since the last answer to a sync.
         self._openings = 0
@@ -76,8 +76,6 @@ class Session:
         self._lease = 0
         #: The longest lease of any session (s), as last heard: a Redis that lost its data waits for its end.
         self._longest = 0.0
-        #: What operators have set, as last heard: a Redis that lost it gets it back.
-        self._overrides: Mapping[str, str] = {}
         self._next_heartbeat = 0.0
         #: When to come back because another session's lease ends: requests here may get its permits.
         self._next_reclaim: float | None = None
@@ -207,7 +205,6 @@ class Session:
             units=stated.units,
             running=stated.running,
             fence=stated.fence,
-            version=stated.version,
             former=former,
             queues=self._identity.queues,
         )
@@ -221,18 +218,17 @@ class Session:
 
     def _former(self) -> Former:
         """What this worker knows of the session that it has had, if any."""
-        version = max(self._ledger.table.version, 0)
-        return Former(tuple(self._ids), self._epoch, self._lease, version, self._overrides, self._longest)
+        version, overrides = self._ledger.known_overrides()
+        return Former(tuple(self._ids), self._epoch, self._lease, version, overrides, self._longest)
 
     def _take_up(self, opened: Opened, moment: float) -> None:
         self._ids = self._ids[-1:]
         self._has_lived = self._is_open = True
         self.is_synced = False
         self._number = self._confirmed = 0
-        self._epoch, self._lease, self._overrides = opened.epoch, opened.lease, opened.overrides
-        self._longest = opened.longest
+        self._epoch, self._lease, self._longest = opened.epoch, opened.lease, opened.longest
         self._notices.close()
-        self._ledger.opened(self.id, opened.table, opened.version, self._lease_end(moment))
+        self._ledger.opened(self.id, opened.version, self._lease_end(moment))
 
     def _log_reopened(self, opened: Opened) -> None:
         logger.warning(
@@ -265,6 +261,8 @@ class Session:
     def _sync_due_at(self) -> float | None:
         """When the ledger has something to say: no sooner than the commit interval after the last sync."""
         due_at = self._ledger.due_at
+        if self._ledger.is_table_urgent:
+            return due_at
         return None if due_at is None else max(due_at, self._last_sync + self._settings.commit_interval)
 
     def _next_due(self, moment: float) -> float:
@@ -309,14 +307,13 @@ class Session:
             self._is_open = self.is_synced = False
 
     def _take_in(self, reply: Synced, number: int, moment: float) -> None:
-        self.is_synced, self._openings = True, 0
+        self._openings = 0
         self._confirmed, self._lease, self._longest = number, reply.lease, reply.longest
-        if reply.table is not None:
-            self._overrides = reply.overrides
         # A recall that was lost on the way shows with the next heartbeat: until then permits may be used again here.
         reuse_ends = moment + 2 * self._settings.heartbeat_interval
         if self._ledger.apply(reply, self._lease_end(moment), reuse_ends):
             self._consumer.wake()  # what it starts need not wait for what else is done here
+        self.is_synced = self._ledger.is_table_whole
         self._next_reclaim = None
         if reply.expires is not None and self._ledger.waiting_count:
             self._next_reclaim = moment + reply.expires + RECLAIM_DELAY

@@ -22,24 +22,29 @@ local key = {
   uses = KEYS[20],
   unused = KEYS[21],
   overrides = KEYS[22],
-  settling = KEYS[23],
-  contended = KEYS[24],
-  changes = KEYS[25],
-  changed = KEYS[26],
-  totals = KEYS[27],
-  recent = KEYS[28],
-  takers = KEYS[29],
-  apps = KEYS[30],
+  versions = KEYS[23],
+  gone = KEYS[24],
+  settling = KEYS[25],
+  contended = KEYS[26],
+  changes = KEYS[27],
+  changed = KEYS[28],
+  totals = KEYS[29],
+  recent = KEYS[30],
+  takers = KEYS[31],
+  apps = KEYS[32],
 }
 local constant = {
-  KEYS = 30,
+  KEYS = 32,
   TURNS = 3,
   WORK = 250,
   PIECE = 100,
+  SHARDS = 64,
+  RECEIVERS = 128,
   MAX = 2147483648,
   MAX_TIMEOUT = 300000,
   LAST_RETRY = 1500,
 }
+local LIMIT = { limit = 1, max = 2, override = 3 }
 local GRANT = { grant = 1, set = 2, claims = 3, fence = 4, at = 5 }
 local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
 local ROW = { age = 1, task_id = 2, task = 3 }
@@ -173,7 +178,8 @@ local meta = on_demand(function()
 local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
-    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy')
+    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
+    'all_settle', 'told', 'shard', 'untold')
   local fence = tonumber(found[12]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
@@ -191,6 +197,10 @@ do
     next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
     served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
     heavy = found[15] == '1',                -- some wants are for more than one unit of a limit, or were
+    all_settle = tonumber(found[16]),        -- every limit settles until each session has stated by that version
+    told = tonumber(found[17]) or 0,         -- the version of the limit table that all sessions were told of
+    shard = tonumber(found[18]) or 0,        -- the next of their channels to be told of a newer one
+    untold = tonumber(found[19]) or 0,       -- how many of them are to be told of it
   }
 end
 
@@ -291,6 +301,8 @@ local limits = on_demand(function()
 
 -- uses: meta members
 -- The limit table: which max holds, which limits are settling, and in which of them units may have become free.
+--
+-- Each change of it is another version, so that whoever knows of one can be told what has changed since (news.lua).
 local limits
 do
   local has_changed = false
@@ -313,6 +325,15 @@ do
     end
     return limit
   end
+  -- Grants go on: some of the lines are served in each script, in order of name.
+  local function serve_lines()
+    meta.served_to = touch_lines_after(meta.served_to)
+    if meta.served_to then
+      call('HSET', key.meta, 'served_to', meta.served_to)
+    else
+      call('HDEL', key.meta, 'served_to')
+    end
+  end
   local function is_touched(limit) return queued[limit] end
   local function are_some_touched() return next(queued) ~= nil end
   local taken = 0
@@ -323,13 +344,16 @@ do
     return limit
   end
 
-  -- TODO has those in whose lines this script did not do all that could be done.
+  -- TODO has those in whose lines this script did not do all that could be done, the last one last.
   local some_are_put_off = call('EXISTS', key.todo) == 1
   local function is_put_off(limit) return some_are_put_off and call('ZSCORE', key.todo, limit) and true or false end
   local function put_off(limit)
-    call('ZADD', key.todo, 0, limit)
+    local last = call('ZRANGE', key.todo, -1, -1, 'WITHSCORES')[2]
+    call('ZADD', key.todo, (tonumber(last) or 0) + 1, limit)
     some_are_put_off = true
   end
+  -- Is its line left to the next scripts?
+  local function is_for_later(limit) return is_put_off(limit) or meta.served_to and limit > meta.served_to end
   local function take_up()
     if not some_are_put_off then return end
     for _, limit in ipairs(call('ZRANGE', key.todo, 0, constant.WORK - 1)) do
@@ -357,10 +381,11 @@ do
     end
   end
 
-  -- SETTLING has limits by the version of the table with which they began.
+  -- SETTLING has limits by the version of the table with which they began; META has the version with which all did.
   local some_settle = call('EXISTS', key.settling) == 1
   local settling = {} -- as far as it was looked at
   local function is_settling(limit)
+    if meta.all_settle and max_of(limit) then return true end
     if not some_settle then return false end
     if settling[limit] == nil then settling[limit] = call('ZSCORE', key.settling, limit) and true end
     return settling[limit]
@@ -375,45 +400,69 @@ do
     settling[limit] = false
   end
 
+  -- The least version that a live session has stated what it runs by; nil where none lives.
+  local function least_stated() return call('ZRANGE', key.stated, 0, 0, 'WITHSCORES')[2] end
+
   -- Limits that began while tasks ran open once every live session has stated what it runs under them: some in each
   -- script, the others stay as they are until the next.
   local function open_settled()
-    if not some_settle then return end
-    local least = call('ZRANGE', key.stated, 0, 0, 'WITHSCORES')[2] or '+inf'
+    if not some_settle and not meta.all_settle then return end
+    local stated = least_stated()
+    local least = stated or '+inf'
+    if meta.all_settle and (not stated or tonumber(stated) >= meta.all_settle) then
+      meta.all_settle = nil
+      call('HDEL', key.meta, 'all_settle')
+      if not meta.closed_until then
+        meta.served_to = ''
+        serve_lines()
+      end
+    end
     for _, limit in ipairs(call('ZRANGEBYSCORE', key.settling, '-inf', least, 'LIMIT', 0, constant.WORK)) do
       has_settled(limit)
       touch(limit)
     end
   end
 
-  -- Sessions are to hear of a changed table, or of what operators set.
+  -- Sessions are to hear of another table.
   local function new_version()
     meta.version = call('HINCRBY', key.meta, 'version', 1)
     has_changed = true
   end
 
-  -- Every limit begins anew.
-  local function settle_all()
-    local names = call('HKEYS', key.max)
-    if #names == 0 then return end
+  -- The max of a limit, or what operators have set for it, has changed, and is written.
+  local function changed(limit)
     new_version()
-    for _, limit in ipairs(names) do settle_with(limit, meta.version) end
+    call('ZADD', key.versions, meta.version, limit)
+    if call('HEXISTS', key.max, limit) == 0 and call('HEXISTS', key.overrides, limit) == 0 then
+      call('ZADD', key.gone, meta.version, limit)
+    else
+      call('ZREM', key.gone, limit)
+    end
   end
 
-  -- The max that holds for a limit is this from now on; nil: none.
+  -- Every limit begins anew.
+  local function settle_all()
+    if call('EXISTS', key.max) == 0 then return end
+    new_version()
+    meta.all_settle = meta.version
+    call('HSET', key.meta, 'all_settle', members.int(meta.all_settle))
+  end
+
+  -- The max that holds for a limit is this from now on; nil: none. Return whether it is another.
   local function hold_to(limit, value)
     local old = tonumber(call('HGET', key.max, limit))
-    if value == old then return end
-    new_version()
+    if value == old then return false end
     maxima[limit] = value or false
     if value then
       call('HSET', key.max, limit, members.int(value))
-      if not old then settle_with(limit, meta.version) end
     else
       call('HDEL', key.max, limit)
       has_settled(limit)
     end
+    changed(limit)
+    if not old then settle_with(limit, meta.version) end
     touch(limit)
+    return true
   end
 
   -- The smallest value that a live session is configured with; nil: none.
@@ -422,20 +471,13 @@ do
     return least and tonumber(string.match(least, '^%d+', #limit + 2))
   end
 
-  local function all()
-    local found = call('HGETALL', key.max)
-    local table_ = {}
-    for i = 1, #found, 2 do table_[found[i]] = tonumber(found[i + 1]) end
-    return table_
-  end
-
   limits = {
     touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
-    touch_lines_after = touch_lines_after, next_touched = next_touched,
+    serve_lines = serve_lines, next_touched = next_touched,
     max_of = max_of, look_at = look_at,
-    is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, new_version = new_version,
-    hold_to = hold_to, configured = configured, all = all,
-    put_off = put_off, is_put_off = is_put_off, take_up = take_up,
+    is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, least_stated = least_stated,
+    changed = changed, hold_to = hold_to, configured = configured,
+    put_off = put_off, is_put_off = is_put_off, is_for_later = is_for_later, take_up = take_up,
     has_changed = function() return has_changed end, are_some_put_off = function() return some_are_put_off end,
   }
 end
@@ -457,7 +499,7 @@ do
     return text and cjson.decode(text) or {}
   end
 
-  -- The value that holds for a limit, from its override and the configured one.
+  -- The value that holds for a limit, from its override and the configured one. Return whether it is another.
   local function refresh(limit)
     local override, value = of(limit), nil
     if override.pause then
@@ -467,10 +509,18 @@ do
     elseif override.max >= 0 then
       value = override.max
     end
-    limits.hold_to(limit, value)
+    return limits.hold_to(limit, value)
   end
 
   local function end_of(mark) return mark and mark.ends or math.huge end
+
+  local function note_end(override)
+    local first_end = math.min(end_of(override.set), end_of(override.pause))
+    if first_end < (meta.next_override_end or math.huge) then
+      meta.next_override_end = first_end
+      call('HSET', key.meta, 'next_override_end', members.int(first_end))
+    end
+  end
 
   -- What an operator has set for a limit: its max, a pause, both, or nothing any more.
   local function set(limit, override)
@@ -478,16 +528,12 @@ do
       call('HDEL', key.overrides, limit)
     else
       call('HSET', key.overrides, limit, cjson.encode(override))
-      local first_end = math.min(end_of(override.set), end_of(override.pause))
-      if first_end < (meta.next_override_end or math.huge) then
-        meta.next_override_end = first_end
-        call('HSET', key.meta, 'next_override_end', members.int(first_end))
-      end
+      note_end(override)
     end
-    refresh(limit)
+    if not refresh(limit) then limits.changed(limit) end
   end
 
-  -- As it stands: sessions remember it for the case that it is lost here.
+  -- All that is set.
   local function all()
     local fields = call('HGETALL', key.overrides)
     local texts = {}
@@ -501,9 +547,10 @@ do
     call('HDEL', key.meta, 'next_override_end')
     for limit, text in pairs(all()) do
       local override = cjson.decode(text)
-      if end_of(override.set) <= time.now then override.max, override.set = nil, nil end
-      if end_of(override.pause) <= time.now then override.pause = nil end
-      set(limit, override)
+      local is_over, is_pause_over = end_of(override.set) <= time.now, end_of(override.pause) <= time.now
+      if is_over then override.max, override.set = nil, nil end
+      if is_pause_over then override.pause = nil end
+      if is_over or is_pause_over then set(limit, override) else note_end(override) end
     end
   end
 
@@ -1418,15 +1465,20 @@ do
     return member and string.sub(member, #limit + 2)
   end
 
-  -- Is the line of another limit of a want still to be served, in which somebody stands who came before it?
-  local function is_to_give_way(record, order, limit)
+  -- Is the line of another limit of a want still to be served, in which somebody stands who came before it? Then this
+  -- limit's line is served again after that: by this script, or by the next ones. Return whether it is so.
+  local function gives_way(record, order, limit)
+    local now_or_later
     for _, claim in ipairs(record.c) do
-      if claim[1] ~= limit and limits.is_touched(claim[1]) then
-        local first = first_in_turn(claim[1])
-        if first and first < order then return true end
+      local other = claim[1]
+      local serve_again = limits.is_touched(other) and limits.touch or limits.is_for_later(other) and limits.put_off
+      if other ~= limit and serve_again then
+        local first = first_in_turn(other)
+        if first and first < order and now_or_later ~= limits.put_off then now_or_later = serve_again end
       end
     end
-    return false
+    if now_or_later then now_or_later(limit) end
+    return now_or_later ~= nil
   end
 
   -- Give the limit's free units to the first in line whose session has room. Where they are not enough for that one, they
@@ -1445,7 +1497,7 @@ do
         return
       end
       steps_left = steps_left - 1
-      if is_enough and is_to_give_way(record, order, limit) then return limits.touch(limit) end -- it is served again
+      if is_enough and gives_way(record, order, limit) then return end
       if is_enough then
         serve_one(id, record, order, limit)
       else
@@ -1755,16 +1807,6 @@ do
 
   local function end_unused_configs() work_left = work_left - configs.end_unused(work_left) end
 
-  -- Grants go on: some of the lines are served in each script, in order of name.
-  local function serve_lines()
-    meta.served_to = limits.touch_lines_after(meta.served_to)
-    if meta.served_to then
-      call('HSET', key.meta, 'served_to', meta.served_to)
-    else
-      call('HDEL', key.meta, 'served_to')
-    end
-  end
-
   local function begin()
     if not meta.epoch then return end
     clock.save()
@@ -1774,7 +1816,7 @@ do
       call('HDEL', key.meta, 'closed_until', 'lost')
       meta.served_to = ''
     end
-    if meta.served_to and not meta.closed_until then serve_lines() end
+    if meta.served_to and not meta.closed_until then limits.serve_lines() end
     limits.take_up()
     end_dead_sessions()
     end_unused_configs()
@@ -1791,9 +1833,76 @@ end
 return epochs
 end)
 
+local news = on_demand(function()
+
+-- uses: meta members limits
+-- News: what has changed in the limit table since a version, and which sessions are yet to be told.
+--
+-- VERSIONS has each limit by the version with which its max, or what operators have set for it, last changed; one for which
+-- nothing holds any more as well, until every live session goes by a table that lacks it (GONE has just those).
+-- Sessions listen to one of SHARDS channels. A script tells those of some shards, the next ones the others: META has the
+-- version that all of them were told, the next shard, and how many are still to hear of a newer one.
+local news
+do
+  -- What has changed since a version (-1: all that there is), the first PIECE of it: before and version, of tables that
+  -- they lead from and to, and LIMIT rows.
+  local function since(version)
+    local found = call('ZRANGEBYSCORE', key.versions, '(' .. members.int(version), '+inf', 'WITHSCORES', 'LIMIT', 0,
+      constant.PIECE)
+    local names = {}
+    for i = 1, #found, 2 do names[#names + 1] = found[i] end
+    local maxima, texts = members.fields(key.max, names), members.fields(key.overrides, names)
+    local rows = {}
+    for i, limit in ipairs(names) do
+      rows[i] = {
+        [LIMIT.limit] = limit, [LIMIT.max] = tonumber(maxima[i]) or -1, [LIMIT.override] = texts[i] or '',
+      }
+    end
+    local is_all = #names < constant.PIECE
+    return { before = version, version = is_all and meta.version or tonumber(found[#found]), rows = rows }
+  end
+
+  local function what_to_tell()
+    local MS_EACH = 0.5 -- of the time over which sessions spread their syncs
+    local notice = { version = meta.version, spread = math.ceil(call('ZCARD', key.sessions) * MS_EACH) }
+    local changes = since(meta.told)
+    if changes.version == meta.version then notice.changes = changes end
+    return cjson.encode(notice)
+  end
+
+  -- Tell some of those who have not heard of the newest version. A newer one than they are just told of goes on with the
+  -- next shard, and once round: so nobody is left out, however fast they follow each other.
+  local function tell()
+    if limits.has_changed() then meta.untold = constant.SHARDS end
+    local text, reached = what_to_tell(), 0
+    while meta.untold > 0 and reached < constant.RECEIVERS do
+      reached = reached + call('PUBLISH', ARGV[1] .. 'table:' .. meta.shard, text)
+      meta.shard, meta.untold = (meta.shard + 1) % constant.SHARDS, meta.untold - 1
+    end
+    if meta.untold == 0 then meta.told = meta.version end
+    call('HSET', key.meta, 'told', members.int(meta.told), 'shard', meta.shard, 'untold', meta.untold)
+  end
+
+  -- Every live session knows that these are gone: nobody needs to be told any more.
+  local function forget_gone()
+    local least = limits.least_stated() or '+inf'
+    for _, limit in ipairs(call('ZRANGEBYSCORE', key.gone, '-inf', least, 'LIMIT', 0, constant.WORK)) do
+      call('ZREM', key.gone, limit)
+      call('ZREM', key.versions, limit)
+    end
+  end
+
+  news = {
+    since = since, tell = tell, forget_gone = forget_gone, are_some_untold = function() return meta.untold > 0 end,
+  }
+end
+
+return news
+end)
+
 local reply = on_demand(function()
 
--- uses: input meta limits grants serving contention notices
+-- uses: input meta limits grants serving contention notices news
 -- What every script does last: serve what was touched, and tell the other sessions.
 local reply
 do
@@ -1801,9 +1910,8 @@ do
     limits.open_settled()
     if limits.are_some_touched() then serving.serve_all() end
     if meta.fence ~= meta.fence_before then grants.save_fence() end
-    if limits.has_changed() then
-      call('PUBLISH', ARGV[1] .. 'table', cjson.encode({ version = meta.version })) -- to all sessions
-    end
+    if limits.has_changed() or meta.untold > 0 then news.tell() end
+    if call('EXISTS', key.gone) == 1 then news.forget_gone() end
     for sid, notice in pairs(notices.all) do
       if sid ~= input.me then
         if #notice.grants == 0 then notice.grants = nil end
@@ -1820,7 +1928,7 @@ end
 return reply
 end)
 
--- uses: input meta time clock members limits overrides configs units grants running rooms apps sessions heartbeats epochs reply
+-- uses: input meta time clock members overrides configs units grants running rooms apps sessions heartbeats epochs reply
 -- Begin a session, with what it is configured with and what it runs already.
 --
 -- Guarantee: what it runs counts before anyone is granted anything more; where that exceeds a max, it drains.
@@ -1828,14 +1936,13 @@ end)
 --         doesn't know of can run anything on a lease.
 -- ARGV[2] session, interval and timeout (ms; its own, others may have others), info (node, pid, app, broker...),
 --         queues (that it takes from, the first of them), config (the digest of what it is configured with), room,
---         units (limit -> how many its tasks use), running and fence as in sync.lua, version of the limit table that
---         units go by (-1: none yet),
+--         units (limit -> how many its tasks use), running and fence as in sync.lua,
 --         several (this server is one of several that the worker may be at)
 --         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
 --         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
---         last told), longest (the longest lease of any session, as last told, ms), newest (the last version of the
---         table it was told), overrides (limit -> JSON, as it was told)
--- Reply   {status: "ok", epoch, version, table, overrides, lease (its end, ms on the lease clock), longest, shut (ms for
+--         last told), longest (the longest lease of any session, as last told, ms), newest (the last version of which
+--         it was told the whole table), overrides (limit -> JSON, as it was told with that)
+-- Reply   {status: "ok", epoch, version (of the limit table; syncs tell what is in it), lease (its end, ms on the lease clock), longest, shut (ms for
 --         which nothing is granted yet), lost (true: data was lost, or may have been; false: this Redis is new to all
 --         that came), lapsed (true: the lease of the replaced session had run out),
 --         identified (false: the server's id can't be read),
@@ -1880,7 +1987,7 @@ input.expect({
   overrides = set_at_run_times, interval = input.milliseconds, timeout = input.milliseconds, longest = count, info = facts,
   queues = queue_names, config = input.digest, room = input.integer,
   units = function(it) return input.by_limit(it, count) end, running = function(it) return type(it) == 'string' end,
-  fence = input.sized, version = input.integer, several = input.flag,
+  fence = input.sized, several = input.flag,
 })
 epochs.begin()
 
@@ -1911,6 +2018,8 @@ local function began(epoch) return tonumber(string.match(epoch, ':(%d+)$')) or 0
 
 -- Bring back what operators had set, as this session remembers it; what was set since the loss stays.
 local function restore()
+  meta.version = math.max(meta.version, asked.newest)
+  call('HSET', META, 'overrides_version', int(asked.newest), 'version', int(meta.version))
   local texts = overrides.all()
   for limit in pairs(asked.overrides) do texts[limit] = texts[limit] or '{}' end
   for limit, text in pairs(texts) do
@@ -1924,8 +2033,6 @@ local function restore()
     end
     overrides.set(limit, override)
   end
-  call('HSET', META, 'overrides_version', int(asked.newest), 'version', int(math.max(meta.version, asked.newest)))
-  limits.new_version()
 end
 
 local lived, is_known, replaced = asked.known ~= '', false, {}
@@ -1991,10 +2098,10 @@ rooms.set(me, asked.room)
 grants.has_seen_fence(asked.fence)
 for limit, used in pairs(asked.units) do units.set(me, limit, used) end
 running.state(me, asked.running)
-call('ZADD', key.stated, lived and lost and 0 or int(math.max(asked.version, 0)), me)
+call('ZADD', key.stated, -1, me) -- what it runs is by a table that nobody here knows
 reply.finish()
 return cjson.encode({
-  status = 'ok', epoch = meta.epoch, version = meta.version, table = limits.all(), overrides = overrides.all(),
+  status = 'ok', epoch = meta.epoch, version = meta.version,
   lease = lease, longest = epochs.longest(), shut = meta.closed_until and meta.closed_until - clock.at or cjson.null,
   lost = call('HGET', META, 'lost') == '1', lapsed = lapsed, identified = epochs.server ~= nil, strangers = strangers,
 })

@@ -22,24 +22,29 @@ local key = {
   uses = KEYS[20],
   unused = KEYS[21],
   overrides = KEYS[22],
-  settling = KEYS[23],
-  contended = KEYS[24],
-  changes = KEYS[25],
-  changed = KEYS[26],
-  totals = KEYS[27],
-  recent = KEYS[28],
-  takers = KEYS[29],
-  apps = KEYS[30],
+  versions = KEYS[23],
+  gone = KEYS[24],
+  settling = KEYS[25],
+  contended = KEYS[26],
+  changes = KEYS[27],
+  changed = KEYS[28],
+  totals = KEYS[29],
+  recent = KEYS[30],
+  takers = KEYS[31],
+  apps = KEYS[32],
 }
 local constant = {
-  KEYS = 30,
+  KEYS = 32,
   TURNS = 3,
   WORK = 250,
   PIECE = 100,
+  SHARDS = 64,
+  RECEIVERS = 128,
   MAX = 2147483648,
   MAX_TIMEOUT = 300000,
   LAST_RETRY = 1500,
 }
+local LIMIT = { limit = 1, max = 2, override = 3 }
 local GRANT = { grant = 1, set = 2, claims = 3, fence = 4, at = 5 }
 local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
 local ROW = { age = 1, task_id = 2, task = 3 }

@@ -76,16 +76,6 @@ do
 
   local function end_unused_configs() work_left = work_left - configs.end_unused(work_left) end
 
-  -- Grants go on: some of the lines are served in each script, in order of name.
-  local function serve_lines()
-    meta.served_to = limits.touch_lines_after(meta.served_to)
-    if meta.served_to then
-      call('HSET', key.meta, 'served_to', meta.served_to)
-    else
-      call('HDEL', key.meta, 'served_to')
-    end
-  end
-
   local function begin()
     if not meta.epoch then return end
     clock.save()
@@ -95,7 +85,7 @@ do
       call('HDEL', key.meta, 'closed_until', 'lost')
       meta.served_to = ''
     end
-    if meta.served_to and not meta.closed_until then serve_lines() end
+    if meta.served_to and not meta.closed_until then limits.serve_lines() end
     limits.take_up()
     end_dead_sessions()
     end_unused_configs()

@@ -1,5 +1,7 @@
 -- uses: meta members
 -- The limit table: which max holds, which limits are settling, and in which of them units may have become free.
+--
+-- Each change of it is another version, so that whoever knows of one can be told what has changed since (news.lua).
 local limits
 do
   local has_changed = false
@@ -22,6 +24,15 @@ do
     end
     return limit
   end
+  -- Grants go on: some of the lines are served in each script, in order of name.
+  local function serve_lines()
+    meta.served_to = touch_lines_after(meta.served_to)
+    if meta.served_to then
+      call('HSET', key.meta, 'served_to', meta.served_to)
+    else
+      call('HDEL', key.meta, 'served_to')
+    end
+  end
   local function is_touched(limit) return queued[limit] end
   local function are_some_touched() return next(queued) ~= nil end
   local taken = 0
@@ -32,13 +43,16 @@ do
     return limit
   end
 
-  -- TODO has those in whose lines this script did not do all that could be done.
+  -- TODO has those in whose lines this script did not do all that could be done, the last one last.
   local some_are_put_off = call('EXISTS', key.todo) == 1
   local function is_put_off(limit) return some_are_put_off and call('ZSCORE', key.todo, limit) and true or false end
   local function put_off(limit)
-    call('ZADD', key.todo, 0, limit)
+    local last = call('ZRANGE', key.todo, -1, -1, 'WITHSCORES')[2]
+    call('ZADD', key.todo, (tonumber(last) or 0) + 1, limit)
     some_are_put_off = true
   end
+  -- Is its line left to the next scripts?
+  local function is_for_later(limit) return is_put_off(limit) or meta.served_to and limit > meta.served_to end
   local function take_up()
     if not some_are_put_off then return end
     for _, limit in ipairs(call('ZRANGE', key.todo, 0, constant.WORK - 1)) do
@@ -66,10 +80,11 @@ do
     end
   end
 
-  -- SETTLING has limits by the version of the table with which they began.
+  -- SETTLING has limits by the version of the table with which they began; META has the version with which all did.
   local some_settle = call('EXISTS', key.settling) == 1
   local settling = {} -- as far as it was looked at
   local function is_settling(limit)
+    if meta.all_settle and max_of(limit) then return true end
     if not some_settle then return false end
     if settling[limit] == nil then settling[limit] = call('ZSCORE', key.settling, limit) and true end
     return settling[limit]
@@ -84,45 +99,69 @@ do
     settling[limit] = false
   end
 
+  -- The least version that a live session has stated what it runs by; nil where none lives.
+  local function least_stated() return call('ZRANGE', key.stated, 0, 0, 'WITHSCORES')[2] end
+
   -- Limits that began while tasks ran open once every live session has stated what it runs under them: some in each
   -- script, the others stay as they are until the next.
   local function open_settled()
-    if not some_settle then return end
-    local least = call('ZRANGE', key.stated, 0, 0, 'WITHSCORES')[2] or '+inf'
+    if not some_settle and not meta.all_settle then return end
+    local stated = least_stated()
+    local least = stated or '+inf'
+    if meta.all_settle and (not stated or tonumber(stated) >= meta.all_settle) then
+      meta.all_settle = nil
+      call('HDEL', key.meta, 'all_settle')
+      if not meta.closed_until then
+        meta.served_to = ''
+        serve_lines()
+      end
+    end
     for _, limit in ipairs(call('ZRANGEBYSCORE', key.settling, '-inf', least, 'LIMIT', 0, constant.WORK)) do
       has_settled(limit)
       touch(limit)
     end
   end
 
-  -- Sessions are to hear of a changed table, or of what operators set.
+  -- Sessions are to hear of another table.
   local function new_version()
     meta.version = call('HINCRBY', key.meta, 'version', 1)
     has_changed = true
   end
 
-  -- Every limit begins anew.
-  local function settle_all()
-    local names = call('HKEYS', key.max)
-    if #names == 0 then return end
+  -- The max of a limit, or what operators have set for it, has changed, and is written.
+  local function changed(limit)
     new_version()
-    for _, limit in ipairs(names) do settle_with(limit, meta.version) end
+    call('ZADD', key.versions, meta.version, limit)
+    if call('HEXISTS', key.max, limit) == 0 and call('HEXISTS', key.overrides, limit) == 0 then
+      call('ZADD', key.gone, meta.version, limit)
+    else
+      call('ZREM', key.gone, limit)
+    end
   end
 
-  -- The max that holds for a limit is this from now on; nil: none.
+  -- Every limit begins anew.
+  local function settle_all()
+    if call('EXISTS', key.max) == 0 then return end
+    new_version()
+    meta.all_settle = meta.version
+    call('HSET', key.meta, 'all_settle', members.int(meta.all_settle))
+  end
+
+  -- The max that holds for a limit is this from now on; nil: none. Return whether it is another.
   local function hold_to(limit, value)
     local old = tonumber(call('HGET', key.max, limit))
-    if value == old then return end
-    new_version()
+    if value == old then return false end
     maxima[limit] = value or false
     if value then
       call('HSET', key.max, limit, members.int(value))
-      if not old then settle_with(limit, meta.version) end
     else
       call('HDEL', key.max, limit)
       has_settled(limit)
     end
+    changed(limit)
+    if not old then settle_with(limit, meta.version) end
     touch(limit)
+    return true
   end
 
   -- The smallest value that a live session is configured with; nil: none.
@@ -131,20 +170,13 @@ do
     return least and tonumber(string.match(least, '^%d+', #limit + 2))
   end
 
-  local function all()
-    local found = call('HGETALL', key.max)
-    local table_ = {}
-    for i = 1, #found, 2 do table_[found[i]] = tonumber(found[i + 1]) end
-    return table_
-  end
-
   limits = {
     touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
-    touch_lines_after = touch_lines_after, next_touched = next_touched,
+    serve_lines = serve_lines, next_touched = next_touched,
     max_of = max_of, look_at = look_at,
-    is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, new_version = new_version,
-    hold_to = hold_to, configured = configured, all = all,
-    put_off = put_off, is_put_off = is_put_off, take_up = take_up,
+    is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, least_stated = least_stated,
+    changed = changed, hold_to = hold_to, configured = configured,
+    put_off = put_off, is_put_off = is_put_off, is_for_later = is_for_later, take_up = take_up,
     has_changed = function() return has_changed end, are_some_put_off = function() return some_are_put_off end,
   }
 end

@@ -3,7 +3,8 @@
 local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
-    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy')
+    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
+    'all_settle', 'told', 'shard', 'untold')
   local fence = tonumber(found[12]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
@@ -21,5 +22,9 @@ do
     next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
     served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
     heavy = found[15] == '1',                -- some wants are for more than one unit of a limit, or were
+    all_settle = tonumber(found[16]),        -- every limit settles until each session has stated by that version
+    told = tonumber(found[17]) or 0,         -- the version of the limit table that all sessions were told of
+    shard = tonumber(found[18]) or 0,        -- the next of their channels to be told of a newer one
+    untold = tonumber(found[19]) or 0,       -- how many of them are to be told of it
   }
 end

@@ -10,7 +10,7 @@ do
     return text and cjson.decode(text) or {}
   end
 
-  -- The value that holds for a limit, from its override and the configured one.
+  -- The value that holds for a limit, from its override and the configured one. Return whether it is another.
   local function refresh(limit)
     local override, value = of(limit), nil
     if override.pause then
@@ -20,10 +20,18 @@ do
     elseif override.max >= 0 then
       value = override.max
     end
-    limits.hold_to(limit, value)
+    return limits.hold_to(limit, value)
   end
 
   local function end_of(mark) return mark and mark.ends or math.huge end
+
+  local function note_end(override)
+    local first_end = math.min(end_of(override.set), end_of(override.pause))
+    if first_end < (meta.next_override_end or math.huge) then
+      meta.next_override_end = first_end
+      call('HSET', key.meta, 'next_override_end', members.int(first_end))
+    end
+  end
 
   -- What an operator has set for a limit: its max, a pause, both, or nothing any more.
   local function set(limit, override)
@@ -31,16 +39,12 @@ do
       call('HDEL', key.overrides, limit)
     else
       call('HSET', key.overrides, limit, cjson.encode(override))
-      local first_end = math.min(end_of(override.set), end_of(override.pause))
-      if first_end < (meta.next_override_end or math.huge) then
-        meta.next_override_end = first_end
-        call('HSET', key.meta, 'next_override_end', members.int(first_end))
-      end
+      note_end(override)
     end
-    refresh(limit)
+    if not refresh(limit) then limits.changed(limit) end
   end
 
-  -- As it stands: sessions remember it for the case that it is lost here.
+  -- All that is set.
   local function all()
     local fields = call('HGETALL', key.overrides)
     local texts = {}
@@ -54,9 +58,10 @@ do
     call('HDEL', key.meta, 'next_override_end')
     for limit, text in pairs(all()) do
       local override = cjson.decode(text)
-      if end_of(override.set) <= time.now then override.max, override.set = nil, nil end
-      if end_of(override.pause) <= time.now then override.pause = nil end
-      set(limit, override)
+      local is_over, is_pause_over = end_of(override.set) <= time.now, end_of(override.pause) <= time.now
+      if is_over then override.max, override.set = nil, nil end
+      if is_pause_over then override.pause = nil end
+      if is_over or is_pause_over then set(limit, override) else note_end(override) end
     end
   end
 

@@ -1,4 +1,4 @@
--- uses: input meta limits grants serving contention notices
+-- uses: input meta limits grants serving contention notices news
 -- What every script does last: serve what was touched, and tell the other sessions.
 local reply
 do
@@ -6,9 +6,8 @@ do
     limits.open_settled()
     if limits.are_some_touched() then serving.serve_all() end
     if meta.fence ~= meta.fence_before then grants.save_fence() end
-    if limits.has_changed() then
-      call('PUBLISH', ARGV[1] .. 'table', cjson.encode({ version = meta.version })) -- to all sessions
-    end
+    if limits.has_changed() or meta.untold > 0 then news.tell() end
+    if call('EXISTS', key.gone) == 1 then news.forget_gone() end
     for sid, notice in pairs(notices.all) do
       if sid ~= input.me then
         if #notice.grants == 0 then notice.grants = nil end

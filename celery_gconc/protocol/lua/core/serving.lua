@@ -81,15 +81,20 @@ do
     return member and string.sub(member, #limit + 2)
   end
 
-  -- Is the line of another limit of a want still to be served, in which somebody stands who came before it?
-  local function is_to_give_way(record, order, limit)
+  -- Is the line of another limit of a want still to be served, in which somebody stands who came before it? Then this
+  -- limit's line is served again after that: by this script, or by the next ones. Return whether it is so.
+  local function gives_way(record, order, limit)
+    local now_or_later
     for _, claim in ipairs(record.c) do
-      if claim[1] ~= limit and limits.is_touched(claim[1]) then
-        local first = first_in_turn(claim[1])
-        if first and first < order then return true end
+      local other = claim[1]
+      local serve_again = limits.is_touched(other) and limits.touch or limits.is_for_later(other) and limits.put_off
+      if other ~= limit and serve_again then
+        local first = first_in_turn(other)
+        if first and first < order and now_or_later ~= limits.put_off then now_or_later = serve_again end
       end
     end
-    return false
+    if now_or_later then now_or_later(limit) end
+    return now_or_later ~= nil
   end
 
   -- Give the limit's free units to the first in line whose session has room. Where they are not enough for that one, they
@@ -108,7 +113,7 @@ do
         return
       end
       steps_left = steps_left - 1
-      if is_enough and is_to_give_way(record, order, limit) then return limits.touch(limit) end -- it is served again
+      if is_enough and gives_way(record, order, limit) then return end
       if is_enough then
         serve_one(id, record, order, limit)
       else

@@ -1,4 +1,4 @@
--- uses: input meta time members limits overrides epochs reply
+-- uses: input meta time members limits overrides news epochs reply
 -- Change a limit at run time: set, reset, pause or resume.
 --
 -- Guarantee: a ticket is applied at most once, and never after a later one for the same limit and kind: so ten
@@ -7,8 +7,10 @@
 -- ARGV[2] kind ("value" or "pause"), limit, max (set: a number, -1 unlimited; reset: null), paused (boolean),
 --         ticket (0: take the next one), by, reason, duration (ms after which it ends, or null),
 --         config (limit -> max of the caller, counts with no session)
--- Reply   {status: "ok", applied, was: {max, paused, from}, now: {the same}}; max -1 = unlimited
--- Cost    O(sessions) where the table changes, and what can be granted
+-- Reply   {status: "ok", applied, was: {max, paused, from}, now: {the same}, ticket (that it had), more}; max -1 = unlimited;
+--         more: not all sessions were told of it yet, or not all granted that can be; the next scripts go on with both,
+--         so does the same with its ticket again, which changes nothing
+-- Cost    O(log(limits)), and a bounded part of those who are told, and of what can be granted
 local int, asked = members.int, input.asked
 local CHANGES, CHANGED = key.changes, key.changed
 local HOUR = 3600 * 1000
@@ -63,7 +65,6 @@ local function change(override)
     override.set = override.max and mark
   end
   overrides.set(limit, override)
-  if not limits.has_changed() then limits.new_version() end
 end
 
 -- Changes are remembered for an hour.
@@ -77,16 +78,17 @@ local function remember(made)
 end
 
 local ticket = take_ticket()
+local function answer(applied, was, now)
+  local more = news.are_some_untold() or limits.are_some_put_off()
+  return cjson.encode({ status = 'ok', applied = applied, was = was, now = now, ticket = ticket, more = more })
+end
 local last_change = call('HGET', CHANGES, field)
 last_change = last_change and cjson.decode(last_change) or { ticket = 0 }
 local override = overrides.of(limit)
 if ticket <= last_change.ticket then
   reply.finish()
   local same = ticket == last_change.ticket
-  return cjson.encode({
-    status = 'ok', applied = same, was = same and last_change.was or value_of(override),
-    now = same and last_change.now or value_of(override),
-  })
+  return answer(same, same and last_change.was or value_of(override), same and last_change.now or value_of(override))
 end
 
 local was = value_of(override)
@@ -94,4 +96,4 @@ change(override)
 reply.finish()
 local made = { ticket = ticket, was = was, now = value_of(override), epoch = meta.epoch }
 remember(made)
-return cjson.encode({ status = 'ok', applied = true, was = was, now = made.now })
+return answer(true, was, made.now)

@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits overrides configs units grants running rooms apps sessions heartbeats epochs reply
+-- uses: input meta time clock members overrides configs units grants running rooms apps sessions heartbeats epochs reply
 -- Begin a session, with what it is configured with and what it runs already.
 --
 -- Guarantee: what it runs counts before anyone is granted anything more; where that exceeds a max, it drains.
@@ -6,14 +6,13 @@
 --         doesn't know of can run anything on a lease.
 -- ARGV[2] session, interval and timeout (ms; its own, others may have others), info (node, pid, app, broker...),
 --         queues (that it takes from, the first of them), config (the digest of what it is configured with), room,
---         units (limit -> how many its tasks use), running and fence as in sync.lua, version of the limit table that
---         units go by (-1: none yet),
+--         units (limit -> how many its tasks use), running and fence as in sync.lua,
 --         several (this server is one of several that the worker may be at)
 --         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
 --         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
---         last told), longest (the longest lease of any session, as last told, ms), newest (the last version of the
---         table it was told), overrides (limit -> JSON, as it was told)
--- Reply   {status: "ok", epoch, version, table, overrides, lease (its end, ms on the lease clock), longest, shut (ms for
+--         last told), longest (the longest lease of any session, as last told, ms), newest (the last version of which
+--         it was told the whole table), overrides (limit -> JSON, as it was told with that)
+-- Reply   {status: "ok", epoch, version (of the limit table; syncs tell what is in it), lease (its end, ms on the lease clock), longest, shut (ms for
 --         which nothing is granted yet), lost (true: data was lost, or may have been; false: this Redis is new to all
 --         that came), lapsed (true: the lease of the replaced session had run out),
 --         identified (false: the server's id can't be read),
@@ -58,7 +57,7 @@ input.expect({
   overrides = set_at_run_times, interval = input.milliseconds, timeout = input.milliseconds, longest = count, info = facts,
   queues = queue_names, config = input.digest, room = input.integer,
   units = function(it) return input.by_limit(it, count) end, running = function(it) return type(it) == 'string' end,
-  fence = input.sized, version = input.integer, several = input.flag,
+  fence = input.sized, several = input.flag,
 })
 epochs.begin()
 
@@ -89,6 +88,8 @@ local function began(epoch) return tonumber(string.match(epoch, ':(%d+)$')) or 0
 
 -- Bring back what operators had set, as this session remembers it; what was set since the loss stays.
 local function restore()
+  meta.version = math.max(meta.version, asked.newest)
+  call('HSET', META, 'overrides_version', int(asked.newest), 'version', int(meta.version))
   local texts = overrides.all()
   for limit in pairs(asked.overrides) do texts[limit] = texts[limit] or '{}' end
   for limit, text in pairs(texts) do
@@ -102,8 +103,6 @@ local function restore()
     end
     overrides.set(limit, override)
   end
-  call('HSET', META, 'overrides_version', int(asked.newest), 'version', int(math.max(meta.version, asked.newest)))
-  limits.new_version()
 end
 
 local lived, is_known, replaced = asked.known ~= '', false, {}
@@ -169,10 +168,10 @@ rooms.set(me, asked.room)
 grants.has_seen_fence(asked.fence)
 for limit, used in pairs(asked.units) do units.set(me, limit, used) end
 running.state(me, asked.running)
-call('ZADD', key.stated, lived and lost and 0 or int(math.max(asked.version, 0)), me)
+call('ZADD', key.stated, -1, me) -- what it runs is by a table that nobody here knows
 reply.finish()
 return cjson.encode({
-  status = 'ok', epoch = meta.epoch, version = meta.version, table = limits.all(), overrides = overrides.all(),
+  status = 'ok', epoch = meta.epoch, version = meta.version,
   lease = lease, longest = epochs.longest(), shut = meta.closed_until and meta.closed_until - clock.at or cjson.null,
   lost = call('HGET', META, 'lost') == '1', lapsed = lapsed, identified = epochs.server ~= nil, strangers = strangers,
 })

@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits overrides configs units wants grants running rooms contention lines serving takers notices epochs reply
+-- uses: input meta time clock members limits configs units wants grants running rooms contention lines serving takers notices news epochs reply
 -- One round trip of a session: the units that it has, what waits there for more, the room it has; at heartbeats all of it.
 --
 -- Guarantee: syncs are numbered, an older one changes nothing. Units are told as they were at grant `granted`: those of
@@ -6,7 +6,8 @@
 -- what it doesn't name is gone. Every sync renews the lease.
 -- ARGV[2] session, epoch, sync (its number), confirmed (the number of the last one that was
 --         answered, 0 for none), granted (number of the last grant it knows), room (free slots as of that grant),
---         version (of its limit table), units (limit -> how many it has, used or not: of those where that has changed;
+--         version (of its limit table: -1, none since it is open), known (the version up to which it was told the next
+--         one; version, where it is left out), units (limit -> how many it has, used or not: of those where that has changed;
 --         in a statement of all), wants [WANT...] (that have changed; in a statement all; skip and kept: of the requests
 --         that it told before and that were not granted by then, the first skip are gone, the next kept stay; requests:
 --         [ROW...], that follow on those; age: us since its gate),
@@ -18,11 +19,13 @@
 --         takes messages of there, when that has changed), growth (by how many slots its pool may still grow),
 --         weak [[set, [queue...]]...] (wants whose turn came while it had no room, with the queues of the messages
 --         that wait there; set 0: queues that it leaves alone, and would take up where nobody else has room)
--- Reply   {status: "ok", version, grants: [GRANT...] (at: wall time, ms),
+-- Reply   {status: "ok", version (the newest), grants: [GRANT...] (at: wall time, ms),
 --          recall: {contended limit: streak...}, offer (its turn came, but it has no room), lease (its end, ms on the lease clock),
 --          longest (the longest lease of any session that may live, ms),
 --          expires: ms until another session's lease ends, grants go on, what was set for a time ends, a configuration no
---          longer counts, or the lease clock is to go on; 0 where a script has left work to the next; table and overrides: where version differs,
+--          longer counts, or the lease clock is to go on; 0 where a script has left work to the next; changes: {before, version, rows [LIMIT...]} of the limit table,
+--          that lead from the one that it knows (-1: what isn't named is gone) to one of that version, not yet the newest
+--          where there are many; only where there are any,
 --          fence: a new one, to a statement; unclear: true where wants keep requests that are not known here,
 --          elsewhere: of the queues in weak those that another session takes and has room for}
 --         {status: "closed"}: no such session (its lease ran out, or data was lost), or, to a statement, not all of what
@@ -39,6 +42,7 @@ local function is_weak(row) return type(row) == 'table' and count(row[1]) and ev
 local function may_be_left_out(it, kind) return it == nil or kind(it) end
 if not (type(me) == 'string' and whole(asked.sync, 0, 9e15) and whole(asked.confirmed, 0, 9e15)
   and input.grant_number(asked.granted) and whole(asked.room, -9e15, 9e15) and whole(asked.version, -1, 9e15)
+  and whole(asked.known or asked.version, -1, 9e15)
   and type(asked.full) == 'boolean' and input.by_limit(asked.units, count) and every(asked.interests, limit_name)
   and input.wants(asked.wants) and may_be_left_out(asked.growth, count) and may_be_left_out(asked.fence, input.sized)
   and (asked.running == nil or type(asked.running) == 'string')
@@ -204,7 +208,10 @@ local lease = clock.at + tonumber(known[3])
 call('ZADD', SESSIONS, int(lease), me)
 call('HSET', SESSION, me .. ':sync', asked.sync)
 if known[7] then call('HDEL', SESSION, me .. ':offered') end
-call('ZADD', key.stated, asked.version, me)
+-- (A version that is not here yet is not of this life of the data.)
+local version = asked.version <= meta.version and asked.version or -1
+local heard = (asked.known or version) <= meta.version and asked.known or version
+call('ZADD', key.stated, version, me)
 if known[6] then lines.bring_back(me) end
 if asked.takes then takers.set(me, asked.source, asked.takes) end
 if asked.growth then call('HSET', SESSION, me .. ':growth', int(asked.growth)) end
@@ -241,5 +248,5 @@ if next(interests) then answer.recall = contention.recall(interests, me) end
 if #elsewhere > 0 then answer.elsewhere = elsewhere end
 if asked.full then answer.fence = fence end
 if is_unclear then answer.unclear = true end
-if meta.version ~= asked.version then answer.table, answer.overrides = limits.all(), overrides.all() end
+if heard < meta.version then answer.changes = news.since(heard) end
 return cjson.encode(answer)
