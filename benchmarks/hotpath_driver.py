@@ -2,12 +2,15 @@
 
 Run by ``benchmarks/hotpath.py`` in a process of its own, with the version to be measured first on the path; it uses
 nothing of this repository. The consumer is a stand-in; the step and its parts are the version's own, over a real Redis.
-Prints CPU seconds of the main thread for a request, one line of JSON.
+Prints one line of JSON: CPU seconds of the main thread for a request; with a count of 0, how often it calls each of the
+version's own functions for one.
 """
 
 from __future__ import annotations
 
+import cProfile
 import json
+import pstats
 import sys
 import time
 from types import SimpleNamespace
@@ -56,8 +59,9 @@ class Bench:
         self.app = app = Celery("bench", broker="memory://", set_as_current=False)
         app.conf.update(global_concurrency_redis_url=url, global_concurrency_limits=limits)
         GlobalConcurrency(app)
-        self.task = app.task(_nothing, name="bench.noop")
+        app.task(_nothing, name="bench.noop")
         app.finalize()
+        self.task = app.tasks["bench.noop"]  # itself, as a worker's strategies have it, and not a proxy
         connection = Connection("memory://")
         self.running: list[Any] = []
         self.readers: list[Any] = []
@@ -180,5 +184,29 @@ def measure(url: str, scenario: str, count: int) -> float:
         bench.step.shutdown(bench.consumer)
 
 
+def count_calls(url: str, scenario: str) -> dict[str, float]:
+    """How often a request calls each function of the version's own, on the main thread."""
+    limits, batch = SCENARIOS[scenario]
+    bench = Bench(url, limits)
+    profile = cProfile.Profile(builtins=False)
+    try:
+        for _ in range(500):
+            bench.take(batch)
+        profile.enable()
+        for _ in range(500):
+            bench.take(batch)
+        profile.disable()
+    finally:
+        bench.step.shutdown(bench.consumer)
+    calls: dict[str, float] = {}
+    for (path, _, function), (_, count, *_) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        _, is_own, name = path.partition("celery_gconc/")
+        if is_own:
+            key = f"{name}:{function}"
+            calls[key] = calls.get(key, 0.0) + count / (500 * batch)
+    return calls
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    number = int(sys.argv[3])
+    print(json.dumps(measure(sys.argv[1], sys.argv[2], number) if number else count_calls(*sys.argv[1:3])))

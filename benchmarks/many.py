@@ -45,8 +45,9 @@ class Intake(Anything):
 
     keep_seconds = 60.0
     wants_more = False
+    is_quiet = True
 
-    def queue_of(self, request: Any) -> str:
+    def queue_of(self, message: Any) -> str:
         return "celery"
 
     def may_move(self, run: Any) -> bool:
@@ -72,7 +73,7 @@ class Request:
     def __init__(self, number: int, kind: int) -> None:
         self.id = f"id-{number}"
         self.task = SimpleNamespace(name=f"task-{kind}", rate_limit=None)
-        self.eta = self.expires = None
+        self.eta = self.expires = self.message = None
         self.parent_id, self.root_id = None, self.id
         self.is_revoked = False
 
@@ -143,7 +144,7 @@ class Worker:
         self.gate.sweep(TICK_SECONDS)
 
     def revoke_one(self) -> None:
-        run = next(iter(self.dispatcher.rounds._runs))
+        run = next(iter(self.dispatcher.rounds._runs.values()))
         state.requests[run.task_id] = run.request
         state.revoked.add(run.task_id)
         self.gate.sweep(TICK_SECONDS)

@@ -44,6 +44,4 @@ def current_permit() -> TaskPermit | None:
     if task is None:
         return None
     told: Any = (task.request.delivery_info or {}).get(PERMIT_KEY)
-    if told is None:
-        return None
-    return TaskPermit(tuple(told["limits"]), told["number"], told["session"], told["granted_at"])
+    return None if told is None else TaskPermit(*told)

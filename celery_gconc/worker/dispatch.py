@@ -17,12 +17,13 @@ from typing import Any
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from celery_gconc.limits.claims import limits_of
 from celery_gconc.worker.events import Events
 from celery_gconc.worker.intake.intake import Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.rounds import Rounds
-from celery_gconc.worker.run import Run, RunState
+from celery_gconc.worker.run import ENDED, GRANTED, Run
 from celery_gconc.worker.runs import Runs
 from celery_gconc.worker.session.health import Health
 from celery_gconc.worker.turns import Turns
@@ -66,11 +67,11 @@ class Dispatcher:
         #: and how many have.
         self._runs_without_redis = runs_without_redis
         self.unlimited_runs = 0
-        #: All that are held here and not started: for the gate's sweeps. It has a lock of its own.
+        #: All that are held here and not started: for the gate's sweeps. Any thread.
         self.rounds = Rounds()
         #: Uncovered requests that wait for a slot; in use only while covered ones wait too. The consumer's thread adds
-        #: to its end; else it is changed with :attr:`_pumping` only.
-        self._ready: deque[Run] = deque()
+        #: to its end; else it is changed with :attr:`_pumping` only. Any may read it.
+        self.ready: deque[Run] = deque()
         #: Parked requests that have waited only while no slot was free. Any thread that starts requests; each takes
         #: single entries, which none of them relies on finding.
         self._unnoted: OrderedDict[Run, None] = OrderedDict()
@@ -80,6 +81,9 @@ class Dispatcher:
         #: Held by the one thread that starts requests; the flag has it look once more for another that came meanwhile.
         self._pumping = threading.Lock()
         self._is_pump_wanted = False
+        #: The class of the hooked requests of each class (hooks.py), hooked or not. Celery makes request classes anew
+        #: with each connection. The consumer's thread.
+        self.hooked: dict[type, type] = {}
         #: Set once, by :meth:`close`.
         self.is_closed = False
 
@@ -91,16 +95,6 @@ class Dispatcher:
         return self._ledger.session
 
     @property
-    def ready(self) -> list[Run]:
-        """The requests that wait for a slot only."""
-        return list(self._ready)
-
-    @property
-    def ready_count(self) -> int:
-        """How many these are."""
-        return len(self._ready)
-
-    @property
     def has_unnoted(self) -> bool:
         """Whether some wait of which the intake hasn't heard, for no slot was free."""
         return bool(self._unnoted)
@@ -108,29 +102,30 @@ class Dispatcher:
     def wait_for_slot(self, run: Run) -> None:
         """An uncovered request waits behind covered ones. On the consumer's thread."""
         self.rounds.add(run)
-        self._ready.append(run)
-        self._ledger.reserve(len(self._ready))
+        self.ready.append(run)
+        self._ledger.reserve(len(self.ready))
 
     def park(self, run: Run) -> None:
         """A request waits for a permit."""
         self.rounds.add(run)
         self._unnoted[run] = None  # before another thread can start it
-        self._ledger.wait(run)
-        if self._ledger.free_slots > 0 and self._unnoted.pop(run, self) is None:
+        has_slot = self._ledger.wait(run)
+        if has_slot and self._unnoted.pop(run, self) is None:
             self._note_wait(run)
 
     def unpark(self, run: Run) -> None:
         """It waits no more, for a permit or for a slot."""
         self.rounds.remove(run)
-        self._unnoted.pop(run, None)
         if run.has_waited:
             run.has_waited = False
             self._notes.append((False, run))
+        else:
+            self._unnoted.pop(run, None)
 
     def take_all(self) -> list[Run]:
         """Every request that waits here, for a permit or for a slot, out of its line; in order of arrival."""
-        unstarted = [*self._ledger.leave_all(), *self._ledger.uncovered(), *self._ready]
-        self._ready.clear()
+        unstarted = [*self._ledger.leave_all(), *self._ledger.uncovered(), *self.ready]
+        self.ready.clear()
         self._unnoted.clear()
         self.rounds.clear()
         self._ledger.reserve(0)
@@ -141,12 +136,12 @@ class Dispatcher:
         if not self._pumping.acquire(timeout=PURGE_SECONDS):
             return []  # called from within: a message was read while another was written
         try:
-            self._ready.extend(self._ledger.uncovered())
+            self.ready.extend(self._ledger.uncovered())
             parked = [run for run in self._ledger.waiting() if run.could_claim(limit)][:count]
-            ready = [run for run in self._ready if run.could_claim(limit)][: count - len(parked)]
+            ready = [run for run in self.ready if run.could_claim(limit)][: count - len(parked)]
             gone = set(ready)
-            self._ready = deque(run for run in self._ready if run not in gone)
-            self._ledger.reserve(len(self._ready))
+            self.ready = deque(run for run in self.ready if run not in gone)
+            self._ledger.reserve(len(self.ready))
             return [*(run for run in parked if self._ledger.leave(run)), *ready]
         finally:
             self._pumping.release()
@@ -159,9 +154,10 @@ class Dispatcher:
             state.task_ready(run.request)
         self._tell_notes()
 
-    def forget_notes(self) -> None:
-        """The broker's connection is gone, and with it what the intake was to hear."""
+    def connection_lost(self) -> None:
+        """The broker's connection is gone, with what the intake was to hear, and the requests of this connection."""
         self._notes.clear()
+        self.hooked.clear()
 
     def close(self) -> None:
         """Start nothing any more."""
@@ -180,8 +176,11 @@ class Dispatcher:
         return self._runs_without_redis and self._health.is_away
 
     def dispatch(self, run: Run) -> None:
-        """Hand a request to the pool."""
-        self.runs.dispatched(run)
+        """Hand a request to the pool; with its permit, where it has one."""
+        run.state = GRANTED
+        if run.permit is not None:
+            run.limits_at_start = limits_of(run.claims)
+            self._events.granted(run)
         try:
             self._start(run.request)
         except BaseException:
@@ -201,34 +200,35 @@ class Dispatcher:
 
     def _start_all(self) -> None:
         ledger = self._ledger
-        self._ready.extend(ledger.uncovered())
-        while (self._ready or ledger.free_slots > 0) and (run := self._next()) is not None:
+        self.ready.extend(ledger.uncovered())
+        while ((has_slot := ledger.free_slots > 0) or self.ready) and (run := self._next()) is not None:
             if run.is_revoked:
                 self._discard(run)
             else:
                 self.dispatch(run)
-        ledger.reserve(len(self._ready))
-        if ledger.waiting_count:
+        ledger.reserve(len(self.ready))
+        if ledger.waiting_count and (has_slot or ledger.may_ask_without_slot):
             ledger.slots_changed()
-            if ledger.free_slots > 0:
+            if has_slot:
                 self._note_waits()
+        else:
+            ledger.were_started()
 
     def _next(self) -> Run | None:
         """The next request to start, in order of arrival, out of its line; None where there is none or no slot."""
-        uncovered = self._first_uncovered()
+        uncovered = self._first_uncovered() if self.ready else None
         run = self._ledger.next(before=uncovered.arrived if uncovered is not None else None)
         if run is None and self.runs_unlimited:
             run = self._next_unlimited()
         if run is not None:
             self.unpark(run)
             return run
-        free = self._ledger.free_slots
-        if uncovered is None or free <= 0:
+        if uncovered is None or (free := self._ledger.free_slots) <= 0:
             return None
         # Redis would grant a permit if there were room: one free slot is kept for the round trip to say so.
         if self._ledger.holds_slot and free == 1:
             return None
-        self._ready.popleft()
+        self.ready.popleft()
         if not self._ledger.start_uncovered(uncovered):
             self.park(uncovered)
             return self._next()
@@ -237,13 +237,13 @@ class Dispatcher:
 
     def _first_uncovered(self) -> Run | None:
         for _ in range(MAX_AT_ONCE):
-            if not self._ready:
+            if not self.ready:
                 return None
-            run = self._ready[0]
+            run = self.ready[0]
             run.claims = self._ledger.covering(run.candidates)
             if not run.claims:
                 return run
-            self._ready.popleft()  # a limit began while it waited for its slot
+            self.ready.popleft()  # a limit began while it waited for its slot
             self.park(run)
         self._turns.wake()  # more of them may be covered by now
         return None
@@ -271,7 +271,7 @@ class Dispatcher:
 
     def stopped_running(self, run: Run) -> None:
         """A task runs no more: the next starts, before the callbacks of this one take their time."""
-        if self.runs.ended(run) and (self._ready or self._ledger.waiting_count):
+        if self.runs.ended(run) and (self.ready or self._ledger.waiting_count):
             if self.pool.starts_when_ended:
                 self.start_next()
             else:
@@ -279,21 +279,25 @@ class Dispatcher:
 
     def done(self, run: Run) -> None:
         """A request is done with altogether."""
-        if run.state is not RunState.ENDED:
+        if run.state is not ENDED:
             self.stopped_running(run)
         run.let_go()
         if self.pool.ends_on_consumer_thread:
             self.tell_intake(in_a_moment=True)
         elif self._notes:
             self._turns.wake()
-        self._ledger.watch_idle()
+        if run.started_at:
+            self._ledger.watch_idle()
 
     # -- What the intake hears: the consumer's thread ----------------------------------------------------
 
     def tell_intake(self, *, in_a_moment: bool = False) -> None:
         """Tell the intake what has changed; it then fetches more, *in a moment* where something was just started."""
-        self._tell_notes()
+        if self._notes:
+            self._tell_notes()
         intake = self._intake
+        if intake.is_quiet:
+            return
         surplus = [run for run in intake.take_surplus() if self._ledger.leave(run)]
         if surplus:
             self.let_go(surplus)

@@ -1,6 +1,6 @@
 """Tells others what happens to this worker's limited tasks: signals, task events, counters.
 
-    Runs (granted, released), Dispatcher (waiting), Health (lost leases) -> Events -> signals, events, Counters
+    Dispatcher (granted, waiting), Runs (released), Health (lost leases) -> Events -> signals, events, Counters
 
 Thread: each method says.
 """
@@ -13,8 +13,7 @@ from typing import Any
 from celery.utils.dispatch import Signal
 
 from celery_gconc import signals
-from celery_gconc.clock import now
-from celery_gconc.limits.claims import Limits, limits_of
+from celery_gconc.limits.claims import Limits
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.session.counts import Counters
 from celery_gconc.worker.session.health import Health, LostLeases
@@ -38,18 +37,17 @@ class Events:
     def granted(self, run: Run) -> None:
         """A task that a limit covers goes to the pool."""
         waited = run.started_at - run.arrived
-        self._counters.granted(run.claims_at_start, waited)
+        self._counters.granted(run.limits_at_start, waited)
         if signals.permit_granted.receivers:
             headers = run.request.request_dict
-            _send(signals.permit_granted, run, limits_of(run.claims_at_start), waited=waited, headers=headers)
+            _send(signals.permit_granted, run, run.limits_at_start, waited=waited, headers=headers)
 
-    def released(self, run: Run) -> None:
-        """Its permit is free again."""
-        moment = now()
+    def released(self, run: Run, moment: float) -> None:
+        """Its permit is free again, since this *moment*."""
         held = moment - run.started_at
-        self._counters.released(run.claims_at_start, moment, run.started_at - run.arrived, held)
+        self._counters.released(run.limits_at_start, moment, run.started_at - run.arrived, held)
         if signals.permit_released.receivers:
-            _send(signals.permit_released, run, limits_of(run.claims_at_start), held=held)
+            _send(signals.permit_released, run, run.limits_at_start, held=held)
 
     def ran_without_permit(self) -> None:
         """A task that a limit covers goes to the pool while Redis is unreachable."""

@@ -54,35 +54,18 @@ class Gate:
 
     def admit(self, request: Any) -> None:
         """Run a request now, or park it. Takes the place of ``Consumer.on_task_request``."""
-        ledger, dispatcher = self.ledger, self._dispatcher
-        queue = self._intake.queue_of(request)
-        candidates = self._candidates.of(request, queue)
-        claims = ledger.covering(candidates)
-        run = Run(request, candidates, claims, queue)
+        dispatcher = self._dispatcher
+        queue = self._intake.queue_of(request.message)
+        run = Run(request, self._candidates.of(request, queue), queue)
         if dispatcher.is_closed:
             self._late.append(run)
             return
         hook(run, dispatcher)
-        if not claims:
-            if (dispatcher.ready_count or ledger.waiting_count) and ledger.free_slots <= 0:
-                run.arrived = now()
-                self._hold(run)
-                dispatcher.wait_for_slot(run)
-                self._turns.keep_turning()
-                return
-            if ledger.start_uncovered(run):
-                dispatcher.dispatch(run)
-                return
         run.arrived = now()
-        if not dispatcher.ready_count and ledger.take(run):
+        if self.ledger.start(run, is_first=not dispatcher.ready):
             dispatcher.dispatch(run)
-            return
-        self._hold(run)
-        dispatcher.park(run)
-        self._turns.keep_turning()
-        dispatcher.tell_intake()
-        if not run.claims or dispatcher.runs_unlimited:
-            self.pump()
+        else:
+            self._hold(run)
 
     def pump(self) -> None:
         """Start what can be started now, first come, first served. Harmless when there is nothing."""
@@ -133,7 +116,7 @@ class Gate:
         dispatcher = self._dispatcher
         for run in dispatcher.take_all():
             run.let_go()
-        dispatcher.forget_notes()
+        dispatcher.connection_lost()
         self._moving = frozenset()
         dispatcher.runs.connection_lost()
         for run in dispatcher.runs.thrown_away():
@@ -162,11 +145,11 @@ class Gate:
     @property
     def counts(self) -> GateCounts:
         """How many requests are where."""
-        return GateCounts(self.ledger.running_count, self.ledger.waiting_count, self._dispatcher.ready_count)
+        return GateCounts(self.ledger.running_count, self.ledger.waiting_count, len(self._dispatcher.ready))
 
     def would_be_stuck(self, request: Any) -> bool:
         """Whether a request that is to come would wait for others to end, however many slots there were."""
-        claims = self.ledger.covering(self._candidates.of(request, self._intake.queue_of(request)))
+        claims = self.ledger.covering(self._candidates.of(request, self._intake.queue_of(request.message)))
         return bool(claims) and self.ledger.is_stuck(claims)
 
     def where(self, task_id: str) -> dict[str, Any]:
@@ -175,7 +158,7 @@ class Gate:
         held = (
             ("running", self.ledger.running()),
             ("parked", parked),
-            ("waits for a slot", self._dispatcher.ready),
+            ("waits for a slot", list(self._dispatcher.ready)),
         )
         for state, runs in held:
             for number, run in enumerate(runs):
@@ -194,10 +177,19 @@ class Gate:
     # -- Its own -----------------------------------------------------------------------------------------
 
     def _hold(self, run: Run) -> None:
+        """A request can't start now."""
+        dispatcher, request = self._dispatcher, run.request
         run.may_move = self._intake.may_move(run)
-        request = run.request
         # What waited for its ETA or its rate was delivered long ago.
         run.kept = 0.0 if request.eta or request.task.rate_limit else run.arrived
+        if run.claims:
+            dispatcher.park(run)
+            dispatcher.tell_intake()
+            if not run.claims or dispatcher.runs_unlimited:
+                self.pump()
+        else:
+            dispatcher.wait_for_slot(run)
+        self._turns.keep_turning()
 
     def _give_back(self, runs: Sequence[Run]) -> None:
         self._dispatcher.let_go(runs)

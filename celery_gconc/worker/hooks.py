@@ -8,22 +8,19 @@ consumer's).
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.concurrency.base import BasePool
 
 from celery_gconc.permit import PERMIT_KEY
 from celery_gconc.worker.dispatch import Dispatcher
-from celery_gconc.worker.run import RUN_KEY, Run, RunState
+from celery_gconc.worker.run import ENDED, RUN_KEY, Run
 
 #: Errors that a pool reports while the child that ran the task may still live (billiard runs the callbacks of a
 #: hard time limit, and Celery those of a terminate, before the kill): the permit is free when the child is gone.
 _BEFORE_DEATH = (TimeLimitExceeded, Terminated, WorkerLostError, SystemExit, KeyboardInterrupt)
-
-
-#: Where a request class keeps the class of its hooked requests.
-_HOOKED_KEY = "_gconc_hooked"
 
 
 def hook(run: Run, dispatcher: Dispatcher) -> None:
@@ -34,108 +31,124 @@ def hook(run: Run, dispatcher: Dispatcher) -> None:
     :meth:`Run.let_go` has let go does what its own class does.
     """
     request = run.request
-    request.__dict__[RUN_KEY] = run
     cls = type(request)
-    if hasattr(cls, "gconc_own"):
-        return  # it has been here before
-    hooked = cls.__dict__.get(_HOOKED_KEY)
-    if hooked is None or hooked.gconc_dispatcher is not dispatcher:
-        # A namespace, not a second base: an instance may only change to a class of the same layout.
-        added = {"__slots__": (), "gconc_own": cls, "gconc_dispatcher": dispatcher, **_METHODS}
-        hooked = type(cls.__name__, (cls,), added)
-        setattr(cls, _HOOKED_KEY, hooked)
-    request.__class__ = hooked
+    hooked = dispatcher.hooked.get(cls)
+    if hooked is None:
+        own = cls.__dict__.get("gconc_own", cls)  # it may come from another gate
+        hooked = dispatcher.hooked[own] = _hooked(own, dispatcher)
+        dispatcher.hooked[hooked] = hooked
+    if hooked is not cls:  # else it has been here before
+        request.__class__ = hooked
+    request.gconc_run = run
+
+
+def _hooked(own: type, dispatcher: Dispatcher) -> type:
+    """The class of the hooked requests of a class."""
+    methods = {name: method for name, method in vars(Hooks).items() if callable(method)}
+    if not dispatcher.pool.has_children:
+        del methods["on_accepted"]  # no child can die under its task
+    # A namespace, not a second base: an instance may only change to a class of the same layout.
+    added = {"__slots__": (), RUN_KEY: None, "gconc_own": own, "gconc_dispatcher": dispatcher, **methods}
+    added |= {f"gconc_{name}": getattr(own, name, None) for name in methods}
+    return type(own.__name__, (own,), added)
 
 
 class Hooks:
     """What a request of ours does at each step of its way through the pool, beside what its own class does.
 
-    Its methods are those of each subclass that :func:`hook` makes.
+    Its methods are those of each subclass that :func:`hook` makes; what they have taken the place of goes by the same
+    names with a prefix.
     """
 
-    #: The request's own class, and what the worker starts requests with.
-    gconc_own: Any
+    #: The run that the request is, while its callbacks are ours; and what the worker starts requests with.
+    gconc_run: Run | None
     gconc_dispatcher: Dispatcher
+
+    #: Of Celery's.
+    delivery_info: dict[str, Any]
+    gconc_execute_using_pool: Callable[..., Any]
+    gconc_on_accepted: Callable[..., Any]
+    gconc_on_success: Callable[..., Any]
+    gconc_on_failure: Callable[..., Any]
+    gconc_on_timeout: Callable[..., Any]
 
     def execute_using_pool(self, pool: BasePool, **kwargs: Any) -> Any:
         """Hand the request to the pool; revoked or refused, it ends here."""
-        request = cast("Any", self)
-        run, dispatcher = request.__dict__.get(RUN_KEY), self.gconc_dispatcher
+        run = self.gconc_run
         if run is None:
-            return self.gconc_own.execute_using_pool(self, pool, **kwargs)
-        if (permit := run.permit) is not None and permit.fencing_number:
-            request.delivery_info[PERMIT_KEY] = permit.for_task(dispatcher.session)
+            return self.gconc_execute_using_pool(pool, **kwargs)
+        dispatcher, permit = self.gconc_dispatcher, run.permit
+        if permit is not None and permit.fencing_number:
+            self.delivery_info[PERMIT_KEY] = permit.for_task(run.limits_at_start, dispatcher.session)
         try:
-            result = self.gconc_own.execute_using_pool(self, pool, **kwargs)
+            result = self.gconc_execute_using_pool(pool, **kwargs) if kwargs else self.gconc_execute_using_pool(pool)
         except BaseException:  # TaskRevokedError is swallowed by WorkController._process_task
             dispatcher.done(run)
             raise
-        run.job = result
-        _follow(result, run, dispatcher)
-        if run.state is RunState.ENDED:
-            run.job = None  # it ended on another thread meanwhile
+        if result is not None:
+            run.job = result
+            if not dispatcher.pool.has_children:
+                _follow(result, run, dispatcher)
+            if run.state is ENDED:
+                run.job = None  # it ended on another thread meanwhile
+        elif dispatcher.pool.runs_inline:
+            dispatcher.done(run)
         return result
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """The task starts in the child *pid*."""
-        run: Run | None = self.__dict__.get(RUN_KEY)
+        """The task starts in the child *pid*: only where there are children."""
+        run = self.gconc_run
         try:
-            self.gconc_own.on_accepted(self, pid, time_accepted)
+            self.gconc_on_accepted(pid, time_accepted)
         finally:
             if run is not None:
                 self.gconc_dispatcher.runs.accepted(run, pid)
 
-    def on_success(self, *args: Any, **kwargs: Any) -> Any:
+    def on_success(self, result: Any, **kwargs: Any) -> Any:
         """A result has come from the task, good or bad: it runs no more."""
-        run: Run | None = self.__dict__.get(RUN_KEY)
+        run = self.gconc_run
         if run is None:
-            return self.gconc_own.on_success(self, *args, **kwargs)
-        self.gconc_dispatcher.stopped_running(run)
+            return self.gconc_on_success(result, **kwargs)
+        dispatcher = self.gconc_dispatcher
+        dispatcher.stopped_running(run)
         try:
-            return self.gconc_own.on_success(self, *args, **kwargs)
+            return self.gconc_on_success(result, **kwargs) if kwargs else self.gconc_on_success(result)
         finally:
-            self.gconc_dispatcher.done(run)
+            dispatcher.done(run)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """The task failed, or the pool lost it."""
-        run: Run | None = self.__dict__.get(RUN_KEY)
+        run = self.gconc_run
         if run is None:
-            return self.gconc_own.on_failure(self, exc_info, *args, **kwargs)
+            return self.gconc_on_failure(exc_info, *args, **kwargs)
         exc = exc_info.exception
         exc = getattr(exc, "exc", exc)  # celery and billiard: ExceptionWithTraceback
         dying = isinstance(exc, _BEFORE_DEATH) and self.gconc_dispatcher.runs.may_still_run(run)
         if not dying:
             self.gconc_dispatcher.stopped_running(run)
         try:
-            return self.gconc_own.on_failure(self, exc_info, *args, **kwargs)
+            return self.gconc_on_failure(exc_info, *args, **kwargs)
         finally:
             if not dying:
                 self.gconc_dispatcher.done(run)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         """A time limit has passed: after a hard one the child is killed, but only after this call."""
-        run: Run | None = self.__dict__.get(RUN_KEY)
+        run = self.gconc_run
         try:
-            return self.gconc_own.on_timeout(self, soft, timeout)
+            return self.gconc_on_timeout(soft, timeout)
         finally:
             if run is not None and not soft and not self.gconc_dispatcher.runs.may_still_run(run):
                 self.gconc_dispatcher.done(run)
 
 
-_METHODS = {name: method for name, method in vars(Hooks).items() if callable(method)}
-
-
 def _follow(result: Any, run: Run, dispatcher: Dispatcher) -> None:
-    """Where the pool itself can tell that a task is over, hear it: a callback may be skipped by an error.
+    """Hear it of the pool itself that a task is over, where that can tell: a callback may be skipped by an error.
 
     (celery 5.4-5.7: ``concurrency.base.apply_target`` calls none where tracing itself raises.)
     """
-    if dispatcher.pool.has_children and result is not None:
-        return
     future = getattr(result, "f", result)  # celery 5.4-5.7: ApplyResult of the threads pool has it there
     if hasattr(future, "add_done_callback"):
         future.add_done_callback(lambda _: dispatcher.done(run))
     elif hasattr(result, "link"):  # a greenlet
         result.link(lambda _: dispatcher.done(run))
-    elif result is None and dispatcher.pool.runs_inline:
-        dispatcher.done(run)

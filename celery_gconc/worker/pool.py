@@ -64,12 +64,14 @@ class Pool:
         """
         if self.has_children:
             return 0 if self._processes is None else int(self.pool.num_processes)
-        return int(self.pool.limit or 0)
+        return self.pool.limit or 0
 
     @property
     def startable(self) -> int:
         """How many tasks it can run at once, where the worker can start any at all."""
-        return 0 if self.is_stalled else self.size
+        if self.is_stalled:
+            return 0
+        return self.size if self.has_children else self.pool.limit or 0
 
     @property
     def growth(self) -> int | None:

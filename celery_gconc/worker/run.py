@@ -12,7 +12,7 @@ from celery_gconc.clock import now
 from celery_gconc.limits.claims import Claims, Limits, limits_of
 from celery_gconc.worker.ledger.permit import Permit
 
-#: What a request has of ours in its ``__dict__``, while its callbacks are ours (hooks.py): the run that it is.
+#: The attribute of a request that says which run it is, while its callbacks are ours (hooks.py); else None.
 RUN_KEY = "gconc_run"
 
 #: When the broker delivered it, where that was noted.
@@ -26,10 +26,14 @@ class RunState(Enum):
     PARKED = "parked"
     #: It has a slot, and a permit where it needs one, and is on its way to the pool.
     GRANTED = "granted"
-    #: A process, a thread or a greenlet of the pool has begun it.
+    #: A child of the pool has begun it. (Of other pools nobody asks.)
     STARTED = "started"
     #: It runs no more, or was let go: nothing here is its any more.
     ENDED = "ended"
+
+
+#: Each of them at hand: of an enum it costs more (Python 3.11), and each request asks several times.
+PARKED, GRANTED, STARTED, ENDED = RunState
 
 
 class Run:
@@ -41,13 +45,13 @@ class Run:
     permit: Permit | None = None
     #: Where it stands. The dispatcher's thread writes GRANTED; callbacks of the pool, or the link's thread, the rest.
     #: None of them makes ENDED undone.
-    state = RunState.PARKED
+    state = PARKED
     #: When it reached the gate, by :func:`now`. The gate's.
     arrived = 0.0
-    #: When it went to the pool with a permit, by :func:`now` (0.0: it didn't), and what it claimed then: others limits
-    #: may cover it by the time at which it ends. Written where it is dispatched.
+    #: When it was started with a permit, by :func:`now` (0.0: it wasn't). The ledger's, under its lock.
     started_at = 0.0
-    claims_at_start: Claims = ()
+    #: Which limits covered it then: they may be others by the time at which it ends. Written where it is dispatched.
+    limits_at_start: Limits = ()
     #: Whether it went to the pool without a permit though a limit covers it. Written where it is dispatched.
     is_unlimited = False
     #: Whether it was seen to wait for a permit while a slot was free. Written where it is parked, and unparked.
@@ -59,19 +63,20 @@ class Run:
     #: What the pool gave for it, while it runs: it leads back here, so it is let go at the end.
     job: Any = None
 
-    def __init__(self, request: Any, candidates: Claims, claims: Claims, queue: str | None) -> None:
+    #: What it claims. The ledger's, under its lock.
+    claims: Claims = ()
+
+    def __init__(self, request: Any, candidates: Claims, queue: str | None) -> None:
         #: Celery's own.
         self.request = request
         #: What it would claim if each limit had a max, and the queue that its message came from, where that is known.
         self.candidates = candidates
         self.queue = queue
-        #: What it claims. The ledger's, under its lock.
-        self.claims = claims
 
     @classmethod
     def of(cls, request: Any) -> Run | None:
         """The run that a request is, while its callbacks are ours."""
-        run = request.__dict__.get(RUN_KEY)
+        run = getattr(request, RUN_KEY, None)
         return run if isinstance(run, cls) else None
 
     @property
@@ -114,8 +119,8 @@ class Run:
 
     def let_go(self) -> None:
         """It is over: the request's callbacks are its own again, and no cycle of references is left behind."""
-        self.state = RunState.ENDED
-        self.request.__dict__.pop(RUN_KEY, None)
+        self.state = ENDED
+        self.request.gconc_run = None
         self.job = None
 
 

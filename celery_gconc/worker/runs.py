@@ -1,6 +1,6 @@
 """The requests of this worker that were handed to the pool, and how each of them comes to its end.
 
-    Dispatcher (dispatched), Hooks (accepted), link (child_exited, result_written) -> Runs -> Ledger, Events
+    Hooks (accepted), Dispatcher (stopped_running), link (child_exited, result_written) -> Runs -> Ledger, Events
 
 Thread: any. What runs is written down in the ledger, under its lock; nothing else here changes but a run's own fields.
 """
@@ -13,7 +13,7 @@ from celery_gconc.worker.events import Events
 from celery_gconc.worker.late_acks import survive_closed_channel
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
-from celery_gconc.worker.run import Run, RunState
+from celery_gconc.worker.run import ENDED, GRANTED, STARTED, Run
 from celery_gconc.worker.turns import Turns
 
 
@@ -29,19 +29,10 @@ class Runs:
         """The session whose permits they run with."""
         return self._ledger.session
 
-    # -- Their start -------------------------------------------------------------------------------------
-
-    def dispatched(self, run: Run) -> None:
-        """A request goes to the pool; with its permit, where it has one."""
-        run.state = RunState.GRANTED
-        if run.permit is not None:
-            run.started_at, run.claims_at_start = now(), run.claims
-            self._events.granted(run)
-
     def accepted(self, run: Run, pid: int) -> None:
         """A task starts in the process *pid*: where that is a child, its exit is to be noticed at once."""
-        if run.state is RunState.GRANTED:
-            run.state = RunState.STARTED
+        if run.state is GRANTED:
+            run.state = STARTED
         if run.permit is not None and self._pool.is_child(pid):
             self._children.watch(pid)
 
@@ -49,11 +40,12 @@ class Runs:
 
     def ended(self, run: Run) -> bool:
         """A task runs no more: its permit and its slot are free. Return false where that was known before."""
-        if run.state is RunState.ENDED or not self._ledger.ended(run):
+        moment = now() if run.started_at else 0.0  # else nobody asks
+        if run.state is ENDED or not self._ledger.ended(run, moment):
             return False
-        run.state = RunState.ENDED
-        if run.started_at:
-            self._events.released(run)
+        run.state = ENDED
+        if moment:
+            self._events.released(run, moment)
         return True
 
     def may_still_run(self, run: Run) -> bool:
@@ -98,7 +90,7 @@ class Runs:
 
         By the job, not the child: that may have another one by the time at which something is seen to be written.
         """
-        busy = {run.request.worker_pid: run.job for run in self._ledger.covered() if run.state is RunState.STARTED}
+        busy = {run.request.worker_pid: run.job for run in self._ledger.covered() if run.state is STARTED}
         pipes = self._pool.result_pipes().items()
         self._children.watch_pipes({fd: job._job for fd, pid in pipes if (job := busy.get(pid)) is not None})
 
@@ -111,5 +103,5 @@ class Runs:
         return [
             run
             for run in self._ledger.running()
-            if self._pool.take_thrown_away(run.job, is_accepted=run.state is RunState.STARTED)
+            if self._pool.take_thrown_away(run.job, is_accepted=run.state is STARTED)
         ]

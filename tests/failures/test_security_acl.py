@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.worker.session.counts import Counters
 from tests.kit.keys import key
@@ -109,7 +108,7 @@ def tour(guarded: Guarded) -> dict[str, Any]:
         found["holders"] = len(namespace.store.holders("app", 5))
         found["waiting"] = len(namespace.store.waiting("app", 5)) + len(namespace.store.find("unknown"))
         counters = Counters()
-        counters.released(claims_on(("app",)), 1.0, 0.0, 1.0)
+        counters.released(("app",), 1.0, 0.0, 1.0)
         with counters.collect(1.0, {"app": 1}) as record:
             namespace.store.record("a", record)
         found["history"] = len(namespace.store.history("app", 60)) + len(namespace.store.totals().limits)

@@ -21,7 +21,7 @@ from celery.exceptions import TaskRevokedError
 from kombu import Queue
 
 from celery_gconc.brokers.base import Broker, Delivery
-from celery_gconc.permit import PERMIT_KEY
+from celery_gconc.permit import PERMIT_KEY, TaskPermit
 
 #: What a task claims by its option; and the queues.
 TASKS: dict[str, Any] = {
@@ -223,7 +223,7 @@ class Request:
     def fencing_number(self) -> int | None:
         """The one that its task gets."""
         permit = self.delivery_info.get(PERMIT_KEY)
-        return None if permit is None else int(permit["number"])
+        return None if permit is None else TaskPermit(*permit).number
 
     def revoked(self) -> bool:
         if self.message.is_revoked:

@@ -188,6 +188,7 @@ class Worker:
         parts.starter._source = "machine"
         parts.starter.tell_queues()
         parts.starter.register(hub)
+        parts.turns.speaks = False  # its link says everything: tests/worker/test_speaker.py has the loop
         self._bell: Any = parts.turns.bell
         #: What stands still: nothing, its ``loop``, or ``all`` of its process; children of it go on.
         self.frozen = ""
@@ -248,9 +249,7 @@ class Worker:
     def has_consumer_work(self) -> bool:
         if self.frozen == "all" or (self.frozen and self.kind == "prefork"):
             return False
-        return bool(self.pool.calls) or (
-            not self.frozen and (self._bell._is_rung or (not self.is_stopping and self.tasks.can_take is not None))
-        )
+        return bool(self.pool.calls) or (not self.frozen and (self._bell._is_rung or self._next_queue is not None))
 
     def consumer_turn(self) -> None:
         """The event loop comes round: results, our bell, a message. (Threads call back though it stands still.)"""
@@ -260,7 +259,7 @@ class Worker:
             return
         if self._bell._is_rung:
             self.parts.starter._on_rung()  # type: ignore[attr-defined]
-        if not self.is_stopping and (queue := self.tasks.can_take) is not None:
+        if (queue := self._next_queue) is not None:
             self.tasks.receive(queue)
         if self.is_stopping and not self.pool.jobs:
             self.parts.link.stop()
@@ -316,6 +315,13 @@ class Worker:
         return self.pool.slots - len(self.pool.jobs)
 
     # -- Its own -----------------------------------------------------------------------------------------
+
+    @property
+    def _next_queue(self) -> str | None:
+        """Where its next message comes from; none before it has heard which limits hold, or that Redis is away."""
+        if self.is_stopping or not self.parts.health.tried.is_set():
+            return None
+        return self.tasks.can_take
 
     def _deliver(self, message: Message) -> None:
         self.arrived[message] = self.clock.at

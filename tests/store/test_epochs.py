@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 
-from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.keys import Keys
 from celery_gconc.protocol.status import Totals
 from celery_gconc.worker.session.counts import Counters
@@ -75,7 +74,7 @@ def pass_time(namespace: Namespace, seconds: float, *sessions: Session) -> None:
 
 def test_counters_begin_anew_with_another_server_or_older_data(namespace, pair):
     counters = Counters()
-    counters.granted(claims_on(("app",)), 0.1)
+    counters.granted(("app",), 0.1)
     counters.count("lease_losses")
     with counters.collect(1000.0, {}) as record:
         assert record is not None

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.counted import BUCKETS, Stall
 from celery_gconc.worker.session.counts import MAX_SAMPLES, Counters
 
@@ -27,8 +26,8 @@ def test_totals_add_up_over_sessions_and_heartbeats(namespace: Namespace):
     for name in ("a", "b"):
         counters = Counters()
         for _ in range(2):
-            counters.granted(claims_on(("app", "queue:q")), 0.2)
-            counters.released(claims_on(("app", "queue:q")), 999.0, 0.2, 7.0)
+            counters.granted(("app", "queue:q"), 0.2)
+            counters.released(("app", "queue:q"), 999.0, 0.2, 7.0)
             counters.count("redis_errors")
             send(namespace, name, counters)
     totals = namespace.store.totals()
@@ -48,7 +47,7 @@ def test_a_value_on_a_bound_belongs_to_that_bound_and_what_is_above_all_to_the_l
     namespace.session("a")
     counters = Counters()
     for waited in (0.0, 0.005, 0.0051, 1800.0, 1e6):
-        counters.granted(claims_on(("app",)), waited)
+        counters.granted(("app",), waited)
     send(namespace, "a", counters)
     counts = dict(namespace.store.totals().limits[0].wait.buckets)
     assert {bound: count for bound, count in counts.items() if count} == {0.005: 2, 0.01: 1, 1800.0: 1, BUCKETS[-1]: 1}
@@ -69,8 +68,8 @@ def test_permits_of_a_session_whose_lease_ran_out_are_counted_as_reclaimed(names
 def test_what_has_ended_is_kept_as_samples_with_the_time_of_its_end(namespace: Namespace):
     namespace.session("a")
     counters = Counters()
-    counters.released(claims_on(("app",)), 990.0, 1.5, 0.25)
-    counters.released(claims_on(("app",)), 998.0, 0.0, 2.0)
+    counters.released(("app",), 990.0, 1.5, 0.25)
+    counters.released(("app",), 998.0, 0.0, 2.0)
     send(namespace, "a", counters)
     at = namespace.store.status().at
     first, second = namespace.store.history("app", 60)
@@ -86,7 +85,7 @@ def test_of_many_ends_some_are_kept_and_stand_for_all(namespace: Namespace):
     namespace.session("a")
     counters = Counters()
     for number in range(1000):
-        counters.released(claims_on(("app",)), 999.0, 0.0, number / 1000)
+        counters.released(("app",), 999.0, 0.0, number / 1000)
     send(namespace, "a", counters)
     history = namespace.store.history("app", 60)
     assert len(history) == MAX_SAMPLES
@@ -98,14 +97,14 @@ def test_of_many_ends_some_are_kept_and_stand_for_all(namespace: Namespace):
 def test_recent_is_bounded_and_leaves_by_itself(namespace: Namespace):
     namespace.session("a")
     counters = Counters()
-    counters.released(claims_on(("app",)), 999.0, 0.0, 1.0)
+    counters.released(("app",), 999.0, 0.0, 1.0)
     send(namespace, "a", counters)
     assert 0 < namespace.raw.ttl(namespace.keys.key("recent")) <= 15 * 60
     with namespace.raw.pipeline() as pipe:
         for _ in range(6000):
             pipe.xadd(namespace.keys.key("recent"), {"limits": "{}"})
         pipe.execute()
-    counters.released(claims_on(("app",)), 999.0, 0.0, 1.0)
+    counters.released(("app",), 999.0, 0.0, 1.0)
     send(namespace, "a", counters)
     assert namespace.raw.xlen(namespace.keys.key("recent")) < 5500
     assert len(namespace.store.history("app", 60)) == 1  # the older ones made room
@@ -137,7 +136,7 @@ def test_tasks_a_minute_are_counted_however_many_sessions_send(namespace: Namesp
     namespace.session("a")
     counters = Counters()
     for _ in range(3):
-        counters.released(claims_on(("app",)), 999.0, 0.0, 1.0)
+        counters.released(("app",), 999.0, 0.0, 1.0)
         send(namespace, "a", counters)
     with namespace.raw.pipeline() as pipe:
         for _ in range(6000):
@@ -166,7 +165,7 @@ def age(namespace: Namespace, seconds: int) -> None:
 def tell_end(namespace: Namespace, session: str) -> None:
     """One more task has ended."""
     counters = Counters()
-    counters.released(claims_on(("app",)), 999.0, 0.0, 1.0)
+    counters.released(("app",), 999.0, 0.0, 1.0)
     send(namespace, session, counters)
 
 
@@ -177,7 +176,7 @@ def test_limits_that_are_no_more_make_room_for_others(namespace: Namespace):
     names = [f"pool:{number}" for number in range(10_000)] + ["queue:kept"]
     namespace.raw.hset(namespace.keys.key("totals"), mapping=dict.fromkeys(names, total))
     counters = Counters()
-    counters.granted(claims_on(("queue:new",)), 0.0)
+    counters.granted(("queue:new",), 0.0)
     send(namespace, "a", counters)
     assert [limit.limit for limit in namespace.store.totals().limits] == ["queue:kept", "queue:new"]
 
@@ -197,11 +196,11 @@ def test_nothing_is_sent_where_nothing_has_changed():
 def test_what_may_not_have_arrived_is_sent_again_with_what_came_after(namespace: Namespace):
     namespace.session("a")
     counters = Counters()
-    counters.granted(claims_on(("app",)), 0.1)
+    counters.granted(("app",), 0.1)
     namespace.set("app", 0)
     with pytest.raises(StoreUnavailable), counters.collect(1.0, {"app": 1}):
         raise StoreUnavailable
-    counters.granted(claims_on(("app",)), 0.1)
+    counters.granted(("app",), 0.1)
     send(namespace, "a", counters, {"app": 1})
     assert namespace.store.totals().limits[0].grants == 2
     assert namespace.store.status("app")["app"].parked == 1
@@ -224,7 +223,7 @@ def test_a_stall_is_sent_with_each_heartbeat_and_so_is_its_end(namespace: Namesp
 def test_counters_that_nobody_collects_add_up_what_they_keep(namespace: Namespace):
     counters = Counters()
     for _ in range(25_000):
-        counters.released(claims_on(("app",)), 1.0, 0.0, 0.1)
+        counters.released(("app",), 1.0, 0.0, 0.1)
     assert len(counters._events) <= 10_001
     namespace.session("a")
     send(namespace, "a", counters)

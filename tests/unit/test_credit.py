@@ -28,7 +28,7 @@ def credit(qos: QoS) -> Credit:
 def delivered(tag: str) -> Run:
     """A request whose message came by this consumer."""
     message = SimpleNamespace(delivery_info={"consumer_tag": tag})
-    return Run(SimpleNamespace(id="x", message=message), (), (), "emails")
+    return Run(SimpleNamespace(id="x", message=message), (), "emails")
 
 
 def test_a_consumer_whose_messages_all_wait_here_is_used_up_until_one_of_them_starts(credit: Credit) -> None:

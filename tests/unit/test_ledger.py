@@ -11,7 +11,7 @@ import pytest
 from celery_gconc.clock import now
 from celery_gconc.limits.claims import Claim, Claims, claims_on
 from celery_gconc.protocol.messages import Grant, Notice, Sync, Synced, Want
-from celery_gconc.worker.ledger import asks, exchange, holdings, moves, outbox, trust
+from celery_gconc.worker.ledger import asks, exchange, holdings, ledger, moves, outbox, trust
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.ledger.permit import STEPS, Permit
 from tests.kit.tables import leading, whole
@@ -25,7 +25,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.time = 1000.0
-        for module in (asks, exchange, holdings, moves, outbox, trust):
+        for module in (asks, exchange, holdings, ledger, moves, outbox, trust):
             monkeypatch.setattr(module, "now", lambda: self.time)
 
 
@@ -193,11 +193,11 @@ def test_who_comes_while_units_are_spare_starts_with_them_at_once():
     harness = Harness()
     (runs,) = harness.start()
     comes = Request()
-    assert not harness.ledger.take(comes), "none are spare"
+    assert not harness.ledger.start(comes), "none are spare"
     harness.ledger.ended(runs)
-    assert harness.ledger.take(comes)
+    assert harness.ledger.start(comes)
     assert harness.sync().units == {}
-    assert not harness.ledger.take(Request()), "each is used once"
+    assert not harness.ledger.start(Request()), "each is used once"
 
 
 def test_units_go_back_when_somebody_else_waits():
@@ -399,9 +399,9 @@ def test_nothing_starts_by_a_table_older_than_the_one_that_was_told_of():
     harness.ledger.ended(first)
     harness.ledger.notice(Notice(version=2))
     late = Request()
-    assert not harness.ledger.take(late), "its max may be lower now"
+    assert not harness.ledger.start(late), "its max may be lower now"
     harness.change(**{"queue:emails": 1})
-    assert harness.ledger.take(late)
+    assert harness.ledger.start(late)
 
 
 def test_the_end_of_an_offer_is_news_for_a_slot_was_kept_for_it():
@@ -457,6 +457,59 @@ def test_the_link_is_woken_once_for_what_is_due_and_again_for_what_is_due_sooner
     assert harness.ledger.due_at == 0.0, "room for one that was asked for"
     harness.wait()
     assert harness.wakes == 2
+
+
+def full() -> tuple[Harness, Request, Request]:
+    """A session with one slot, in which a task runs, and another request waits for it."""
+    harness = Harness(slots=1)
+    (runs,) = harness.start()
+    return harness, runs, harness.wait()
+
+
+def test_nobody_is_woken_for_an_ask_of_which_redis_has_not_heard_and_that_is_over():
+    harness, runs, waits = full()
+    due_at, wakes = harness.ledger.due_at, harness.wakes
+    harness.ledger.ended(runs)
+    assert harness.ledger.next() is waits, "with the units of the one before"
+    assert harness.ledger.due_at == due_at, "as it was, lazily"
+    assert harness.wakes == wakes
+    assert [want.requests for want in harness.sync().wants] == [[]]
+
+
+def test_redis_hears_at_once_that_what_it_was_asked_for_is_over():
+    harness, runs, waits = full()
+    assert len(harness.sync().wants) == 1
+    harness.ledger.ended(runs)
+    wakes = harness.wakes
+    assert harness.ledger.next() is waits
+    assert harness.ledger.due_at == 0.0
+    assert harness.wakes == wakes, "the task goes to the pool first"
+    harness.ledger.were_started()
+    assert harness.wakes == wakes + 1
+    assert [want.requests for want in harness.sync().wants] == [[]]
+
+
+def test_who_comes_while_no_slot_is_free_adds_nothing_to_tell_unless_others_wait():
+    harness, _runs, _waits = full()
+    harness.sync()
+    harness.wait()
+    assert harness.ledger.due_at is None
+    harness.sync(contended={"queue:emails": 0})
+    harness.wait()
+    assert harness.ledger.due_at is not None, "each has a position of its own there"
+
+
+def test_units_of_a_limit_of_which_all_had_gone_are_counted_anew():
+    harness = Harness()
+    (first,) = harness.start()
+    harness.ledger.ended(first)
+    harness.ledger.notice(Notice(contended={"queue:emails": 0}))
+    assert harness.sync().units == {"queue:emails": 0}
+    (second,) = harness.start()
+    assert harness.ledger._holdings.used("queue:emails") == 1
+    harness.ledger.ended(second)
+    assert harness.ledger._holdings.used("queue:emails") == 0
+    assert harness.ledger.start(Request()), "with the same units"
 
 
 def test_a_request_ends_once():
@@ -683,7 +736,7 @@ def test_units_go_back_where_one_of_ours_that_needs_more_came_first():
     harness.ledger.notice(Notice(grants=(granted(2, first.set, BOTH),)))
     assert harness.ledger.next() is emails
     harness.wait("more emails", BOTH)
-    assert not harness.ledger.take(Request(BOTH)), "nothing is spare"
+    assert not harness.ledger.start(Request(BOTH)), "nothing is spare"
     harness.ledger.ended(emails)
     assert harness.ledger.next() is None, "the news came before the other emails, and Redis knows the order of all"
     assert harness.sync().units == {"app": 0, "queue:emails": 0}
@@ -698,9 +751,9 @@ def test_who_comes_later_overtakes_nobody_of_ours_that_shares_a_limit():
     assert harness.ledger.next() is emails
     harness.wait("news", NEWS)
     harness.ledger.ended(emails)
-    assert not harness.ledger.take(Request(BOTH)), "the units of app are for the news"
+    assert not harness.ledger.start(Request(BOTH)), "the units of app are for the news"
     assert harness.sync().units == {"app": 0}
-    assert harness.ledger.take(Request(claims_on(("queue:emails",)))), "with which this one has nothing to do"
+    assert harness.ledger.start(Request(claims_on(("queue:emails",)))), "with which this one has nothing to do"
 
 
 def test_spare_units_of_one_limit_go_back_when_one_waits_that_lacks_another():
@@ -828,9 +881,9 @@ def test_a_task_uses_as_many_units_as_it_weighs():
     assert harness.sync(full=True).units == {"pool:gpu": 2}
     harness.ledger.ended(heavy)
     one, other = Request(LIGHT), Request(LIGHT)
-    assert harness.ledger.take(one)
-    assert harness.ledger.take(other)
-    assert not harness.ledger.take(Request(LIGHT))
+    assert harness.ledger.start(one)
+    assert harness.ledger.start(other)
+    assert not harness.ledger.start(Request(LIGHT))
 
 
 def test_units_that_are_too_few_for_the_first_of_ours_go_back_rather_than_to_a_lighter_one():
@@ -880,7 +933,7 @@ def test_a_task_that_runs_takes_no_less_of_a_limit_whose_max_is_lowered_below_it
     harness.change(3, **{"pool:gpu": 2})
     assert harness.sync(full=True).units == {"pool:gpu": 2}, "no other was to start meanwhile"
     harness.ledger.ended(heavy)
-    assert harness.ledger.take(Request(HEAVY)), "it had been granted them all the time"
+    assert harness.ledger.start(Request(HEAVY)), "it had been granted them all the time"
 
 
 def test_a_task_that_took_all_of_a_limit_keeps_as_many_units_when_the_max_is_raised():
@@ -893,7 +946,7 @@ def test_a_task_that_took_all_of_a_limit_keeps_as_many_units_when_the_max_is_rai
     harness.change(**{"pool:gpu": 3})
     assert harness.sync(full=True).units == {"pool:gpu": 1}
     harness.ledger.ended(heavy)
-    assert not harness.ledger.take(Request(HEAVY)), "from now on it takes two"
+    assert not harness.ledger.start(Request(HEAVY)), "from now on it takes two"
 
 
 # -- What goes back though nobody else waits -------------------------------------------------------------
@@ -923,7 +976,7 @@ def test_units_that_are_used_now_and_then_stay(clock: Clock):
         clock.time += 0.04
         harness.ledger.retire_idle()
         runs = Request()
-        assert harness.ledger.take(runs)
+        assert harness.ledger.start(runs)
     assert harness.sync().units == {}
 
 
@@ -933,12 +986,12 @@ def test_of_units_that_are_used_as_many_go_back_as_were_never_needed(clock: Cloc
     for request in others:
         harness.ledger.ended(request)
     harness.ledger.retire_idle()
-    harness.ledger.take(Request())
+    harness.ledger.start(Request())
     clock.time += 0.1
     harness.ledger.retire_idle()
     assert harness.sync().units == {"queue:emails": 2}
     harness.ledger.ended(one)
-    assert harness.ledger.take(Request())
+    assert harness.ledger.start(Request())
 
 
 def test_what_was_granted_and_finds_no_start_goes_back_after_a_tenth_of_a_second(clock: Clock):

@@ -132,7 +132,7 @@ class Both:
         ahead = self.lacking()
         if not self.ledger.covering(request.candidates):
             return
-        if self.random.random() < 0.5 and self.ledger.take(request):
+        if self.random.random() < 0.5 and self.ledger.start(request):
             self.check_order(request, ahead)
             self.has_started(request)
         else:

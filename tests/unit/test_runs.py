@@ -9,8 +9,8 @@ import pytest
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 
 from benchmarks.many import Request, Worker
-from celery_gconc.limits.claims import limits_of
-from celery_gconc.worker.run import RUN_KEY, Run, RunState
+from celery_gconc.worker.pool import Pool
+from celery_gconc.worker.run import Run, RunState
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_request_is_parked_then_granted_then_started_then_ended(worker):
     worker.sync()
     assert run.state is RunState.GRANTED
     assert run.started_at >= run.arrived > 0.0
-    assert limits_of(run.claims_at_start) == ("queue:celery",)
+    assert run.limits_at_start == ("queue:celery",)
     worker.runs.accepted(run, 1)
     assert run.state is RunState.STARTED
     worker.dispatcher.done(run)
@@ -62,7 +62,6 @@ def test_a_request_that_is_over_has_its_own_callbacks_back_and_leads_to_no_job(w
     run.job = object()
     worker.dispatcher.done(run)
     assert run.job is None
-    assert RUN_KEY not in run.request.__dict__
     assert Run.of(run.request) is None
 
 
@@ -71,7 +70,7 @@ def test_limits_that_change_while_a_task_runs_are_not_those_it_started_under(wor
     worker.sync()
     worker.change_table()
     assert "app" in run.limits
-    assert limits_of(run.claims_at_start) == ("queue:celery",)
+    assert run.limits_at_start == ("queue:celery",)
 
 
 CHILD = os.getpid() + 1
@@ -82,9 +81,10 @@ def started_in_a_child(worker, monkeypatch) -> Run:
     """A request whose task has begun in a child of the pool."""
     for name in ("on_accepted", "on_failure", "on_timeout"):
         monkeypatch.setattr(Request, name, lambda *args: None, raising=False)
+    monkeypatch.setattr(Pool, "size", 4)
+    worker.pool.has_children = True
     run = parked(worker)
     worker.sync()
-    worker.pool.has_children = True
     run.request.worker_pid = CHILD
     run.request.on_accepted(CHILD, 0.0)
     return run
@@ -105,3 +105,15 @@ def test_a_task_whose_child_is_to_be_killed_keeps_its_permit_until_that_is_gone(
 def test_a_task_that_fails_by_itself_ends_at_once(worker, started_in_a_child):
     started_in_a_child.request.on_failure(SimpleNamespace(exception=ValueError("no")))
     assert started_in_a_child.state is RunState.ENDED
+
+
+def test_where_no_child_can_die_under_its_task_nobody_hears_of_the_start(worker, monkeypatch):
+    monkeypatch.setattr(Request, "on_accepted", "its own", raising=False)
+    assert parked(worker).request.on_accepted == "its own"
+
+
+def test_a_request_that_comes_again_to_another_gate_is_that_one_s(worker):
+    request, other = parked(worker).request, Worker(0)
+    other.gate.admit(request)
+    assert request.gconc_dispatcher is other.dispatcher
+    assert type(request).__mro__[1] is Request

@@ -62,11 +62,11 @@ class Taking:
         request = SimpleNamespace(
             id=message.properties["correlation_id"], message=message, request_dict={}, task=SimpleNamespace(name="t")
         )
-        return Run(request, (), (), EMAILS)
+        return Run(request, (), EMAILS)
 
     def fill(self) -> Run:
         """The one slot is taken, by a task of another queue."""
-        other = Run(SimpleNamespace(id="other"), (), (), "other")
+        other = Run(SimpleNamespace(id="other"), (), "other")
         assert self.ledger.start_uncovered(other)
         return other
 

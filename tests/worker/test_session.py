@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from celery_gconc.errors import SessionRefused, StoreUnavailable
-from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.scripts import PIECE
 from celery_gconc.protocol.session_store import MAX_NOTICES
 from celery_gconc.worker.ledger.holdings import IDLE_SECONDS, LAZY_SECONDS
@@ -168,7 +167,7 @@ def test_a_heartbeat_states_everything_and_renews_the_lease(running, namespace):
 
 def test_what_was_counted_goes_with_a_heartbeat(running, namespace):
     running.open()
-    running.counters.granted(claims_on(("app",)), 0.1)
+    running.counters.granted(("app",), 0.1)
     running.run_once()
     assert not namespace.store.totals().limits
     running.run_once(after=INTERVAL)

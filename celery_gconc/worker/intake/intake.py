@@ -11,7 +11,7 @@ nobody: a worker parks a few for each queue, then stops consuming that queue, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from celery_gconc.brokers.base import Broker
@@ -48,6 +48,8 @@ class Intake:
         self._credit = Credit()
         #: That of the subscriptions, at hand.
         self._broker: Broker | None = None
+        #: Says of which queue a message was consumed; the broker's own, for each message asks.
+        self.queue_of: Callable[[Any], str | None] = _not_known
         #: How many requests of each queue wait here, by task; and how many bytes the messages of all of these have.
         self._parked: dict[str, Counter[str]] = {}
         self._bytes = 0
@@ -69,6 +71,7 @@ class Intake:
         """
         self.subscriptions.attach(task_consumer, driver_type)
         self._broker = self.subscriptions.broker
+        self.queue_of = self._broker.queue_of if self._broker is not None else _not_known
         self._credit.attach(qos, is_fixed=has_fixed_prefetch)
         self._returns.forget_surplus()
         for state in (self._parked, self._wanting, self._left, self._heavy):
@@ -92,15 +95,11 @@ class Intake:
     def close(self) -> None:
         """The worker has stopped."""
         self.subscriptions.close()
-        self._broker = None
+        self._broker, self.queue_of = None, _not_known
 
     def check_rights(self, setting: str) -> tuple[str, ...]:
         """As :meth:`Broker.check_rights`."""
         return self._broker.check_rights(setting) if self._broker is not None else ()
-
-    def queue_of(self, request: Any) -> str | None:
-        """The queue that the request's message was consumed from."""
-        return self._broker.queue_of(request.message) if self._broker is not None else None
 
     # -- What the broker hears of what is held -----------------------------------------------------------
 
@@ -162,6 +161,11 @@ class Intake:
             if self._heavy and self._bytes < MAX_BYTES / 2:
                 for heavy in list(self._heavy):
                     self._want(heavy)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to fetch and nothing to put back."""
+        return not (self._wanting or self._left or self._is_finding or self._returns.surplus)
 
     @property
     def wants_more(self) -> bool:
@@ -307,6 +311,10 @@ class Intake:
     def _resume(self, name: str) -> None:
         self._heavy.discard(name)
         self.subscriptions.resume(name)
+
+
+def _not_known(message: Any) -> str | None:
+    return None
 
 
 def _size(run: Run) -> int:

@@ -48,11 +48,11 @@ class Returns:
         #: How often messages went back for others to take, and because there were too many; the latest of them.
         self._moved, self._returned = Memory(), Memory()
         #: Requests that came though their queue is stopped, and may not wait here.
-        self._surplus: list[Run] = []
+        self.surplus: list[Run] = []
 
     def forget_surplus(self) -> None:
         """The connection that they came from is over."""
-        self._surplus.clear()
+        self.surplus.clear()
 
     def may_move(self, run: Run) -> bool:
         """Whether a request's message may go back to its own position in its queue, where that costs it nothing."""
@@ -72,7 +72,7 @@ class Returns:
 
     def add_surplus(self, run: Run) -> None:
         """A request came though its queue is stopped, while a read was under way."""
-        self._surplus.append(run)
+        self.surplus.append(run)
 
     def note_surplus(self, run: Run) -> None:
         """What the broker sent before it heard that the queue is stopped goes back, but not again and again."""
@@ -81,13 +81,13 @@ class Returns:
             return
         if broker.may_move(name, run.request.message):
             self._returned.add(run.message_id)
-            self._surplus.append(run)
+            self.surplus.append(run)
 
     def take_surplus(self) -> list[Run]:
         """Requests that came though their queue is stopped, and may not wait here. Each is given once."""
-        if not self._surplus:
+        if not self.surplus:
             return []
-        surplus, self._surplus = self._surplus, []
+        surplus, self.surplus = self.surplus, []
         return surplus
 
     def put_back(self, runs: Sequence[Run]) -> None:

@@ -106,8 +106,8 @@ class Asks(Generic[R]):
         """
         lacking = line.waiting - self._ahead(line)
         if lacking <= 0:
-            if line.asked:
-                self._set(line, 0, least_delay)
+            if line.asked:  # of which Redis may not have heard yet
+                self._set(line, 0, least_delay if line.told else max(LAZY_SECONDS, least_delay))
             return
         room = self.room() if room is None else room
         is_contended = self._trust.is_contended(line.claims)
@@ -123,6 +123,11 @@ class Asks(Generic[R]):
             self._set(line, wanted, max(delay, least_delay))
         elif line.asked > wanted:
             self._set(line, wanted, least_delay)
+
+    def one_more(self, line: Line[R], *, has_slot: bool) -> None:
+        """One more waits in a line. While no slot is free, and nobody else waits, one that is asked for is enough."""
+        if has_slot or not line.asked or self._trust.contended:
+            self.ask(line)
 
     def ask_for_all(self) -> None:
         """Bring what is asked for and was granted in step with who waits here, and forget lines that are done with."""

@@ -61,7 +61,7 @@ class Book(Generic[R]):
         self._outbox: Outbox[R] = Outbox()
         self._trust = Trust(margin)
         self._holdings: Holdings[R] = Holdings(self._lines, self._trust, self._outbox)
-        self._started: Started[R] = Started(self._holdings, self._outbox)
+        self._started: Started[R] = Started(self._holdings, self._trust, self._outbox)
         self._moves = Moves()
         self._asks: Asks[R] = Asks(
             pool, self._lines, self._started, self._holdings, self._trust, self._outbox, self._moves
@@ -174,6 +174,11 @@ class Book(Generic[R]):
     def free_slots(self) -> int:
         """How many tasks the pool could start now."""
         return self._pool.startable - len(self._running)
+
+    @property
+    def may_ask_without_slot(self) -> bool:
+        """Whether what waits here may ask for more, or what was granted go back, though no slot is free."""
+        return bool(self._trust.contended) or self._lines.granted_count > 0
 
     @property
     def holds_slot(self) -> bool:

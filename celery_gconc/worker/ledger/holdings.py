@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from typing import Generic
 
 from celery_gconc.clock import now
-from celery_gconc.limits.claims import Claims
+from celery_gconc.limits.claims import MAX_ANSWERS, Claims
 from celery_gconc.worker.ledger.lines import Line, Lines
 from celery_gconc.worker.ledger.outbox import Outbox
 from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.trust import Trust
+from celery_gconc.worker.ledger.units import Holding, Uses
 
 #: How long, in seconds, units are kept with no task for them, at least (never while another session waits for them).
 IDLE_SECONDS = 0.1
@@ -27,97 +28,81 @@ IDLE_SECONDS = 0.1
 LAZY_SECONDS = 0.02
 
 
-class Holding:
-    """The units of one limit."""
-
-    __slots__ = ("held", "least_spare", "new", "used")
-
-    def __init__(self) -> None:
-        #: All of them, as Redis knows them but for what the outbox has.
-        self.held = 0
-        #: Those that tasks use, and those that were granted for requests that have not started yet.
-        self.used = self.new = 0
-        #: The fewest that were spare at any moment since idle ones were last looked for.
-        self.least_spare = 0
-
-    @property
-    def spare(self) -> int:
-        """Those that no task uses, and nobody was granted."""
-        return self.held - self.used - self.new
-
-
 class Holdings(Generic[R]):
     """Owns the units of each limit."""
 
     def __init__(self, lines: Lines[R], trust: Trust, outbox: Outbox[R]) -> None:
         self.by_limit: dict[str, Holding] = {}
+        #: What claims would take, for as long as there are units of the same limits. By identity: that costs less than
+        #: to look a tuple of tuples up, and who asks keeps to the same ones.
+        self._uses: dict[int, tuple[Claims, Uses]] = {}
         self._lines, self._trust, self._outbox = lines, trust, outbox
         #: When idle units were last looked for.
         self._looked_at = 0.0
 
     # -- Starts and ends ---------------------------------------------------------------------------------
 
-    def may_pass(self, claims: Claims, line: Line[R] | None = None) -> bool:
-        """Whether spare units may serve the first of a line, or one that comes now: no other of ours is before it."""
-        trust, lines, by_limit = self._trust, self._lines, self.by_limit
-        for limit, weight in claims:
-            holding = by_limit.get(limit)
-            if holding is None or holding.held - holding.used - holding.new < weight:
-                return False
-        if not trust.may_reuse():
-            return False
-        if not trust.contended and len(lines.by_claims) <= (line is not None):
-            return True  # nobody else waits, here or elsewhere
-        for limit, _ in claims:
-            if limit in trust.contended and (line is None or trust.contended[limit] <= 0):
-                return False
-            if lines.has_earlier(limit, line):
-                return False  # Redis knows the lines of both, and gives them to the first
-        return True
-
-    def take(self, claims: Claims) -> bool:
-        """A task starts that comes now, with spare units that may serve it; false where there are none."""
+    def uses(self, claims: Claims) -> Uses:
+        """Which units claims take, and how many of each, where there are some of each."""
+        known = self._uses.get(id(claims))
+        if known is not None and known[0] is claims:
+            return known[1]
         by_limit = self.by_limit
-        for limit, weight in claims:
-            holding = by_limit.get(limit)
-            if holding is None or holding.held - holding.used - holding.new < weight:
-                return False
-        if (self._trust.contended or self._lines.by_claims) and not self.may_pass(claims):
-            return False
-        for limit, weight in claims:
-            holding = by_limit[limit]
-            used = holding.used = holding.used + weight
-            spare = holding.held - used - holding.new
-            holding.least_spare = min(holding.least_spare, spare)
-        return True
+        uses = tuple([(by_limit[limit], weight) for limit, weight in claims])
+        if len(self._uses) >= MAX_ANSWERS:
+            self._uses = {}
+        self._uses[id(claims)] = (claims, uses)
+        return uses
 
-    def use(self, claims: Claims, *, is_new: bool) -> None:
-        """A task starts: with units that were granted for it, or with spare ones."""
-        for limit, weight in claims:
-            holding = self.by_limit[limit]
+    def take(self, claims: Claims) -> Uses | None:
+        """A task starts that comes now, with spare units that may serve it; None where there are none."""
+        uses = self._spare(claims)
+        if uses is None or ((self._trust.contended or self._lines.by_claims) and not self._is_next(claims, None)):
+            return None
+        for holding, weight in uses:
+            used = holding.used = holding.used + weight
+            if (spare := holding.held - used - holding.new) < holding.least_spare:
+                holding.least_spare = spare
+        return uses
+
+    def may_pass(self, claims: Claims, line: Line[R], moment: float | None = None) -> Uses | None:
+        """The spare units that may serve the first of a line: none where another of ours is before it.
+
+        *moment* is now, where that is known.
+        """
+        uses = self._spare(claims)
+        if uses is None or not self._trust.may_reuse(moment):
+            return None
+        if (self._trust.contended or len(self._lines.by_claims) > 1) and not self._is_next(claims, line):
+            return None
+        return uses
+
+    def use(self, uses: Uses, *, is_new: bool = False) -> None:
+        """A task starts, with spare units, or with *new* ones, which were granted for it."""
+        for holding, weight in uses:
             holding.used += weight
             if is_new:
                 holding.new -= weight
             elif (spare := holding.held - holding.used - holding.new) < holding.least_spare:
                 holding.least_spare = spare
 
-    def unuse(self, claims: Claims) -> None:
+    def unuse(self, uses: Uses) -> None:
         """A task has ended: its units are spare."""
-        for limit, weight in claims:
-            self.by_limit[limit].used -= weight
+        for holding, weight in uses:
+            holding.used -= weight
 
-    def adopt(self, before: Claims, claims: Claims) -> None:
-        """A task that runs uses other units than before, granted or not."""
-        for limit, weight in before:
-            holding = self.by_limit[limit]
+    def adopt(self, before: Uses, claims: Claims) -> Uses:
+        """A task that runs uses other units than before, granted or not; return those."""
+        for holding, weight in before:
             holding.used -= weight
             holding.held -= weight
-            self._changed(limit, holding)
+            self._changed(holding)
         for limit, weight in claims:
             holding = self._of(limit)
             holding.used += weight
             holding.held += weight
-            self._changed(limit, holding)
+            self._changed(holding)
+        return self.uses(claims)
 
     # -- Grants ------------------------------------------------------------------------------------------
 
@@ -131,8 +116,9 @@ class Holdings(Generic[R]):
     def drop_new(self, claims: Claims) -> None:
         """Nobody here has use for what was granted."""
         for limit, weight in claims:
-            self.by_limit[limit].new -= weight
-            self._give_back(limit, weight)
+            holding = self.by_limit[limit]
+            holding.new -= weight
+            self._give_back(holding, weight)
 
     # -- What goes back ----------------------------------------------------------------------------------
 
@@ -141,25 +127,27 @@ class Holdings(Generic[R]):
         has_given = False
         for limit in list(self.by_limit) if limits is None else limits:
             holding = self.by_limit.get(limit)
-            if holding is not None and (spare := holding.spare) > 0 and not self._is_for_us(limit):
-                self._give_back(limit, spare)
+            if holding is None or (spare := holding.held - holding.used - holding.new) <= 0:
+                continue
+            if not self._is_for_us(limit):
+                self._give_back(holding, spare)
                 has_given = True
         return has_given
 
-    def end(self, claims: Claims) -> None:
+    def end(self, uses: Uses) -> None:
         """A task has ended that used more than was granted: its units go back, whoever waits here."""
-        self.unuse(claims)
-        for limit, weight in claims:
-            self._give_back(limit, weight)
+        self.unuse(uses)
+        for holding, weight in uses:
+            self._give_back(holding, weight)
 
     def release_idle(self) -> bool:
         """Give back units that were spare for too long; return whether there were any."""
         has_given = False
         moment = now()
         if moment >= self._looked_at + IDLE_SECONDS:
-            for limit, holding in list(self.by_limit.items()):
+            for holding in list(self.by_limit.values()):
                 if (idle := min(holding.least_spare, holding.spare)) > 0:
-                    self._give_back(limit, idle, LAZY_SECONDS)
+                    self._give_back(holding, idle, LAZY_SECONDS)
                     has_given = True
                 holding.least_spare = holding.spare
             self._looked_at = moment
@@ -177,6 +165,7 @@ class Holdings(Generic[R]):
             holding.held, holding.new, holding.least_spare = holding.used, 0, 0
             if not holding.held:
                 del self.by_limit[limit]
+        self._uses = {}
 
     # -- Questions ---------------------------------------------------------------------------------------
 
@@ -197,26 +186,50 @@ class Holdings(Generic[R]):
 
     # -- Its own -----------------------------------------------------------------------------------------
 
+    def _spare(self, claims: Claims) -> Uses | None:
+        """The units that claims would take, where enough of each are spare."""
+        known = self._uses.get(id(claims))
+        if known is not None and known[0] is claims:
+            uses = known[1]
+        elif all(limit in self.by_limit for limit, _ in claims):
+            uses = self.uses(claims)
+        else:
+            return None
+        for holding, weight in uses:
+            if holding.held - holding.used - holding.new < weight:
+                return None
+        return uses
+
+    def _is_next(self, claims: Claims, line: Line[R] | None) -> bool:
+        """Whether nobody comes before the first of a line, or one that comes now, for any of its limits."""
+        contended, lines = self._trust.contended, self._lines
+        for limit, _ in claims:
+            if limit in contended and (line is None or contended[limit] <= 0):
+                return False
+            if lines.has_earlier(limit, line):
+                return False  # Redis knows the lines of both, and gives them to the first
+        return True
+
     def _is_for_us(self, limit: str) -> bool:
         """Whether spare units of a limit may go to one of ours, now or when it comes."""
         line = self._lines.first_for(limit)
         if line is None:
             return limit not in self._trust.contended and self._trust.may_reuse()
-        return self.may_pass(line.claims, line)
+        return self.may_pass(line.claims, line) is not None
 
     def _of(self, limit: str) -> Holding:
         holding = self.by_limit.get(limit)
         if holding is None:
-            holding = self.by_limit[limit] = Holding()
+            holding = self.by_limit[limit] = Holding(limit)
         return holding
 
-    def _give_back(self, limit: str, count: int, delay: float = 0.0) -> None:
-        holding = self.by_limit[limit]
+    def _give_back(self, holding: Holding, count: int, delay: float = 0.0) -> None:
         holding.held -= count
-        self._changed(limit, holding, delay)
+        self._changed(holding, delay)
 
-    def _changed(self, limit: str, holding: Holding, delay: float = 0.0) -> None:
-        self._outbox.units_changed(limit, delay)
+    def _changed(self, holding: Holding, delay: float = 0.0) -> None:
+        self._outbox.units_changed(holding.limit, delay)
         holding.least_spare = min(holding.least_spare, holding.spare)
         if not holding.held:
-            del self.by_limit[limit]
+            del self.by_limit[holding.limit]
+            self._uses = {}

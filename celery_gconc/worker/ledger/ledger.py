@@ -13,12 +13,12 @@ import zlib
 from collections.abc import Container, Mapping
 from typing import NamedTuple
 
-from celery_gconc.limits.claims import Claims, limits_of
+from celery_gconc.clock import now
+from celery_gconc.limits.claims import limits_of
 from celery_gconc.limits.table import LimitTable
 from celery_gconc.protocol.changes import Changes
 from celery_gconc.protocol.messages import Notice, Sync, Synced
 from celery_gconc.worker.ledger.lines import Line
-from celery_gconc.worker.ledger.permit import Permit
 from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.slots import Slots
 
@@ -44,35 +44,47 @@ class Ledger(Slots[R]):
 
     # -- The gate's side: requests -----------------------------------------------------------------------
 
-    def wait(self, request: R) -> None:
+    def wait(self, request: R) -> bool:
         """Put a request in this session's line; :meth:`next` gives it when there are units for it.
 
-        Where no limit covers it any more, :meth:`uncovered` gives it.
+        Where no limit covers it any more, :meth:`uncovered` gives it. Return whether a slot is free.
         """
         with self._lock:
             self.waiting_count += 1
+            has_slot = self._pool.startable > len(self._running)
             claims = request.claims = self.table.covering(request.candidates)
             if not claims:
                 self._lines.freed.append((request,))
-                return
-            lines = self._lines
-            line = lines.line(claims)
-            lines.put(line, request)
+                return has_slot
+            line = self._lines.put(request, claims)
             self._holdings.settle(line.limits)  # what is spare of some may be what Redis lacks to grant it all
-            self._asks.ask(line)
+            self._asks.one_more(line, has_slot=has_slot)
             self._wake()
+            return has_slot
 
-    def take(self, request: R) -> bool:
-        """Start a request that has just come with spare units, if there are some and a slot, and nobody waits here."""
+    def start(self, request: R, *, is_first: bool = True) -> bool:
+        """Start a request that has just come, if it needs not wait.
+
+        Uncovered, it goes to the pool, whose own line it may stand in, except where others wait for a slot: here, or
+        at the gate (it is not *first*). Covered, it starts with spare units, if there are some and a slot.
+        """
         with self._lock:
             claims = request.claims = self.table.covering(request.candidates)
-            if not claims or self._pool.startable <= len(self._running):
+            running = self._running
+            if not claims:
+                if (self.waiting_count or not is_first) and self._pool.startable <= len(running):
+                    return False
+                running[request] = None
+                return True
+            if not is_first or self._pool.startable <= len(running):
                 return False
             if self.waiting_count and (line := self._lines.by_claims.get(claims)) is not None and line.waiting:
                 return False
-            if not self._trust.may_start_spare(self.table.version, request.arrived) or not self._holdings.take(claims):
+            moment = request.arrived
+            may_start = self._trust.may_start_spare(self.table.version, moment)
+            if not may_start or (uses := self._holdings.take(claims)) is None:
                 return False
-            self._start(request, claims)
+            self._started.start(request, uses, moment)
             return True
 
     def next(self, before: float | None = None) -> R | None:
@@ -83,17 +95,19 @@ class Ledger(Slots[R]):
         with self._lock:
             if not self.waiting_count or self._pool.startable <= len(self._running):
                 return None
-            if not self._trust.may_start(self.table.version):
+            moment = now()
+            if not self._trust.may_start(self.table.version, moment):
                 return None
+            may_pass = self._holdings.may_pass
             chosen: Line[R] | None = None
             for line in self._lines.by_claims.values():
-                if not line.waiting or not (line.granted or self._holdings.may_pass(line.claims, line)):
+                if not line.waiting or not (line.granted or may_pass(line.claims, line, moment)):
                     continue
-                if before is None or line.first_arrival < before:
-                    chosen, before = line, line.first_arrival
-            if chosen is None:
+                if chosen is None or line.first_arrival < chosen.first_arrival:
+                    chosen = line
+            if chosen is None or (before is not None and chosen.first_arrival >= before):
                 return None
-            return self._start_first(chosen)
+            return self._start_first(chosen, moment)
 
     def start_uncovered(self, request: R) -> bool:
         """A request that needs no permit goes to the pool. False where a limit covers it by now."""
@@ -109,10 +123,10 @@ class Ledger(Slots[R]):
         with self._lock:
             self._started.start_unlimited(request)
 
-    def ended(self, request: R) -> bool:
-        """A request runs no more: its units are free. False where it had ended before.
+    def ended(self, request: R, moment: float | None = None) -> bool:
+        """A request runs no more: its units are free. False where it had ended before. *moment*: now, where known.
 
-        Call :meth:`watch_idle` when the next has had its turn.
+        Where it had a permit, call :meth:`watch_idle` when the next has had its turn.
         """
         with self._lock:
             if request not in self._running:
@@ -121,13 +135,13 @@ class Ledger(Slots[R]):
             if permit is None:
                 return True
             if permit.is_restated:
-                self._holdings.end(permit.claims)
+                self._holdings.end(permit.uses)
             else:
-                self._holdings.unuse(permit.claims)
-                if not self.waiting_count and not self._trust.contended and self._trust.may_reuse():
-                    return True  # they are spare for the next that comes
+                self._holdings.unuse(permit.uses)
+                if not self.waiting_count and not self._trust.contended and not self._trust.is_stopping:
+                    return True  # they are spare for the next that comes, or idle soon
                 line = self._lines.by_claims.get(permit.claims)
-                if line is not None and line.lacks and self._holdings.may_pass(line.claims, line):
+                if line is not None and line.lacks and self._holdings.may_pass(line.claims, line, moment):
                     return True  # its slot and its units go to the next of the line
                 self._holdings.settle(limits_of(permit.claims))
             if self.waiting_count:
@@ -302,25 +316,21 @@ class Ledger(Slots[R]):
                 trust.contended.setdefault(row.limit, 0)
         return self._take_changes(changes, notice.version, delay)
 
-    def _start_first(self, line: Line[R]) -> R:
+    def _start_first(self, line: Line[R], moment: float) -> R:
         """The first of a line starts, with what was granted for it or with spare units."""
         request, claims = line.pop(), line.claims
         self.waiting_count -= 1
         request.claims = claims
         grant = self._asks.take_granted(line) if line.granted else 0
-        self._holdings.use(claims, is_new=grant > 0)
-        if not grant:
-            self._asks.pass_by(line)
-        self._start(request, claims, grant)
+        uses = self._holdings.uses(claims)
+        self._holdings.use(uses, is_new=grant > 0)
+        self._started.start(request, uses, moment, grant)
         if self._trust.contended or len(self._lines.by_claims) > 1:
+            if not grant:
+                self._asks.pass_by(line)
             self._asks.settle(line.limits)
+        elif 0 < line.asked <= line.waiting:
+            return request  # as many lack something as before, and there is a slot less
         if line.waiting or line.asked:
             self._asks.ask(line)
         return request
-
-    def _start(self, request: R, claims: Claims, grant: int = 0) -> None:
-        trust = self._trust
-        permit = Permit(claims, trust.next_number(), trust.granted_at)
-        if grant:
-            permit.grant = grant
-        self._started.start(request, permit)

@@ -99,7 +99,8 @@ class Line(Generic[R]):
     def remove(self, group: Group[R], request: R) -> None:
         """It waits no more."""
         del group.waiting[request]
-        group.movable.pop(request, None)
+        if request.may_move:
+            group.movable.pop(request, None)
         self.waiting -= 1
 
     def join(self, group: Group[R]) -> None:
@@ -131,7 +132,8 @@ class Line(Generic[R]):
         group = self._first_group()
         assert group is not None
         request, _none = group.waiting.popitem(last=False)
-        group.movable.pop(request, None)
+        if request.may_move:
+            group.movable.pop(request, None)
         self.waiting -= 1
         return request
 
@@ -153,6 +155,8 @@ class Line(Generic[R]):
 
     def _first_group(self) -> Group[R] | None:
         heads = self._heads
+        if len(heads) == 1 and (group := heads[0][2]).head is heads[0] and group.waiting:
+            return group  # whenever its first came
         while heads:
             head = heads[0]
             arrived, _, group = head
@@ -190,8 +194,9 @@ class Lines(Generic[R]):
         self._last_number = 0
         #: How much was granted for them, in all. Written by Asks.
         self.granted_count = 0
-        #: What waits in them, by candidate claims; some of these may be empty.
-        self._groups: dict[Claims, Group[R]] = {}
+        #: What waits in them, by the identity of candidate claims, which are hard to look up by what they are, and each
+        #: of which is made once; some of these may be empty.
+        self._groups: dict[int, Group[R]] = {}
         self._max_groups = MAX_GROUPS
         #: Who waited here until no limit covered them any more, and still does.
         self.freed: list[Collection[R]] = []
@@ -206,18 +211,22 @@ class Lines(Generic[R]):
                 self._on.setdefault(limit, {})[line] = None
         return line
 
-    def put(self, line: Line[R], request: R) -> None:
-        """A request waits in this line from now on."""
-        group = self._groups.get(request.candidates)
+    def put(self, request: R, claims: Claims) -> Line[R]:
+        """A request waits in the line of these claims from now on; return that."""
+        group = self._groups.get(id(request.candidates))
         if group is None:
             group = self._new_group(request.candidates)
-        if group.line is not line:
-            line.join(group)  # nothing waits in it, or it had gone there with the table
+        line = group.line
+        if line is None or line.claims is not claims or line.number not in self.by_number:
+            line = self.line(claims)
+            if group.line is not line:
+                line.join(group)  # nothing waits in it, or it had gone there with the table
         line.put(group, request)
+        return line
 
     def remove(self, request: R) -> Line[R] | None:
         """A request waits no more; return its line, None where it stands in none."""
-        group = self._groups.get(request.candidates)
+        group = self._groups.get(id(request.candidates))
         if group is None or group.line is None or request not in group.waiting:
             return None
         line = group.line
@@ -226,7 +235,7 @@ class Lines(Generic[R]):
 
     def holds(self, request: R) -> bool:
         """Whether a request stands in a line."""
-        group = self._groups.get(request.candidates)
+        group = self._groups.get(id(request.candidates))
         return group is not None and request in group.waiting
 
     def drop_if_idle(self, line: Line[R]) -> None:
@@ -261,7 +270,7 @@ class Lines(Generic[R]):
                 changed[other] = None
             else:
                 self.freed.append(group.waiting)
-                del self._groups[group.candidates]
+                del self._groups[id(group.candidates)]
         return list(changed)
 
     def take_freed(self) -> list[R]:
@@ -329,7 +338,7 @@ class Lines(Generic[R]):
         if len(self._groups) >= self._max_groups:
             self._groups = {one: group for one, group in self._groups.items() if group.waiting}
             self._max_groups = max(2 * len(self._groups), MAX_GROUPS)
-        group = self._groups[candidates] = Group(candidates)
+        group = self._groups[id(candidates)] = Group(candidates)
         return group
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_gconc.limits.claims import Claims, limits_of
+from celery_gconc.limits.claims import Claims, Limits
+from celery_gconc.worker.ledger.units import Uses
 
 #: How many tasks a session may start between one fencing number of Redis and the next. Each has a number of its own,
 #: and Redis keeps as many free.
@@ -26,18 +27,15 @@ class Permit:
     #: Redis was told that its task runs, for people to see.
     is_stated = False
 
-    def __init__(self, claims: Claims, fencing_number: int = 0, granted_at: float = 0.0) -> None:
+    def __init__(self, claims: Claims, uses: Uses, fencing_number: int = 0, granted_at: float = 0.0) -> None:
+        #: What it claims, and the units that it uses for that.
         self.claims = claims
+        self.uses = uses
         #: Its fencing number; 0 where its task ran before its limits began.
         self.fencing_number = fencing_number
         #: When its session was last granted something before it started, by Redis' clock: Unix time in seconds.
         self.granted_at = granted_at
 
-    def for_task(self, session: str) -> dict[str, Any]:
-        """As it travels to the task, which gets it as a :class:`TaskPermit`."""
-        return {
-            "limits": list(limits_of(self.claims)),
-            "number": self.fencing_number,
-            "session": session,
-            "granted_at": self.granted_at,
-        }
+    def for_task(self, limits: Limits, session: str) -> tuple[Any, ...]:
+        """As it travels to the task, which makes a :class:`~celery_gconc.permit.TaskPermit` of it."""
+        return limits, self.fencing_number, session, self.granted_at

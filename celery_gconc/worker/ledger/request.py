@@ -12,7 +12,7 @@ from celery_gconc.worker.ledger.permit import Permit
 
 
 class Request(Protocol):
-    """It waits for a permit, or runs. The ledger writes its ``claims`` and its ``permit``, the gate the rest."""
+    """It waits for a permit, or runs. The ledger writes its claims, its permit and its start, the gate the rest."""
 
     #: What it would claim if each limit had a max.
     candidates: Claims
@@ -20,7 +20,7 @@ class Request(Protocol):
     claims: Claims
     #: Its permit, if it has one. None where it runs uncovered, or unlimited while Redis is unreachable.
     permit: Permit | None
-    #: When it reached its gate, and when it went to the pool with a permit (0.0: it didn't), by
+    #: When it reached its gate, and when it started with a permit (0.0: it didn't), by
     #: :func:`~celery_gconc.clock.now`.
     arrived: float
     started_at: float

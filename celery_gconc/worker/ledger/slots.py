@@ -33,6 +33,12 @@ class Slots(Book[R]):
                 self._asks.slots_changed()
                 self._wake()
 
+    def were_started(self) -> None:
+        """Requests have gone to the pool: only now is the link woken for what Redis is to hear of that."""
+        if self._outbox.due_at is not None:  # without the lock: who starts requests has written it
+            with self._lock:
+                self._wake()
+
     def tell_room(self) -> None:
         """Called every now and then: Redis is to hear of room that it doesn't know of, once it stays for a while."""
         with self._lock:

@@ -15,15 +15,18 @@ from celery_gconc.worker.ledger.holdings import Holdings
 from celery_gconc.worker.ledger.outbox import Outbox
 from celery_gconc.worker.ledger.permit import Permit
 from celery_gconc.worker.ledger.request import R
+from celery_gconc.worker.ledger.trust import Trust
+from celery_gconc.worker.ledger.units import Uses
 
 
 class Started(Generic[R]):
     """Owns who runs here, and who of them under which limits."""
 
-    __slots__ = ("_holdings", "_outbox", "_unadopted", "changes", "covered", "running")
+    __slots__ = ("_holdings", "_outbox", "_trust", "_unadopted", "changes", "covered", "running")
 
-    def __init__(self, holdings: Holdings[R], outbox: Outbox[R]) -> None:
+    def __init__(self, holdings: Holdings[R], trust: Trust, outbox: Outbox[R]) -> None:
         self._holdings = holdings
+        self._trust = trust
         self._outbox = outbox
         #: All of them, covered or not, in order of their start.
         self.running: dict[R, None] = {}
@@ -34,9 +37,14 @@ class Started(Generic[R]):
         #: Those whose permit may not be one of just the limits that cover them now.
         self._unadopted: dict[R, None] = {}
 
-    def start(self, request: R, permit: Permit) -> None:
-        """It goes to the pool with a permit."""
-        request.permit = permit
+    def start(self, request: R, uses: Uses, moment: float, grant: int = 0) -> None:
+        """It goes to the pool with a permit for these units: of a *grant*, or used before."""
+        trust = self._trust
+        permit = request.permit = Permit(request.claims, uses, trust.next_number, trust.granted_at)
+        trust.next_number += 1
+        if grant:
+            permit.grant = grant
+        request.started_at = moment
         self.running[request] = self.covered[request] = None
         self.changes += 1
 
@@ -47,8 +55,9 @@ class Started(Generic[R]):
     def end(self, request: R) -> Permit | None:
         """It runs no more; return its permit, if it had one."""
         del self.running[request]
-        permit, request.permit = request.permit, None
+        permit = request.permit
         if permit is not None:
+            request.permit = None
             del self.covered[request]
             self.changes += 1
             if permit.is_stated or permit.grant:
@@ -75,9 +84,9 @@ class Started(Generic[R]):
             if not claims or (permit is not None and permit.claims == claims):
                 continue  # no limit covers it (any more: then its permit ends with it), or just these do
             if permit is None:
-                permit = request.permit = Permit(())
+                permit = request.permit = Permit((), ())
                 self.covered[request] = None
-            self._holdings.adopt(permit.claims, claims)
+            permit.uses = self._holdings.adopt(permit.uses, claims)
             permit.claims, permit.is_restated = claims, True
             self.changes += 1
 

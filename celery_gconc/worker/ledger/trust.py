@@ -26,11 +26,12 @@ class Trust:
         self.reuse_ends = 0.0
         #: The number of the last grant that arrived.
         self.last_grant = 0
-        #: The last fencing number that Redis gave, how many tasks were started with it, and when something was granted
-        #: last, by Redis' clock.
+        #: The last fencing number that Redis gave, and when something was granted last, by Redis' clock.
         self.fence = 0
-        self._starts = 0
         self.granted_at = 0.0
+        #: The next task's fencing number, which the ledger counts up: above all that this session, and whoever was
+        #: granted its units before, has given; and the first that isn't ours to give.
+        self.next_number, self._numbers_end = 0, STEPS
         #: Limits that others wait for, and how many of our requests stand at the head of the line: for those units
         #: may be used again, for they would come back to us. Asks counts down.
         self.contended: dict[str, int] = {}
@@ -45,9 +46,13 @@ class Trust:
         #: The worker stops: units go back as soon as their tasks end. The ledger writes it, once.
         self.is_stopping = False
 
-    def may_start(self, version: int) -> bool:
-        """Whether a task that has units may start now, by the limit table of this *version*."""
-        return self.table_version <= version and now() < self.lease_ends - self._margin and self._starts < STEPS
+    def may_start(self, version: int, moment: float) -> bool:
+        """Whether a task that has units may start at this *moment*, by the limit table of this *version*."""
+        return (
+            moment < self.lease_ends - self._margin
+            and self.table_version <= version
+            and self.next_number < self._numbers_end
+        )
 
     def may_start_spare(self, version: int, moment: float) -> bool:
         """Both, at a *moment*: whether a task may start with units that pass to it."""
@@ -55,13 +60,15 @@ class Trust:
             moment < self.reuse_ends
             and moment < self.lease_ends - self._margin
             and self.table_version <= version
-            and self._starts < STEPS
+            and self.next_number < self._numbers_end
             and not self.is_stopping
         )
 
-    def may_reuse(self) -> bool:
-        """Whether units may pass from one task of this session to the next without Redis."""
-        return not self.is_stopping and now() < self.reuse_ends and self._starts < STEPS
+    def may_reuse(self, moment: float | None = None) -> bool:
+        """Whether units may pass from one task of this session to the next without Redis; now, or at a *moment*."""
+        if self.is_stopping or self.next_number >= self._numbers_end:
+            return False
+        return (now() if moment is None else moment) < self.reuse_ends
 
     def is_contended(self, claims: Claims) -> bool:
         """Whether others wait for any of the limits."""
@@ -77,12 +84,6 @@ class Trust:
     def take_fence(self, fence: int, at: float | None = None) -> None:
         """Redis gave a fencing number, with a grant *at* that time, or without."""
         if fence > self.fence:
-            self.fence, self._starts = fence, 0
+            self.fence, self.next_number, self._numbers_end = fence, fence * STEPS, (fence + 1) * STEPS
         if at is not None:
             self.granted_at = max(self.granted_at, at)
-
-    def next_number(self) -> int:
-        """A fencing number above all that this session, and whoever was granted its units before, has given."""
-        number = self.fence * STEPS + self._starts
-        self._starts += 1
-        return number

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from celery_gconc.limits.claims import Claims
+from celery_gconc.limits.claims import Limits
 from celery_gconc.protocol.counted import BUCKETS, Lately, LimitCounts, Record, Stall
 
 #: How many ended tasks of a limit are sent one by one with a heartbeat; of more, a random choice.
@@ -59,8 +59,9 @@ class Counters:
     def __init__(self) -> None:
         #: Whether the worker starts nothing though it could. Written by the stall watch, on its thread.
         self.stall: Stall | None = None
-        #: (claims, waited, when it ended or None, held). Any thread appends; whoever has the lock adds them up.
-        self._events: deque[tuple[Claims, float, float | None, float]] = deque()
+        #: (limits, waited, when it ended or None, held): nothing in it has the garbage collector come back to it. Any
+        #: thread appends; whoever has the lock adds them up.
+        self._events: deque[tuple[Limits, float, float | None, float]] = deque()
         self._counters: deque[str] = deque()
         #: Whoever has it may change what follows. Nobody waits for it but the link's thread: others go their way.
         self._folding = threading.Lock()
@@ -72,15 +73,13 @@ class Counters:
 
     # -- Any thread --------------------------------------------------------------------------------------
 
-    def granted(self, claims: Claims, waited: float) -> None:
+    def granted(self, limits: Limits, waited: float) -> None:
         """A task got its permit, after so many seconds."""
-        self._events.append((claims, waited, None, 0.0))
-        if len(self._events) > MAX_EVENTS:
-            self._relieve()
+        self._events.append((limits, waited, None, 0.0))  # (when it ends it is looked whether there are too many)
 
-    def released(self, claims: Claims, at: float, waited: float, held: float) -> None:
+    def released(self, limits: Limits, at: float, waited: float, held: float) -> None:
         """A task's permit is free again."""
-        self._events.append((claims, waited, at, held))
+        self._events.append((limits, waited, at, held))
         if len(self._events) > MAX_EVENTS:
             self._relieve()
 
@@ -139,9 +138,11 @@ class Counters:
 
     def _fold(self) -> None:
         while self._events:
-            claims, waited, at, held = self._events.popleft()
-            for limit, _ in claims:
-                counts = self._limits.setdefault(limit, _Counts())
+            limits, waited, at, held = self._events.popleft()
+            for limit in limits:
+                counts = self._limits.get(limit)
+                if counts is None:
+                    counts = self._limits[limit] = _Counts()
                 if at is None:
                     counts.add_grant(waited)
                 else:

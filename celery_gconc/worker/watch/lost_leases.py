@@ -19,7 +19,7 @@ from celery.utils.log import get_logger
 
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
-from celery_gconc.worker.run import Run, RunState
+from celery_gconc.worker.run import ENDED, STARTED, Run
 from celery_gconc.worker.session.health import Health, LostLeases
 
 logger = get_logger(__name__)
@@ -69,7 +69,7 @@ class LeaseGuard:
         return min(max(self._ledger.lease_left() - self._ahead, LOOK_SECONDS), LOOK_AT_LEAST)
 
     def _terminate(self, runs: list[Run]) -> None:
-        self._doomed = {run for run in self._doomed if run.state is not RunState.ENDED}
+        self._doomed = {run for run in self._doomed if run.state is not ENDED}
         doomed = [run for run in runs if not run.is_unlimited and run not in self._doomed]
         self._doomed.update(doomed)
         if not doomed:
@@ -94,7 +94,7 @@ class LeaseGuard:
         if not self._pool.has_children:
             # A greenlet each: killing one waits until it is dead.
             threading.Thread(target=request.terminate, args=(pool,), daemon=True).start()
-        elif run.state is RunState.STARTED:
+        elif run.state is STARTED:
             # One signal, for a second would cut the task's clean-up short; Celery (5.4-5.7) announces the revoke when
             # it hears of the child's exit, on the consumer's thread.
             pool.terminate_job(request.worker_pid, TERM_SIGNAL)
