@@ -8,6 +8,7 @@ size of the same run.
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import socket
 import statistics
@@ -20,8 +21,10 @@ from typing import Any
 import redis
 
 from celery_gconc.limits.claims import claims_on
+from celery_gconc.protocol.configurations import digest_of
 from celery_gconc.protocol.messages import Row as Waiting
-from celery_gconc.protocol.messages import Sync, Want
+from celery_gconc.protocol.messages import Running, Sync, Want, running_text
+from celery_gconc.protocol.scripts import PAGE
 from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import RedisServer, redis_server
 
@@ -36,7 +39,7 @@ INTERVAL, TIMEOUT = 100.0, 300.0
 #: How many requests of a session wait in a line at most.
 IN_LINE = 32
 
-PAGE = Path("docs/explanation/scale.md")
+PAGE_WRITTEN = Path("docs/explanation/scale.md")
 BEGIN, END = "<!-- begin: benchmarks/scale.py -->", "<!-- end: benchmarks/scale.py -->"
 
 
@@ -160,6 +163,12 @@ class Bench:
         """For how long the server's main thread has computed (ns): whatever else runs on the machine doesn't count."""
         return int(self._schedstat.read_text().split()[0])
 
+    def answered(self, script: str, asked: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        """What one call costs the server (ms), and its reply."""
+        before = self.spent()
+        reply = self.store._run(script, asked)
+        return (self.spent() - before) / 1e6, reply
+
     def timed(self, call: Callable[[], Any]) -> float:
         """What one call costs the server (ms)."""
         before = self.spent()
@@ -184,6 +193,9 @@ class Bench:
             self.store._run = run  # type: ignore[method-assign]
         return found
 
+
+#: A row of several situations.
+STATUS = "status of one limit"
 
 Situation = Callable[[Bench, int], Iterator[tuple[str, float]]]
 
@@ -211,7 +223,7 @@ def sessions(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
         bench.sync(me, full=True)
         yield "open", bench.timed(lambda turn=turn: bench.open(f"new{turn}", config))
         yield "close", bench.timed(lambda turn=turn: bench.close(f"new{turn}"))
-        yield "status of one limit", bench.timed(lambda: bench.store.status("queue:q0"))
+        yield STATUS, bench.timed(lambda: bench.store.status("queue:q0", sessions=False))
     bench.catch_up(me)
     bench.listen(names)
     for turn in range(REPEATS):
@@ -246,7 +258,7 @@ def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
         bench.catch_up("s0")
         yield "change of a limit", bench.timed(lambda turn=turn: bench.set("queue:q0", 9 + turn % 2))
         yield "sync that brings this change", bench.timed(lambda: bench.sync("s0"))
-        yield "status of one limit", bench.timed(lambda: bench.store.status("queue:q0"))
+        yield STATUS, bench.timed(lambda: bench.store.status("queue:q0", sessions=False))
     bench.open("late")
     while bench.versions["late"] < bench.versions["s0"]:
         yield "sync of a new session, each that brings a piece of the table", bench.timed(lambda: bench.sync("late"))
@@ -283,7 +295,7 @@ def waiters(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     for _ in range(REPEATS):
         yield "sync, asks for a permit behind them", bench.timed(lambda: bench.ask("last", "app", room=1))
         yield "sync, withdraws it", bench.timed(lambda: bench.ask("last", "app", count=0, room=1))
-        yield "status of one limit", bench.timed(lambda: bench.store.status("app"))
+        yield STATUS, bench.timed(lambda: bench.store.status("app", sessions=False))
     for _ in range(min(size, REPEATS)):
         yield "sync, a task ended and the first is granted", bench.timed(bench.end_first(1000))
 
@@ -298,11 +310,67 @@ def without_room(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     yield "sync, a session has room again", bench.timed(lambda: bench.sync("w0", room=1))
 
 
+#: What people ask, page by page: the script, and what it is asked.
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "names of all limits": ("names", {}),
+    "sessions": ("sessions", {}),
+    "holders of one limit": ("holders", {"limit": "app"}),
+    "line of one limit": ("waiting", {"limit": "pool:w"}),
+    "a task that isn't there": ("find", {"task": "nowhere"}),
+    "tasks that have ended": ("recent", {"limit": "app", "span": 10**9}),
+    "totals": ("totals", {}),
+    "audit": ("audit", {"repair": False}),
+    "repair": ("audit", {"repair": True}),
+}
+
+
+def everything(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
+    """So many sessions, each of which runs a task and waits for another; as many limits, totals and ended tasks."""
+    names = [f"s{number:05}" for number in range(size)]
+    claims = claims_on(("app",))
+    for name in names:
+        bench.open(name, {"app": size, "pool:w": 0})
+        runs = running_text([Running(claims, f"run-{name}", "proj.task", 1.0)])
+        bench.sync(name, full=True, units={"app": 1}, idle={}, running=runs)
+        bench.ask(name, "pool:w")
+    limits = [f"queue:q{number}" for number in range(size)]
+    bench.open("all", dict.fromkeys(limits, 8))
+    with bench.raw.pipeline(transaction=False) as pipe:
+        for limit in limits:
+            pipe.hset(bench.store.keys.key("totals"), limit, TOTAL)
+            pipe.xadd(bench.store.keys.key("recent"), {"limits": ENDED}, maxlen=5000)
+        pipe.execute()
+    for _ in range(REPEATS):
+        yield STATUS, bench.timed(lambda: bench.store._run("status", {"limits": ["app"]}))
+        chosen = ["app", "pool:w", *limits][:PAGE]
+        yield (
+            "status of a page of limits",
+            bench.timed(lambda chosen=chosen: bench.store._run("status", {"limits": chosen})),
+        )
+    configured = {"values of a configuration": ("configured", {"digest": digest_of(dict.fromkeys(limits, 8))})}
+    for what, (script, asked) in {**ASKED, **configured}.items():
+        for _ in range(REPEATS if size <= 100 else 1):
+            after: Any = None
+            while True:
+                took, reply = bench.answered(script, {**asked, "after": after})
+                yield f"{what}, a page", took
+                if (after := reply.get("next")) is None:
+                    break
+
+
+#: What has been counted under a limit, and what one heartbeat told of ended tasks.
+TOTAL = json.dumps(
+    {"grants": 1000, "wait": [60] * 16, "waited": 9999, "hold": [60] * 16, "held": 9999, "lately": [[1, 1]] * 12}
+)
+ENDED = json.dumps({"app": {"ended": 8, "samples": [[100, 200, 300]] * 8}}, separators=(",", ":"))
+
+
 SITUATIONS: dict[str, Situation] = {
     "sessions": sessions,
     "limits": limits,
     "waiters with room": waiters,
     "waiters without room": without_room,
+    "of everything": everything,
 }
 
 
@@ -351,9 +419,9 @@ def main() -> None:
     text = table(found, asked.sizes)
     print(text)
     if not asked.print:
-        page = PAGE.read_text(encoding="utf-8")
+        page = PAGE_WRITTEN.read_text(encoding="utf-8")
         before, rest = page.split(BEGIN)
-        PAGE.write_text(before + BEGIN + "\n" + text + END + rest.split(END)[1], encoding="utf-8")
+        PAGE_WRITTEN.write_text(before + BEGIN + "\n" + text + END + rest.split(END)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

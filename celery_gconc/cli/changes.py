@@ -79,7 +79,7 @@ def get(terminal: Terminal, limit: str) -> None:
     A pause doesn't change it, but is mentioned on stderr.
     """
     name = terminal.operations.full_name(limit)
-    status = terminal.operations.status(limit)
+    status = terminal.operations.status(limit, workers=False)
     found = status[name]
     if terminal.is_json:
         terminal.json(found)
@@ -146,7 +146,7 @@ def _make(terminal: Terminal, limit: str, make: Callable[[], Change]) -> None:
     else:
         terminal.line(str(change))
     with suppress(StoreUnavailable):  # the change is made, and that is what was asked for
-        status = terminal.operations.status(limit)
+        status = terminal.operations.status(limit, workers=False)
         found = status[change.limit]
         if not terminal.is_json:
             for text in consequences(change, found, status.at):

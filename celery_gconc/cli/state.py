@@ -149,7 +149,7 @@ def waiting(terminal: Terminal, limit: str, count: int) -> None:
 def _limit_now(terminal: Terminal, limit: str) -> tuple[LimitStatus, float]:
     """The limit, and the time by Redis' clock."""
     name = terminal.operations.full_name(limit)
-    found = terminal.operations.status(limit)
+    found = terminal.operations.status(limit, workers=False)
     return found[name], found.at
 
 

@@ -305,13 +305,13 @@ _MOVES: dict[str, Callable[[int, int], int]] = {
 
 
 def _toggle(operations: Operations, limit: str) -> str:
-    is_paused = operations.status(limit)[limit].paused
+    is_paused = operations.status(limit, workers=False)[limit].paused
     return str(operations.resume(limit) if is_paused else operations.pause(limit))
 
 
 def _raise_by(operations: Operations, limit: str, more: int) -> str:
     """Change the max by *more*; an end and a reason that were given with it stay."""
-    status = operations.status(limit)
+    status = operations.status(limit, workers=False)
     found = status[limit]
     if found.max is None:
         return f"{limit} is unlimited; set a max with: celery -A <app> gconc set {limit} <max>"

@@ -17,7 +17,7 @@ from celery_gconc.limits.name import parse_limit, shown
 from celery_gconc.limits.rules import parse_max
 from celery_gconc.operations.arguments import caller
 from celery_gconc.operations.declared import configured_limits, full_name
-from celery_gconc.protocol.status import Change, EndedTask, Holder, Status, Totals, Waiter, Whereabouts
+from celery_gconc.protocol.status import Change, EndedTask, Holder, Overview, Status, Totals, Waiter, Whereabouts
 from celery_gconc.protocol.store import CALL_TIMEOUT, Store
 from celery_gconc.settings import Settings
 
@@ -116,13 +116,21 @@ class Operations:
         A pause doesn't change it: see :meth:`status`. While no worker is alive, the caller's own configuration counts.
         """
         name = self.full_name(limit)
-        status = self.status(name)
+        status = self.status(name, workers=False)
         return status[name].max if name in status else None
 
-    def status(self, limit: str | None = None) -> Status:
-        """All limits and live workers at one instant, or one limit's."""
+    def status(self, limit: str | None = None, *, workers: bool = True) -> Status:
+        """All limits, or one, and all live workers, unless *workers* is false.
+
+        The numbers of a limit are of one instant. With many limits or workers they are read in several calls, one after
+        the other: a task may end, or a worker go, between them.
+        """
         name = None if limit is None else self.full_name(limit)
-        return self._do(lambda store: store.status(name, self.configured()))
+        return self._do(lambda store: store.status(name, self.configured(), sessions=workers))
+
+    def overview(self, count: int) -> Overview:
+        """Up to *count* limits, those with a max first; how many limits there are in all, and how many workers live."""
+        return self._do(lambda store: store.overview(count, self.configured()))
 
     def holders(self, limit: str, count: int = 1000) -> tuple[Holder, ...]:
         """The tasks that hold a permit under a limit, longest-running first, up to *count* of them.
@@ -170,7 +178,7 @@ class Operations:
 
     def server_time(self) -> float:
         """The time by Redis' clock, as Unix time in seconds."""
-        return self.status("app").at
+        return self.status("app", workers=False).at
 
     def server_info(self) -> Mapping[str, str]:
         """The server's ``INFO``, as text; empty if our user may not call it."""

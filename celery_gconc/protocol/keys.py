@@ -23,7 +23,8 @@ KEYSPACE: dict[str, str] = {
     "a loss of data (lost: 1 where it is known to be one), served_to: the last limit whose line was served since then, "
     "while others are left, all_settle: the version that every session is to state by before anything is granted, "
     "told: the version that all sessions were told of, shard: the next channel to be told of a newer one, untold: how "
-    "many are to be, heavy: 1 once a want was for more than one unit of a limit, and next_override_end (ms)",
+    "many are to be, heavy: 1 once a want was for more than one unit of a limit, next_override_end (ms), and while an "
+    "audit adds up a sum in several scripts audit (of what), audited_to (the last part) and audited (the sum so far)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
     "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, "
     "offered, parked, takes, growth, idle, over",
@@ -31,6 +32,10 @@ KEYSPACE: dict[str, str] = {
     "heartbeats": "zset by name: interval US <ms> US <session> and timeout US <ms> US <session> of each live session",
     "units": "hash: <limit> US <session> to how many units of the limit the session has",
     "held": "hash: limit to how many units of it all sessions have",
+    "idle": "hash: <limit> US <session> to how many of the units no task used, as of its last statement, less those "
+    "that it gave back since",
+    "sums": "hash: <limit> US waiting, <limit> US idle, <limit> US parked: how many requests wait or are parked, and "
+    "units are idle, under a limit; US <session>: how many requests of a session wait",
     "holders": "zset by name: <limit> US <session> and US <session> US <limit>, for each that has units",
     "grants": "zset by name: <session>:<number of the grant>:<JSON: what it brought, and for which task>, until a "
     "statement of the session that knows of it",

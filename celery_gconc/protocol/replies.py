@@ -77,9 +77,8 @@ def with_configured(known: LimitStatus | None, limit: str, maximum: int) -> Limi
 
 
 def session_status_of(item: Mapping[str, Any], configs: Mapping[str, Mapping[str, int]]) -> SessionStatus:
-    """A session, as a script replies it beside the configurations that it names."""
-    info = item["info"]
-    stall = item.get("stall") or {}
+    """A session, as a script replies it; what it is configured with is among *configs*, by their digests."""
+    info, stall = json.loads(item["info"]), json.loads(item.get("stall") or "{}")
     return SessionStatus(
         session=item["session"],
         node=str(info.get("node", "?")),
@@ -96,10 +95,10 @@ def session_status_of(item: Mapping[str, Any], configs: Mapping[str, Mapping[str
         skew=(info.get("clock", info.get("since", 0)) - info.get("since", 0)) / 1000,
         app=str(info.get("app", "")),
         broker=str(info.get("broker", "")),
-        configured=dict(configs[item["config"]]),
+        configured=configs[item["config"]],
         interval=item["interval"] / 1000,
         timeout=item["timeout"] / 1000,
-        queues=tuple(item["queues"] or ()),
+        queues=tuple(json.loads(item["queues"]) or ()),
         stalled_slots=int(stall.get("slots", 0)),
         stalled_why=str(stall.get("why", "")),
         stalled_since=_seconds(stall.get("since")),

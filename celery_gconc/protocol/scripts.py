@@ -17,7 +17,10 @@ SCRIPTS: Mapping[str, str] = {
     name: f"{folder}/{name}"
     for folder, names in {
         "session": ("open", "configure", "sync", "record", "close"),
-        "operator": ("ticket", "change", "status", "holders", "waiting", "find", "recent", "totals", "audit"),
+        "operator": (
+            *("ticket", "change"),
+            *("names", "status", "sessions", "configured", "holders", "waiting", "find", "recent", "totals", "audit"),
+        ),
     }.items()
     for name in names
 }
@@ -33,6 +36,9 @@ WORK = 250
 #: From how many sessions on that were told of a new limit table a script leaves the others to the next. (At 5 to
 #: 10 us each.)
 RECEIVERS = 128
+
+#: How many limits, sessions or requests a page has, about, that people are shown: each takes some ten steps.
+PAGE = WORK // 10
 
 #: The longest pause between two tries of a worker to reach Redis, in seconds.
 LAST_RETRY = 1.5

@@ -283,6 +283,15 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Overview:
+    """Some limits, and how many limits and live workers there are in all."""
+
+    status: Status
+    limits: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Purged:
     """What a purge has removed."""
 

@@ -7,7 +7,7 @@ Redis' own exceptions don't leave this module: every failure to reach it, or to 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -20,19 +20,11 @@ from celery_gconc.errors import StoreRefused, StoreUnavailable
 from celery_gconc.protocol.causes import Causes
 from celery_gconc.protocol.keys import Keys
 from celery_gconc.protocol.messages import text_of
-from celery_gconc.protocol.replies import (
-    ended_tasks_of,
-    holder_of,
-    limit_status_of,
-    session_status_of,
-    totals_of,
-    value_of,
-    waiter_of,
-    whereabouts_of,
-    with_configured,
-)
+from celery_gconc.protocol.pages import US, Reader
+from celery_gconc.protocol.pages import Names as LimitNames
+from celery_gconc.protocol.replies import value_of, with_configured
 from celery_gconc.protocol.scripts import SCRIPTS, script
-from celery_gconc.protocol.status import Change, EndedTask, Holder, Status, Totals, Waiter, Whereabouts
+from celery_gconc.protocol.status import Change, EndedTask, Holder, Overview, Status, Totals, Waiter, Whereabouts
 from celery_gconc.settings import Settings
 
 #: How long, in seconds, one call may take; a heartbeat that takes longer is as good as lost.
@@ -59,6 +51,7 @@ class Store:
         self.keys = Keys(prefix, location.database, location.keyprefix)
         self._client = connect(location, self.keys.key("meta"), call_timeout)
         self._causes = Causes(self._client, self.keys, Names(location.source))
+        self._reader = Reader(self._run)
         self._scripts = {name: self._client.register_script(script(name)) for name in SCRIPTS}
 
     @classmethod
@@ -144,55 +137,66 @@ class Store:
             while reply["more"]:
                 reply = self._run("change", again)
 
-    def status(self, limit: str | None = None, config: Mapping[str, int] | None = None) -> Status:
-        """All limits and sessions, or one limit. *config* is the caller's, which counts while no session lives."""
-        reply = self._run("status", {"limit": limit})
-        limits = {item["limit"]: limit_status_of(item) for item in reply["limits"] or ()}
-        if not reply["live"]:
+    def limit_names(self) -> LimitNames:
+        """Which limits there are, and how many sessions live."""
+        return self._reader.names()
+
+    def status(
+        self,
+        limits: str | Iterable[str] | None = None,
+        config: Mapping[str, int] | None = None,
+        *,
+        sessions: bool = True,
+    ) -> Status:
+        """All limits, or one or some; and all sessions, where they are wished for.
+
+        *config* is the caller's, which counts while no session lives. Each limit is of one instant, and so is each
+        session; where there are many they are not of the same, see :mod:`~celery_gconc.protocol.pages`.
+        """
+        asked = [limits] if isinstance(limits, str) else self.limit_names().limits if limits is None else list(limits)
+        told = self._reader.limits(asked)
+        found = dict(told.found)
+        if not told.live:
             for name, maximum in (config or {}).items():
-                if limit in (None, name):
-                    limits[name] = with_configured(limits.get(name), name, maximum)
-        sessions = tuple(session_status_of(item, reply["configs"]) for item in reply["sessions"] or ())
+                if limits is None or name in asked:
+                    found[name] = with_configured(found.get(name), name, maximum)
         return Status(
-            tuple(limits[name] for name in sorted(limits)),
-            sessions,
-            int(reply["version"]),
-            reply["now"] / 1000,
+            tuple(found[name] for name in sorted(found)),
+            self._reader.sessions() if sessions and told.live else (),
+            told.version,
+            told.at,
             self.keys.namespace,
         )
 
+    def overview(self, count: int, config: Mapping[str, int] | None = None) -> Overview:
+        """At most so many limits, those with a max first; no sessions, but how many there are."""
+        names = self.limit_names()
+        every = names.limits if names.live else tuple(dict.fromkeys((*names.limits, *(config or {}))))
+        return Overview(self.status(every[:count], config, sessions=False), len(every), names.live)
+
     def holders(self, limit: str, count: int) -> tuple[Holder, ...]:
         """Tasks that hold a permit under a limit, *count* at most; see ``lua/operator/holders.lua``."""
-        reply = self._run("holders", {"limit": limit, "count": count})
-        return tuple(holder_of(item, limit) for item in reply["holders"] or ())
+        return self._reader.holders(limit, count)
 
     def waiting(self, limit: str, count: int) -> tuple[Waiter, ...]:
         """Tasks in a limit's line, *count* at most; see ``lua/operator/waiting.lua``."""
-        reply = self._run("waiting", {"limit": limit, "count": count})
-        return tuple(waiter_of(item, limit) for item in reply["waiting"] or ())
+        return self._reader.waiting(limit, count)
 
     def find(self, task_id: str) -> tuple[Whereabouts, ...]:
-        """Where a task is among the requests; several calls where there are many. See ``lua/operator/find.lua``."""
-        found: dict[str, Whereabouts] = {}
-        cursor = "0"
-        while True:
-            reply = self._run("find", {"task": text_of(task_id), "cursor": cursor})
-            found.update({item["number"]: whereabouts_of(item) for item in reply["found"] or ()})
-            if (cursor := str(reply["cursor"])) == "0":
-                return tuple(found.values())
+        """Where a task is among the requests; see ``lua/operator/find.lua``."""
+        return self._reader.find(task_id)
 
     def history(self, limit: str, seconds: float) -> tuple[EndedTask, ...]:
         """Tasks that have ended under a limit lately; see ``lua/operator/recent.lua``."""
-        return ended_tasks_of(self._run("recent", {"limit": limit, "span": int(seconds * 1000)})["parts"] or ())
+        return self._reader.history(limit, seconds)
 
     def totals(self) -> Totals:
         """What was counted since the namespace began; see ``lua/operator/totals.lua``."""
-        return totals_of(self._run("totals", {})["totals"] or {})
+        return self._reader.totals()
 
     def audit(self, *, repair: bool) -> tuple[str, ...]:
         """What doesn't fit together in the keys, and is removed if wished; see ``lua/operator/audit.lua``."""
-        found = self._run("audit", {"repair": repair})["findings"] or ()
-        return tuple(_AUDIT[item["kind"]].format(item["member"].replace("\x1f", " ")) for item in found)
+        return tuple(_AUDIT[kind].format(member.replace(US, " ")) for kind, member in self._reader.audit(repair))
 
     def check_rights(self) -> tuple[str, ...]:
         """Try each right that a worker needs, and return what it will not see for the lack of others, in sentences.
@@ -254,6 +258,8 @@ _AUDIT = {
     "reserved": "a permit is reserved for no request: {}",
     "grant": "a grant is kept for a session that has ended: {}",
     "taker": "a queue is marked as consumed by a session that has ended: {}",
+    "idle": "unused permits are counted of no holder: {}",
+    "sum": "a number that status shows is wrong: {}",
     "heartbeat": "heartbeat settings are left from a session that has ended: {}",
     "use": "the sessions with a configuration are not those that say so: {}",
     "unused": "values of a configuration count that no session has: {}",

@@ -121,7 +121,7 @@ def global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> dict[str
         return {"error": _why_none(state)}
     try:
         name = None if limit is None else parse_limit(limit)
-        status = step.parts.link.call(lambda store: store.status(name)).result(CONFIRM_SECONDS)
+        status = step.parts.link.call(lambda store: store.status(name, sessions=False)).result(CONFIRM_SECONDS)
     except FutureTimeout:
         return {"error": f"the coordination Redis did not answer within {CONFIRM_SECONDS} s"}
     except GlobalConcurrencyError as exc:

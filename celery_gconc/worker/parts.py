@@ -92,7 +92,7 @@ def make_parts(consumer: Any, settings: Settings, config: Mapping[str, int]) -> 
         consumer=turns,
         caller=caller,
     )
-    speaker = Speaker(link.session, link.notices, link.floor, bell, turns)
+    speaker = Speaker(link, bell, turns)
 
     stalls = StallWatch(pool, ledger, dispatcher, turns, caller, health=health, counters=counters)
     leases = LeaseGuard(consumer, pool, ledger, health, interval=settings.heartbeat_interval)

@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from datetime import datetime, timezone
 
 from celery_gconc.clock import now
-from celery_gconc.protocol.status import LimitStatus, Status
+from celery_gconc.protocol.status import LimitStatus, Overview
 from celery_gconc.worker.session.link import Link
 
 #: How old what is shown may be, in seconds, before a newer one is asked for (and shown the next time).
@@ -23,11 +23,11 @@ MAX_ROWS = 50
 
 
 class StatsRows:
-    """One worker's. All fields belong to the consumer's thread, but :attr:`_status`, which the link's writes."""
+    """One worker's. All fields belong to the consumer's thread, but :attr:`_overview`, which the link's writes."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._status: Status | None = None
+        self._overview: Overview | None = None
         #: When it was last asked for, by :func:`now`.
         self._asked_at = -FRESH_SECONDS
 
@@ -37,11 +37,12 @@ class StatsRows:
         As of the last call; only until there is an answer it waits for one, for :data:`FIRST_SECONDS` at most.
         """
         self._refresh()
-        status = self._status
-        if status is None:
+        overview = self._overview
+        if overview is None:
             return {}
-        rows = {f"gconc {limit.limit}": described(limit) for limit in status.limits[:MAX_ROWS]}
-        if (more := len(status.limits) - MAX_ROWS) > 0:
+        status = overview.status
+        rows = {f"gconc {limit.limit}": described(limit) for limit in status}
+        if (more := overview.limits - len(rows)) > 0:
             rows["gconc, not shown"] = f"{more} more limits"
         at = datetime.fromtimestamp(status.at, timezone.utc)
         return {**rows, "gconc as of": f"{at:%Y-%m-%d %H:%M:%S} UTC (reload to update)"}
@@ -51,14 +52,14 @@ class StatsRows:
         if now() - self._asked_at < FRESH_SECONDS:
             return
         self._asked_at = now()
-        answer = self._link.call(lambda store: store.status())
-        if self._status is None:
+        answer = self._link.call(lambda store: store.overview(MAX_ROWS))
+        if self._overview is None:
             wait([answer], FIRST_SECONDS)
         answer.add_done_callback(self._answered)  # at once, here, where it has come
 
-    def _answered(self, answer: Future[Status]) -> None:
+    def _answered(self, answer: Future[Overview]) -> None:
         if answer.exception() is None:
-            self._status = answer.result()
+            self._overview = answer.result()
 
 
 def described(limit: LimitStatus) -> str:

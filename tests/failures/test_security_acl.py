@@ -103,10 +103,14 @@ def tour(guarded: Guarded) -> dict[str, Any]:
         found["ticket"] = namespace.store.ticket()
         namespace.set("queue:x", 3)
         namespace.store.pause("queue:x", True, by="test")
+        namespace.store.pause("queue:y", True, by="test", duration=0.001)
+        wait_until(lambda: not namespace.store.status("queue:y")["queue:y"].paused, what="the end of the pause")
         namespace.store.reset("queue:x", by="test")
         found["limits"] = len(namespace.store.status().limits)
         found["holders"] = len(namespace.store.holders("app", 5))
         found["waiting"] = len(namespace.store.waiting("app", 5)) + len(namespace.store.find("unknown"))
+        # So many as there may be: those of limits that are no more make room.
+        guarded.admin.hset(key("totals"), mapping={f"gone{number}": "{}" for number in range(10000)})
         counters = Counters()
         counters.released(("app",), 1.0, 0.0, 1.0)
         with counters.collect(1.0, {"app": 1}) as record:

@@ -53,9 +53,8 @@ def shown(client: redis.Redis, limit: str) -> list[str]:
 
 def idle(client: redis.Redis, limit: str) -> int:
     """How many units of a limit no task uses, as was last stated."""
-    fields = client.hgetall(key("session"))
-    told = [json.loads(_text(value)) for field, value in fields.items() if field.endswith(b":idle")]
-    return sum(int(one.get(limit, [0])[0]) for one in told)
+    fields = client.hgetall(key("idle"))
+    return sum(int(count) for field, count in fields.items() if _text(field).partition(US)[0] == limit)
 
 
 def _requests(client: redis.Redis, limit: str | None) -> list[Any]:

@@ -254,6 +254,10 @@ class Namespace:
                 found[name] = self.raw.hgetall(key) if is_hash else sorted(self.raw.zrange(key, 0, -1))
         return found
 
+    def call(self) -> None:
+        """Somebody calls one script, which does what every script does."""
+        self.store.status((), sessions=False)
+
     # -- Time --------------------------------------------------------------------------------------------
 
     def step_wall_clock(self, seconds: float) -> None:
@@ -265,7 +269,7 @@ class Namespace:
         while seconds > 0:
             step = min(seconds, interval)
             self.step_wall_clock(step)
-            self.store.status()
+            self.call()
             seconds -= step
 
 

@@ -36,7 +36,7 @@ def test_a_dead_session_with_units_of_many_limits_loses_some_in_each_call_and_th
     end_lease(namespace, "a")
     held = []
     while "a" in namespace.live():
-        namespace.store.status("nothing")
+        namespace.call()
         held.append(sum("a" in units for units in namespace.look().units.values()))
     assert held == [MANY + 1 - WORK, MANY + 1 - 2 * WORK, 0]
     assert namespace.holders("app") == [("b", waits)]
@@ -51,7 +51,7 @@ def test_a_session_that_ends_bit_by_bit_is_refused_and_given_nothing_from_the_fi
     dead.ask("queue:q", "app")
     assert namespace.line("app")
     end_lease(namespace, "a")
-    namespace.store.status("nothing")
+    namespace.call()
     assert "a" in namespace.live(), "some is left"
     assert dead.sync().status == "closed"
     namespace.set("queue:q", 5)
@@ -84,7 +84,7 @@ def test_a_session_that_is_closed_while_another_is_ending_waits_for_its_turn(nam
 def test_what_a_session_restates_that_replaces_one_which_is_ending_counts_once(namespace: Namespace):
     dead = holder_of_many(namespace)
     end_lease(namespace, "a")
-    namespace.store.status("nothing")
+    namespace.call()
     dead.lease = 1  # as it was told
     again = namespace.session("a2", slots=MANY, held=dead.holding, former=dead.former)
     assert again.opened.lapsed
@@ -96,10 +96,10 @@ def test_what_a_session_restates_that_replaces_one_which_is_ending_counts_once(n
 def test_an_ending_session_that_opens_once_more_under_its_id_keeps_what_it_states(namespace: Namespace):
     holder_of_many(namespace)
     end_lease(namespace, "a")
-    namespace.store.status("nothing")
+    namespace.call()
     namespace.session("a", held={7: ("app",)}, states=False)
     for _ in range(4):
-        namespace.store.status("nothing")
+        namespace.call()
     assert namespace.holders("app") == [("a", 7)]
 
 
@@ -114,13 +114,13 @@ def test_the_values_of_a_session_with_many_limits_stop_counting(namespace: Names
         end_lease(namespace, "a")
         left = MANY
         for _ in range(3):
-            namespace.store.status("nothing")
+            namespace.call()
             before, left = left, sum(value == 1 for value in namespace.look().maxima.values())
             assert 0 < before - left <= WORK
     assert namespace.live() == ["b"]
     assert namespace.look().maxima == dict.fromkeys(names[: MANY // 2], 3)
     namespace.store.close_session("b")
-    namespace.store.status("nothing")
+    namespace.call()
     assert namespace.left_behind() == {}
 
 
@@ -147,8 +147,8 @@ def test_when_grants_go_on_many_lines_are_served_some_with_each_call_and_nobody_
     late.ask(names[-1])
     assert len(namespace.look().units) == WORK
     assert namespace.line(names[-1]) == [("a", MANY), ("b", 1)], "whoever came first is first"
-    namespace.store.status("nothing")
-    namespace.store.status("nothing")
+    namespace.call()
+    namespace.call()
     assert namespace.look().units == {name: {"a": 1} for name in names}
     assert namespace.line(names[-1]) == [("b", 1)]
     assert not namespace.look().is_serving
@@ -276,7 +276,7 @@ def test_an_earlier_request_that_is_told_late_is_before_those_who_are_put_off(na
     set_in_one_call(namespace, "app", MANY)
     late.ask("app", age=60.0)
     assert namespace.line("app")[0] == ("b", 1)
-    namespace.store.status("nothing")
+    namespace.call()
     assert namespace.units("app") == {"a": MANY - 1, "b": 1}
 
 
@@ -291,7 +291,7 @@ def test_a_line_of_many_that_have_no_room_is_passed_some_with_each_call(namespac
         assert namespace.raw.zcard(namespace.keys.key("aside")) == turn * WORK
         assert namespace.units("app") == {}
         assert namespace.look().is_serving
-        namespace.store.status("nothing")
+        namespace.call()
     assert namespace.holders("app") == [("b", waits)]
     assert not namespace.look().is_serving
 

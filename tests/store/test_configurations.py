@@ -198,7 +198,7 @@ def test_many_configurations_that_no_session_has_go_some_with_each_script(namesp
     namespace.raw.zadd(unused, {f"0-{number:x}": 1 for number in range(2 * WORK + 1)})
     counts = []
     for _ in range(3):
-        namespace.store.status("nothing")
+        namespace.call()
         counts.append(namespace.raw.zcard(unused))
     assert counts == [WORK + 1, 1, 0]
 
@@ -268,7 +268,7 @@ def test_the_last_session_may_end_between_any_two_pieces_of_the_next(namespace: 
         lose(namespace, [max(config)])  # so that the next one sends all of it
         with watched(namespace, after=end):
             namespace.session(f"b{when}", config=config, states=False)
-        namespace.store.status("nothing")
+        namespace.call()
         assert namespace.live() == [f"b{when}"]
         assert namespace.look().maxima == config
         namespace.store.close_session(f"b{when}")
@@ -429,8 +429,10 @@ def test_a_session_that_its_configuration_does_not_know_is_found_and_added(names
     _fill(namespace)
     before = namespace.left_behind()
     namespace.raw.delete(namespace.keys.key("uses"))
-    found = namespace.store.audit(repair=True)
-    assert len(found) == 3
+    for repair in (False, True):
+        found = namespace.store.audit(repair=repair)
+        assert len(found) == 3
+        assert all(text.startswith(OTHERS) for text in found)
     assert namespace.store.audit(repair=False) == ()
     assert namespace.left_behind() == before
 

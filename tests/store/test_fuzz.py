@@ -65,8 +65,8 @@ TEXTS: list[Any] = [
 
 #: What is called, and which script that is: some are called in more than one way.
 CALLS = {
-    **{name: name for name in ("open", "configure", "sync", "close", "change", "ticket", "status", "holders")},
-    **{name: name for name in ("waiting", "find", "audit")},
+    **{name: name for name in ("open", "configure", "sync", "close", "change", "ticket", "names", "status")},
+    **{name: name for name in ("sessions", "configured", "holders", "waiting", "find", "recent", "totals", "audit")},
     "statement": "sync",
 }
 
@@ -155,7 +155,15 @@ class Bench:
         elif name == "ticket":
             store.ticket()
         elif name == "status":
+            store.status(A, sessions=False)
+        elif name == "names":
+            store.limit_names()
+        elif name in ("sessions", "configured"):
             store.status(A)
+        elif name == "recent":
+            store.history(A, 60)
+        elif name == "totals":
+            store.totals()
         elif name == "find":
             store.find("id-1")
         elif name == "audit":
@@ -233,8 +241,9 @@ class Bench:
         return self._seen
 
     def _ask_for_people(self) -> None:
-        ways = [(name, {}) for name in ("status", "holders", "waiting", "audit")]
-        ways += [("status", {"limit": None}), *(("find", {"cursor": cursor}) for cursor in ("0", "r0", "g0"))]
+        ways = [(name, {}) for name in ("names", "status", "sessions", "configured", "holders", "waiting")]
+        ways += [(name, {}) for name in ("totals", "audit")]
+        ways += [("find", {"after": after}) for after in (None, "r0", "g0")]
         for name, how in ways:
             ordinary = self.ordinary[name]
             text = json.dumps({**json.loads(ordinary.asked), **how})

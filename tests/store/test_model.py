@@ -550,7 +550,7 @@ class Model(RuleBasedStateMachine):
             if is_beating:
                 for client in list(self.clients):
                     self._sync(client, "ok", full=True)
-            self.namespace.store.status()
+            self.namespace.call()
             self.check()
 
     @rule(hours=st.integers(-100, 100))
@@ -559,7 +559,7 @@ class Model(RuleBasedStateMachine):
         clock = self.namespace.clock() if before else 0
         step = self.look.state.least_interval * 1000
         self.namespace.step_wall_clock(hours * 3600)
-        self.namespace.store.status()
+        self.namespace.call()
         self.check()
         if before:
             assert clock <= self.namespace.clock() <= clock + step
@@ -784,7 +784,7 @@ class Model(RuleBasedStateMachine):
             self.namespace.step_wall_clock(INTERVAL)
             for client in list(self.clients):
                 self._sync(client, "ok", full=True)
-            self.namespace.store.status()
+            self.namespace.call()
             self.check()
         self.check()
         assert (self.look.state.wants, self.look.state.units) == ({}, {})

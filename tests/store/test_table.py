@@ -241,7 +241,7 @@ def test_limits_that_are_gone_are_forgotten_when_the_last_session_that_knew_them
     assert len(gone(namespace)) == MANY
     namespace.store.close_session("b")
     for _ in range(MANY // WORK + 1):
-        namespace.store.status("nothing")
+        namespace.call()
     assert namespace.left_behind() == {}
 
 
@@ -252,7 +252,7 @@ def test_a_session_that_opens_anew_has_no_limit_that_was_lifted_meanwhile(namesp
     namespace.step_wall_clock(INTERVAL)
     namespace.elapse(TIMEOUT)
     namespace.store.reset("queue:q", by="test")
-    namespace.store.status("nothing")
+    namespace.call()
     assert gone(namespace) == [], "nobody lives who knew it"
     again = namespace.session("a2", config={"app": 1}, former=session.former)
     assert again.table == {"app": 1}
@@ -277,7 +277,7 @@ def listeners(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> list[Ses
         by_channel.setdefault(namespace.keys.table_channel(f"s{number}"), f"s{number}")
     sessions = [namespace.session(name) for name in list(by_channel.values())[:4]]
     while namespace.raw.hget(namespace.keys.key("meta"), "untold") not in (None, b"0"):
-        namespace.store.status("nothing")
+        namespace.call()
     return [session.listen() for session in sessions]
 
 
@@ -297,11 +297,11 @@ def test_each_script_tells_some_sessions_of_a_new_version_until_all_are_told(nam
         assert sum(heard) <= count
         if all(heard):
             break
-        namespace.store.status("nothing")
+        namespace.call()
         count += 1
     assert count in (4, 5)
-    namespace.store.status("nothing")
-    namespace.store.status("nothing")
+    namespace.call()
+    namespace.call()
     assert versions(listeners) == [[]] * 4
 
 
@@ -314,7 +314,7 @@ def test_a_version_that_comes_while_sessions_are_told_of_another_is_told_to_all_
     assert sum(map(bool, first)) == 1
     namespace.set("queue:q", 2)
     for _ in range(5):
-        namespace.store.status("nothing")
+        namespace.call()
     for session, early in zip(listeners, first, strict=True):
         for notice in early:
             session.hear_of_table(notice.changes, notice.version)

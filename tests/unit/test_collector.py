@@ -6,14 +6,16 @@ from math import inf
 from types import SimpleNamespace
 
 from celery_gconc.metrics.prometheus import Collector
-from celery_gconc.protocol.status import Histogram, LimitStatus, LimitTotals, Status, Totals
+from celery_gconc.protocol.status import Histogram, LimitStatus, LimitTotals, Overview, Status, Totals
 
 EMAILS = LimitStatus("queue:emails", 2, paused=False, running=2, waiting=3, parked=4, longest_wait=1.5)
 
 
 def exposed(status: Status, totals: Totals) -> dict[tuple[str, str], float]:
     """Each sample of a collection, by its name and its ``le`` or ``limit``."""
-    collector = Collector(SimpleNamespace(status=lambda: status, totals=lambda: totals))
+    collector = Collector(
+        SimpleNamespace(overview=lambda count: Overview(status, len(status.limits), 0), totals=lambda: totals)
+    )
     return {
         (sample.name, sample.labels.get("le") or sample.labels.get("limit", "")): sample.value
         for metric in collector.collect()

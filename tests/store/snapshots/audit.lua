@@ -7,34 +7,36 @@ local key = {
   heartbeats = KEYS[5],
   units = KEYS[6],
   held = KEYS[7],
-  holders = KEYS[8],
-  grants = KEYS[9],
-  running = KEYS[10],
-  wants = KEYS[11],
-  roll = KEYS[12],
-  waiters = KEYS[13],
-  turns = KEYS[14],
-  aside = KEYS[15],
-  reserved = KEYS[16],
-  todo = KEYS[17],
-  max = KEYS[18],
-  configured = KEYS[19],
-  uses = KEYS[20],
-  unused = KEYS[21],
-  overrides = KEYS[22],
-  versions = KEYS[23],
-  gone = KEYS[24],
-  settling = KEYS[25],
-  contended = KEYS[26],
-  changes = KEYS[27],
-  changed = KEYS[28],
-  totals = KEYS[29],
-  recent = KEYS[30],
-  takers = KEYS[31],
-  apps = KEYS[32],
+  idle = KEYS[8],
+  sums = KEYS[9],
+  holders = KEYS[10],
+  grants = KEYS[11],
+  running = KEYS[12],
+  wants = KEYS[13],
+  roll = KEYS[14],
+  waiters = KEYS[15],
+  turns = KEYS[16],
+  aside = KEYS[17],
+  reserved = KEYS[18],
+  todo = KEYS[19],
+  max = KEYS[20],
+  configured = KEYS[21],
+  uses = KEYS[22],
+  unused = KEYS[23],
+  overrides = KEYS[24],
+  versions = KEYS[25],
+  gone = KEYS[26],
+  settling = KEYS[27],
+  contended = KEYS[28],
+  changes = KEYS[29],
+  changed = KEYS[30],
+  totals = KEYS[31],
+  recent = KEYS[32],
+  takers = KEYS[33],
+  apps = KEYS[34],
 }
 local constant = {
-  KEYS = 32,
+  KEYS = 34,
   TURNS = 3,
   WORK = 250,
   PIECE = 100,
@@ -171,6 +173,69 @@ end
 return input
 end)
 
+local pages = on_demand(function()
+
+-- uses: input
+-- Pages: scripts for people reply with a part, and with `next`, where to go on; who asks hands it back as `after`.
+--
+-- What it says is theirs alone. The first page has none to go on from, the last one has no next.
+local pages
+do
+  -- How many limits, sessions or requests a page has, about: each takes some ten steps.
+  local SIZE = math.ceil(constant.WORK / 10)
+  -- How many characters of JSON a page reads, about, that others wrote: a worker may run, or be configured with, thousands.
+  local TEXT = constant.WORK * 200
+
+  local after = input.asked.after
+  if after == cjson.null then after = nil end
+  local function may_be_after(it) return it == cjson.null or type(it) == 'string' and #it <= 8192 end
+
+  -- Where a scan goes on; scanned: what Redis replied.
+  local function cursor(text) return text == nil or string.find(text, '^%d+$') ~= nil and #text < 20 end
+
+  pages = { SIZE = SIZE, TEXT = TEXT, after = after, may_be_after = may_be_after, cursor = cursor }
+end
+
+return pages
+end)
+
+local meta = on_demand(function()
+
+-- uses: nothing
+-- The scalars of the namespace, read once. Whoever changes one here writes it to the hash too.
+local meta
+do
+  local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
+    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
+    'all_settle', 'told', 'shard', 'untold', 'audit')
+  local fence = tonumber(found[12]) or 0
+  meta = {
+    clock = tonumber(found[1]),              -- the lease clock (ms)
+    time = tonumber(found[2]),               -- its last step (wall time, ms)
+    held = tonumber(found[3]),               -- its last step that was held back (wall time, ms)
+    interval = tonumber(found[4]) or 0,      -- the least of a live session (ms); while none lives, that of the last
+    longest = tonumber(found[5]) or 0,       -- the longest lease of a live session (ms); likewise
+    version = tonumber(found[6]) or 0,       -- of the limit table
+    epoch = found[7] or nil,
+    server_id = found[8],                    -- of the server that the epoch began on
+    epoch_began = tonumber(found[9]),        -- (lease clock, ms)
+    heard = tonumber(found[10]) or 0,        -- the longest lease of before the epoch (ms)
+    closed_until = tonumber(found[11]),      -- no grants until then: unknown sessions may live (lease clock, ms)
+    fence = fence, fence_before = fence,     -- the last fencing number
+    next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
+    served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
+    heavy = found[15] == '1',                -- some wants are for more than one unit of a limit, or were
+    all_settle = tonumber(found[16]),        -- every limit settles until each session has stated by that version
+    told = tonumber(found[17]) or 0,         -- the version of the limit table that all sessions were told of
+    shard = tonumber(found[18]) or 0,        -- the next of their channels to be told of a newer one
+    untold = tonumber(found[19]) or 0,       -- how many of them are to be told of it
+    audit = found[20] or nil,                -- of which sum an audit adds up the parts, in several scripts
+  }
+end
+
+return meta
+end)
+
 local members = on_demand(function()
 
 -- uses: nothing
@@ -210,42 +275,6 @@ do
 end
 
 return members
-end)
-
-local meta = on_demand(function()
-
--- uses: nothing
--- The scalars of the namespace, read once. Whoever changes one here writes it to the hash too.
-local meta
-do
-  local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
-    'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
-    'all_settle', 'told', 'shard', 'untold')
-  local fence = tonumber(found[12]) or 0
-  meta = {
-    clock = tonumber(found[1]),              -- the lease clock (ms)
-    time = tonumber(found[2]),               -- its last step (wall time, ms)
-    held = tonumber(found[3]),               -- its last step that was held back (wall time, ms)
-    interval = tonumber(found[4]) or 0,      -- the least of a live session (ms); while none lives, that of the last
-    longest = tonumber(found[5]) or 0,       -- the longest lease of a live session (ms); likewise
-    version = tonumber(found[6]) or 0,       -- of the limit table
-    epoch = found[7] or nil,
-    server_id = found[8],                    -- of the server that the epoch began on
-    epoch_began = tonumber(found[9]),        -- (lease clock, ms)
-    heard = tonumber(found[10]) or 0,        -- the longest lease of before the epoch (ms)
-    closed_until = tonumber(found[11]),      -- no grants until then: unknown sessions may live (lease clock, ms)
-    fence = fence, fence_before = fence,     -- the last fencing number
-    next_override_end = tonumber(found[13]), -- when what operators set for a time may next expire (wall time, ms)
-    served_to = found[14] or nil,            -- the last limit whose line was served since grants go on; nil: all were
-    heavy = found[15] == '1',                -- some wants are for more than one unit of a limit, or were
-    all_settle = tonumber(found[16]),        -- every limit settles until each session has stated by that version
-    told = tonumber(found[17]) or 0,         -- the version of the limit table that all sessions were told of
-    shard = tonumber(found[18]) or 0,        -- the next of their channels to be told of a newer one
-    untold = tonumber(found[19]) or 0,       -- how many of them are to be told of it
-  }
-end
-
-return meta
 end)
 
 local limits = on_demand(function()
@@ -594,15 +623,17 @@ do
     return call('ZLEXCOUNT', key.configured, from, to) >= tonumber(string.match(digest, '^%d+'))
   end
 
-  -- Its values: limit to max.
-  local function values_of(digest)
+  -- So many of its values, after one: limit to max, and the last one where there may be more.
+  local function some_of(digest, at_most, after)
     local from, to = range_of(digest)
+    if after then from = '(' .. US .. digest .. US .. after end
+    local found = call('ZRANGEBYLEX', key.configured, from, to, 'LIMIT', 0, at_most)
     local values = {}
-    for _, member in ipairs(call('ZRANGEBYLEX', key.configured, from, to)) do
+    for _, member in ipairs(found) do
       local limit, max = read(member)
       if limit then values[limit] = tonumber(max) end
     end
-    return values
+    return values, #found == at_most and string.sub(found[#found], #digest + 3) or nil
   end
 
   -- The two least values for a limit, each with its configuration.
@@ -694,7 +725,7 @@ do
   end
 
   configs = {
-    read = read, is_whole = is_whole, values_of = values_of, take = take, is_used = is_used, enter = enter,
+    read = read, is_whole = is_whole, some_of = some_of, take = take, is_used = is_used, enter = enter,
     leave = leave, until_end = until_end, end_unused = end_unused,
   }
 end
@@ -702,13 +733,58 @@ end
 return configs
 end)
 
+local sums = on_demand(function()
+
+-- uses: meta members
+-- Sums, so that nobody walks to see how many there are: of each limit the requests that wait in its line, the units that
+-- lie idle and the requests that are parked; of each session the requests that wait.
+--
+-- SUMS has `<limit> US waiting`, `<limit> US idle`, `<limit> US parked` and `US <session>`, where it isn't 0. Whoever changes a
+-- part changes the sum in the same script.
+local sums
+do
+  local US = members.US
+  local WAITING, IDLE, PARKED = US .. 'waiting', US .. 'idle', US .. 'parked'
+
+  local function set(field, sum)
+    if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, members.int(sum)) end
+  end
+  local function add(field, more)
+    if more ~= 0 and call('HINCRBY', key.sums, field, members.int(more)) == 0 then call('HDEL', key.sums, field) end
+  end
+
+  -- By bytes, as in sorted sets; what Lua does depends on the server's locale.
+  local function is_up_to(member, last)
+    for i = 1, math.min(#member, #last) do
+      local one, other = string.byte(member, i), string.byte(last, i)
+      if one ~= other then return one < other end
+    end
+    return #member <= #last
+  end
+
+  -- Where an audit adds up the parts of a sum in several scripts, it learns what becomes of those that it has passed.
+  -- what: 'held', or how a field of SUMS ends or begins.
+  local function note(what, group, member, more)
+    if not meta.audit then return end
+    if meta.audit == what .. group and is_up_to(member, call('HGET', key.meta, 'audited_to') or '') then
+      call('HINCRBY', key.meta, 'audited', members.int(more))
+    end
+  end
+
+  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, set = set, add = add, note = note }
+end
+
+return sums
+end)
+
 local units = on_demand(function()
 
--- uses: members limits
+-- uses: meta members limits sums
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
 --
 -- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
--- twice: under the limit, and the limit under the session.
+-- twice: under the limit, and the limit under the session. IDLE has, as UNITS, how many of them no task used when the
+-- session last stated that, less those that it gave back since: idle ones go first.
 local units
 do
   local US = members.US
@@ -740,6 +816,17 @@ do
 
   local function of(sid, limit) return tonumber(call('HGET', key.units, of_limit(limit, sid))) or 0 end
 
+  local function set_idle(member, limit, count, before)
+    if count == before then return end
+    if count > 0 then call('HSET', key.idle, member, members.int(count)) else call('HDEL', key.idle, member) end
+    sums.add(limit .. sums.IDLE, count - before)
+    sums.note(sums.IDLE, limit, member, count - before)
+  end
+  local function lessen_idle(member, limit, less)
+    local idle = tonumber(call('HGET', key.idle, member)) or 0
+    if idle > 0 then set_idle(member, limit, math.max(idle - less, 0), idle) end
+  end
+
   -- A session has so many of a limit from now on. before: how many it had, where that is known.
   local function set(sid, limit, count, before)
     before = before or of(sid, limit)
@@ -753,7 +840,11 @@ do
       call('ZREM', key.holders, member, of_session(limit, sid))
     end
     set_held(limit, held(limit) + count - before)
-    if count < before then limits.touch(limit) end
+    if meta.audit then sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    if count < before then
+      limits.touch(limit)
+      lessen_idle(member, limit, before - count)
+    end
   end
 
   local function add(sid, limit, more) set(sid, limit, of(sid, limit) + more) end
@@ -777,16 +868,28 @@ do
     return found
   end
 
-  -- The sessions that have units of a limit.
-  local function sessions_of(limit)
-    local found = call('ZRANGEBYLEX', key.holders, members.first(limit), members.last(limit))
+  -- So many units of each limit are idle at a session; of those that it doesn't name none.
+  local function state_idle(sid, counts)
+    local names, fields = limits_of(sid), {}
+    for i, limit in ipairs(names) do fields[i] = of_limit(limit, sid) end
+    local before = members.fields(key.idle, fields)
+    for i, limit in ipairs(names) do
+      local count = counts[limit] and math.min(counts[limit], of(sid, limit)) or 0
+      set_idle(fields[i], limit, count, tonumber(before[i]) or 0)
+    end
+  end
+
+  -- The sessions that have units of a limit, in order of name; where at_most is given, so many of those after one.
+  local function sessions_of(limit, at_most, after)
+    local from = after and '(' .. of_limit(limit, after) or members.first(limit)
+    local found = call('ZRANGEBYLEX', key.holders, from, members.last(limit), 'LIMIT', 0, at_most or -1)
     for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
     return found
   end
 
   units = {
     held = held, set_held = set_held, look_at = look_at, of = of, set = set, set_all = set_all, add = add, limits_of = limits_of,
-    sessions_of = sessions_of,
+    sessions_of = sessions_of, state_idle = state_idle,
   }
 end
 
@@ -1047,7 +1150,7 @@ end)
 
 local lines = on_demand(function()
 
--- uses: meta members limits units wants rooms contention
+-- uses: meta members limits units wants rooms contention sums
 -- Lines: where wants stand, and for which of them units are held back.
 --
 -- TURNS has the wants of each line whose turn may come, ASIDE the others, by session: their turn came, they had no room for
@@ -1105,12 +1208,22 @@ do
     end
   end
 
+  -- So many more of its requests wait in the line of a limit.
+  local function count(id, limit, member, more)
+    local sid = members.owner(id)
+    sums.add(limit .. sums.WAITING, more)
+    sums.note(sums.WAITING, limit, member, more)
+    sums.add(members.US .. sid, more)
+    sums.note('session', sid, id, more)
+  end
+
   local function stand(id, record, limit)
     record.at = limit
     wants.save(id, record)
     local member = limit .. members.US .. members.order_key(id, record)
     call('ZADD', key.waiters, 0, member)
     call('ZADD', key.turns, 0, member)
+    count(id, limit, member, #record.r)
     contention.begin(limit, members.owner(id))
   end
 
@@ -1137,9 +1250,17 @@ do
     local member = limit .. members.US .. members.order_key(id, record)
     call('ZREM', key.waiters, member)
     if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, members.owner(id) .. members.US .. member) end
+    count(id, limit, member, -#record.r)
     record.at = nil
     if wants.weight_on(record, limit) > 1 then limits.touch(limit) end -- what was free was for it
     contention.finish_if_empty(limit)
+  end
+
+  -- It has these requests from now on, the first of which is the same as before.
+  local function keep(id, record, requests)
+    count(id, record.at, record.at .. members.US .. members.order_key(id, record), #requests - #record.r)
+    record.r = requests
+    wants.save(id, record)
   end
 
   local function reserve(id, record)
@@ -1162,7 +1283,7 @@ do
   end
 
   lines = {
-    id_at = id_at, has_free = has_free, blocking = blocking, stand = stand, leave = leave, set_aside = set_aside,
+    id_at = id_at, has_free = has_free, blocking = blocking, stand = stand, leave = leave, keep = keep, set_aside = set_aside,
     bring_back = bring_back, reserve = reserve, unreserve = unreserve,
   }
 end
@@ -1330,11 +1451,12 @@ do
     }
   end
 
+  -- All that a session runs, and how long the text is that it said so with.
   local function of(sid)
     local text = call('HGET', key.running, sid)
     local found = text and stated(sid, text) or {}
     for _, row in ipairs(grants.all(sid)) do table.insert(found, granted(row)) end
-    return found
+    return found, text and #text or 0
   end
 
   local function covers(claims, limit)
@@ -1392,10 +1514,7 @@ do
 
   -- Others wait under a want than before: it keeps its position where the first is the same.
   local function change(id, record, requests)
-    if record.r[1][1] == requests[1][1] then
-      record.r = requests
-      return wants.save(id, record)
-    end
+    if record.r[1][1] == requests[1][1] then return lines.keep(id, record, requests) end
     local limit = record.at
     lines.leave(id, record)
     lines.unreserve(id, record)
@@ -1640,15 +1759,58 @@ end
 return apps
 end)
 
+local parked = on_demand(function()
+
+-- uses: sums
+-- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
+local parked
+do
+  local function read(sid) return cjson.decode(call('HGET', key.session, sid .. ':parked') or '{}') end
+  local function save(sid, counts)
+    if next(counts) then
+      call('HSET', key.session, sid .. ':parked', cjson.encode(counts))
+    else
+      call('HDEL', key.session, sid .. ':parked')
+    end
+  end
+
+  local function state(sid, counts)
+    local before = read(sid)
+    for limit, count in pairs(counts) do sums.add(limit .. sums.PARKED, count - (before[limit] or 0)) end
+    for limit, count in pairs(before) do
+      if not counts[limit] then sums.add(limit .. sums.PARKED, -count) end
+    end
+    save(sid, counts)
+  end
+
+  -- Those of some limits no longer count. Return of how many.
+  local function end_some(sid, at_most)
+    local left, done = read(sid), 0
+    for limit, count in pairs(left) do
+      if done >= at_most then break end
+      sums.add(limit .. sums.PARKED, -count)
+      left[limit] = nil
+      done = done + 1
+    end
+    if done > 0 then save(sid, left) end
+    return done
+  end
+
+  parked = { state = state, end_some = end_some }
+end
+
+return parked
+end)
+
 local sessions = on_demand(function()
 
--- uses: configs units wants grants running rooms serving takers apps heartbeats
+-- uses: configs units wants grants running rooms serving takers apps heartbeats parked
 -- Sessions: who they are, and their end.
 local sessions
 do
   local FIELDS = {
-    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'parked', 'stall',
-    'growth', 'idle', 'over', 'aside',
+    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'stall', 'growth', 'idle',
+    'over', 'aside',
   }
 
   -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.
@@ -1681,6 +1843,7 @@ do
     local waiting = #found < at_most and wants.ids_of(sid, at_most - #found) or {}
     for _, id in ipairs(waiting) do serving.remove(id) end
     local work = #found + #waiting
+    if work < at_most then work = work + parked.end_some(sid, at_most - work) end
     local is_done = work < at_most
     if is_done then call('ZREM', key.sessions, sid) end
     return is_done, taken, work
@@ -1928,144 +2091,263 @@ end
 return reply
 end)
 
--- uses: input members limits overrides configs units wants lines heartbeats epochs reply
+-- uses: input pages meta members limits overrides configs units wants lines sums heartbeats epochs reply
 -- What doesn't fit together in the keys: no script of ours leaves any of it. With repair, take it away.
 --
--- Guarantee: one instant. A repair removes units and wants of sessions that don't live, and what counts no units;
---         whoever waited for them is granted before the reply. What fits together is not touched.
--- ARGV[2] repair (boolean)
--- Reply   {status: "ok", findings: [{kind, member}...]} (kinds: "session", "units", "holder", "held", "want", "roll",
---         "waiter", "reserved", "grant", "taker", "heartbeat", "use", "unused", "value")
--- Cost    O(sessions + holders + waiters + configured values)
+-- Each record is looked at together with those that it must fit, in one script: so what changes between two pages is no
+-- damage. A sum of many parts is added up in several: what changes meanwhile in those that were passed is added by whoever
+-- changes it (META: audit; sums.lua). Where two audit at once, they add up the same one together, or one leaves it out.
+--
+-- Guarantee: what is amiss from the first page to the last is found, maybe twice. A repair removes units and wants of
+--         sessions that don't live, and what counts no units; whoever waited for them is granted before the last reply.
+--         What fits together is not touched.
+-- ARGV[2] repair (boolean); after (null, or next of the page before)
+-- Reply   {status: "ok", findings: [{kind, member}...] (kinds: "session", "units", "holder", "held", "want", "roll",
+--         "waiter", "reserved", "grant", "taker", "heartbeat", "idle", "sum", "use", "unused", "value"), next}
+-- Cost    O(WORK)
 local asked, US = input.asked, members.US
-local SESSION = key.session
-input.expect({ repair = input.flag })
+local phase, at, group = string.match(pages.after or '1 0 ', '^(%d%d?) (%d+) (.*)$')
+input.expect({
+  repair = input.flag,
+  after = function(it) return pages.may_be_after(it) and phase ~= nil and #at < 20 end,
+})
 epochs.begin()
-local findings = {}
+local findings, left = {}, constant.WORK / 2 -- a step of this is two or three of others
 local function found(kind, member) table.insert(findings, { kind = kind, member = member }) end
 local function lives(sid) return sid and call('ZSCORE', key.sessions, sid) end
 local function touch(limit)
   if asked.repair and limit then limits.touch(limit) end
 end
+local function has(set, member) return call('ZSCORE', set, member) end
+local function is_empty(set, from, to) return #call('ZRANGEBYLEX', set, from, to, 'LIMIT', 0, 1) == 0 end
 
--- Fields of a hash, and members of a set, that are not right.
-local function look_at_fields(kind, hash, is_right)
-  local fields = call('HGETALL', hash)
-  for i = 1, #fields, 2 do
-    if not is_right(fields[i], fields[i + 1]) then
-      found(kind, fields[i])
-      if asked.repair then call('HDEL', hash, fields[i]) end
-    end
-  end
-end
-local function look(kind, set, is_right)
-  for _, member in ipairs(call('ZRANGE', set, 0, -1)) do
-    if not is_right(member) then
-      found(kind, member)
-      if asked.repair then call('ZREM', set, member) end
-      touch(string.match(member, '^([^' .. US .. ']+)' .. US))
-    end
-  end
-end
+-- -- What each record must fit ---------------------------------------------------------------------------
 
-local held, known = {}, {} -- by limit; by id
-look_at_fields('units', key.units, function(member, count)
+local function is_unit(member, count)
   local limit, sid = string.match(member, '^([^' .. US .. ']+)' .. US .. '(.*)$')
   count = tonumber(count)
-  local is_right = lives(sid) and count and count > 0 and call('ZSCORE', key.holders, member)
-    and call('ZSCORE', key.holders, US .. sid .. US .. limit)
-  if is_right then held[limit] = (held[limit] or 0) + count else touch(limit) end
+  local is_right = lives(sid) and count and count > 0 and has(key.holders, member)
+    and has(key.holders, US .. sid .. US .. limit)
+  if not is_right then touch(limit) end
   return is_right
-end)
-look('holder', key.holders, function(member)
+end
+local function is_holder(member)
   local sid, limit = string.match(member, '^' .. US .. '(.-)' .. US .. '(.*)$')
   return call('HEXISTS', key.units, sid and limit .. US .. sid or member) == 1
-end)
-local counted = call('HGETALL', key.held)
-for i = 1, #counted, 2 do held[counted[i]] = held[counted[i]] or 0 end
-for limit, count in pairs(held) do
-  if count ~= (tonumber(call('HGET', key.held, limit)) or 0) then
-    found('held', limit)
-    touch(limit)
-    if asked.repair then units.set_held(limit, count) end
-  end
 end
+local function is_held(limit)
+  if not is_empty(key.holders, members.first(limit), members.last(limit)) then return true end
+  touch(limit)
+  if asked.repair then units.set_held(limit, 0) end
+  return false
+end
+local function is_idle(member) return call('HEXISTS', key.units, member) == 1 end
 
 local function is_record(record)
   return type(record) == 'table' and type(record.c) == 'table' and type(record.r) == 'table'
     and type(record.r[1]) == 'table' and type(record.k) == 'number'
 end
-look_at_fields('want', key.wants, function(id, text)
-  local readable, record = pcall(cjson.decode, text)
-  local is_right = readable and is_record(record) and lives(members.owner(id)) and call('ZSCORE', key.roll, id)
-  if is_right then known[id] = record end
-  return is_right
-end)
-look('roll', key.roll, function(id) return known[id] end)
+local known = {} -- by id; false where it isn't right
+local function want_of(id, text)
+  if known[id] == nil then
+    text = text or call('HGET', key.wants, id)
+    local is_readable, record = pcall(cjson.decode, text or '')
+    local is_right = is_readable and is_record(record) and lives(members.owner(id)) and has(key.roll, id)
+    known[id] = is_right and record
+  end
+  return known[id]
+end
+local function is_want(id) return want_of(id) end
 local function stands(member, is_reserved)
   local limit, order = string.match(member, '^([^' .. US .. ']*)' .. US .. '(.*)$')
   local id = order and lines.id_at(order)
-  local record = id and known[id]
+  local record = id and want_of(id)
   if not record or members.order_key(id, record) ~= order then return false end
   if is_reserved then return record.k >= constant.TURNS and wants.weight_on(record, limit) > 0 end
-  return record.at == limit
+  return record.at == limit and record
 end
-look('waiter', key.waiters, stands)
-look('waiter', key.turns, stands)
-look('waiter', key.aside, function(member) return stands(string.match(member, US .. '(.*)$')) end)
-look('reserved', key.reserved, function(member) return stands(member, true) end)
-look('grant', key.grants, function(member) return lives(members.owner(member)) end)
-look('taker', key.takers, function(member) return lives(string.match(member, US .. '([^' .. US .. ']*)$')) end)
-look('heartbeat', key.heartbeats, function(member)
+local function is_in_line(member) return stands(member) end
+local function is_aside(member) return stands(string.match(member, US .. '(.*)$') or '') end
+local function is_reserved(member) return stands(member, true) end
+
+local function is_of_a_session(member) return lives(members.owner(member) or member) end
+local function is_taker(member) return lives(string.match(member, US .. '([^' .. US .. ']*)$')) end
+local function is_heartbeat(member)
   local kind, ms, sid = string.match(member, '^(%a+' .. US .. ')(%d+)' .. US .. '(.*)$')
   local field = kind == heartbeats.INTERVAL and ':interval' or ':timeout'
-  return lives(sid) and tonumber(ms) == tonumber(call('HGET', SESSION, sid .. field))
-end)
+  return lives(sid) and tonumber(ms) == tonumber(call('HGET', key.session, sid .. field))
+end
+local function has_parts(field)
+  local limit, what = string.match(field, '^([^' .. US .. ']*)(.*)$')
+  if limit == '' then return not is_empty(key.roll, '[' .. string.sub(field, 2) .. ':', '(' .. string.sub(field, 2) .. ';') end
+  if what == sums.PARKED then return call('EXISTS', key.sessions) == 1 end
+  local set = what == sums.WAITING and key.waiters or key.holders
+  return not is_empty(set, members.first(limit), members.last(limit))
+end
 
--- What is missing of a configuration that sessions use, they send again: a statement of theirs finds out.
-local function look_at_configs()
-  local said = {}
-  for _, sid in ipairs(call('ZRANGE', key.sessions, 0, -1)) do
-    local digest = call('HGET', SESSION, sid .. ':config')
-    said[digest or ''] = true
-    if digest and not call('ZSCORE', key.uses, digest .. US .. sid) then
-      found('use', digest .. US .. sid)
-      if asked.repair then configs.enter(digest, sid) end
-    end
+-- What is missing of a configuration that sessions use, they send again: a statement of theirs finds out. The uses of
+-- those that say what they are configured with come first, so that a repair takes no values that one of them has.
+local function digest_said_by(sid) return call('HGET', key.session, sid .. ':config') end
+local function look_at_use(sid)
+  local digest = digest_said_by(sid)
+  if digest and not has(key.uses, digest .. US .. sid) then
+    found('use', digest .. US .. sid)
+    if asked.repair then configs.enter(digest, sid) end
   end
-  for _, member in ipairs(call('ZRANGE', key.configured, 0, -1)) do
-    local limit, _, digest, other = configs.read(member)
-    if not (limit and call('ZSCORE', key.configured, other)) then
-      found('value', member)
-      if asked.repair then call('ZREM', key.configured, member) end
-      if asked.repair and limit then overrides.refresh(limit) end
-    elseif not (said[digest] or configs.is_used(digest) or call('ZSCORE', key.unused, digest)) then
-      said[digest] = true
-      found('unused', digest)
-      if asked.repair then call('ZADD', key.unused, 0, digest) end
-    end
+  return true
+end
+local function is_use(member)
+  local digest, sid = string.match(member, '^(.-)' .. US .. '(.*)$')
+  return digest and lives(sid) and digest_said_by(sid) == digest
+end
+local function end_use(member)
+  local digest, sid = string.match(member, '^(.-)' .. US .. '(.*)$')
+  if digest then configs.leave(digest, sid) end
+end
+local counts = {} -- by digest: some session has it, or it goes in time
+local function is_value(member)
+  local limit, _, digest, other = configs.read(member)
+  if not limit or not has(key.configured, other) then return false end
+  if counts[digest] == nil then counts[digest] = configs.is_used(digest) or has(key.unused, digest) or false end
+  if not counts[digest] then
+    counts[digest] = true
+    found('unused', digest)
+    if asked.repair then call('ZADD', key.unused, 0, digest) end
   end
-  for _, member in ipairs(call('ZRANGE', key.uses, 0, -1)) do
-    local digest, sid = string.match(member, '^(.-)' .. US .. '(.*)$')
-    if not (digest and lives(sid) and call('HGET', SESSION, sid .. ':config') == digest) then
-      found('use', member)
-      if asked.repair then call('ZREM', key.uses, member) end
-      if asked.repair and digest then configs.leave(digest, sid) end
+  return true
+end
+local function end_value(member)
+  local limit = configs.read(member)
+  if limit then overrides.refresh(limit) end
+end
+
+-- -- How to go through all of a kind ---------------------------------------------------------------------
+
+-- (A hash that Redis keeps as a list, of at most 512 fields, comes as a whole.)
+local SCANNED = math.ceil(constant.WORK / 10)
+local function scan(kind, key_, is_right, is_set, removed)
+  local command, remove = is_set and 'ZSCAN' or 'HSCAN', is_set and 'ZREM' or 'HDEL'
+  return function()
+    local next_at, fields = unpack(call(command, key_, at, 'COUNT', SCANNED))
+    for i = 1, #fields, 2 do
+      local member = fields[i]
+      if not is_right(member, fields[i + 1]) then
+        found(kind, kind == 'session' and (members.owner(member) or member) or member)
+        if asked.repair then
+          call(remove, key_, member)
+          if removed then removed(member) end
+        end
+        if is_set then touch(string.match(member, '^([^' .. US .. ']+)' .. US)) end
+      end
     end
+    left = left - #fields
+    return next_at ~= '0' and next_at or nil
   end
 end
-look_at_configs()
-local seen = {}
-for _, hash in ipairs({ SESSION, key.running }) do
-  for _, field in ipairs(call('HKEYS', hash)) do
-    local sid = members.owner(field) or field
-    if not lives(sid) then
-      if not seen[sid] then found('session', sid) end
-      seen[sid] = true
-      if asked.repair then call('HDEL', hash, field) end
+local function scan_set(kind, key_, is_right, removed) return scan(kind, key_, is_right, true, removed) end
+
+-- Where an unfinished sum goes on: its group, the part that was added last, the sum. Where that isn't known any more, as
+-- another audit has done it or has begun another one, this one goes on behind the group.
+local function resume(what, behind)
+  if at == '0' then return nil end
+  if meta.audit ~= what .. group then return nil, behind(group) end
+  local stands_at = call('HMGET', key.meta, 'audited_to', 'audited')
+  return group, '(' .. stands_at[1], tonumber(stands_at[2])
+end
+
+-- Add up the parts of each group, which stand together in a sorted set, and see what is told of them.
+local function add_up(it)
+  return function()
+    local current, from, sum = resume(it.what, it.behind)
+    from = from or it.from
+    local function close()
+      if not current or it.told(current) == sum then return end
+      found(it.kind, it.what == 'held' and current or it.field(current))
+      touch(it.kind == 'held' and current)
+      if asked.repair then it.tell(current, sum) end
     end
+    local asked_for = math.max(math.floor(left / it.steps), 1)
+    local parts = call('ZRANGEBYLEX', it.set, from, '+', 'LIMIT', 0, asked_for)
+    for _, member in ipairs(parts) do
+      local owner = it.group_of(member)
+      if owner ~= current then
+        close()
+        current, sum = owner, 0
+      end
+      sum = sum + it.count(member)
+    end
+    left = left - it.steps * #parts
+    if #parts < asked_for then
+      close()
+      call('HDEL', key.meta, 'audit', 'audited_to', 'audited')
+      meta.audit = nil
+      return nil
+    end
+    group = current
+    meta.audit = it.what .. current
+    call('HSET', key.meta, 'audit', meta.audit, 'audited_to', parts[#parts], 'audited', members.int(sum))
+    return '1'
+  end
+end
+
+local function limit_of(member) return string.match(member, '^([^' .. US .. ']*)') end
+local function count_of(member)
+  local sid = string.match(member, US .. '(.*)$')
+  return lives(sid) and tonumber(call('HGET', key.units, member)) or 0
+end
+local function sum_of(what, set, from, count)
+  local function field(limit) return limit .. what end
+  local function behind(limit) return '[' .. limit .. members.AFTER end
+  return {
+    what = what, kind = 'sum', steps = 2, set = set, from = from, group_of = limit_of, count = count, field = field,
+    behind = behind,
+    told = function(limit) return tonumber(call('HGET', key.sums, field(limit))) or 0 end,
+    tell = function(limit, sum) sums.set(field(limit), sum) end,
+  }
+end
+local LIMITS_FIRST = '[' .. members.AFTER -- in HOLDERS, behind those by session
+local held = sum_of('held', key.holders, LIMITS_FIRST, count_of)
+held.kind, held.told, held.tell = 'held', units.held, units.set_held
+local idle = sum_of(sums.IDLE, key.holders, LIMITS_FIRST, function(member)
+  return tonumber(call('HGET', key.idle, member)) or 0
+end)
+local in_line = sum_of(sums.WAITING, key.waiters, '-', function(member)
+  local record = stands(member)
+  return record and #record.r or 0
+end)
+local of_session = sum_of('session', key.roll, '-', function(id)
+  local record = want_of(id)
+  return record and record.at and #record.r or 0
+end)
+in_line.steps, of_session.steps = 5, 5 -- to read a want is more
+of_session.group_of, of_session.behind = members.owner, function(sid) return '[' .. sid .. ';' end
+of_session.told = function(sid) return tonumber(call('HGET', key.sums, US .. sid)) or 0 end
+of_session.field = function(sid) return US .. sid end
+of_session.tell = function(sid, sum) sums.set(US .. sid, sum) end
+
+local PHASES = {
+  scan('units', key.units, is_unit), scan_set('holder', key.holders, is_holder), scan('held', key.held, is_held),
+  add_up(held), scan('want', key.wants, want_of), scan_set('roll', key.roll, is_want),
+  scan_set('waiter', key.waiters, is_in_line), scan_set('waiter', key.turns, is_in_line),
+  scan_set('waiter', key.aside, is_aside), scan_set('reserved', key.reserved, is_reserved),
+  scan_set('grant', key.grants, is_of_a_session), scan_set('taker', key.takers, is_taker),
+  scan_set('heartbeat', key.heartbeats, is_heartbeat), scan('session', key.session, is_of_a_session),
+  scan('session', key.running, is_of_a_session), scan('idle', key.idle, is_idle), add_up(idle), add_up(in_line),
+  add_up(of_session), scan('sum', key.sums, has_parts), scan_set('use', key.sessions, look_at_use),
+  scan_set('use', key.uses, is_use, end_use), scan_set('value', key.configured, is_value, end_value),
+}
+phase = tonumber(phase)
+while PHASES[phase] and left > 0 do
+  local next_at = PHASES[phase]()
+  if next_at then
+    at = next_at
+  else
+    phase, at, group = phase + 1, '0', ''
   end
 end
 if asked.repair then heartbeats.changed() end
 reply.finish()
-return cjson.encode({ status = 'ok', findings = findings })
+local is_done = not PHASES[phase]
+return cjson.encode({
+  status = 'ok', findings = findings, next = not is_done and table.concat({ phase, at, group }, ' ') or nil,
+})

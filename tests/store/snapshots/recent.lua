@@ -7,34 +7,36 @@ local key = {
   heartbeats = KEYS[5],
   units = KEYS[6],
   held = KEYS[7],
-  holders = KEYS[8],
-  grants = KEYS[9],
-  running = KEYS[10],
-  wants = KEYS[11],
-  roll = KEYS[12],
-  waiters = KEYS[13],
-  turns = KEYS[14],
-  aside = KEYS[15],
-  reserved = KEYS[16],
-  todo = KEYS[17],
-  max = KEYS[18],
-  configured = KEYS[19],
-  uses = KEYS[20],
-  unused = KEYS[21],
-  overrides = KEYS[22],
-  versions = KEYS[23],
-  gone = KEYS[24],
-  settling = KEYS[25],
-  contended = KEYS[26],
-  changes = KEYS[27],
-  changed = KEYS[28],
-  totals = KEYS[29],
-  recent = KEYS[30],
-  takers = KEYS[31],
-  apps = KEYS[32],
+  idle = KEYS[8],
+  sums = KEYS[9],
+  holders = KEYS[10],
+  grants = KEYS[11],
+  running = KEYS[12],
+  wants = KEYS[13],
+  roll = KEYS[14],
+  waiters = KEYS[15],
+  turns = KEYS[16],
+  aside = KEYS[17],
+  reserved = KEYS[18],
+  todo = KEYS[19],
+  max = KEYS[20],
+  configured = KEYS[21],
+  uses = KEYS[22],
+  unused = KEYS[23],
+  overrides = KEYS[24],
+  versions = KEYS[25],
+  gone = KEYS[26],
+  settling = KEYS[27],
+  contended = KEYS[28],
+  changes = KEYS[29],
+  changed = KEYS[30],
+  totals = KEYS[31],
+  recent = KEYS[32],
+  takers = KEYS[33],
+  apps = KEYS[34],
 }
 local constant = {
-  KEYS = 32,
+  KEYS = 34,
   TURNS = 3,
   WORK = 250,
   PIECE = 100,
@@ -171,6 +173,32 @@ end
 return input
 end)
 
+local pages = on_demand(function()
+
+-- uses: input
+-- Pages: scripts for people reply with a part, and with `next`, where to go on; who asks hands it back as `after`.
+--
+-- What it says is theirs alone. The first page has none to go on from, the last one has no next.
+local pages
+do
+  -- How many limits, sessions or requests a page has, about: each takes some ten steps.
+  local SIZE = math.ceil(constant.WORK / 10)
+  -- How many characters of JSON a page reads, about, that others wrote: a worker may run, or be configured with, thousands.
+  local TEXT = constant.WORK * 200
+
+  local after = input.asked.after
+  if after == cjson.null then after = nil end
+  local function may_be_after(it) return it == cjson.null or type(it) == 'string' and #it <= 8192 end
+
+  -- Where a scan goes on; scanned: what Redis replied.
+  local function cursor(text) return text == nil or string.find(text, '^%d+$') ~= nil and #text < 20 end
+
+  pages = { SIZE = SIZE, TEXT = TEXT, after = after, may_be_after = may_be_after, cursor = cursor }
+end
+
+return pages
+end)
+
 local time = on_demand(function()
 
 -- uses: nothing
@@ -228,22 +256,40 @@ end
 return members
 end)
 
--- uses: input time members
+-- uses: input pages time members
 -- doesn't begin: it reads what sessions told, whether they live or not
 -- Tasks that have ended under a limit lately, as sessions told with their heartbeats.
 --
 -- Guarantee: none; a sample. Each part stands for as many tasks as it says.
--- ARGV[2] limit, span (ms)
--- Reply   {status: "ok", parts: [{at (wall time, ms), ended, samples [[ms since its end, ms waited, ms held]...]}...]}
--- Cost    O(heartbeats of that time in which tasks ended)
+-- ARGV[2] limit, span (ms); after (null, or next of the page before)
+-- Reply   {status: "ok", parts: [{at (wall time, ms), ended, samples [[ms since its end, ms waited, ms held]...]}...],
+--          next}
+-- Cost    O(WORK)
 local asked = input.asked
-input.expect({ limit = input.limit_name, span = input.count })
-local parts = {}
-for _, entry in ipairs(call('XRANGE', key.recent, members.int(math.max(time.now - asked.span, 0)), '+')) do
-  local part = cjson.decode(entry[2][2])[asked.limit]
-  if part then
-    part.at = tonumber(string.match(entry[1], '^%d+'))
-    table.insert(parts, part)
-  end
+local FETCHED = 10 -- entries at a time
+local function is_after(it)
+  return pages.may_be_after(it) and (pages.after == nil or string.find(pages.after, '^%d+%-%d+$') ~= nil and #pages.after < 40)
 end
-return cjson.encode({ status = 'ok', parts = parts })
+input.expect({ limit = input.limit_name, span = input.count, after = is_after })
+local parts, seen, text = {}, 0, 0
+local named = cjson.encode(asked.limit) .. ':' -- how it is written there
+local next_at = pages.after
+
+local function read(entry)
+  local told = entry[2][2]
+  next_at, seen, text = entry[1], seen + 1, text + #told / 10 -- (to look for a name in it costs little)
+  if not string.find(told, named, 1, true) then return end
+  text = text + #told
+  local part = cjson.decode(told)[asked.limit]
+  if not part then return end
+  part.at = tonumber(string.match(entry[1], '^%d+'))
+  table.insert(parts, part)
+end
+
+local from = pages.after and '(' .. pages.after or members.int(math.max(time.now - asked.span, 0))
+repeat
+  local fetched = call('XRANGE', key.recent, from, '+', 'COUNT', FETCHED)
+  for _, entry in ipairs(fetched) do read(entry) end
+  if #fetched < FETCHED then next_at = nil else from = '(' .. next_at end
+until not next_at or text > pages.TEXT / 20 or seen >= constant.WORK
+return cjson.encode({ status = 'ok', parts = parts, next = next_at })

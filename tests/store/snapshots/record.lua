@@ -7,34 +7,36 @@ local key = {
   heartbeats = KEYS[5],
   units = KEYS[6],
   held = KEYS[7],
-  holders = KEYS[8],
-  grants = KEYS[9],
-  running = KEYS[10],
-  wants = KEYS[11],
-  roll = KEYS[12],
-  waiters = KEYS[13],
-  turns = KEYS[14],
-  aside = KEYS[15],
-  reserved = KEYS[16],
-  todo = KEYS[17],
-  max = KEYS[18],
-  configured = KEYS[19],
-  uses = KEYS[20],
-  unused = KEYS[21],
-  overrides = KEYS[22],
-  versions = KEYS[23],
-  gone = KEYS[24],
-  settling = KEYS[25],
-  contended = KEYS[26],
-  changes = KEYS[27],
-  changed = KEYS[28],
-  totals = KEYS[29],
-  recent = KEYS[30],
-  takers = KEYS[31],
-  apps = KEYS[32],
+  idle = KEYS[8],
+  sums = KEYS[9],
+  holders = KEYS[10],
+  grants = KEYS[11],
+  running = KEYS[12],
+  wants = KEYS[13],
+  roll = KEYS[14],
+  waiters = KEYS[15],
+  turns = KEYS[16],
+  aside = KEYS[17],
+  reserved = KEYS[18],
+  todo = KEYS[19],
+  max = KEYS[20],
+  configured = KEYS[21],
+  uses = KEYS[22],
+  unused = KEYS[23],
+  overrides = KEYS[24],
+  versions = KEYS[25],
+  gone = KEYS[26],
+  settling = KEYS[27],
+  contended = KEYS[28],
+  changes = KEYS[29],
+  changed = KEYS[30],
+  totals = KEYS[31],
+  recent = KEYS[32],
+  takers = KEYS[33],
+  apps = KEYS[34],
 }
 local constant = {
-  KEYS = 32,
+  KEYS = 34,
   TURNS = 3,
   WORK = 250,
   PIECE = 100,
@@ -195,7 +197,7 @@ local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
     'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
-    'all_settle', 'told', 'shard', 'untold')
+    'all_settle', 'told', 'shard', 'untold', 'audit')
   local fence = tonumber(found[12]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
@@ -217,6 +219,7 @@ do
     told = tonumber(found[17]) or 0,         -- the version of the limit table that all sessions were told of
     shard = tonumber(found[18]) or 0,        -- the next of their channels to be told of a newer one
     untold = tonumber(found[19]) or 0,       -- how many of them are to be told of it
+    audit = found[20] or nil,                -- of which sum an audit adds up the parts, in several scripts
   }
 end
 
@@ -472,6 +475,93 @@ end
 return counters
 end)
 
+local sums = on_demand(function()
+
+-- uses: meta members
+-- Sums, so that nobody walks to see how many there are: of each limit the requests that wait in its line, the units that
+-- lie idle and the requests that are parked; of each session the requests that wait.
+--
+-- SUMS has `<limit> US waiting`, `<limit> US idle`, `<limit> US parked` and `US <session>`, where it isn't 0. Whoever changes a
+-- part changes the sum in the same script.
+local sums
+do
+  local US = members.US
+  local WAITING, IDLE, PARKED = US .. 'waiting', US .. 'idle', US .. 'parked'
+
+  local function set(field, sum)
+    if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, members.int(sum)) end
+  end
+  local function add(field, more)
+    if more ~= 0 and call('HINCRBY', key.sums, field, members.int(more)) == 0 then call('HDEL', key.sums, field) end
+  end
+
+  -- By bytes, as in sorted sets; what Lua does depends on the server's locale.
+  local function is_up_to(member, last)
+    for i = 1, math.min(#member, #last) do
+      local one, other = string.byte(member, i), string.byte(last, i)
+      if one ~= other then return one < other end
+    end
+    return #member <= #last
+  end
+
+  -- Where an audit adds up the parts of a sum in several scripts, it learns what becomes of those that it has passed.
+  -- what: 'held', or how a field of SUMS ends or begins.
+  local function note(what, group, member, more)
+    if not meta.audit then return end
+    if meta.audit == what .. group and is_up_to(member, call('HGET', key.meta, 'audited_to') or '') then
+      call('HINCRBY', key.meta, 'audited', members.int(more))
+    end
+  end
+
+  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, set = set, add = add, note = note }
+end
+
+return sums
+end)
+
+local parked = on_demand(function()
+
+-- uses: sums
+-- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
+local parked
+do
+  local function read(sid) return cjson.decode(call('HGET', key.session, sid .. ':parked') or '{}') end
+  local function save(sid, counts)
+    if next(counts) then
+      call('HSET', key.session, sid .. ':parked', cjson.encode(counts))
+    else
+      call('HDEL', key.session, sid .. ':parked')
+    end
+  end
+
+  local function state(sid, counts)
+    local before = read(sid)
+    for limit, count in pairs(counts) do sums.add(limit .. sums.PARKED, count - (before[limit] or 0)) end
+    for limit, count in pairs(before) do
+      if not counts[limit] then sums.add(limit .. sums.PARKED, -count) end
+    end
+    save(sid, counts)
+  end
+
+  -- Those of some limits no longer count. Return of how many.
+  local function end_some(sid, at_most)
+    local left, done = read(sid), 0
+    for limit, count in pairs(left) do
+      if done >= at_most then break end
+      sums.add(limit .. sums.PARKED, -count)
+      left[limit] = nil
+      done = done + 1
+    end
+    if done > 0 then save(sid, left) end
+    return done
+  end
+
+  parked = { state = state, end_some = end_some }
+end
+
+return parked
+end)
+
 local clock = on_demand(function()
 
 -- uses: time meta members
@@ -614,15 +704,17 @@ do
     return call('ZLEXCOUNT', key.configured, from, to) >= tonumber(string.match(digest, '^%d+'))
   end
 
-  -- Its values: limit to max.
-  local function values_of(digest)
+  -- So many of its values, after one: limit to max, and the last one where there may be more.
+  local function some_of(digest, at_most, after)
     local from, to = range_of(digest)
+    if after then from = '(' .. US .. digest .. US .. after end
+    local found = call('ZRANGEBYLEX', key.configured, from, to, 'LIMIT', 0, at_most)
     local values = {}
-    for _, member in ipairs(call('ZRANGEBYLEX', key.configured, from, to)) do
+    for _, member in ipairs(found) do
       local limit, max = read(member)
       if limit then values[limit] = tonumber(max) end
     end
-    return values
+    return values, #found == at_most and string.sub(found[#found], #digest + 3) or nil
   end
 
   -- The two least values for a limit, each with its configuration.
@@ -714,7 +806,7 @@ do
   end
 
   configs = {
-    read = read, is_whole = is_whole, values_of = values_of, take = take, is_used = is_used, enter = enter,
+    read = read, is_whole = is_whole, some_of = some_of, take = take, is_used = is_used, enter = enter,
     leave = leave, until_end = until_end, end_unused = end_unused,
   }
 end
@@ -724,11 +816,12 @@ end)
 
 local units = on_demand(function()
 
--- uses: members limits
+-- uses: meta members limits sums
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
 --
 -- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
--- twice: under the limit, and the limit under the session.
+-- twice: under the limit, and the limit under the session. IDLE has, as UNITS, how many of them no task used when the
+-- session last stated that, less those that it gave back since: idle ones go first.
 local units
 do
   local US = members.US
@@ -760,6 +853,17 @@ do
 
   local function of(sid, limit) return tonumber(call('HGET', key.units, of_limit(limit, sid))) or 0 end
 
+  local function set_idle(member, limit, count, before)
+    if count == before then return end
+    if count > 0 then call('HSET', key.idle, member, members.int(count)) else call('HDEL', key.idle, member) end
+    sums.add(limit .. sums.IDLE, count - before)
+    sums.note(sums.IDLE, limit, member, count - before)
+  end
+  local function lessen_idle(member, limit, less)
+    local idle = tonumber(call('HGET', key.idle, member)) or 0
+    if idle > 0 then set_idle(member, limit, math.max(idle - less, 0), idle) end
+  end
+
   -- A session has so many of a limit from now on. before: how many it had, where that is known.
   local function set(sid, limit, count, before)
     before = before or of(sid, limit)
@@ -773,7 +877,11 @@ do
       call('ZREM', key.holders, member, of_session(limit, sid))
     end
     set_held(limit, held(limit) + count - before)
-    if count < before then limits.touch(limit) end
+    if meta.audit then sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    if count < before then
+      limits.touch(limit)
+      lessen_idle(member, limit, before - count)
+    end
   end
 
   local function add(sid, limit, more) set(sid, limit, of(sid, limit) + more) end
@@ -797,16 +905,28 @@ do
     return found
   end
 
-  -- The sessions that have units of a limit.
-  local function sessions_of(limit)
-    local found = call('ZRANGEBYLEX', key.holders, members.first(limit), members.last(limit))
+  -- So many units of each limit are idle at a session; of those that it doesn't name none.
+  local function state_idle(sid, counts)
+    local names, fields = limits_of(sid), {}
+    for i, limit in ipairs(names) do fields[i] = of_limit(limit, sid) end
+    local before = members.fields(key.idle, fields)
+    for i, limit in ipairs(names) do
+      local count = counts[limit] and math.min(counts[limit], of(sid, limit)) or 0
+      set_idle(fields[i], limit, count, tonumber(before[i]) or 0)
+    end
+  end
+
+  -- The sessions that have units of a limit, in order of name; where at_most is given, so many of those after one.
+  local function sessions_of(limit, at_most, after)
+    local from = after and '(' .. of_limit(limit, after) or members.first(limit)
+    local found = call('ZRANGEBYLEX', key.holders, from, members.last(limit), 'LIMIT', 0, at_most or -1)
     for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
     return found
   end
 
   units = {
     held = held, set_held = set_held, look_at = look_at, of = of, set = set, set_all = set_all, add = add, limits_of = limits_of,
-    sessions_of = sessions_of,
+    sessions_of = sessions_of, state_idle = state_idle,
   }
 end
 
@@ -1005,11 +1125,12 @@ do
     }
   end
 
+  -- All that a session runs, and how long the text is that it said so with.
   local function of(sid)
     local text = call('HGET', key.running, sid)
     local found = text and stated(sid, text) or {}
     for _, row in ipairs(grants.all(sid)) do table.insert(found, granted(row)) end
-    return found
+    return found, text and #text or 0
   end
 
   local function covers(claims, limit)
@@ -1211,7 +1332,7 @@ end)
 
 local lines = on_demand(function()
 
--- uses: meta members limits units wants rooms contention
+-- uses: meta members limits units wants rooms contention sums
 -- Lines: where wants stand, and for which of them units are held back.
 --
 -- TURNS has the wants of each line whose turn may come, ASIDE the others, by session: their turn came, they had no room for
@@ -1269,12 +1390,22 @@ do
     end
   end
 
+  -- So many more of its requests wait in the line of a limit.
+  local function count(id, limit, member, more)
+    local sid = members.owner(id)
+    sums.add(limit .. sums.WAITING, more)
+    sums.note(sums.WAITING, limit, member, more)
+    sums.add(members.US .. sid, more)
+    sums.note('session', sid, id, more)
+  end
+
   local function stand(id, record, limit)
     record.at = limit
     wants.save(id, record)
     local member = limit .. members.US .. members.order_key(id, record)
     call('ZADD', key.waiters, 0, member)
     call('ZADD', key.turns, 0, member)
+    count(id, limit, member, #record.r)
     contention.begin(limit, members.owner(id))
   end
 
@@ -1301,9 +1432,17 @@ do
     local member = limit .. members.US .. members.order_key(id, record)
     call('ZREM', key.waiters, member)
     if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, members.owner(id) .. members.US .. member) end
+    count(id, limit, member, -#record.r)
     record.at = nil
     if wants.weight_on(record, limit) > 1 then limits.touch(limit) end -- what was free was for it
     contention.finish_if_empty(limit)
+  end
+
+  -- It has these requests from now on, the first of which is the same as before.
+  local function keep(id, record, requests)
+    count(id, record.at, record.at .. members.US .. members.order_key(id, record), #requests - #record.r)
+    record.r = requests
+    wants.save(id, record)
   end
 
   local function reserve(id, record)
@@ -1326,7 +1465,7 @@ do
   end
 
   lines = {
-    id_at = id_at, has_free = has_free, blocking = blocking, stand = stand, leave = leave, set_aside = set_aside,
+    id_at = id_at, has_free = has_free, blocking = blocking, stand = stand, leave = leave, keep = keep, set_aside = set_aside,
     bring_back = bring_back, reserve = reserve, unreserve = unreserve,
   }
 end
@@ -1374,10 +1513,7 @@ do
 
   -- Others wait under a want than before: it keeps its position where the first is the same.
   local function change(id, record, requests)
-    if record.r[1][1] == requests[1][1] then
-      record.r = requests
-      return wants.save(id, record)
-    end
+    if record.r[1][1] == requests[1][1] then return lines.keep(id, record, requests) end
     local limit = record.at
     lines.leave(id, record)
     lines.unreserve(id, record)
@@ -1662,13 +1798,13 @@ end)
 
 local sessions = on_demand(function()
 
--- uses: configs units wants grants running rooms serving takers apps heartbeats
+-- uses: configs units wants grants running rooms serving takers apps heartbeats parked
 -- Sessions: who they are, and their end.
 local sessions
 do
   local FIELDS = {
-    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'parked', 'stall',
-    'growth', 'idle', 'over', 'aside',
+    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'stall', 'growth', 'idle',
+    'over', 'aside',
   }
 
   -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.
@@ -1701,6 +1837,7 @@ do
     local waiting = #found < at_most and wants.ids_of(sid, at_most - #found) or {}
     for _, id in ipairs(waiting) do serving.remove(id) end
     local work = #found + #waiting
+    if work < at_most then work = work + parked.end_some(sid, at_most - work) end
     local is_done = work < at_most
     if is_done then call('ZREM', key.sessions, sid) end
     return is_done, taken, work
@@ -1928,7 +2065,7 @@ end
 return reply
 end)
 
--- uses: input time limits counters epochs reply
+-- uses: input time limits counters parked epochs reply
 -- What a session has counted since it last told: with a heartbeat, where there was anything.
 --
 -- Guarantee: none is lost while Redis serves; what was told in a call whose reply was lost is told again.
@@ -2016,11 +2153,7 @@ if next(asked.recent) then
   call('EXPIRE', RECENT, KEEP)
 end
 if call('ZSCORE', key.sessions, me) then
-  if next(asked.parked) then
-    call('HSET', SESSION, me .. ':parked', cjson.encode(asked.parked))
-  else
-    call('HDEL', SESSION, me .. ':parked')
-  end
+  parked.state(me, asked.parked)
   if asked.stall ~= cjson.null then
     local since = time.now - asked.stall.span
     local stalled = { why = asked.stall.why, slots = asked.stall.slots, since = since }

@@ -7,34 +7,36 @@ local key = {
   heartbeats = KEYS[5],
   units = KEYS[6],
   held = KEYS[7],
-  holders = KEYS[8],
-  grants = KEYS[9],
-  running = KEYS[10],
-  wants = KEYS[11],
-  roll = KEYS[12],
-  waiters = KEYS[13],
-  turns = KEYS[14],
-  aside = KEYS[15],
-  reserved = KEYS[16],
-  todo = KEYS[17],
-  max = KEYS[18],
-  configured = KEYS[19],
-  uses = KEYS[20],
-  unused = KEYS[21],
-  overrides = KEYS[22],
-  versions = KEYS[23],
-  gone = KEYS[24],
-  settling = KEYS[25],
-  contended = KEYS[26],
-  changes = KEYS[27],
-  changed = KEYS[28],
-  totals = KEYS[29],
-  recent = KEYS[30],
-  takers = KEYS[31],
-  apps = KEYS[32],
+  idle = KEYS[8],
+  sums = KEYS[9],
+  holders = KEYS[10],
+  grants = KEYS[11],
+  running = KEYS[12],
+  wants = KEYS[13],
+  roll = KEYS[14],
+  waiters = KEYS[15],
+  turns = KEYS[16],
+  aside = KEYS[17],
+  reserved = KEYS[18],
+  todo = KEYS[19],
+  max = KEYS[20],
+  configured = KEYS[21],
+  uses = KEYS[22],
+  unused = KEYS[23],
+  overrides = KEYS[24],
+  versions = KEYS[25],
+  gone = KEYS[26],
+  settling = KEYS[27],
+  contended = KEYS[28],
+  changes = KEYS[29],
+  changed = KEYS[30],
+  totals = KEYS[31],
+  recent = KEYS[32],
+  takers = KEYS[33],
+  apps = KEYS[34],
 }
 local constant = {
-  KEYS = 32,
+  KEYS = 34,
   TURNS = 3,
   WORK = 250,
   PIECE = 100,
@@ -171,6 +173,32 @@ end
 return input
 end)
 
+local pages = on_demand(function()
+
+-- uses: input
+-- Pages: scripts for people reply with a part, and with `next`, where to go on; who asks hands it back as `after`.
+--
+-- What it says is theirs alone. The first page has none to go on from, the last one has no next.
+local pages
+do
+  -- How many limits, sessions or requests a page has, about: each takes some ten steps.
+  local SIZE = math.ceil(constant.WORK / 10)
+  -- How many characters of JSON a page reads, about, that others wrote: a worker may run, or be configured with, thousands.
+  local TEXT = constant.WORK * 200
+
+  local after = input.asked.after
+  if after == cjson.null then after = nil end
+  local function may_be_after(it) return it == cjson.null or type(it) == 'string' and #it <= 8192 end
+
+  -- Where a scan goes on; scanned: what Redis replied.
+  local function cursor(text) return text == nil or string.find(text, '^%d+$') ~= nil and #text < 20 end
+
+  pages = { SIZE = SIZE, TEXT = TEXT, after = after, may_be_after = may_be_after, cursor = cursor }
+end
+
+return pages
+end)
+
 local meta = on_demand(function()
 
 -- uses: nothing
@@ -179,7 +207,7 @@ local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
     'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
-    'all_settle', 'told', 'shard', 'untold')
+    'all_settle', 'told', 'shard', 'untold', 'audit')
   local fence = tonumber(found[12]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
@@ -201,6 +229,7 @@ do
     told = tonumber(found[17]) or 0,         -- the version of the limit table that all sessions were told of
     shard = tonumber(found[18]) or 0,        -- the next of their channels to be told of a newer one
     untold = tonumber(found[19]) or 0,       -- how many of them are to be told of it
+    audit = found[20] or nil,                -- of which sum an audit adds up the parts, in several scripts
   }
 end
 
@@ -262,39 +291,6 @@ do
 end
 
 return members
-end)
-
-local clock = on_demand(function()
-
--- uses: time meta members
--- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
---
--- One step is at most the least interval of a live session, for each trusts its lease to its end less an interval of
--- its own.
-local clock
-do
-  local step = math.max(time.now - (meta.time or time.now), 0)
-  local is_held = step > meta.interval * 1.02 -- it goes slower than the time, as nobody has called in between
-  local at = (meta.clock or time.now) + math.min(step, meta.interval)
-
-  local function save()
-    if is_held then
-      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now), 'held', members.int(time.now))
-    else
-      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now))
-    end
-  end
-
-  -- age: us since a request reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
-  local function arrival_of(age)
-    local arrival = members.int(math.max(at * 1000 + time.us - math.max(age, 0), 0))
-    return string.rep('0', 16 - #arrival) .. arrival
-  end
-
-  clock = { at = at, is_held = is_held, save = save, arrival_of = arrival_of }
-end
-
-return clock
 end)
 
 local limits = on_demand(function()
@@ -562,6 +558,292 @@ end
 return overrides
 end)
 
+local sums = on_demand(function()
+
+-- uses: meta members
+-- Sums, so that nobody walks to see how many there are: of each limit the requests that wait in its line, the units that
+-- lie idle and the requests that are parked; of each session the requests that wait.
+--
+-- SUMS has `<limit> US waiting`, `<limit> US idle`, `<limit> US parked` and `US <session>`, where it isn't 0. Whoever changes a
+-- part changes the sum in the same script.
+local sums
+do
+  local US = members.US
+  local WAITING, IDLE, PARKED = US .. 'waiting', US .. 'idle', US .. 'parked'
+
+  local function set(field, sum)
+    if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, members.int(sum)) end
+  end
+  local function add(field, more)
+    if more ~= 0 and call('HINCRBY', key.sums, field, members.int(more)) == 0 then call('HDEL', key.sums, field) end
+  end
+
+  -- By bytes, as in sorted sets; what Lua does depends on the server's locale.
+  local function is_up_to(member, last)
+    for i = 1, math.min(#member, #last) do
+      local one, other = string.byte(member, i), string.byte(last, i)
+      if one ~= other then return one < other end
+    end
+    return #member <= #last
+  end
+
+  -- Where an audit adds up the parts of a sum in several scripts, it learns what becomes of those that it has passed.
+  -- what: 'held', or how a field of SUMS ends or begins.
+  local function note(what, group, member, more)
+    if not meta.audit then return end
+    if meta.audit == what .. group and is_up_to(member, call('HGET', key.meta, 'audited_to') or '') then
+      call('HINCRBY', key.meta, 'audited', members.int(more))
+    end
+  end
+
+  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, set = set, add = add, note = note }
+end
+
+return sums
+end)
+
+local units = on_demand(function()
+
+-- uses: meta members limits sums
+-- Units: how many of each limit's max a session has, whether its tasks use them or not.
+--
+-- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
+-- twice: under the limit, and the limit under the session. IDLE has, as UNITS, how many of them no task used when the
+-- session last stated that, less those that it gave back since: idle ones go first.
+local units
+do
+  local US = members.US
+
+  local function of_limit(limit, sid) return limit .. US .. sid end
+  local function of_session(limit, sid) return US .. sid .. US .. limit end
+
+  local totals = {} -- as far as they were looked at
+  local function held(limit)
+    local total = totals[limit]
+    if not total then
+      total = tonumber(call('HGET', key.held, limit)) or 0
+      totals[limit] = total
+    end
+    return total
+  end
+
+  -- Many at once, to be asked for later.
+  local function look_at(names)
+    local found = members.fields(key.held, names)
+    for i, limit in ipairs(names) do totals[limit] = totals[limit] or tonumber(found[i]) or 0 end
+  end
+
+  -- All sessions have so many of a limit.
+  local function set_held(limit, total)
+    totals[limit] = total
+    if total > 0 then call('HSET', key.held, limit, members.int(total)) else call('HDEL', key.held, limit) end
+  end
+
+  local function of(sid, limit) return tonumber(call('HGET', key.units, of_limit(limit, sid))) or 0 end
+
+  local function set_idle(member, limit, count, before)
+    if count == before then return end
+    if count > 0 then call('HSET', key.idle, member, members.int(count)) else call('HDEL', key.idle, member) end
+    sums.add(limit .. sums.IDLE, count - before)
+    sums.note(sums.IDLE, limit, member, count - before)
+  end
+  local function lessen_idle(member, limit, less)
+    local idle = tonumber(call('HGET', key.idle, member)) or 0
+    if idle > 0 then set_idle(member, limit, math.max(idle - less, 0), idle) end
+  end
+
+  -- A session has so many of a limit from now on. before: how many it had, where that is known.
+  local function set(sid, limit, count, before)
+    before = before or of(sid, limit)
+    if count == before then return end
+    local member = of_limit(limit, sid)
+    if count > 0 then
+      call('HSET', key.units, member, members.int(count))
+      if before == 0 then call('ZADD', key.holders, 0, member, 0, of_session(limit, sid)) end
+    else
+      call('HDEL', key.units, member)
+      call('ZREM', key.holders, member, of_session(limit, sid))
+    end
+    set_held(limit, held(limit) + count - before)
+    if meta.audit then sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    if count < before then
+      limits.touch(limit)
+      lessen_idle(member, limit, before - count)
+    end
+  end
+
+  local function add(sid, limit, more) set(sid, limit, of(sid, limit) + more) end
+
+  -- A session has so many of each of these limits from now on.
+  local function set_all(sid, counts)
+    local names, fields = {}, {}
+    for limit in pairs(counts) do
+      names[#names + 1] = limit
+      fields[#names] = of_limit(limit, sid)
+    end
+    local before = members.fields(key.units, fields)
+    for i, limit in ipairs(names) do set(sid, limit, counts[limit], tonumber(before[i]) or 0) end
+  end
+
+  -- The limits that a session has units of, some of them where at_most is given.
+  local function limits_of(sid, at_most)
+    local from, to = '[' .. US .. sid .. US, '(' .. US .. sid .. members.AFTER
+    local found = call('ZRANGEBYLEX', key.holders, from, to, 'LIMIT', 0, at_most or -1)
+    for i, member in ipairs(found) do found[i] = string.sub(member, #sid + 3) end
+    return found
+  end
+
+  -- So many units of each limit are idle at a session; of those that it doesn't name none.
+  local function state_idle(sid, counts)
+    local names, fields = limits_of(sid), {}
+    for i, limit in ipairs(names) do fields[i] = of_limit(limit, sid) end
+    local before = members.fields(key.idle, fields)
+    for i, limit in ipairs(names) do
+      local count = counts[limit] and math.min(counts[limit], of(sid, limit)) or 0
+      set_idle(fields[i], limit, count, tonumber(before[i]) or 0)
+    end
+  end
+
+  -- The sessions that have units of a limit, in order of name; where at_most is given, so many of those after one.
+  local function sessions_of(limit, at_most, after)
+    local from = after and '(' .. of_limit(limit, after) or members.first(limit)
+    local found = call('ZRANGEBYLEX', key.holders, from, members.last(limit), 'LIMIT', 0, at_most or -1)
+    for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
+    return found
+  end
+
+  units = {
+    held = held, set_held = set_held, look_at = look_at, of = of, set = set, set_all = set_all, add = add, limits_of = limits_of,
+    sessions_of = sessions_of, state_idle = state_idle,
+  }
+end
+
+return units
+end)
+
+local clock = on_demand(function()
+
+-- uses: time meta members
+-- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
+--
+-- One step is at most the least interval of a live session, for each trusts its lease to its end less an interval of
+-- its own.
+local clock
+do
+  local step = math.max(time.now - (meta.time or time.now), 0)
+  local is_held = step > meta.interval * 1.02 -- it goes slower than the time, as nobody has called in between
+  local at = (meta.clock or time.now) + math.min(step, meta.interval)
+
+  local function save()
+    if is_held then
+      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now), 'held', members.int(time.now))
+    else
+      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now))
+    end
+  end
+
+  -- age: us since a request reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
+  local function arrival_of(age)
+    local arrival = members.int(math.max(at * 1000 + time.us - math.max(age, 0), 0))
+    return string.rep('0', 16 - #arrival) .. arrival
+  end
+
+  clock = { at = at, is_held = is_held, save = save, arrival_of = arrival_of }
+end
+
+return clock
+end)
+
+local wants = on_demand(function()
+
+-- uses: clock
+-- Wants: what sessions wait for. A want is a set of claims of one session, and the requests that wait for all of it.
+--
+-- Its id is <session>:<number of the set>, and WANTS has one record for each, whose fields are
+--   c   the claims, [[limit, weight]...]; a grant is all of them at once
+--   r   the requests, first come first: [[arrival (lease clock, us, sixteen digits), task id, task]...]; never empty
+--   at  the limit in whose line the first of them stands
+--   k   how often that one missed its turn, as another of its limits was full
+--   o   1 once its turn came while its session had no room
+-- ROLL has the ids, by session.
+local wants
+do
+  local function load(id)
+    local text = call('HGET', key.wants, id)
+    return text and cjson.decode(text) or nil
+  end
+  local function save(id, record) call('HSET', key.wants, id, cjson.encode(record)) end
+
+  -- Of some of a session's, where at_most is given.
+  local function ids_of(sid, at_most)
+    return call('ZRANGEBYLEX', key.roll, '[' .. sid .. ':', '(' .. sid .. ';', 'LIMIT', 0, at_most or -1)
+  end
+  local function enrol(id) call('ZADD', key.roll, 0, id) end
+  local function forget(id)
+    call('HDEL', key.wants, id)
+    call('ZREM', key.roll, id)
+  end
+
+  -- How many units of a limit it is for.
+  local function weight_on(record, limit)
+    for _, claim in ipairs(record.c) do
+      if claim[1] == limit then return claim[2] end
+    end
+    return 0
+  end
+
+  local function is_heavy(record)
+    for _, claim in ipairs(record.c) do
+      if claim[2] > 1 then return true end
+    end
+    return false
+  end
+
+  -- Are these the same claims, in the same order?
+  local function are_same(some, others)
+    if #some ~= #others then return false end
+    for i = 1, #some do
+      if some[i][1] ~= others[i][1] or some[i][2] ~= others[i][2] then return false end
+    end
+    return true
+  end
+
+  -- Where one of its requests stands among all that wait.
+  local function order_of(id, number, request) return request[1] .. id .. string.format('%04d', number) end
+
+  -- For how long a request has waited (ms).
+  local function waited(request) return math.max(clock.at - tonumber(request[1]) / 1000, 0) end
+
+  wants = {
+    load = load, save = save, ids_of = ids_of, enrol = enrol, forget = forget, weight_on = weight_on,
+    is_heavy = is_heavy,
+    are_same = are_same, order_of = order_of, waited = waited,
+  }
+end
+
+return wants
+end)
+
+local counters = on_demand(function()
+
+-- uses: nothing
+-- What is counted, under each limit and for the whole namespace.
+local counters
+do
+  -- For the whole namespace: one record, under no limit's name.
+  local function add(counts)
+    local totals = cjson.decode(call('HGET', key.totals, '') or '{}')
+    for name, more in pairs(counts) do totals[name] = (totals[name] or 0) + more end
+    call('HSET', key.totals, '', cjson.encode(totals))
+  end
+
+  -- What has ended in the last minute is counted in parts: their length (ms), and how many they are.
+  counters = { SLOT = 5000, SLOTS = 12, add = add }
+end
+
+return counters
+end)
+
 local configs = on_demand(function()
 
 -- uses: members clock overrides
@@ -594,15 +876,17 @@ do
     return call('ZLEXCOUNT', key.configured, from, to) >= tonumber(string.match(digest, '^%d+'))
   end
 
-  -- Its values: limit to max.
-  local function values_of(digest)
+  -- So many of its values, after one: limit to max, and the last one where there may be more.
+  local function some_of(digest, at_most, after)
     local from, to = range_of(digest)
+    if after then from = '(' .. US .. digest .. US .. after end
+    local found = call('ZRANGEBYLEX', key.configured, from, to, 'LIMIT', 0, at_most)
     local values = {}
-    for _, member in ipairs(call('ZRANGEBYLEX', key.configured, from, to)) do
+    for _, member in ipairs(found) do
       local limit, max = read(member)
       if limit then values[limit] = tonumber(max) end
     end
-    return values
+    return values, #found == at_most and string.sub(found[#found], #digest + 3) or nil
   end
 
   -- The two least values for a limit, each with its configuration.
@@ -694,173 +978,12 @@ do
   end
 
   configs = {
-    read = read, is_whole = is_whole, values_of = values_of, take = take, is_used = is_used, enter = enter,
+    read = read, is_whole = is_whole, some_of = some_of, take = take, is_used = is_used, enter = enter,
     leave = leave, until_end = until_end, end_unused = end_unused,
   }
 end
 
 return configs
-end)
-
-local units = on_demand(function()
-
--- uses: members limits
--- Units: how many of each limit's max a session has, whether its tasks use them or not.
---
--- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
--- twice: under the limit, and the limit under the session.
-local units
-do
-  local US = members.US
-
-  local function of_limit(limit, sid) return limit .. US .. sid end
-  local function of_session(limit, sid) return US .. sid .. US .. limit end
-
-  local totals = {} -- as far as they were looked at
-  local function held(limit)
-    local total = totals[limit]
-    if not total then
-      total = tonumber(call('HGET', key.held, limit)) or 0
-      totals[limit] = total
-    end
-    return total
-  end
-
-  -- Many at once, to be asked for later.
-  local function look_at(names)
-    local found = members.fields(key.held, names)
-    for i, limit in ipairs(names) do totals[limit] = totals[limit] or tonumber(found[i]) or 0 end
-  end
-
-  -- All sessions have so many of a limit.
-  local function set_held(limit, total)
-    totals[limit] = total
-    if total > 0 then call('HSET', key.held, limit, members.int(total)) else call('HDEL', key.held, limit) end
-  end
-
-  local function of(sid, limit) return tonumber(call('HGET', key.units, of_limit(limit, sid))) or 0 end
-
-  -- A session has so many of a limit from now on. before: how many it had, where that is known.
-  local function set(sid, limit, count, before)
-    before = before or of(sid, limit)
-    if count == before then return end
-    local member = of_limit(limit, sid)
-    if count > 0 then
-      call('HSET', key.units, member, members.int(count))
-      if before == 0 then call('ZADD', key.holders, 0, member, 0, of_session(limit, sid)) end
-    else
-      call('HDEL', key.units, member)
-      call('ZREM', key.holders, member, of_session(limit, sid))
-    end
-    set_held(limit, held(limit) + count - before)
-    if count < before then limits.touch(limit) end
-  end
-
-  local function add(sid, limit, more) set(sid, limit, of(sid, limit) + more) end
-
-  -- A session has so many of each of these limits from now on.
-  local function set_all(sid, counts)
-    local names, fields = {}, {}
-    for limit in pairs(counts) do
-      names[#names + 1] = limit
-      fields[#names] = of_limit(limit, sid)
-    end
-    local before = members.fields(key.units, fields)
-    for i, limit in ipairs(names) do set(sid, limit, counts[limit], tonumber(before[i]) or 0) end
-  end
-
-  -- The limits that a session has units of, some of them where at_most is given.
-  local function limits_of(sid, at_most)
-    local from, to = '[' .. US .. sid .. US, '(' .. US .. sid .. members.AFTER
-    local found = call('ZRANGEBYLEX', key.holders, from, to, 'LIMIT', 0, at_most or -1)
-    for i, member in ipairs(found) do found[i] = string.sub(member, #sid + 3) end
-    return found
-  end
-
-  -- The sessions that have units of a limit.
-  local function sessions_of(limit)
-    local found = call('ZRANGEBYLEX', key.holders, members.first(limit), members.last(limit))
-    for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
-    return found
-  end
-
-  units = {
-    held = held, set_held = set_held, look_at = look_at, of = of, set = set, set_all = set_all, add = add, limits_of = limits_of,
-    sessions_of = sessions_of,
-  }
-end
-
-return units
-end)
-
-local wants = on_demand(function()
-
--- uses: clock
--- Wants: what sessions wait for. A want is a set of claims of one session, and the requests that wait for all of it.
---
--- Its id is <session>:<number of the set>, and WANTS has one record for each, whose fields are
---   c   the claims, [[limit, weight]...]; a grant is all of them at once
---   r   the requests, first come first: [[arrival (lease clock, us, sixteen digits), task id, task]...]; never empty
---   at  the limit in whose line the first of them stands
---   k   how often that one missed its turn, as another of its limits was full
---   o   1 once its turn came while its session had no room
--- ROLL has the ids, by session.
-local wants
-do
-  local function load(id)
-    local text = call('HGET', key.wants, id)
-    return text and cjson.decode(text) or nil
-  end
-  local function save(id, record) call('HSET', key.wants, id, cjson.encode(record)) end
-
-  -- Of some of a session's, where at_most is given.
-  local function ids_of(sid, at_most)
-    return call('ZRANGEBYLEX', key.roll, '[' .. sid .. ':', '(' .. sid .. ';', 'LIMIT', 0, at_most or -1)
-  end
-  local function enrol(id) call('ZADD', key.roll, 0, id) end
-  local function forget(id)
-    call('HDEL', key.wants, id)
-    call('ZREM', key.roll, id)
-  end
-
-  -- How many units of a limit it is for.
-  local function weight_on(record, limit)
-    for _, claim in ipairs(record.c) do
-      if claim[1] == limit then return claim[2] end
-    end
-    return 0
-  end
-
-  local function is_heavy(record)
-    for _, claim in ipairs(record.c) do
-      if claim[2] > 1 then return true end
-    end
-    return false
-  end
-
-  -- Are these the same claims, in the same order?
-  local function are_same(some, others)
-    if #some ~= #others then return false end
-    for i = 1, #some do
-      if some[i][1] ~= others[i][1] or some[i][2] ~= others[i][2] then return false end
-    end
-    return true
-  end
-
-  -- Where one of its requests stands among all that wait.
-  local function order_of(id, number, request) return request[1] .. id .. string.format('%04d', number) end
-
-  -- For how long a request has waited (ms).
-  local function waited(request) return math.max(clock.at - tonumber(request[1]) / 1000, 0) end
-
-  wants = {
-    load = load, save = save, ids_of = ids_of, enrol = enrol, forget = forget, weight_on = weight_on,
-    is_heavy = is_heavy,
-    are_same = are_same, order_of = order_of, waited = waited,
-  }
-end
-
-return wants
 end)
 
 local grants = on_demand(function()
@@ -985,11 +1108,12 @@ do
     }
   end
 
+  -- All that a session runs, and how long the text is that it said so with.
   local function of(sid)
     local text = call('HGET', key.running, sid)
     local found = text and stated(sid, text) or {}
     for _, row in ipairs(grants.all(sid)) do table.insert(found, granted(row)) end
-    return found
+    return found, text and #text or 0
   end
 
   local function covers(claims, limit)
@@ -1191,7 +1315,7 @@ end)
 
 local lines = on_demand(function()
 
--- uses: meta members limits units wants rooms contention
+-- uses: meta members limits units wants rooms contention sums
 -- Lines: where wants stand, and for which of them units are held back.
 --
 -- TURNS has the wants of each line whose turn may come, ASIDE the others, by session: their turn came, they had no room for
@@ -1249,12 +1373,22 @@ do
     end
   end
 
+  -- So many more of its requests wait in the line of a limit.
+  local function count(id, limit, member, more)
+    local sid = members.owner(id)
+    sums.add(limit .. sums.WAITING, more)
+    sums.note(sums.WAITING, limit, member, more)
+    sums.add(members.US .. sid, more)
+    sums.note('session', sid, id, more)
+  end
+
   local function stand(id, record, limit)
     record.at = limit
     wants.save(id, record)
     local member = limit .. members.US .. members.order_key(id, record)
     call('ZADD', key.waiters, 0, member)
     call('ZADD', key.turns, 0, member)
+    count(id, limit, member, #record.r)
     contention.begin(limit, members.owner(id))
   end
 
@@ -1281,9 +1415,17 @@ do
     local member = limit .. members.US .. members.order_key(id, record)
     call('ZREM', key.waiters, member)
     if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, members.owner(id) .. members.US .. member) end
+    count(id, limit, member, -#record.r)
     record.at = nil
     if wants.weight_on(record, limit) > 1 then limits.touch(limit) end -- what was free was for it
     contention.finish_if_empty(limit)
+  end
+
+  -- It has these requests from now on, the first of which is the same as before.
+  local function keep(id, record, requests)
+    count(id, record.at, record.at .. members.US .. members.order_key(id, record), #requests - #record.r)
+    record.r = requests
+    wants.save(id, record)
   end
 
   local function reserve(id, record)
@@ -1306,32 +1448,12 @@ do
   end
 
   lines = {
-    id_at = id_at, has_free = has_free, blocking = blocking, stand = stand, leave = leave, set_aside = set_aside,
+    id_at = id_at, has_free = has_free, blocking = blocking, stand = stand, leave = leave, keep = keep, set_aside = set_aside,
     bring_back = bring_back, reserve = reserve, unreserve = unreserve,
   }
 end
 
 return lines
-end)
-
-local counters = on_demand(function()
-
--- uses: nothing
--- What is counted, under each limit and for the whole namespace.
-local counters
-do
-  -- For the whole namespace: one record, under no limit's name.
-  local function add(counts)
-    local totals = cjson.decode(call('HGET', key.totals, '') or '{}')
-    for name, more in pairs(counts) do totals[name] = (totals[name] or 0) + more end
-    call('HSET', key.totals, '', cjson.encode(totals))
-  end
-
-  -- What has ended in the last minute is counted in parts: their length (ms), and how many they are.
-  counters = { SLOT = 5000, SLOTS = 12, add = add }
-end
-
-return counters
 end)
 
 local serving = on_demand(function()
@@ -1374,10 +1496,7 @@ do
 
   -- Others wait under a want than before: it keeps its position where the first is the same.
   local function change(id, record, requests)
-    if record.r[1][1] == requests[1][1] then
-      record.r = requests
-      return wants.save(id, record)
-    end
+    if record.r[1][1] == requests[1][1] then return lines.keep(id, record, requests) end
     local limit = record.at
     lines.leave(id, record)
     lines.unreserve(id, record)
@@ -1660,15 +1779,58 @@ end
 return heartbeats
 end)
 
+local parked = on_demand(function()
+
+-- uses: sums
+-- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
+local parked
+do
+  local function read(sid) return cjson.decode(call('HGET', key.session, sid .. ':parked') or '{}') end
+  local function save(sid, counts)
+    if next(counts) then
+      call('HSET', key.session, sid .. ':parked', cjson.encode(counts))
+    else
+      call('HDEL', key.session, sid .. ':parked')
+    end
+  end
+
+  local function state(sid, counts)
+    local before = read(sid)
+    for limit, count in pairs(counts) do sums.add(limit .. sums.PARKED, count - (before[limit] or 0)) end
+    for limit, count in pairs(before) do
+      if not counts[limit] then sums.add(limit .. sums.PARKED, -count) end
+    end
+    save(sid, counts)
+  end
+
+  -- Those of some limits no longer count. Return of how many.
+  local function end_some(sid, at_most)
+    local left, done = read(sid), 0
+    for limit, count in pairs(left) do
+      if done >= at_most then break end
+      sums.add(limit .. sums.PARKED, -count)
+      left[limit] = nil
+      done = done + 1
+    end
+    if done > 0 then save(sid, left) end
+    return done
+  end
+
+  parked = { state = state, end_some = end_some }
+end
+
+return parked
+end)
+
 local sessions = on_demand(function()
 
--- uses: configs units wants grants running rooms serving takers apps heartbeats
+-- uses: configs units wants grants running rooms serving takers apps heartbeats parked
 -- Sessions: who they are, and their end.
 local sessions
 do
   local FIELDS = {
-    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'parked', 'stall',
-    'growth', 'idle', 'over', 'aside',
+    'info', 'config', 'interval', 'timeout', 'queues', 'room', 'granted', 'sync', 'offered', 'stall', 'growth', 'idle',
+    'over', 'aside',
   }
 
   -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.
@@ -1701,6 +1863,7 @@ do
     local waiting = #found < at_most and wants.ids_of(sid, at_most - #found) or {}
     for _, id in ipairs(waiting) do serving.remove(id) end
     local work = #found + #waiting
+    if work < at_most then work = work + parked.end_some(sid, at_most - work) end
     local is_done = work < at_most
     if is_done then call('ZREM', key.sessions, sid) end
     return is_done, taken, work
@@ -1928,108 +2091,53 @@ end
 return reply
 end)
 
--- uses: input meta time clock members limits overrides configs units wants running rooms lines counters epochs reply
--- What holds now: limits with their values and counts, sessions with their leases.
+-- uses: input pages meta time members limits overrides units sums wants counters epochs reply
+-- What holds now for some limits: values and counts.
 --
--- Guarantee: one instant. Dead sessions are reclaimed first, so what they held isn't shown.
--- ARGV[2] limit (or null: all that are set at run time, configured by a live session, or limited)
--- Reply   {status: "ok", now (wall time, ms), version, live, limits: [{limit, max (-1 unlimited), paused,
---          configured (null), override (null), held (units), idle (of these), waiting (requests), parked (where it has
---          no room), longest (ms that any of the first in line has waited; absent where nobody waits), ended (tasks in
---          the last minute), settling}...],
---          sessions: [{session, lease (ms left), interval and timeout (ms), queues, info, config (a digest), permits, waiting, room,
---          stall: {why, slots, since (ms)} where it starts nothing though slots are free}...],
---          configs: digest -> {limit -> max}}
--- Cost    O(limits + sessions + holders + waiters)
+-- Guarantee: one instant for those of one reply. Dead sessions are reclaimed first, so what they held isn't shown, but
+--         what the next scripts are to take away.
+-- ARGV[2] limits [limit...]
+-- Reply   {status: "ok", now (wall time, ms), version, live (how many sessions), limits: of the first some of those asked
+--          for [{limit, max (-1 unlimited), paused, configured (null), override (null), held (units), idle (of these),
+--          waiting (requests), parked (where it has no room), longest (ms that the first in line has waited; absent where
+--          nobody waits), ended (tasks in the last minute), settling}...]}
+-- Cost    O(limits x log N), N = what Redis has
 local asked = input.asked
-local SESSION = key.session
-local first, last = members.first, members.last
-input.expect({ limit = function(it) return it == cjson.null or input.limit_name(it) end })
+input.expect({ limits = function(it) return input.every(it, input.limit_name) and #it <= 1000 end })
 epochs.begin()
 reply.finish()
-local names, seen = {}, {}
-local function name(limit)
-  if not seen[limit] then
-    seen[limit] = true
-    table.insert(names, limit)
-  end
-end
-if asked.limit ~= cjson.null then
-  name(asked.limit)
-else
-  for _, hash in ipairs({ key.max, key.overrides }) do
-    for _, limit in ipairs(call('HKEYS', hash)) do name(limit) end
-  end
-end
-
-local idle, parked, live, values = {}, {}, {}, {}
-for _, sid in ipairs(call('ZRANGEBYSCORE', key.sessions, '(' .. members.int(clock.at), '+inf')) do
-  local in_line = 0
-  for limit, more in pairs(cjson.decode(call('HGET', SESSION, sid .. ':parked') or '{}')) do
-    parked[limit] = (parked[limit] or 0) + more
-  end
-  for limit, stated in pairs(cjson.decode(call('HGET', SESSION, sid .. ':idle') or '{}')) do
-    local gone = math.max(stated[2] - units.of(sid, limit), 0) -- since then: idle ones go first
-    idle[limit] = (idle[limit] or 0) + math.max(stated[1] - gone, 0)
-  end
-  for _, id in ipairs(wants.ids_of(sid)) do in_line = in_line + #wants.load(id).r end
-  local config = call('HGET', SESSION, sid .. ':config') or ''
-  values[config] = values[config] or configs.values_of(config)
-  table.insert(live, {
-    session = sid, lease = tonumber(call('ZSCORE', key.sessions, sid)) - clock.at, permits = #running.of(sid),
-    waiting = in_line,
-    room = rooms.of(sid), info = cjson.decode(call('HGET', SESSION, sid .. ':info') or '{}'),
-    config = config,
-    queues = cjson.decode(call('HGET', SESSION, sid .. ':queues') or '[]'),
-    interval = tonumber(call('HGET', SESSION, sid .. ':interval')) or 0,
-    timeout = tonumber(call('HGET', SESSION, sid .. ':timeout')) or 0,
-    stall = cjson.decode(call('HGET', SESSION, sid .. ':stall') or 'null'),
-  })
-end
-
-table.sort(names)
 
 local function ended(limit)
   local total, sum = call('HGET', key.totals, limit), 0
-  for _, pair in ipairs(total and cjson.decode(total).lately or {}) do
+  local lately = total and string.match(total, '"lately": ?(%[[%d%[%], ]*%])') -- without the rest, which is long
+  for _, pair in ipairs(lately and cjson.decode(lately) or {}) do
     if pair[1] > math.floor(time.now / counters.SLOT) - counters.SLOTS then sum = sum + pair[2] end
   end
   return sum
 end
 
-local function waiting(limit)
-  local count = 0
-  for _, member in ipairs(call('ZRANGEBYLEX', key.waiters, first(limit), last(limit))) do
-    count = count + #wants.load(lines.id_at(string.sub(member, #limit + 2))).r
-  end
-  return count
-end
-
-local FIRST = 32 -- how many of a line are looked at for the longest wait
+-- It stands by its arrival.
 local function longest(limit)
-  local most = nil
-  for _, member in ipairs(call('ZRANGEBYLEX', key.waiters, first(limit), last(limit), 'LIMIT', 0, FIRST)) do
-    local record = wants.load(lines.id_at(string.sub(member, #limit + 2)))
-    most = math.max(most or 0, wants.waited(record.r[1]))
-  end
-  return most
+  local first = call('ZRANGEBYLEX', key.waiters, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
+  return first and wants.waited({ string.sub(first, #limit + 2, #limit + 17) })
 end
 
 local function status_of(limit)
   local override, configured = overrides.of(limit), limits.configured(limit)
   local max = override.max or configured or -1
   local paused, settling = override.pause ~= nil, limits.is_settling(limit) or meta.closed_until ~= nil
-  local held, unused = units.held(limit), idle[limit] or 0
+  local counts = call('HMGET', key.sums, limit .. sums.WAITING, limit .. sums.IDLE, limit .. sums.PARKED)
+  local held, unused = units.held(limit), tonumber(counts[2]) or 0
   local is_closed = paused or settling or (max >= 0 and held - unused >= max)
   return {
     limit = limit, max = max, paused = paused, configured = configured or cjson.null,
     override = next(override) and override or cjson.null, held = held, idle = unused, settling = settling,
-    waiting = waiting(limit), parked = is_closed and parked[limit] or 0,
+    waiting = tonumber(counts[1]) or 0, parked = is_closed and tonumber(counts[3]) or 0,
     longest = longest(limit), ended = ended(limit),
   }
 end
 local found = {}
-for _, limit in ipairs(names) do table.insert(found, status_of(limit)) end
+for i = 1, math.min(#asked.limits, pages.SIZE) do found[i] = status_of(asked.limits[i]) end
 return cjson.encode({
-  status = 'ok', now = time.now, version = meta.version, live = #live, limits = found, sessions = live, configs = values,
+  status = 'ok', now = time.now, version = meta.version, live = call('ZCARD', key.heartbeats) / 2, limits = found,
 })

@@ -28,15 +28,17 @@ do
     return call('ZLEXCOUNT', key.configured, from, to) >= tonumber(string.match(digest, '^%d+'))
   end
 
-  -- Its values: limit to max.
-  local function values_of(digest)
+  -- So many of its values, after one: limit to max, and the last one where there may be more.
+  local function some_of(digest, at_most, after)
     local from, to = range_of(digest)
+    if after then from = '(' .. US .. digest .. US .. after end
+    local found = call('ZRANGEBYLEX', key.configured, from, to, 'LIMIT', 0, at_most)
     local values = {}
-    for _, member in ipairs(call('ZRANGEBYLEX', key.configured, from, to)) do
+    for _, member in ipairs(found) do
       local limit, max = read(member)
       if limit then values[limit] = tonumber(max) end
     end
-    return values
+    return values, #found == at_most and string.sub(found[#found], #digest + 3) or nil
   end
 
   -- The two least values for a limit, each with its configuration.
@@ -128,7 +130,7 @@ do
   end
 
   configs = {
-    read = read, is_whole = is_whole, values_of = values_of, take = take, is_used = is_used, enter = enter,
+    read = read, is_whole = is_whole, some_of = some_of, take = take, is_used = is_used, enter = enter,
     leave = leave, until_end = until_end, end_unused = end_unused,
   }
 end

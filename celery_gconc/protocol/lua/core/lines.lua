@@ -1,4 +1,4 @@
--- uses: meta members limits units wants rooms contention
+-- uses: meta members limits units wants rooms contention sums
 -- Lines: where wants stand, and for which of them units are held back.
 --
 -- TURNS has the wants of each line whose turn may come, ASIDE the others, by session: their turn came, they had no room for
@@ -56,12 +56,22 @@ do
     end
   end
 
+  -- So many more of its requests wait in the line of a limit.
+  local function count(id, limit, member, more)
+    local sid = members.owner(id)
+    sums.add(limit .. sums.WAITING, more)
+    sums.note(sums.WAITING, limit, member, more)
+    sums.add(members.US .. sid, more)
+    sums.note('session', sid, id, more)
+  end
+
   local function stand(id, record, limit)
     record.at = limit
     wants.save(id, record)
     local member = limit .. members.US .. members.order_key(id, record)
     call('ZADD', key.waiters, 0, member)
     call('ZADD', key.turns, 0, member)
+    count(id, limit, member, #record.r)
     contention.begin(limit, members.owner(id))
   end
 
@@ -88,9 +98,17 @@ do
     local member = limit .. members.US .. members.order_key(id, record)
     call('ZREM', key.waiters, member)
     if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, members.owner(id) .. members.US .. member) end
+    count(id, limit, member, -#record.r)
     record.at = nil
     if wants.weight_on(record, limit) > 1 then limits.touch(limit) end -- what was free was for it
     contention.finish_if_empty(limit)
+  end
+
+  -- It has these requests from now on, the first of which is the same as before.
+  local function keep(id, record, requests)
+    count(id, record.at, record.at .. members.US .. members.order_key(id, record), #requests - #record.r)
+    record.r = requests
+    wants.save(id, record)
   end
 
   local function reserve(id, record)
@@ -113,7 +131,7 @@ do
   end
 
   lines = {
-    id_at = id_at, has_free = has_free, blocking = blocking, stand = stand, leave = leave, set_aside = set_aside,
+    id_at = id_at, has_free = has_free, blocking = blocking, stand = stand, leave = leave, keep = keep, set_aside = set_aside,
     bring_back = bring_back, reserve = reserve, unreserve = unreserve,
   }
 end

@@ -49,11 +49,12 @@ do
     }
   end
 
+  -- All that a session runs, and how long the text is that it said so with.
   local function of(sid)
     local text = call('HGET', key.running, sid)
     local found = text and stated(sid, text) or {}
     for _, row in ipairs(grants.all(sid)) do table.insert(found, granted(row)) end
-    return found
+    return found, text and #text or 0
   end
 
   local function covers(claims, limit)

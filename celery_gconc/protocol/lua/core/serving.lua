@@ -36,10 +36,7 @@ do
 
   -- Others wait under a want than before: it keeps its position where the first is the same.
   local function change(id, record, requests)
-    if record.r[1][1] == requests[1][1] then
-      record.r = requests
-      return wants.save(id, record)
-    end
+    if record.r[1][1] == requests[1][1] then return lines.keep(id, record, requests) end
     local limit = record.at
     lines.leave(id, record)
     lines.unreserve(id, record)

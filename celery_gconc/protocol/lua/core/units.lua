@@ -1,8 +1,9 @@
--- uses: members limits
+-- uses: meta members limits sums
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
 --
 -- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
--- twice: under the limit, and the limit under the session.
+-- twice: under the limit, and the limit under the session. IDLE has, as UNITS, how many of them no task used when the
+-- session last stated that, less those that it gave back since: idle ones go first.
 local units
 do
   local US = members.US
@@ -34,6 +35,17 @@ do
 
   local function of(sid, limit) return tonumber(call('HGET', key.units, of_limit(limit, sid))) or 0 end
 
+  local function set_idle(member, limit, count, before)
+    if count == before then return end
+    if count > 0 then call('HSET', key.idle, member, members.int(count)) else call('HDEL', key.idle, member) end
+    sums.add(limit .. sums.IDLE, count - before)
+    sums.note(sums.IDLE, limit, member, count - before)
+  end
+  local function lessen_idle(member, limit, less)
+    local idle = tonumber(call('HGET', key.idle, member)) or 0
+    if idle > 0 then set_idle(member, limit, math.max(idle - less, 0), idle) end
+  end
+
   -- A session has so many of a limit from now on. before: how many it had, where that is known.
   local function set(sid, limit, count, before)
     before = before or of(sid, limit)
@@ -47,7 +59,11 @@ do
       call('ZREM', key.holders, member, of_session(limit, sid))
     end
     set_held(limit, held(limit) + count - before)
-    if count < before then limits.touch(limit) end
+    if meta.audit then sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    if count < before then
+      limits.touch(limit)
+      lessen_idle(member, limit, before - count)
+    end
   end
 
   local function add(sid, limit, more) set(sid, limit, of(sid, limit) + more) end
@@ -71,15 +87,27 @@ do
     return found
   end
 
-  -- The sessions that have units of a limit.
-  local function sessions_of(limit)
-    local found = call('ZRANGEBYLEX', key.holders, members.first(limit), members.last(limit))
+  -- So many units of each limit are idle at a session; of those that it doesn't name none.
+  local function state_idle(sid, counts)
+    local names, fields = limits_of(sid), {}
+    for i, limit in ipairs(names) do fields[i] = of_limit(limit, sid) end
+    local before = members.fields(key.idle, fields)
+    for i, limit in ipairs(names) do
+      local count = counts[limit] and math.min(counts[limit], of(sid, limit)) or 0
+      set_idle(fields[i], limit, count, tonumber(before[i]) or 0)
+    end
+  end
+
+  -- The sessions that have units of a limit, in order of name; where at_most is given, so many of those after one.
+  local function sessions_of(limit, at_most, after)
+    local from = after and '(' .. of_limit(limit, after) or members.first(limit)
+    local found = call('ZRANGEBYLEX', key.holders, from, members.last(limit), 'LIMIT', 0, at_most or -1)
     for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
     return found
   end
 
   units = {
     held = held, set_held = set_held, look_at = look_at, of = of, set = set, set_all = set_all, add = add, limits_of = limits_of,
-    sessions_of = sessions_of,
+    sessions_of = sessions_of, state_idle = state_idle,
   }
 end

@@ -1,17 +1,18 @@
--- uses: input time members wants running rooms lines sessions epochs reply
+-- uses: input pages time members wants running rooms lines sessions epochs reply
 -- Where a task is, looked for in a part of the keys at each call: it waits for units, or runs with them.
 --
--- Guarantee: what was there from the first call (cursor "0") to the last (cursor "0" replied) is found; what is found by
---         two calls is to be taken once, by its number.
--- ARGV[2] task (its id, as far as Redis keeps it), cursor
--- Reply   {status: "ok", cursor, found: [{number, session, node, id, task, claims, waits, span (ms
---         for which it has waited or run), line and position (of a waiter), room (of its session), full: [limit...]}...]}
--- Cost    O(requests and tasks of 100 sessions), and O(requests before it) for each one found that waits
+-- Guarantee: what was there from the first page to the last is found; what is found in two is to be taken once, by its
+--         number.
+-- ARGV[2] task (its id, as far as Redis keeps it); after (null, or next of the page before)
+-- Reply   {status: "ok", found: [{number, session, node, id, task, claims, waits, span (ms for which it has waited or run),
+--          line and order (of a waiter: where waiting.lua has it), room (of its session), full: [limit...]}...], next}
+-- Cost    O(SIZE sessions' requests and tasks)
 local asked = input.asked
-local SCANNED = 100 -- how many fields are looked at, about
 local WANTS, RUNNING, GRANTS = 'w', 'r', 'g' -- what is looked at, in this order, with the cursor there
-local function cursor(it) return input.short(it) and string.find(it, '^[wrg]?%d+$') ~= nil end
-input.expect({ task = input.short, cursor = cursor })
+local function is_after(it)
+  return pages.may_be_after(it) and (pages.after == nil or string.find(pages.after, '^[wrg]%d+$') ~= nil and #pages.after < 20)
+end
+input.expect({ task = input.short, after = is_after })
 epochs.begin()
 reply.finish()
 
@@ -22,28 +23,20 @@ local function add(sid, item)
   table.insert(found, item)
 end
 
--- Where a request stands among all of its line, as waiting.lua has it.
-local function position_of(limit, own_order)
-  local before, arrival = 0, string.sub(own_order, 1, 16)
-  local to = '(' .. limit .. members.US .. arrival .. members.AFTER
-  for _, member in ipairs(call('ZRANGEBYLEX', key.waiters, members.first(limit), to)) do
-    local id = lines.id_at(string.sub(member, #limit + 2))
-    for number, request in ipairs(wants.load(id).r) do
-      if wants.order_of(id, number, request) < own_order then before = before + 1 end
-    end
-  end
-  return before + 1
-end
+-- May a text that is JSON name the task? (No need to read it all, unless its id may be written in several ways.)
+local is_plain = not string.find(asked.task, '[^%w_.:-]')
+local function may_name_it(text) return not is_plain or string.find(text, asked.task, 1, true) end
 
-local function look_at_want(id, record)
-  local order = members.order_key(id, record)
+local function look_at_want(id, text)
+  if not may_name_it(text) then return end
+  local record = cjson.decode(text)
+  local own_order = members.order_key(id, record)
   for number, request in ipairs(record.r) do
     if request[2] == asked.task then
       local item = { id = request[2], task = request[3], claims = record.c, waits = true, span = wants.waited(request) }
-      item.line, item.full = record.at, {}
-      item.position = position_of(record.at, wants.order_of(id, number, request))
+      item.line, item.order, item.full = record.at, wants.order_of(id, number, request), {}
       for _, claim in ipairs(record.c) do
-        if not lines.has_free(claim[1], claim[2], order) then table.insert(item.full, claim[1]) end
+        if not lines.has_free(claim[1], claim[2], own_order) then table.insert(item.full, claim[1]) end
       end
       add(members.owner(id), item)
     end
@@ -57,24 +50,25 @@ local function look_at_run(sid, run)
   })
 end
 
-local phase, at = string.match(asked.cursor, '^(%a?)(%d+)$')
-local next_at, fields
-if phase == '' or phase == WANTS then
-  next_at, fields = unpack(call('HSCAN', key.wants, at, 'COUNT', SCANNED))
-  for i = 1, #fields, 2 do look_at_want(fields[i], cjson.decode(fields[i + 1])) end
-  next_at = next_at == '0' and RUNNING .. '0' or WANTS .. next_at
-elseif phase == RUNNING then
-  next_at, fields = unpack(call('HSCAN', key.running, at, 'COUNT', SCANNED))
-  for i = 1, #fields, 2 do
-    for _, run in ipairs(running.stated(fields[i], fields[i + 1])) do look_at_run(fields[i], run) end
-  end
-  next_at = next_at == '0' and GRANTS .. '0' or RUNNING .. next_at
-else
-  next_at, fields = unpack(call('ZSCAN', key.grants, at, 'COUNT', SCANNED))
-  for i = 1, #fields, 2 do
-    local sid, row = string.match(fields[i], '^([^:]*):%d+:(.*)$')
-    look_at_run(sid, running.granted(cjson.decode(row)))
-  end
-  if next_at ~= '0' then next_at = GRANTS .. next_at end
+local function look_at_session(sid, text)
+  if not may_name_it(text) then return end
+  for _, run in ipairs(running.stated(sid, text)) do look_at_run(sid, run) end
 end
-return cjson.encode({ status = 'ok', cursor = next_at, found = found })
+
+local function look_at_grant(member)
+  if not may_name_it(member) then return end
+  local sid, row = string.match(member, '^([^:]*):%d+:(.*)$')
+  look_at_run(sid, running.granted(cjson.decode(row)))
+end
+
+local PLACES = {
+  [WANTS] = { 'HSCAN', key.wants, look_at_want, RUNNING },
+  [RUNNING] = { 'HSCAN', key.running, look_at_session, GRANTS },
+  [GRANTS] = { 'ZSCAN', key.grants, look_at_grant },
+}
+local phase, at = string.match(pages.after or WANTS .. '0', '^(%a)(%d+)$')
+local command, where, look, following = unpack(PLACES[phase])
+local next_at, fields = unpack(call(command, where, at, 'COUNT', pages.SIZE * (is_plain and 2 or 1)))
+for i = 1, #fields, 2 do look(fields[i], fields[i + 1]) end
+if next_at ~= '0' then next_at = phase .. next_at else next_at = following and following .. '0' end
+return cjson.encode({ status = 'ok', found = found, next = next_at })

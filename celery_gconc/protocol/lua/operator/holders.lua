@@ -1,25 +1,29 @@
--- uses: input units running sessions epochs reply
+-- uses: input pages units running sessions epochs reply
 -- Which tasks run under a limit, as far as their sessions have told.
 --
--- Guarantee: one instant; dead sessions are reclaimed first. Units that passed from one task to the next within a worker
---         are shown with the earlier one until that worker's next heartbeat.
--- ARGV[2] limit; count: how many holders at most
--- Reply   {status: "ok", holders: [{session, node, id, task, since (wall time, ms), claims}...]}, those that have run
---         for longest first
--- Cost    O(tasks of the sessions that have units of the limit)
+-- Guarantee: one instant for those of one page; dead sessions are reclaimed first. Units that passed from one task to the
+--         next within a worker are shown with the earlier one until that worker's next heartbeat.
+-- ARGV[2] limit; after (null, or next of the page before)
+-- Reply   {status: "ok", holders: [{session, node, id, task, since (wall time, ms), claims}...], next}
+-- Cost    O(tasks of SIZE sessions that have units of the limit)
 local asked = input.asked
-input.expect({ limit = input.limit_name, count = function(it) return input.whole(it, 1, 1e9) end })
+input.expect({ limit = input.limit_name, after = pages.may_be_after })
 epochs.begin()
 reply.finish()
-local holders = {}
-for _, sid in ipairs(units.sessions_of(asked.limit)) do
-  for _, holder in ipairs(running.of(sid)) do
+local holders, text, next_at = {}, 0, nil
+local page = units.sessions_of(asked.limit, pages.SIZE, pages.after)
+for i, sid in ipairs(page) do
+  local runs, size = running.of(sid)
+  text = text + size
+  for _, holder in ipairs(runs) do
     if running.covers(holder.claims, asked.limit) then
       holder.session, holder.node = sid, sessions.node_of(sid)
       table.insert(holders, holder)
     end
   end
+  if text > pages.TEXT or i == pages.SIZE then
+    next_at = sid
+    break
+  end
 end
-table.sort(holders, function(one, other) return one.since < other.since end)
-for i = #holders, asked.count + 1, -1 do holders[i] = nil end
-return cjson.encode({ status = 'ok', holders = holders })
+return cjson.encode({ status = 'ok', holders = holders, next = next_at })

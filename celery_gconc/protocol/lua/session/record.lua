@@ -1,4 +1,4 @@
--- uses: input time limits counters epochs reply
+-- uses: input time limits counters parked epochs reply
 -- What a session has counted since it last told: with a heartbeat, where there was anything.
 --
 -- Guarantee: none is lost while Redis serves; what was told in a call whose reply was lost is told again.
@@ -86,11 +86,7 @@ if next(asked.recent) then
   call('EXPIRE', RECENT, KEEP)
 end
 if call('ZSCORE', key.sessions, me) then
-  if next(asked.parked) then
-    call('HSET', SESSION, me .. ':parked', cjson.encode(asked.parked))
-  else
-    call('HDEL', SESSION, me .. ':parked')
-  end
+  parked.state(me, asked.parked)
   if asked.stall ~= cjson.null then
     local since = time.now - asked.stall.span
     local stalled = { why = asked.stall.why, slots = asked.stall.slots, since = since }

@@ -155,7 +155,7 @@ local function taken_elsewhere()
 end
 
 -- What people see of it.
-local function take_running()
+local function take_running(has_idle)
   if asked.running then running.state(me, asked.running) end
   if asked.over then running.have_ended(me, asked.over) end
   for _, grant in ipairs(asked.ended or {}) do
@@ -163,13 +163,8 @@ local function take_running()
   end
   if not asked.full then return end
   grants.forget_to(me, asked.granted)
-  if asked.idle then
-    local idle = {} -- and how many there were in all, for idle ones go back first
-    for limit, unused in pairs(asked.idle) do idle[limit] = { unused, asked.units[limit] or 0 } end
-    call('HSET', SESSION, me .. ':idle', cjson.encode(idle))
-  else
-    call('HDEL', SESSION, me .. ':idle')
-  end
+  if asked.idle or has_idle then units.state_idle(me, asked.idle or {}) end
+  if asked.idle then call('HSET', SESSION, me .. ':idle', '1') elseif has_idle then call('HDEL', SESSION, me .. ':idle') end
 end
 
 -- In how many ms something may happen that this session would not be told of; nil: nothing.
@@ -192,7 +187,7 @@ local function until_next_event(own_interval)
 end
 
 local known = call('HMGET', SESSION, me .. ':sync', me .. ':room', me .. ':timeout', me .. ':interval', me .. ':granted',
-  me .. ':aside', me .. ':offered', me .. ':config')
+  me .. ':aside', me .. ':offered', me .. ':config', me .. ':idle')
 local last_sync, room_before, last_grant = tonumber(known[1]), tonumber(known[2]), tonumber(known[5]) or 0
 if meta.epoch == asked.epoch and last_sync and last_sync < asked.confirmed then
   -- What we answered is forgotten, on the same server: DEBUG RELOAD NOSAVE, or a restart where its id can't be read.
@@ -220,7 +215,7 @@ if asked.fence then grants.has_seen_fence(asked.fence) end
 local fence = asked.full and grants.next_fence()
 look_for_unknown(last_grant)
 take_units()
-take_running()
+take_running(known[9])
 local new_wants = take_wants()
 
 -- Room as stated, less the grants since the one it knows.
