@@ -12,15 +12,15 @@ from importlib import resources
 
 USES = "-- uses: "
 
-#: What each part is wrapped in: a table that becomes what *make* returns when a field of it is first read or written.
+#: What each part is wrapped in: a table that stands for what *make* returns when a field is first read or written.
 ON_DEMAND = """\
 local on_demand
 do
   local makers, unmade = {}, {}
   local function made(self)
-    setmetatable(self, nil)
-    for name, field in pairs(makers[self]()) do self[name] = field end
-    return self
+    local part = makers[self]()
+    setmetatable(self, { __index = part, __newindex = part })
+    return part
   end
   function unmade.__index(self, name) return made(self)[name] end
   function unmade.__newindex(self, name, field) made(self)[name] = field end

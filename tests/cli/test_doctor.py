@@ -25,6 +25,9 @@ from tests.kit.state import US
 
 LIMITS = {"queue:emails": 2}
 
+#: Heartbeat settings (ms) of sessions that tests add.
+BEATS = {"interval": 500, "timeout": 3000}
+
 
 def examined(case: Case) -> tuple[Finding, ...]:
     return examine(case.operations, case.patience)
@@ -52,8 +55,10 @@ def add_session(case: Case, name: str, config: Mapping[str, int] | None = None, 
         client.zadd(key("uses"), {f"{digest_of(config)}{US}{name}": 0})
         known = {"node": name, "pid": 1, "pool": "prefork", "app": "cluster", "broker": case.cluster.broker}
         client.zadd(key("sessions"), {name: 1e13})
+        client.zadd(key("heartbeats"), {f"{kind}{US}{ms:010}{US}{name}": 0 for kind, ms in BEATS.items()})
         client.hset(key("session"), f"{name}:info", json.dumps({**known, "since": time.time() * 1000, **info}))
         client.hset(key("session"), f"{name}:config", digest_of(config))
+        client.hset(key("session"), mapping={f"{name}:{kind}": ms for kind, ms in BEATS.items()})
 
 
 def test_a_healthy_cluster_has_no_findings(make_cluster: MakeCluster):
@@ -350,4 +355,5 @@ def test_without_redis_doctor_and_repair_say_so_in_one_line(make_cluster: MakeCl
 
 def _hold_for_nobody(client: redis.Redis, count: int) -> None:
     """Have one unit more held than sessions have, or one less."""
-    client.hincrby(key("held"), "queue:emails", count)
+    if client.hincrby(key("held"), "queue:emails", count) == 0:
+        client.hdel(key("held"), "queue:emails")

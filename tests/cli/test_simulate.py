@@ -30,11 +30,14 @@ def test_what_real_tasks_recorded_is_replayed_with_another_max(make_cluster: Mak
         cluster.done(40)
         wait_until(lambda: sum(one.weight for one in case.operations.history("emails")) >= 35, what="they are recorded")
         case.operations.pause("emails")  # so that nothing moves on while it is looked at
-        wait_until(lambda: not case.operations.holders("emails"), what="what runs has ended")
         wait_until(
-            lambda: sum(one.weight for one in case.operations.history("emails")) == cluster.oracle.count("e"),
-            what="every end is recorded",
-        )
+            lambda: (
+                not case.operations.holders("emails")
+                and sum(one.weight for one in case.operations.history("emails"))
+                == cluster.oracle.count("e") == cluster.oracle.count("s")
+            ),
+            what="what runs has ended, and every end is recorded",
+        )  # fmt: skip
         known = read_history(case.operations, "emails")
         assert (known.max, known.slots, known.running, known.paused) == (2, 8, (), True)
         assert known.tasks == cluster.oracle.count("e")

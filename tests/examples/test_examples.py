@@ -132,7 +132,7 @@ def test_django_sends_receipts_within_the_limit_and_its_page_changes_that(walks:
     assert "GOOD 200 True True" in said
     assert "WORKERS True" in said
     with redis.Redis.from_url(walker.type("echo $REDIS_URL").strip()) as client:
-        assert client.exists("{shop}:v1:meta"), "the prefix is the one of the settings"
+        assert client.exists("{shop}:v2:meta"), "the prefix is the one of the settings"
 
     # No more tasks have a connection to the database than may run; at rest nobody has.
     children = pool_children(project, 8)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 TICK = 0.05
 
 #: How many of the first bytes of a connection are kept, to tell connections apart.
-KEPT = 65536
+KEPT = 1 << 20
 
 #: The two directions: what workers say to the server, and what it says to them.
 TO_SERVER, TO_WORKERS = "to server", "to workers"

@@ -81,6 +81,8 @@ class Keys:
             limits = [limit for limit in LIMITS if limit in _weights(record)]
             assert _owner(id) in state.leases, f"{id} of a session that ended"
             assert record["r"], f"{id} waits for nobody"
+            arrivals = [request[0] for request in record["r"]]
+            assert arrivals == sorted(arrivals), f"{id}: not first come first"
             assert stands == [record["at"]], id
             assert record["at"] in limits
             assert held_back == (limits if record["k"] >= TURNS else []), id

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from celery_gconc.protocol.messages import Want
+
 from .namespace import Ask, Namespace, Session
 
 A, B, C = "pool:a", "pool:b", "pool:c"
@@ -30,6 +32,27 @@ def test_a_request_stands_where_it_arrived_at_its_gate_however_late_it_is_told(n
     first.ask("app")
     second.ask("app", age=7.0)
     assert namespace.line("app") == [("b", 1), ("b", 2), ("a", 1), ("a", 2)]
+
+
+def test_of_one_want_nobody_came_before_the_one_that_it_follows_whatever_its_age(namespace: Namespace):
+    namespace.set("app", 0)
+    first, second = namespace.session("a"), namespace.session("b")
+    first.ask("app")
+    second.ask("app", age=5.0)
+    first.ask("app", age=60.0)  # as its session says where the lease clock has stood still since the first
+    first.release(1)
+    assert namespace.line("app") == [("b", 1), ("a", 2)]
+
+
+def test_one_that_is_told_anew_behind_another_stands_behind_it(namespace: Namespace):
+    namespace.set("app", 0)
+    first, second = namespace.session("a"), namespace.session("b")
+    number = first.ask("app", age=5.0)
+    second.ask("app", age=3.0)
+    rows = [Ask(number + 1, ("app",), age=1.0).row, Ask(number, ("app",)).row]
+    first.sync(wants=[Want(1, first.claims(["app"]), requests=rows)])
+    assert namespace.line("app") == [("b", 1), ("a", 2), ("a", 1)]
+    assert namespace.store.audit(repair=False) == ()
 
 
 def test_an_age_below_nought_does_not_put_a_request_behind_later_ones(namespace: Namespace):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from celery_gconc.errors import StoreUnavailable
+from celery_gconc.errors import StoreRefused, StoreUnavailable
 from celery_gconc.limits.claims import Claim, Claims
 from celery_gconc.protocol.messages import Grant, Row, Synced, Want
 from celery_gconc.protocol.session_store import SessionStore
@@ -219,6 +219,13 @@ def test_a_want_that_is_kept_where_none_is_known_is_unclear(namespace: Namespace
 def test_what_is_unclear_takes_nothing_away_by_a_statement_either(namespace: Namespace, waiting: Session):
     assert tell(waiting, 0, 9, full=True).unclear
     assert namespace.line("app") == [("a", number) for number in (1, 2, 3, 4)]
+
+
+def test_a_sync_that_names_a_set_twice_is_refused_and_changes_nothing(namespace: Namespace, waiting: Session):
+    before = namespace.look()
+    with pytest.raises(StoreRefused):
+        waiting.store.sync(waiting.prepare(wants=[Want(1, APP, 0, 4), Want(1, APP, 1, 3)]))
+    assert namespace.look().wants == before.wants
 
 
 def test_a_set_of_which_nobody_waits_any_more_is_forgotten(namespace: Namespace, waiting: Session):

@@ -56,9 +56,9 @@ local on_demand
 do
   local makers, unmade = {}, {}
   local function made(self)
-    setmetatable(self, nil)
-    for name, field in pairs(makers[self]()) do self[name] = field end
-    return self
+    local part = makers[self]()
+    setmetatable(self, { __index = part, __newindex = part })
+    return part
   end
   function unmade.__index(self, name) return made(self)[name] end
   function unmade.__newindex(self, name, field) made(self)[name] = field end
@@ -154,7 +154,16 @@ do
     return type(row) == 'table' and whole(row[WANT.set], 1, 9e13) and claims(row[WANT.claims])
       and count(row[WANT.skip]) and count(row[WANT.kept]) and every(row[WANT.requests], is_request)
   end
-  local function wants_(it) return every(it, is_want) end
+  local function wants_(it) -- one for each set
+    if not every(it, is_want) then return false end
+    local seen = {}
+    for i = 1, #it do
+      local set = it[i][WANT.set]
+      if seen[set] then return false end
+      seen[set] = true
+    end
+    return true
+  end
 
   local function expect(kinds)
     for field, kind in pairs(kinds) do
@@ -265,14 +274,14 @@ do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
     'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
     'all_settle', 'told', 'shard', 'untold', 'audit')
-  local fence = tonumber(found[12]) or 0
+  local fence, version = tonumber(found[12]) or 0, tonumber(found[6]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
     time = tonumber(found[2]),               -- its last step (wall time, ms)
     held = tonumber(found[3]),               -- its last step that was held back (wall time, ms)
     interval = tonumber(found[4]) or 0,      -- the least of a live session (ms); while none lives, that of the last
     longest = tonumber(found[5]) or 0,       -- the longest lease of a live session (ms); likewise
-    version = tonumber(found[6]) or 0,       -- of the limit table
+    version = version, version_before = version, -- of the limit table
     epoch = found[7] or nil,
     server_id = found[8],                    -- of the server that the epoch began on
     epoch_began = tonumber(found[9]),        -- (lease clock, ms)
@@ -474,12 +483,11 @@ end)
 local limits = on_demand(function()
 
 -- uses: meta members
--- The limit table: which max holds, which limits are settling, and in which of them units may have become free.
---
--- Each change of it is another version, so that whoever knows of one can be told what has changed since (news.lua).
+-- Limits: which max holds, which are settling, and in which of them units may have become free.
 local limits
 do
-  local has_changed = false
+  local some_things = call('EXISTS', key.todo, key.settling, key.gone) -- one call in place of three: mostly there are none
+  local function exists(one) return some_things > 0 and call('EXISTS', one) == 1 end
 
   -- The work list of those in which units may have become free.
   local queue, queued = {}, {}
@@ -519,7 +527,7 @@ do
   end
 
   -- TODO has those in whose lines this script did not do all that could be done, the last one last.
-  local some_are_put_off = call('EXISTS', key.todo) == 1
+  local some_are_put_off = exists(key.todo)
   local function is_put_off(limit) return some_are_put_off and call('ZSCORE', key.todo, limit) and true or false end
   local function put_off(limit)
     local last = call('ZRANGE', key.todo, -1, -1, 'WITHSCORES')[2]
@@ -538,6 +546,7 @@ do
   end
 
   local maxima = {}
+  local function know_max(limit, max) maxima[limit] = max or false end
   local function max_of(limit) -- false = unlimited
     local max = maxima[limit]
     if max == nil then
@@ -556,7 +565,7 @@ do
   end
 
   -- SETTLING has limits by the version of the table with which they began; META has the version with which all did.
-  local some_settle = call('EXISTS', key.settling) == 1
+  local some_settle = exists(key.settling)
   local settling = {} -- as far as it was looked at
   local function is_settling(limit)
     if meta.all_settle and max_of(limit) then return true end
@@ -597,62 +606,15 @@ do
     end
   end
 
-  -- Sessions are to hear of another table.
-  local function new_version()
-    meta.version = call('HINCRBY', key.meta, 'version', 1)
-    has_changed = true
-  end
-
-  -- The max of a limit, or what operators have set for it, has changed, and is written.
-  local function changed(limit)
-    new_version()
-    call('ZADD', key.versions, meta.version, limit)
-    if call('HEXISTS', key.max, limit) == 0 and call('HEXISTS', key.overrides, limit) == 0 then
-      call('ZADD', key.gone, meta.version, limit)
-    else
-      call('ZREM', key.gone, limit)
-    end
-  end
-
-  -- Every limit begins anew.
-  local function settle_all()
-    if call('EXISTS', key.max) == 0 then return end
-    new_version()
-    meta.all_settle = meta.version
-    call('HSET', key.meta, 'all_settle', members.int(meta.all_settle))
-  end
-
-  -- The max that holds for a limit is this from now on; nil: none. Return whether it is another.
-  local function hold_to(limit, value)
-    local old = tonumber(call('HGET', key.max, limit))
-    if value == old then return false end
-    maxima[limit] = value or false
-    if value then
-      call('HSET', key.max, limit, members.int(value))
-    else
-      call('HDEL', key.max, limit)
-      has_settled(limit)
-    end
-    changed(limit)
-    if not old then settle_with(limit, meta.version) end
-    touch(limit)
-    return true
-  end
-
-  -- The smallest value that a live session is configured with; nil: none.
-  local function configured(limit)
-    local least = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
-    return least and tonumber(string.match(least, '^%d+', #limit + 2))
-  end
-
   limits = {
     touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
     serve_lines = serve_lines, next_touched = next_touched,
-    max_of = max_of, look_at = look_at,
-    is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, least_stated = least_stated,
-    changed = changed, hold_to = hold_to, configured = configured,
+    max_of = max_of, know_max = know_max, look_at = look_at,
+    is_settling = is_settling, settle_with = settle_with, has_settled = has_settled, open_settled = open_settled,
+    least_stated = least_stated,
     put_off = put_off, is_put_off = is_put_off, is_for_later = is_for_later, take_up = take_up,
-    has_changed = function() return has_changed end, are_some_put_off = function() return some_are_put_off end,
+    are_some_put_off = function() return some_are_put_off end,
+    were_some_gone = function() return exists(key.gone) end,
   }
 end
 
@@ -867,9 +829,67 @@ end
 return heartbeats
 end)
 
+local limit_table = on_demand(function()
+
+-- uses: meta members limits
+-- The limit table: its changes, each of which is another version, so that whoever knows of one can be told what has
+-- changed since (news.lua).
+local limit_table
+do
+  -- Sessions are to hear of another table.
+  local function new_version() meta.version = call('HINCRBY', key.meta, 'version', 1) end
+
+  -- The max of a limit, or what operators have set for it, has changed, and is written.
+  local function changed(limit)
+    new_version()
+    call('ZADD', key.versions, meta.version, limit)
+    if call('HEXISTS', key.max, limit) == 0 and call('HEXISTS', key.overrides, limit) == 0 then
+      call('ZADD', key.gone, meta.version, limit)
+    else
+      call('ZREM', key.gone, limit)
+    end
+  end
+
+  -- Every limit begins anew.
+  local function settle_all()
+    if call('EXISTS', key.max) == 0 then return end
+    new_version()
+    meta.all_settle = meta.version
+    call('HSET', key.meta, 'all_settle', members.int(meta.all_settle))
+  end
+
+  -- The max that holds for a limit is this from now on; nil: none. Return whether it is another.
+  local function hold_to(limit, value)
+    local old = tonumber(call('HGET', key.max, limit))
+    if value == old then return false end
+    limits.know_max(limit, value)
+    if value then
+      call('HSET', key.max, limit, members.int(value))
+    else
+      call('HDEL', key.max, limit)
+      limits.has_settled(limit)
+    end
+    changed(limit)
+    if not old then limits.settle_with(limit, meta.version) end
+    limits.touch(limit)
+    return true
+  end
+
+  -- The smallest value that a live session is configured with; nil: none.
+  local function configured(limit)
+    local least = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
+    return least and tonumber(string.match(least, '^%d+', #limit + 2))
+  end
+
+  limit_table = { changed = changed, settle_all = settle_all, hold_to = hold_to, configured = configured }
+end
+
+return limit_table
+end)
+
 local overrides = on_demand(function()
 
--- uses: meta time members limits
+-- uses: meta time members limit_table
 -- What operators set at run time, for a time or for good, and what holds for a limit because of it.
 --
 -- An override is {max, set, pause}: max (-1: unlimited) and set, or pause, or all of them; set and pause are marks,
@@ -887,11 +907,11 @@ do
     if override.pause then
       value = 0
     elseif not override.max then
-      value = limits.configured(limit)
+      value = limit_table.configured(limit)
     elseif override.max >= 0 then
       value = override.max
     end
-    return limits.hold_to(limit, value)
+    return limit_table.hold_to(limit, value)
   end
 
   local function end_of(mark) return mark and mark.ends or math.huge end
@@ -912,7 +932,7 @@ do
       call('HSET', key.overrides, limit, cjson.encode(override))
       note_end(override)
     end
-    if not refresh(limit) then limits.changed(limit) end
+    if not refresh(limit) then limit_table.changed(limit) end
   end
 
   -- All that is set.
@@ -944,9 +964,34 @@ end
 return overrides
 end)
 
+local unused = on_demand(function()
+
+-- uses: clock
+-- Configurations that no session uses: UNUSED has their digests, and when their values are to go (configs.lua).
+local unused
+do
+  local soonest -- as far as it was looked at
+
+  local function change(command, ...)
+    soonest = nil
+    call(command, key.unused, ...)
+  end
+
+  -- In how many ms the values of one are to go, and its digest; nil: there is none.
+  local function until_end()
+    soonest = soonest or call('ZRANGE', key.unused, 0, 0, 'WITHSCORES')
+    return soonest[2] and math.max(tonumber(soonest[2]) - clock.at, 0), soonest[1]
+  end
+
+  unused = { change = change, until_end = until_end }
+end
+
+return unused
+end)
+
 local configs = on_demand(function()
 
--- uses: members clock overrides
+-- uses: members clock overrides unused
 -- What live sessions are configured with: the least value for a limit counts.
 --
 -- A configuration is known by its digest, <number of its values>-<hash of them>, and Redis has it once for all of the
@@ -1002,12 +1047,6 @@ do
     for _, limit in ipairs(changed) do overrides.refresh(limit) end
   end
 
-  local soonest -- of UNUSED, as far as it was looked at
-  local function unused(command, ...)
-    soonest = nil
-    call(command, key.unused, ...)
-  end
-
   -- Some values of a configuration count from now on: for so long (ms), unless a session comes to use it.
   local function take(digest, values, keep)
     local arguments, changed = {}, {}
@@ -1020,7 +1059,7 @@ do
       if not least or text < string.sub(least, 1, 10) then table.insert(changed, limit) end
     end
     apply('ZADD', arguments, changed)
-    unused('ZADD', members.int(clock.at + keep), digest)
+    unused.change('ZADD', members.int(clock.at + keep), digest)
   end
 
   local function is_used(digest)
@@ -1032,11 +1071,11 @@ do
   -- sent for another one: then when that hasn't come in time.
   local function enter(digest, sid)
     call('ZADD', key.uses, 0, digest .. US .. sid)
-    unused('ZREM', digest)
+    unused.change('ZREM', digest)
   end
   local function leave(digest, sid)
     call('ZREM', key.uses, digest .. US .. sid)
-    unused('ZADD', 'NX', members.int(clock.at), digest)
+    unused.change('ZADD', 'NX', members.int(clock.at), digest)
   end
 
   -- Some values of a configuration no longer count. Return how many.
@@ -1058,20 +1097,14 @@ do
     return #found
   end
 
-  -- In how many ms the values of a configuration that no session uses are to go; nil: there is none.
-  local function until_end()
-    soonest = soonest or call('ZRANGE', key.unused, 0, 0, 'WITHSCORES')
-    return soonest[2] and math.max(tonumber(soonest[2]) - clock.at, 0), soonest[1]
-  end
-
   -- Values of those that no session uses go, as far as it is time. Return how much work it was.
   local function end_unused(at_most)
     local work = 0
     while work < at_most do
-      local left, digest = until_end()
+      local left, digest = unused.until_end()
       if left ~= 0 then break end
       local count = is_used(digest) and 0 or end_some(digest, at_most - work)
-      if count < at_most - work then unused('ZREM', digest) end
+      if count < at_most - work then unused.change('ZREM', digest) end
       work = work + math.max(count, 1)
     end
     return work
@@ -1079,7 +1112,7 @@ do
 
   configs = {
     read = read, is_whole = is_whole, some_of = some_of, take = take, is_used = is_used, enter = enter,
-    leave = leave, until_end = until_end, end_unused = end_unused,
+    leave = leave, end_unused = end_unused,
   }
 end
 
@@ -1892,14 +1925,15 @@ end)
 
 local epochs = on_demand(function()
 
--- uses: meta time clock members limits overrides configs sessions heartbeats counters
+-- uses: meta time clock members limits limit_table overrides configs unused sessions heartbeats counters
 -- Epochs: lives of the data. And what every script does first.
 local epochs
 do
 
   -- The server, by the id of its process; nil where our user may not ask.
   local info = redis.pcall('INFO', 'server')
-  local server = string.match(type(info) == 'string' and info or '', 'run_id:(%w+)')
+  local _, at = string.find(type(info) == 'string' and info or '', 'run_id:', 1, true)
+  local server = at and string.match(info, '^%w+', at + 1)
 
   -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
   -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
@@ -1928,7 +1962,7 @@ do
       'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(meta.version),
       'clock', members.int(clock.at), 'time', members.int(time.now))
     shut_until(clock.at + hold, is_new)
-    limits.settle_all()
+    limit_table.settle_all()
   end
 
   local function begin_after_loss()
@@ -1950,7 +1984,17 @@ do
     return is_done, taken
   end
 
+  -- The two sessions whose leases end first, and when: before this script changes them.
+  local soonest
+  local function end_first()
+    soonest = soonest or call('ZRANGE', key.sessions, 0, 1, 'WITHSCORES')
+    return soonest
+  end
+
   local function end_dead_sessions()
+    local first_end = end_first()[2]
+    if not first_end or tonumber(first_end) > clock.at then return end
+    soonest = nil
     local MAX_DUE, END = 32, 4 -- the end of a session is work itself
     local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'WITHSCORES', 'LIMIT', 0, MAX_DUE)
     local reclaims = 0
@@ -1964,11 +2008,13 @@ do
         if tonumber(due[i + 1]) ~= sessions.CLOSED then reclaims = reclaims + taken end
       end
     end
-    if #due > 0 then heartbeats.changed() end
+    heartbeats.changed()
     if reclaims > 0 then counters.add({ reclaims = reclaims }) end
   end
 
-  local function end_unused_configs() work_left = work_left - configs.end_unused(work_left) end
+  local function end_unused_configs()
+    if unused.until_end() == 0 then work_left = work_left - configs.end_unused(work_left) end
+  end
 
   local function begin()
     if not meta.epoch then return end
@@ -1988,7 +2034,7 @@ do
 
   epochs = {
     server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
-    begin_after_loss = begin_after_loss, begin = begin, end_session = end_session,
+    begin_after_loss = begin_after_loss, begin = begin, end_first = end_first, end_session = end_session,
     end_unused_configs = end_unused_configs,
   }
 end
@@ -2036,7 +2082,7 @@ do
   -- Tell some of those who have not heard of the newest version. A newer one than they are just told of goes on with the
   -- next shard, and once round: so nobody is left out, however fast they follow each other.
   local function tell()
-    if limits.has_changed() then meta.untold = constant.SHARDS end
+    if meta.version ~= meta.version_before then meta.untold = constant.SHARDS end
     local text, reached = what_to_tell(), 0
     while meta.untold > 0 and reached < constant.RECEIVERS do
       reached = reached + call('PUBLISH', ARGV[1] .. 'table:' .. meta.shard, text)
@@ -2073,8 +2119,9 @@ do
     limits.open_settled()
     if limits.are_some_touched() then serving.serve_all() end
     if meta.fence ~= meta.fence_before then grants.save_fence() end
-    if limits.has_changed() or meta.untold > 0 then news.tell() end
-    if call('EXISTS', key.gone) == 1 then news.forget_gone() end
+    local has_changed = meta.version ~= meta.version_before
+    if has_changed or meta.untold > 0 then news.tell() end
+    if has_changed or limits.were_some_gone() then news.forget_gone() end
     for sid, notice in pairs(notices.all) do
       if sid ~= input.me then
         if #notice.grants == 0 then notice.grants = nil end

@@ -56,9 +56,9 @@ local on_demand
 do
   local makers, unmade = {}, {}
   local function made(self)
-    setmetatable(self, nil)
-    for name, field in pairs(makers[self]()) do self[name] = field end
-    return self
+    local part = makers[self]()
+    setmetatable(self, { __index = part, __newindex = part })
+    return part
   end
   function unmade.__index(self, name) return made(self)[name] end
   function unmade.__newindex(self, name, field) made(self)[name] = field end
@@ -154,7 +154,16 @@ do
     return type(row) == 'table' and whole(row[WANT.set], 1, 9e13) and claims(row[WANT.claims])
       and count(row[WANT.skip]) and count(row[WANT.kept]) and every(row[WANT.requests], is_request)
   end
-  local function wants_(it) return every(it, is_want) end
+  local function wants_(it) -- one for each set
+    if not every(it, is_want) then return false end
+    local seen = {}
+    for i = 1, #it do
+      local set = it[i][WANT.set]
+      if seen[set] then return false end
+      seen[set] = true
+    end
+    return true
+  end
 
   local function expect(kinds)
     for field, kind in pairs(kinds) do

@@ -1,4 +1,4 @@
--- uses: members clock overrides
+-- uses: members clock overrides unused
 -- What live sessions are configured with: the least value for a limit counts.
 --
 -- A configuration is known by its digest, <number of its values>-<hash of them>, and Redis has it once for all of the
@@ -54,12 +54,6 @@ do
     for _, limit in ipairs(changed) do overrides.refresh(limit) end
   end
 
-  local soonest -- of UNUSED, as far as it was looked at
-  local function unused(command, ...)
-    soonest = nil
-    call(command, key.unused, ...)
-  end
-
   -- Some values of a configuration count from now on: for so long (ms), unless a session comes to use it.
   local function take(digest, values, keep)
     local arguments, changed = {}, {}
@@ -72,7 +66,7 @@ do
       if not least or text < string.sub(least, 1, 10) then table.insert(changed, limit) end
     end
     apply('ZADD', arguments, changed)
-    unused('ZADD', members.int(clock.at + keep), digest)
+    unused.change('ZADD', members.int(clock.at + keep), digest)
   end
 
   local function is_used(digest)
@@ -84,11 +78,11 @@ do
   -- sent for another one: then when that hasn't come in time.
   local function enter(digest, sid)
     call('ZADD', key.uses, 0, digest .. US .. sid)
-    unused('ZREM', digest)
+    unused.change('ZREM', digest)
   end
   local function leave(digest, sid)
     call('ZREM', key.uses, digest .. US .. sid)
-    unused('ZADD', 'NX', members.int(clock.at), digest)
+    unused.change('ZADD', 'NX', members.int(clock.at), digest)
   end
 
   -- Some values of a configuration no longer count. Return how many.
@@ -110,20 +104,14 @@ do
     return #found
   end
 
-  -- In how many ms the values of a configuration that no session uses are to go; nil: there is none.
-  local function until_end()
-    soonest = soonest or call('ZRANGE', key.unused, 0, 0, 'WITHSCORES')
-    return soonest[2] and math.max(tonumber(soonest[2]) - clock.at, 0), soonest[1]
-  end
-
   -- Values of those that no session uses go, as far as it is time. Return how much work it was.
   local function end_unused(at_most)
     local work = 0
     while work < at_most do
-      local left, digest = until_end()
+      local left, digest = unused.until_end()
       if left ~= 0 then break end
       local count = is_used(digest) and 0 or end_some(digest, at_most - work)
-      if count < at_most - work then unused('ZREM', digest) end
+      if count < at_most - work then unused.change('ZREM', digest) end
       work = work + math.max(count, 1)
     end
     return work
@@ -131,6 +119,6 @@ do
 
   configs = {
     read = read, is_whole = is_whole, some_of = some_of, take = take, is_used = is_used, enter = enter,
-    leave = leave, until_end = until_end, end_unused = end_unused,
+    leave = leave, end_unused = end_unused,
   }
 end

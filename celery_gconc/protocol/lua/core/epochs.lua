@@ -1,11 +1,12 @@
--- uses: meta time clock members limits overrides configs sessions heartbeats counters
+-- uses: meta time clock members limits limit_table overrides configs unused sessions heartbeats counters
 -- Epochs: lives of the data. And what every script does first.
 local epochs
 do
 
   -- The server, by the id of its process; nil where our user may not ask.
   local info = redis.pcall('INFO', 'server')
-  local server = string.match(type(info) == 'string' and info or '', 'run_id:(%w+)')
+  local _, at = string.find(type(info) == 'string' and info or '', 'run_id:', 1, true)
+  local server = at and string.match(info, '^%w+', at + 1)
 
   -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
   -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
@@ -34,7 +35,7 @@ do
       'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(meta.version),
       'clock', members.int(clock.at), 'time', members.int(time.now))
     shut_until(clock.at + hold, is_new)
-    limits.settle_all()
+    limit_table.settle_all()
   end
 
   local function begin_after_loss()
@@ -56,7 +57,17 @@ do
     return is_done, taken
   end
 
+  -- The two sessions whose leases end first, and when: before this script changes them.
+  local soonest
+  local function end_first()
+    soonest = soonest or call('ZRANGE', key.sessions, 0, 1, 'WITHSCORES')
+    return soonest
+  end
+
   local function end_dead_sessions()
+    local first_end = end_first()[2]
+    if not first_end or tonumber(first_end) > clock.at then return end
+    soonest = nil
     local MAX_DUE, END = 32, 4 -- the end of a session is work itself
     local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'WITHSCORES', 'LIMIT', 0, MAX_DUE)
     local reclaims = 0
@@ -70,11 +81,13 @@ do
         if tonumber(due[i + 1]) ~= sessions.CLOSED then reclaims = reclaims + taken end
       end
     end
-    if #due > 0 then heartbeats.changed() end
+    heartbeats.changed()
     if reclaims > 0 then counters.add({ reclaims = reclaims }) end
   end
 
-  local function end_unused_configs() work_left = work_left - configs.end_unused(work_left) end
+  local function end_unused_configs()
+    if unused.until_end() == 0 then work_left = work_left - configs.end_unused(work_left) end
+  end
 
   local function begin()
     if not meta.epoch then return end
@@ -94,7 +107,7 @@ do
 
   epochs = {
     server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
-    begin_after_loss = begin_after_loss, begin = begin, end_session = end_session,
+    begin_after_loss = begin_after_loss, begin = begin, end_first = end_first, end_session = end_session,
     end_unused_configs = end_unused_configs,
   }
 end

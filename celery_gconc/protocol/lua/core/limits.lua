@@ -1,10 +1,9 @@
 -- uses: meta members
--- The limit table: which max holds, which limits are settling, and in which of them units may have become free.
---
--- Each change of it is another version, so that whoever knows of one can be told what has changed since (news.lua).
+-- Limits: which max holds, which are settling, and in which of them units may have become free.
 local limits
 do
-  local has_changed = false
+  local some_things = call('EXISTS', key.todo, key.settling, key.gone) -- one call in place of three: mostly there are none
+  local function exists(one) return some_things > 0 and call('EXISTS', one) == 1 end
 
   -- The work list of those in which units may have become free.
   local queue, queued = {}, {}
@@ -44,7 +43,7 @@ do
   end
 
   -- TODO has those in whose lines this script did not do all that could be done, the last one last.
-  local some_are_put_off = call('EXISTS', key.todo) == 1
+  local some_are_put_off = exists(key.todo)
   local function is_put_off(limit) return some_are_put_off and call('ZSCORE', key.todo, limit) and true or false end
   local function put_off(limit)
     local last = call('ZRANGE', key.todo, -1, -1, 'WITHSCORES')[2]
@@ -63,6 +62,7 @@ do
   end
 
   local maxima = {}
+  local function know_max(limit, max) maxima[limit] = max or false end
   local function max_of(limit) -- false = unlimited
     local max = maxima[limit]
     if max == nil then
@@ -81,7 +81,7 @@ do
   end
 
   -- SETTLING has limits by the version of the table with which they began; META has the version with which all did.
-  local some_settle = call('EXISTS', key.settling) == 1
+  local some_settle = exists(key.settling)
   local settling = {} -- as far as it was looked at
   local function is_settling(limit)
     if meta.all_settle and max_of(limit) then return true end
@@ -122,61 +122,14 @@ do
     end
   end
 
-  -- Sessions are to hear of another table.
-  local function new_version()
-    meta.version = call('HINCRBY', key.meta, 'version', 1)
-    has_changed = true
-  end
-
-  -- The max of a limit, or what operators have set for it, has changed, and is written.
-  local function changed(limit)
-    new_version()
-    call('ZADD', key.versions, meta.version, limit)
-    if call('HEXISTS', key.max, limit) == 0 and call('HEXISTS', key.overrides, limit) == 0 then
-      call('ZADD', key.gone, meta.version, limit)
-    else
-      call('ZREM', key.gone, limit)
-    end
-  end
-
-  -- Every limit begins anew.
-  local function settle_all()
-    if call('EXISTS', key.max) == 0 then return end
-    new_version()
-    meta.all_settle = meta.version
-    call('HSET', key.meta, 'all_settle', members.int(meta.all_settle))
-  end
-
-  -- The max that holds for a limit is this from now on; nil: none. Return whether it is another.
-  local function hold_to(limit, value)
-    local old = tonumber(call('HGET', key.max, limit))
-    if value == old then return false end
-    maxima[limit] = value or false
-    if value then
-      call('HSET', key.max, limit, members.int(value))
-    else
-      call('HDEL', key.max, limit)
-      has_settled(limit)
-    end
-    changed(limit)
-    if not old then settle_with(limit, meta.version) end
-    touch(limit)
-    return true
-  end
-
-  -- The smallest value that a live session is configured with; nil: none.
-  local function configured(limit)
-    local least = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
-    return least and tonumber(string.match(least, '^%d+', #limit + 2))
-  end
-
   limits = {
     touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
     serve_lines = serve_lines, next_touched = next_touched,
-    max_of = max_of, look_at = look_at,
-    is_settling = is_settling, settle_all = settle_all, open_settled = open_settled, least_stated = least_stated,
-    changed = changed, hold_to = hold_to, configured = configured,
+    max_of = max_of, know_max = know_max, look_at = look_at,
+    is_settling = is_settling, settle_with = settle_with, has_settled = has_settled, open_settled = open_settled,
+    least_stated = least_stated,
     put_off = put_off, is_put_off = is_put_off, is_for_later = is_for_later, take_up = take_up,
-    has_changed = function() return has_changed end, are_some_put_off = function() return some_are_put_off end,
+    are_some_put_off = function() return some_are_put_off end,
+    were_some_gone = function() return exists(key.gone) end,
   }
 end

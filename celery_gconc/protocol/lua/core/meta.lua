@@ -5,14 +5,14 @@ do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
     'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
     'all_settle', 'told', 'shard', 'untold', 'audit')
-  local fence = tonumber(found[12]) or 0
+  local fence, version = tonumber(found[12]) or 0, tonumber(found[6]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
     time = tonumber(found[2]),               -- its last step (wall time, ms)
     held = tonumber(found[3]),               -- its last step that was held back (wall time, ms)
     interval = tonumber(found[4]) or 0,      -- the least of a live session (ms); while none lives, that of the last
     longest = tonumber(found[5]) or 0,       -- the longest lease of a live session (ms); likewise
-    version = tonumber(found[6]) or 0,       -- of the limit table
+    version = version, version_before = version, -- of the limit table
     epoch = found[7] or nil,
     server_id = found[8],                    -- of the server that the epoch began on
     epoch_began = tonumber(found[9]),        -- (lease clock, ms)

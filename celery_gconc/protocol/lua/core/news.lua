@@ -36,7 +36,7 @@ do
   -- Tell some of those who have not heard of the newest version. A newer one than they are just told of goes on with the
   -- next shard, and once round: so nobody is left out, however fast they follow each other.
   local function tell()
-    if limits.has_changed() then meta.untold = constant.SHARDS end
+    if meta.version ~= meta.version_before then meta.untold = constant.SHARDS end
     local text, reached = what_to_tell(), 0
     while meta.untold > 0 and reached < constant.RECEIVERS do
       reached = reached + call('PUBLISH', ARGV[1] .. 'table:' .. meta.shard, text)

@@ -1,4 +1,4 @@
--- uses: meta time members limits
+-- uses: meta time members limit_table
 -- What operators set at run time, for a time or for good, and what holds for a limit because of it.
 --
 -- An override is {max, set, pause}: max (-1: unlimited) and set, or pause, or all of them; set and pause are marks,
@@ -16,11 +16,11 @@ do
     if override.pause then
       value = 0
     elseif not override.max then
-      value = limits.configured(limit)
+      value = limit_table.configured(limit)
     elseif override.max >= 0 then
       value = override.max
     end
-    return limits.hold_to(limit, value)
+    return limit_table.hold_to(limit, value)
   end
 
   local function end_of(mark) return mark and mark.ends or math.huge end
@@ -41,7 +41,7 @@ do
       call('HSET', key.overrides, limit, cjson.encode(override))
       note_end(override)
     end
-    if not refresh(limit) then limits.changed(limit) end
+    if not refresh(limit) then limit_table.changed(limit) end
   end
 
   -- All that is set.

@@ -6,8 +6,9 @@ do
     limits.open_settled()
     if limits.are_some_touched() then serving.serve_all() end
     if meta.fence ~= meta.fence_before then grants.save_fence() end
-    if limits.has_changed() or meta.untold > 0 then news.tell() end
-    if call('EXISTS', key.gone) == 1 then news.forget_gone() end
+    local has_changed = meta.version ~= meta.version_before
+    if has_changed or meta.untold > 0 then news.tell() end
+    if has_changed or limits.were_some_gone() then news.forget_gone() end
     for sid, notice in pairs(notices.all) do
       if sid ~= input.me then
         if #notice.grants == 0 then notice.grants = nil end

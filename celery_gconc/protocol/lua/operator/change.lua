@@ -1,4 +1,4 @@
--- uses: input meta time members limits overrides news epochs reply
+-- uses: input meta time members limits limit_table overrides news epochs reply
 -- Change a limit at run time: set, reset, pause or resume.
 --
 -- Guarantee: a ticket is applied at most once, and never after a later one for the same limit and kind: so ten
@@ -32,7 +32,7 @@ epochs.begin()
 local limit, field = asked.limit, asked.limit .. members.US .. asked.kind
 
 local function value_of(override)
-  local configured = limits.configured(limit)
+  local configured = limit_table.configured(limit)
   if not configured and call('ZCARD', key.sessions) == 0 then configured = asked.config[limit] end
   local is_set = override.max ~= nil
   return {

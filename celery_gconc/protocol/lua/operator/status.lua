@@ -1,4 +1,4 @@
--- uses: input pages meta time members limits overrides units sums wants counters epochs reply
+-- uses: input pages meta time members limits limit_table overrides units sums wants counters epochs reply
 -- What holds now for some limits: values and counts.
 --
 -- Guarantee: one instant for those of one reply. Dead sessions are reclaimed first, so what they held isn't shown, but
@@ -30,15 +30,15 @@ local function longest(limit)
 end
 
 local function status_of(limit)
-  local override, configured = overrides.of(limit), limits.configured(limit)
+  local override, configured = overrides.of(limit), limit_table.configured(limit)
   local max = override.max or configured or -1
   local paused, settling = override.pause ~= nil, limits.is_settling(limit) or meta.closed_until ~= nil
   local counts = call('HMGET', key.sums, limit .. sums.WAITING, limit .. sums.IDLE, limit .. sums.PARKED)
-  local held, unused = units.held(limit), tonumber(counts[2]) or 0
-  local is_closed = paused or settling or (max >= 0 and held - unused >= max)
+  local held, idle = units.held(limit), tonumber(counts[2]) or 0
+  local is_closed = paused or settling or (max >= 0 and held - idle >= max)
   return {
     limit = limit, max = max, paused = paused, configured = configured or cjson.null,
-    override = next(override) and override or cjson.null, held = held, idle = unused, settling = settling,
+    override = next(override) and override or cjson.null, held = held, idle = idle, settling = settling,
     waiting = tonumber(counts[1]) or 0, parked = is_closed and tonumber(counts[3]) or 0,
     longest = longest(limit), ended = ended(limit),
   }

@@ -1,4 +1,4 @@
--- uses: input configs epochs sessions heartbeats reply
+-- uses: input unused epochs sessions heartbeats reply
 -- End a session at once: the worker stops and runs nothing any more.
 --
 -- Guarantee: what it held is free and handed on before the last reply; a late sync of it is refused.
@@ -12,4 +12,4 @@ local is_done = epochs.end_session(input.asked.session)
 epochs.end_unused_configs()
 heartbeats.changed()
 reply.finish()
-return cjson.encode({ status = 'ok', more = not is_done or configs.until_end() == 0 })
+return cjson.encode({ status = 'ok', more = not is_done or unused.until_end() == 0 })

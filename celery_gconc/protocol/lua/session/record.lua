@@ -1,4 +1,4 @@
--- uses: input time limits counters parked epochs reply
+-- uses: input time limit_table counters parked epochs reply
 -- What a session has counted since it last told: with a heartbeat, where there was anything.
 --
 -- Guarantee: none is lost while Redis serves; what was told in a call whose reply was lost is told again.
@@ -60,7 +60,7 @@ end
 local function make_room()
   for _, limit in ipairs(call('HKEYS', TOTALS)) do
     local lives = limit == '' or asked.limits[limit] or call('HEXISTS', key.max, limit) == 1
-      or limits.configured(limit) or call('HEXISTS', key.overrides, limit) == 1
+      or limit_table.configured(limit) or call('HEXISTS', key.overrides, limit) == 1
     if not lives then call('HDEL', TOTALS, limit) end
   end
   return MAX_LIMITS - call('HLEN', TOTALS)

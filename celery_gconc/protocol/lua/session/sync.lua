@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits configs units wants grants running rooms contention lines serving takers notices news epochs reply
+-- uses: input meta time clock members limits configs unused units wants grants running rooms contention lines serving takers notices news epochs reply
 -- One round trip of a session: the units that it has, what waits there for more, the room it has; at heartbeats all of it.
 --
 -- Guarantee: syncs are numbered, an older one changes nothing. Units are told as they were at grant `granted`: those of
@@ -92,18 +92,23 @@ local function by_task(record)
 end
 
 -- The requests of a want as they are from now on. Nil where it keeps some that are not known here.
+-- None of them arrived before the one that it follows: where the lease clock stood still, an age may say so.
 local function requests_of(row, record)
   local found, known, granted = {}, by_task(record), unknown_requests[row[WANT.set]] or 0
+  local latest = ''
   local kept = row[WANT.kept]
   for i = row[WANT.skip] + 1, row[WANT.skip] + kept - granted do
     local request = record and record.r[i]
     if not request then return nil end
     table.insert(found, request)
+    latest = request[1]
   end
   for i = math.max(granted - kept, 0) + 1, #row[WANT.requests] do
     local request = row[WANT.requests][i]
-    local arrival = clock.arrival_of(request[ROW.age])
-    table.insert(found, known[request[ROW.task_id]] or { arrival, request[ROW.task_id], request[ROW.task] })
+    request = known[request[ROW.task_id]] or { clock.arrival_of(request[ROW.age]), request[ROW.task_id], request[ROW.task] }
+    if request[1] < latest then request = { latest, request[2], request[3] } end
+    latest = request[1]
+    table.insert(found, request)
   end
   return found
 end
@@ -170,12 +175,12 @@ end
 -- In how many ms something may happen that this session would not be told of; nil: nothing.
 local function until_next_event(own_interval)
   if meta.served_to or limits.are_some_put_off() then return 0 end
-  local soonest, least = call('ZRANGE', SESSIONS, 0, 1, 'WITHSCORES'), nil
+  local soonest, least = epochs.end_first(), nil
   for i = #soonest - 1, 1, -2 do
     if soonest[i] ~= me then least = math.max(tonumber(soonest[i + 1]) - clock.at, 0) end
   end
   if meta.closed_until then least = math.min(least or math.huge, meta.closed_until - clock.at) end
-  local config_end = configs.until_end()
+  local config_end = unused.until_end()
   if config_end then least = math.min(least or math.huge, config_end) end
   -- Where nobody calls often enough for the lease clock to go with the time (its least interval is a dead session's,
   -- say), whoever waits does.
