@@ -29,16 +29,16 @@ SCRIPTS: Mapping[str, str] = {
 TURNS = 3
 
 #: Of how many limits one script takes units from sessions that end, and values that no session is configured with any
-#: more, how many limits it lets settle, how many lines it serves when grants go on, and how many turns it gives; the
-#: next scripts do the rest. (At 5 to 10 us each.)
-WORK = 250
+#: more, how many limits it lets settle, and four times how many turns it gives; the next scripts do the rest. (At 5 to
+#: 10 us each, a turn at 40.)
+WORK = 200
 
 #: From how many sessions on that were told of a new limit table a script leaves the others to the next. (At 5 to
 #: 10 us each.)
 RECEIVERS = 128
 
 #: How many limits, sessions or requests a page has, about, that people are shown: each takes some ten steps.
-PAGE = WORK // 10
+PAGE = WORK // 8
 
 #: The longest pause between two tries of a worker to reach Redis, in seconds.
 LAST_RETRY = 1.5

@@ -165,7 +165,7 @@ def test_no_page_calls_more_commands_than_its_share_of_work(namespace: Namespace
         for reply in pages(namespace.store, name, asked):
             spent = commands(namespace) - before
             assert spent < 2.5 * WORK, f"a page of {name} has looked at too much"
-            assert not items or len(reply[items]) <= WORK // 10 + 1
+            assert not items or len(reply[items]) <= WORK // 8 + 1
             assert not reply.get("findings")
             count += 1
             before = commands(namespace)
@@ -176,7 +176,7 @@ def test_status_of_many_limits_is_of_some_in_each_call(small: TimedNamespace):
     fill(small)
     names = list(small.store.limit_names().limits)
     reply = small.store._run("status", {"limits": names})
-    assert [item["limit"] for item in reply["limits"]] == names[:2]
+    assert [item["limit"] for item in reply["limits"]] == names[:3]
 
 
 def test_what_many_sessions_are_configured_with_is_read_once_a_part_in_each_call(small: TimedNamespace):

@@ -38,8 +38,8 @@ local key = {
 local constant = {
   KEYS = 34,
   TURNS = 3,
-  WORK = 250,
-  PIECE = 100,
+  WORK = 200,
+  PIECE = 80,
   SHARDS = 64,
   RECEIVERS = 128,
   MAX = 2147483648,
@@ -318,6 +318,9 @@ do
   local some_things = call('EXISTS', key.todo, key.settling, key.gone) -- one call in place of three: mostly there are none
   local function exists(one) return some_things > 0 and call('EXISTS', one) == 1 end
 
+  -- How many turns a script gives past those that it is asked for: each is four times the work of most other things.
+  local MAX_TURNS = math.ceil(constant.WORK / 4)
+
   -- The work list of those in which units may have become free.
   local queue, queued = {}, {}
   local function touch(limit)
@@ -328,7 +331,7 @@ do
   end
   -- Of the lines behind that of a limit, in order of name, some are touched; return the last of them, nil at the end.
   local function touch_lines_after(limit)
-    for _ = 1, constant.WORK do
+    for _ = 1, MAX_TURNS do
       local member = call('ZRANGEBYLEX', key.waiters, members.last(limit), '+', 'LIMIT', 0, 1)[1]
       if not member then return nil end
       limit = string.match(member, '^([^' .. members.US .. ']*)')
@@ -367,7 +370,7 @@ do
   local function is_for_later(limit) return is_put_off(limit) or meta.served_to and limit > meta.served_to end
   local function take_up()
     if not some_are_put_off then return end
-    for _, limit in ipairs(call('ZRANGE', key.todo, 0, constant.WORK - 1)) do
+    for _, limit in ipairs(call('ZRANGE', key.todo, 0, MAX_TURNS - 1)) do
       call('ZREM', key.todo, limit)
       touch(limit)
     end
@@ -436,7 +439,7 @@ do
   end
 
   limits = {
-    touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
+    MAX_TURNS = MAX_TURNS, touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
     serve_lines = serve_lines, next_touched = next_touched,
     max_of = max_of, know_max = know_max, look_at = look_at,
     is_settling = is_settling, settle_with = settle_with, has_settled = has_settled, open_settled = open_settled,
@@ -1517,8 +1520,8 @@ local serving = on_demand(function()
 -- Guarantee: after each script, no want whose session has room stands in line while all of its limits have the units for
 -- it, but in lines that are put off; and of no limit are more units held than its max, but those that a session stated.
 --
--- Cost    O(log N) for each grant and each unit freed, N = sessions and wants of all limits. No script makes more than
---         WORK steps past those that it is asked for: lines in which more could be done are put off to the next.
+-- Cost    O(log N) for each grant and each unit freed, N = sessions and wants of all limits. No script gives more than
+--         WORK / 4 turns past those that it is asked for: lines in which more could be done are put off to the next.
 local serving
 do
   -- The first request of a want gets its units. The want stands in no line then, and is forgotten with its last request.
@@ -1609,7 +1612,7 @@ do
 
   -- Give the limit's free units to the first in line whose session has room. Where they are not enough for that one, they
   -- are kept for it.
-  local steps_left = constant.WORK
+  local turns_left = limits.MAX_TURNS
   local function serve(limit)
     while true do
       local order = first_in_turn(limit)
@@ -1618,11 +1621,11 @@ do
       local record = wants.load(id)
       local is_enough = lines.has_free(limit, wants.weight_on(record, limit), order)
       if not is_enough and (rooms.of(members.owner(id)) > 0 or not lines.has_free(limit, 1, order)) then return end
-      if steps_left <= 0 then
+      if turns_left <= 0 then
         limits.put_off(limit)
         return
       end
-      steps_left = steps_left - 1
+      turns_left = turns_left - 1
       if is_enough and gives_way(record, order, limit) then return end
       if is_enough then
         serve_one(id, record, order, limit)

@@ -38,8 +38,8 @@ local key = {
 local constant = {
   KEYS = 34,
   TURNS = 3,
-  WORK = 250,
-  PIECE = 100,
+  WORK = 200,
+  PIECE = 80,
   SHARDS = 64,
   RECEIVERS = 128,
   MAX = 2147483648,
@@ -191,9 +191,9 @@ local pages = on_demand(function()
 local pages
 do
   -- How many limits, sessions or requests a page has, about: each takes some ten steps.
-  local SIZE = math.ceil(constant.WORK / 10)
+  local SIZE = math.ceil(constant.WORK / 8)
   -- How many characters of JSON a page reads, about, that others wrote: a worker may run, or be configured with, thousands.
-  local TEXT = constant.WORK * 200
+  local TEXT = constant.WORK * 250
 
   local after = input.asked.after
   if after == cjson.null then after = nil end

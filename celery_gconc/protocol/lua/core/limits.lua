@@ -5,6 +5,9 @@ do
   local some_things = call('EXISTS', key.todo, key.settling, key.gone) -- one call in place of three: mostly there are none
   local function exists(one) return some_things > 0 and call('EXISTS', one) == 1 end
 
+  -- How many turns a script gives past those that it is asked for: each is four times the work of most other things.
+  local MAX_TURNS = math.ceil(constant.WORK / 4)
+
   -- The work list of those in which units may have become free.
   local queue, queued = {}, {}
   local function touch(limit)
@@ -15,7 +18,7 @@ do
   end
   -- Of the lines behind that of a limit, in order of name, some are touched; return the last of them, nil at the end.
   local function touch_lines_after(limit)
-    for _ = 1, constant.WORK do
+    for _ = 1, MAX_TURNS do
       local member = call('ZRANGEBYLEX', key.waiters, members.last(limit), '+', 'LIMIT', 0, 1)[1]
       if not member then return nil end
       limit = string.match(member, '^([^' .. members.US .. ']*)')
@@ -54,7 +57,7 @@ do
   local function is_for_later(limit) return is_put_off(limit) or meta.served_to and limit > meta.served_to end
   local function take_up()
     if not some_are_put_off then return end
-    for _, limit in ipairs(call('ZRANGE', key.todo, 0, constant.WORK - 1)) do
+    for _, limit in ipairs(call('ZRANGE', key.todo, 0, MAX_TURNS - 1)) do
       call('ZREM', key.todo, limit)
       touch(limit)
     end
@@ -123,7 +126,7 @@ do
   end
 
   limits = {
-    touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
+    MAX_TURNS = MAX_TURNS, touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
     serve_lines = serve_lines, next_touched = next_touched,
     max_of = max_of, know_max = know_max, look_at = look_at,
     is_settling = is_settling, settle_with = settle_with, has_settled = has_settled, open_settled = open_settled,

@@ -4,8 +4,8 @@
 -- Guarantee: after each script, no want whose session has room stands in line while all of its limits have the units for
 -- it, but in lines that are put off; and of no limit are more units held than its max, but those that a session stated.
 --
--- Cost    O(log N) for each grant and each unit freed, N = sessions and wants of all limits. No script makes more than
---         WORK steps past those that it is asked for: lines in which more could be done are put off to the next.
+-- Cost    O(log N) for each grant and each unit freed, N = sessions and wants of all limits. No script gives more than
+--         WORK / 4 turns past those that it is asked for: lines in which more could be done are put off to the next.
 local serving
 do
   -- The first request of a want gets its units. The want stands in no line then, and is forgotten with its last request.
@@ -96,7 +96,7 @@ do
 
   -- Give the limit's free units to the first in line whose session has room. Where they are not enough for that one, they
   -- are kept for it.
-  local steps_left = constant.WORK
+  local turns_left = limits.MAX_TURNS
   local function serve(limit)
     while true do
       local order = first_in_turn(limit)
@@ -105,11 +105,11 @@ do
       local record = wants.load(id)
       local is_enough = lines.has_free(limit, wants.weight_on(record, limit), order)
       if not is_enough and (rooms.of(members.owner(id)) > 0 or not lines.has_free(limit, 1, order)) then return end
-      if steps_left <= 0 then
+      if turns_left <= 0 then
         limits.put_off(limit)
         return
       end
-      steps_left = steps_left - 1
+      turns_left = turns_left - 1
       if is_enough and gives_way(record, order, limit) then return end
       if is_enough then
         serve_one(id, record, order, limit)

@@ -131,7 +131,7 @@ end
 -- -- How to go through all of a kind ---------------------------------------------------------------------
 
 -- (A hash that Redis keeps as a list, of at most 512 fields, comes as a whole.)
-local SCANNED = math.ceil(constant.WORK / 10)
+local SCANNED = math.ceil(constant.WORK / 8)
 local function scan(kind, key_, is_right, is_set, removed)
   local command, remove = is_set and 'ZSCAN' or 'HSCAN', is_set and 'ZREM' or 'HDEL'
   return function()
