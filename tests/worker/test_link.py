@@ -21,20 +21,11 @@ from celery_gconc.worker.session import forks
 from celery_gconc.worker.session.link import Link
 from tests.kit.proxy import Proxy, proxy
 from tests.kit.servers import wait_until
-from tests.store.namespace import Namespace
 
 from .session_parts import Parts, Request
 
 #: A link that sees soon that Redis is away.
 QUICK = {"global_concurrency_heartbeat_interval": 0.5, "global_concurrency_heartbeat_timeout": 1.5}
-
-
-@pytest.fixture
-def namespace(redis_url: str) -> Iterator[Namespace]:
-    """Redis as it really is."""
-    namespace = Namespace(redis_url)
-    yield namespace
-    namespace.close()
 
 
 @pytest.fixture
