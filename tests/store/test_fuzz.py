@@ -204,21 +204,31 @@ class Bench:
             return dict(zip(keys, pipe.execute(), strict=True))
 
     def check(self) -> None:
-        """The state is sound, people can look at it, and the sessions that had no part in it work on."""
+        """The state is sound, people can look at it, and the sessions that had no part in it work on.
+
+        It looks after each script that may grant: the next one may end a change, and so lower a max again.
+        """
+        self._look_on()
         self._ask_for_people()
         self._look_on()
-        well, other = (self._go_on(session) for session in (self.well, self.other))
+        well = self._go_on(self.well)
+        self._look_on()
+        other = self._go_on(self.other)
+        self._look_on()
         assert well.holding == {1: (A, B)}, "a session lost what it held, by no doing of its own"
         assert (well.name, 1) in self.namespace.holders(A), "it is no longer counted"
         well.release(1)
         self._look_on()
         for session in (other, well):
             session.release(*session.holding, *session.asked)
+            self._look_on()
             fence = session.state().fence
+            self._look_on()
             assert 0 < fence < session.state().fence < 10**14, "fencing numbers don't grow, or JSON can't carry them"
+            look = self._look_on()
         for name in self.namespace.live():
             self.namespace.store.close_session(name)
-        look = self._look_on()
+            look = self._look_on()
         assert not look.state.wants and not look.state.units, "something stayed when all had ended"
         before = self.namespace.store.ticket()
         assert self.namespace.store.ticket() == before + 1
@@ -331,6 +341,15 @@ def test_arguments_that_are_bent_give_an_error_or_a_sound_state(bench: Bench, na
     ordinary = bench.ordinary[name]
     asked = bent(json.loads(ordinary.asked), data.draw)
     bench.call(name, ordinary.keys, [ordinary.channels, text_of(asked)])
+    bench.check()
+
+
+@pytest.mark.parametrize("duration", [1, 10])
+def test_a_change_that_ends_at_once_leaves_a_sound_state(bench: Bench, duration: int):
+    bench.lay()
+    ordinary = bench.ordinary["change"]
+    asked = {**json.loads(ordinary.asked), "duration": duration}
+    assert bench.call("change", ordinary.keys, [ordinary.channels, text_of(asked)]) is not None
     bench.check()
 
 
