@@ -120,14 +120,13 @@ class Exchange(Generic[R]):
     def opened(self, lease_ends: float, version: int) -> None:
         """A session was opened with the units that are in use, as of its first grant.
 
-        They may be more than a limit allows, so none pass on before the answer to the first sync. Nor does anything
-        start before all of the limit table is known, whose newest *version* this is.
+        Nothing starts before all of the limit table is known, whose newest *version* this is.
         """
         trust = self._trust
         trust.last_grant = 1
         trust.contended = {}
         trust.is_offered = False
-        trust.lease_ends, trust.reuse_ends = lease_ends, 0.0
+        trust.lease_ends = lease_ends
         trust.table_version = version
         self._told.opened()
         trust.believed_room = 0

@@ -261,8 +261,8 @@ class Ledger(Slots[R]):
     def opened(self, session: str, version: int, lease_ends: float) -> None:
         """A session was opened, with what :meth:`holdings` gave as its first grant; the limit table has this *version*.
 
-        That may be more than a limit allows, so no permit is used again before the answer to the first sync. Until all
-        of the table is told, the limits of before hold, and nothing starts under them.
+        That may be more than a limit allows, and others may wait. The answers to the first syncs say so, and tell the
+        table; until it is whole the limits of before hold, and nothing starts under them: no permit passes on either.
         """
         with self._lock:
             self.session = session
