@@ -28,7 +28,7 @@ some_slots = st.integers(1, 3)
 #: How much a script does that others may do as well.
 some_work = st.sampled_from([WORK, WORK, WORK, 2])
 some_beats = st.sampled_from(BEATS)
-some_workers = st.tuples(some_kind, some_slots, st.integers(1, 4), some_beats, st.booleans())
+some_workers = st.tuples(some_kind, some_slots, st.integers(1, 4), some_beats, st.booleans(), st.booleans())
 
 #: Task, queue, for how long it runs (None: until the machine ends it), and how many of them.
 some_tasks = st.lists(
@@ -86,8 +86,19 @@ class Machine(RuleBasedStateMachine):
         self.send(tasks)
         self.cluster.take_snapshot()
 
-    def _start(self, kind: str, slots: int, prefetch: int, beats: tuple[float, float], is_link_first: bool) -> None:
-        self.cluster.start(kind=kind, slots=slots, prefetch=prefetch * slots, beats=beats, is_link_first=is_link_first)
+    def _start(
+        self,
+        kind: str,
+        slots: int,
+        prefetch: int,
+        beats: tuple[float, float],
+        is_link_first: bool,
+        loop_speaks: bool,
+    ) -> None:
+        self.cluster.start(
+            kind=kind, slots=slots, prefetch=prefetch * slots, beats=beats, is_link_first=is_link_first,
+            loop_speaks=loop_speaks,
+        )  # fmt: skip
         self.cluster.trouble(self.cluster.slowest + 4.0)
 
     @precondition(lambda self: len(self.cluster.workers) < 3)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import count
 from typing import Any
 
 import redis
 
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.keys import Keys
-from celery_gconc.protocol.messages import Notice
+from celery_gconc.protocol.messages import Notice, Sync, Synced
 from celery_gconc.protocol.scripts import SCRIPTS, WORK, script
 from celery_gconc.protocol.session_store import SessionStore
 from tests.store.namespace import LOOK
@@ -91,10 +92,56 @@ class Clock:
         return self.us / 1e6
 
 
-class Subscription:
+class Socket:
+    """What a loop, or the link's selector, waits for."""
+
+    _numbers = count(1000)
+
+    def __init__(self) -> None:
+        self._number = next(self._numbers)
+
+    def fileno(self) -> int:
+        """Its descriptor, or -1 when it is closed."""
+        return self._number
+
+    def shut(self) -> None:
+        """Nothing is to be read any more."""
+        self._number = -1
+
+
+class Underway(Socket):
+    """A call that was sent, as :class:`~celery_gconc.connection.sent.Sent`: its answer is there, and is read later."""
+
+    def __init__(self, way: Way, reply: dict[str, Any] | None) -> None:
+        super().__init__()
+        self._way, self._reply, self._life = way, reply, way.server.life
+        self.socket = self
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is an answer that was not read, or none will come."""
+        return self.fileno() >= 0
+
+    def is_answered(self) -> bool:
+        """As of :class:`~celery_gconc.connection.sent.Sent`."""
+        return True
+
+    def answer(self) -> dict[str, Any] | None:
+        """The reply; None where it was lost, or its connection was, or the way is cut by now."""
+        self.shut()
+        is_lost = self._way.is_cut or self._way.server.is_away or self._life != self._way.server.life
+        return None if is_lost else self._reply
+
+    def give_up(self) -> None:
+        """Nobody reads it."""
+        self.shut()
+
+
+class Subscription(Socket):
     """What a session listens to, as redis-py gives it to the store; its own socket, as the selector has it."""
 
     def __init__(self, server: Server, way: Way, channels: list[str]) -> None:
+        super().__init__()
         self._server, self._way, self.channels = server, way, channels
         self.inbox: list[str | None] = []
         #: Redis has closed it; and nothing comes any more, though neither side knows.
@@ -128,6 +175,7 @@ class Subscription:
 
     def close(self) -> None:
         """Listen no more."""
+        self.shut()
         self._server.forget(self)
 
 
@@ -308,6 +356,21 @@ class MachineStore(SessionStore):
         if fate == "unanswered":
             raise StoreUnavailable("the answer was lost on the way")
         return reply
+
+    def send_sync(self, sync: Sync) -> Any:
+        try:
+            self.way.connect()
+        except StoreUnavailable:
+            return None
+        try:
+            reply = self._run("sync", sync.encode())
+        except StoreUnavailable:
+            reply = None
+        return Underway(self.way, reply)
+
+    def synced(self, sent: Any) -> Synced | None:
+        reply = sent.answer()
+        return None if reply is None else Synced.decode(reply)
 
     def check_rights(self) -> tuple[str, ...]:
         self.way.connect()

@@ -71,6 +71,20 @@ def _is_ready(file: Any) -> bool:
     return bool(file._is_rung if hasattr(file, "ring") else file.is_ready)
 
 
+class Hub:
+    """The event loop's: which descriptors it waits for."""
+
+    def __init__(self) -> None:
+        self.timer = SimpleNamespace(_queue=[])
+        self.readers: dict[Any, tuple[Any, Any]] = {}
+
+    def add_reader(self, file: Any, callback: Any, *args: Any) -> None:
+        self.readers[file] = callback, args
+
+    def remove_reader(self, file: Any) -> None:
+        self.readers.pop(file, None)
+
+
 class _Once:
     """Stands for the stall watch's event: its thread goes round once."""
 
@@ -151,6 +165,7 @@ class Worker:
         prefetch: int,
         beats: tuple[float, float],
         is_link_first: bool,
+        loop_speaks: bool,
         config: dict[str, int],
     ) -> None:
         self.name, self.clock, self.kind, self.config = name, server.clock, kind, config
@@ -159,7 +174,7 @@ class Worker:
         app, settings = _app(url, *beats)
         self.pool: Any = KINDS[kind](slots, lambda request: started(self, request))
         self.tasks = TaskConsumer(queues, self._deliver, prefetch)
-        hub = SimpleNamespace(timer=SimpleNamespace(_queue=[]), add_reader=lambda *_: None)
+        self._hub = hub = Hub()
         consumer = SimpleNamespace(
             app=app, pool=self.pool, hub=hub, hostname=name, controller=SimpleNamespace(autoscaler=None),
             event_dispatcher=None, on_task_request=self._start, _update_prefetch_count=lambda _: None,
@@ -188,7 +203,7 @@ class Worker:
         parts.starter._source = "machine"
         parts.starter.tell_queues()
         parts.starter.register(hub)
-        parts.turns.speaks = False  # its link says everything: tests/worker/test_speaker.py has the loop
+        parts.turns.speaks = loop_speaks  # else its link says everything, as where there is no loop
         self._bell: Any = parts.turns.bell
         #: What stands still: nothing, its ``loop``, or ``all`` of its process; children of it go on.
         self.frozen = ""
@@ -249,7 +264,17 @@ class Worker:
     def has_consumer_work(self) -> bool:
         if self.frozen == "all" or (self.frozen and self.kind == "prefork"):
             return False
-        return bool(self.pool.calls) or (not self.frozen and (self._bell._is_rung or self._next_queue is not None))
+        if self.pool.calls or self.frozen:
+            return bool(self.pool.calls)
+        return bool(self._bell._is_rung or self._readable or self._next_queue is not None)
+
+    @property
+    def _readable(self) -> list[int]:
+        """What its loop waits for and could read."""
+        heard = self.parts.starter._heard  # type: ignore[attr-defined]
+        return [
+            fd for fd, (socket, _) in heard.items() if fd == socket.fileno() in self._hub.readers and socket.is_ready
+        ]
 
     def consumer_turn(self) -> None:
         """The event loop comes round: results, our bell, a message. (Threads call back though it stands still.)"""
@@ -259,6 +284,10 @@ class Worker:
             return
         if self._bell._is_rung:
             self.parts.starter._on_rung()  # type: ignore[attr-defined]
+        for fd in self._readable:
+            if fd in self._readable:
+                callback, args = self._hub.readers[fd]
+                callback(*args)
         if (queue := self._next_queue) is not None:
             self.tasks.receive(queue)
         if self.is_stopping and not self.pool.jobs:
