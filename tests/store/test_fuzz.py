@@ -344,6 +344,20 @@ def test_arguments_that_are_bent_give_an_error_or_a_sound_state(bench: Bench, na
     bench.check()
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_a_negative_zero_is_no_number(bench: Bench, name: str):
+    bench.lay()
+    ordinary = bench.ordinary[name]
+    for path in paths(json.loads(ordinary.asked)):
+        asked = json.loads(ordinary.asked)
+        parent = asked
+        for key in path[:-1]:
+            parent = parent[key]
+        if path and type(parent[path[-1]]) is int:
+            parent[path[-1]] = -0.0
+            assert bench.call(name, ordinary.keys, [ordinary.channels, text_of(asked)]) is None, path
+
+
 @pytest.mark.parametrize("duration", [1, 10])
 def test_a_change_that_ends_at_once_leaves_a_sound_state(bench: Bench, duration: int):
     bench.lay()

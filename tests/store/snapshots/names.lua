@@ -88,8 +88,8 @@ do
   end
   local asked = cjson.decode(ARGV[2])
 
-  local function whole(it, least, greatest)
-    return type(it) == 'number' and it % 1 == 0 and it >= least and it <= greatest
+  local function whole(it, least, greatest) -- (-0 would be written with its sign)
+    return type(it) == 'number' and it % 1 == 0 and it >= least and it <= greatest and (it ~= 0 or 1 / it > 0)
   end
   local function short(it) return type(it) == 'string' and #it <= 4096 end
   local function flag(it) return it == true or it == false end
