@@ -52,6 +52,7 @@ matrix-ends: servers
 
 machine: $(VENV)/.test servers
 	GCONC_MACHINE_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/machine
+	GCONC_MODEL_EXAMPLES=$(EXAMPLES) GCONC_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --timeout 1800 tests/store/test_model.py tests/store/test_fuzz.py tests/store/test_fuzz_broker.py
 
 conformance: $(VENV)/.test servers
 	$(BIN)/python -m tools.conformance
