@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import redis
 
 from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.configurations import digest_of
+from celery_gconc.protocol.messages import Heartbeat, Running, Sync, Want, running_text
 from celery_gconc.protocol.messages import Row as Waiting
-from celery_gconc.protocol.messages import Running, Sync, Want, running_text
 from celery_gconc.protocol.scripts import PAGE
 from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import RedisServer, redis_server
@@ -90,6 +91,17 @@ class Bench:
         if reply.changes is not None:
             self.versions[name] = reply.changes.version
         return reply
+
+    def beat(self, name: str, granted: int, *, room: int = 100) -> None:
+        """A short heartbeat of a session that has nothing to say, and was granted so often."""
+        self.syncs[name] += 1
+        number = self.syncs[name]
+        said = Heartbeat(name, self.epochs[name], number, number - 1, granted, room, self.versions[name])
+        assert self.store.heartbeat(said) is not None, "Redis has something to say"
+
+    def granted(self, name: str) -> int:
+        """How often something was granted to a session, as Redis counts."""
+        return int(self.raw.hget(self.store.keys.key("session"), f"{name}:granted"))
 
     def enter(self, name: str, config: dict[str, int] | None = None, room: int = 100) -> None:
         """Open a session, and have it go by all limits."""
@@ -219,6 +231,10 @@ def sessions(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
         yield (
             "sync, a heartbeat that says the same again",
             bench.timed(lambda: bench.sync(me, full=True, units=held)),
+        )
+        yield (
+            "heartbeat, units of twenty limits",
+            bench.timed(partial(bench.beat, me, bench.granted(me))),
         )
         bench.sync(me, full=True)
         yield "open", bench.timed(lambda turn=turn: bench.open(f"new{turn}", config))

@@ -152,6 +152,45 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a session tells Redis that has nothing to say, but for what may be here; see ``lua/session/heartbeat.lua``.
+
+    The fields are those of :class:`Sync`; all that was told up to the sync that was *confirmed* still holds.
+    """
+
+    session: str
+    epoch: str
+    number: int
+    confirmed: int
+    granted: int
+    room: int
+    version: int
+    growth: int | None = None
+    running: str | None = None
+    #: Idle units, where they are others than Redis was told; empty: there are none any more.
+    idle: Mapping[str, int] | None = None
+
+    def encode(self) -> dict[str, Any]:
+        """As the script takes it."""
+        said: dict[str, Any] = {
+            "session": self.session,
+            "epoch": self.epoch,
+            "sync": self.number,
+            "confirmed": self.confirmed,
+            "granted": self.granted,
+            "room": self.room,
+            "version": self.version,
+        }
+        if self.growth is not None:
+            said["growth"] = self.growth
+        if self.running is not None:
+            said["running"] = self.running
+        if self.idle is not None:
+            said["idle"] = dict(self.idle)
+        return said
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """Units granted: its number among the session's grants, the set of claims that it is for, and the claims."""
 

@@ -16,7 +16,7 @@ from celery_gconc.connection.sent import Sent
 from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.configurations import digest_of, pieces_of
 from celery_gconc.protocol.counted import Record
-from celery_gconc.protocol.messages import Notice, Sync, Synced
+from celery_gconc.protocol.messages import Heartbeat, Notice, Sync, Synced
 from celery_gconc.protocol.openings import Former, Open, Opened
 from celery_gconc.protocol.store import CALL_TIMEOUT, Store
 
@@ -97,6 +97,13 @@ class SessionStore(Store):
     def sync(self, sync: Sync) -> Synced:
         """Tell what changed in a session and hear what was granted."""
         return Synced.decode(self._run("sync", sync.encode()))
+
+    def heartbeat(self, heartbeat: Heartbeat) -> Synced | None:
+        """Tell that a session lives; the answer is that to a sync which changes nothing. None: make a statement."""
+        reply = self._run("heartbeat", heartbeat.encode())
+        if reply["status"] != "ok":
+            return None
+        return Synced.decode({"version": heartbeat.version, "offer": False, **reply})
 
     def send_sync(self, sync: Sync) -> Sent | None:
         """The same without waiting: :meth:`synced` has the answer.

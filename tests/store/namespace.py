@@ -16,7 +16,7 @@ import redis
 from celery_gconc.limits.claims import Claim, Claims
 from celery_gconc.protocol.changes import Changes
 from celery_gconc.protocol.keys import KEYSPACE
-from celery_gconc.protocol.messages import Grant, Notice, Row, Running, Sync, Synced, Want, running_text
+from celery_gconc.protocol.messages import Grant, Heartbeat, Notice, Row, Running, Sync, Synced, Want, running_text
 from celery_gconc.protocol.openings import Former, Opened
 from celery_gconc.protocol.scripts import WORK
 from celery_gconc.protocol.session_store import SessionStore
@@ -497,6 +497,24 @@ class Session:
     def state(self, **how: Any) -> Synced:
         """A heartbeat: say all that it holds and asks for."""
         return self.sync(full=True, **how)
+
+    def beat(self, **what: Any) -> Synced | None:
+        """A short heartbeat; None where a statement is to be made. What is given stands as it is in the message."""
+        self.syncs += 1
+        said: dict[str, Any] = {
+            "session": self.name,
+            "epoch": self.epoch,
+            "number": self.syncs,
+            "confirmed": self.confirmed,
+            "granted": self.granted,
+            "room": self.room,
+            "version": self.version,
+        }
+        heartbeat = Heartbeat(**{**said, **what})
+        reply = self.store.heartbeat(heartbeat)
+        if reply is not None:
+            self.lease, self.longest, self.confirmed = reply.lease, reply.longest, heartbeat.number
+        return reply
 
     def take(self, grants: Iterable[Grant]) -> None:
         """Learn of grants, however often they are told."""

@@ -65,8 +65,22 @@ TEXTS: list[Any] = [
 
 #: What is called, and which script that is: some are called in more than one way.
 CALLS = {
-    **{name: name for name in ("open", "configure", "sync", "close", "change", "ticket", "names", "status")},
-    **{name: name for name in ("sessions", "configured", "holders", "waiting", "find", "recent", "totals", "audit")},
+    **{name: name for name in ("open", "configure", "sync", "heartbeat", "close", "change", "ticket")},
+    **{
+        name: name
+        for name in (
+            "names",
+            "status",
+            "sessions",
+            "configured",
+            "holders",
+            "waiting",
+            "find",
+            "recent",
+            "totals",
+            "audit",
+        )
+    },
     "statement": "sync",
 }
 
@@ -148,6 +162,8 @@ class Bench:
             weak = [(self.fuzz.set_of(A), ["emails"]), (0, ["news"])]
             rarely = {"source": "x", "takes": ["emails"], "weak": weak, "idle": {"pool:c": 1}}
             self.fuzz.state(asks=asks, interests=[A], **rarely)
+        elif name == "heartbeat":
+            self.well.beat(growth=1, idle={A: 1})
         elif name == "close":
             store.close_session("fuzz")
         elif name == "change":
@@ -183,7 +199,7 @@ class Bench:
             assert self.dump() == before, f"an error after a write: {exc}"
             return None
         decoded = json.loads(reply)
-        assert decoded["status"] in ("ok", "refused", "closed", "stale", "lost", "unknown"), decoded
+        assert decoded["status"] in ("ok", "refused", "closed", "stale", "more", "lost", "unknown"), decoded
         return dict(decoded)
 
     def see(self) -> Look:

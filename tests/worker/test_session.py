@@ -8,8 +8,9 @@ from celery_gconc.errors import SessionRefused, StoreUnavailable
 from celery_gconc.protocol.scripts import PIECE
 from celery_gconc.protocol.session_store import MAX_NOTICES
 from celery_gconc.worker.ledger.holdings import IDLE_SECONDS, LAZY_SECONDS
+from celery_gconc.worker.ledger.permit import STEPS
 from celery_gconc.worker.session.health import LostLeases
-from celery_gconc.worker.session.session import MAX_OPENINGS
+from celery_gconc.worker.session.session import MAX_OPENINGS, STATEMENT_SECONDS
 from tests.kit.servers import wait_until
 from tests.store.namespace import Namespace
 
@@ -237,6 +238,78 @@ def test_a_session_whose_redis_lost_all_data_is_opened_anew_and_brings_back_what
     assert running.health.lease_losses == 0, "its lease had not run out"
 
 
+def statements(namespace: Namespace) -> int:
+    """What grows with each statement, and with nothing else while nothing is granted: the fencing number."""
+    return int(namespace.raw.hget(namespace.keys.key("meta"), "fence"))
+
+
+def beat(running: Running) -> float:
+    """A heartbeat; return in how many seconds the session is due again."""
+    due_in = running.run_once(after=INTERVAL)
+    assert running.hear(), "the connection for notices answers: it lives"
+    return due_in
+
+
+def quiet(running: Running, namespace: Namespace) -> None:
+    """Open a session, and let it say all that is to be said at first."""
+    running.open()
+    assert running.hear()
+    namespace.reopen()
+    beat(running)
+    running.run_once()
+
+
+def test_heartbeats_of_a_session_with_nothing_to_say_are_short_but_for_one_a_minute(running, namespace):
+    quiet(running, namespace)
+    before = statements(namespace)
+    for _ in range(int(STATEMENT_SECONDS / INTERVAL) - 2):
+        lease = namespace.look().leases[running.session.id]
+        namespace.step_wall_clock(INTERVAL)
+        assert 0 < beat(running) <= INTERVAL
+        assert namespace.look().leases[running.session.id] > lease
+        assert running.ledger.lease_left() > running.ahead + TIMEOUT - SLACK
+    assert statements(namespace) == before
+    beat(running)
+    assert statements(namespace) > before
+
+
+def test_a_short_heartbeat_says_what_runs_and_which_units_are_idle(running, namespace):
+    quiet(running, namespace)
+    request = started(running)
+    running.run_once()
+    beat(running)
+    before = statements(namespace)
+    beat(running)
+    assert statements(namespace) == before
+    assert [holder.task_id for holder in namespace.store.holders("app", 10)] == [request.task_id]
+    running.ledger.ended(request)
+    assert running.ledger.start(Request(task_id="id-2"))
+    beat(running)
+    assert [holder.task_id for holder in namespace.store.holders("app", 10)] == ["id-2"]
+    assert statements(namespace) == before
+
+
+def test_where_redis_has_more_to_do_a_statement_follows_at_once(running, namespace):
+    quiet(running, namespace)
+    request = started(running)
+    beat(running)
+    other = namespace.session("other", config={"app": 1})
+    other.ask("app")
+    before = statements(namespace)
+    running.run_once(after=INTERVAL)  # it has not read the notice of that
+    assert statements(namespace) > before
+    running.ledger.ended(request)
+    assert not running.ledger.start(Request()), "it has heard that another waits"
+
+
+def test_a_session_that_has_given_many_fencing_numbers_is_given_others_with_a_statement(running, namespace):
+    quiet(running, namespace)
+    before = statements(namespace)
+    running.ledger._trust.next_number += STEPS // 8
+    beat(running)
+    assert statements(namespace) > before
+
+
 def test_a_session_of_an_earlier_epoch_is_opened_anew_in_the_one_that_is_now(running, namespace):
     running.open()
     started(running)
@@ -247,9 +320,9 @@ def test_a_session_of_an_earlier_epoch_is_opened_anew_in_the_one_that_is_now(run
     assert running.session.id != first
     assert namespace.live() == [running.session.id]
     assert len(namespace.holders("app")) == 1
-    before = syncs(namespace, running)
+    second = running.session.id
     running.run_once(after=INTERVAL)
-    assert syncs(namespace, running) == before + 1, "it is of the epoch that is now"
+    assert namespace.live() == [second], "it is of the epoch that is now"
 
 
 def test_a_session_whose_redis_lost_all_data_says_the_longest_lease_that_it_has_heard_of(running, namespace):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Generic
 
 from celery_gconc.clock import now
-from celery_gconc.protocol.messages import Grant, Notice, Running, Sync, Synced, running_text
+from celery_gconc.protocol.messages import Grant, Heartbeat, Notice, Running, Sync, Synced, running_text
 from celery_gconc.worker.ledger.asks import Asks
 from celery_gconc.worker.ledger.holdings import Holdings
 from celery_gconc.worker.ledger.lines import Lines
@@ -49,6 +49,8 @@ class Exchange(Generic[R]):
         self._version_before_sync = -1
         #: How often what runs had changed when Redis was last told of it; -1: it may not know.
         self._changes_told = -1
+        #: Which units it was told to be idle, with the last statement.
+        self._idle_told: dict[str, int] = {}
 
     # -- To Redis ----------------------------------------------------------------------------------------
 
@@ -87,7 +89,7 @@ class Exchange(Generic[R]):
             full=full,
             fence=trust.fence if full else None,
             running=running,
-            idle={limit: holding.spare for limit, holding in by_limit.items() if holding.spare > 0} if full else {},
+            idle=self._idle() if full else {},
             over=[] if running is not None else list(outbox.over),
             ended=[] if full else list(outbox.ended),
             source=moves.source,
@@ -102,6 +104,37 @@ class Exchange(Generic[R]):
                 line.told.clear()
             self._lines.drop_if_idle(line)
         return sync
+
+    def heartbeat(self, session: str, version: int, epoch: str, number: int, *, confirmed: int) -> Heartbeat | None:
+        """What to tell Redis where all that it was told still holds, but for what runs; None: make a statement.
+
+        So it is where nothing is to be said, nothing waits here, and nobody else is known to wait for units of ours.
+        """
+        trust, outbox = self._trust, self._outbox
+        if outbox.due_at is not None or outbox.needs_statement or outbox.limits or outbox.lines:
+            return None
+        if not self._told.is_whole or self._lines.by_claims or trust.contended or not trust.has_numbers:
+            return None
+        if not self._moves.is_quiet:
+            return None
+        self._version_before_sync = trust.table_version
+        trust.believed_room = self._asks.room()
+        before, running = self._idle_told, self._running()
+        heartbeat = Heartbeat(
+            session=session,
+            epoch=epoch,
+            number=number,
+            confirmed=confirmed,
+            granted=trust.last_grant,
+            room=trust.believed_room,
+            version=version,
+            growth=self._asks.pool.growth,
+            running=running,
+            idle=None if self._idle() == before else self._idle_told,
+        )
+        if running is not None:
+            outbox.is_said()
+        return heartbeat
 
     def sync_failed(self) -> None:
         """The last sync may not have arrived: the next one states everything."""
@@ -200,6 +233,13 @@ class Exchange(Generic[R]):
         for line in self._lines.by_claims.values():
             interests.update(line.limits)
         return interests
+
+    def _idle(self) -> dict[str, int]:
+        """The units that no task uses, of which Redis is told now."""
+        self._idle_told = {
+            limit: holding.spare for limit, holding in self._holdings.by_limit.items() if holding.spare > 0
+        }
+        return self._idle_told
 
     def _running(self) -> str | None:
         """What runs, where that has changed since Redis was told; from then on it is told of each end by id."""

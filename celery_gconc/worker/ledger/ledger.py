@@ -17,7 +17,7 @@ from celery_gconc.clock import now
 from celery_gconc.limits.claims import limits_of
 from celery_gconc.limits.table import LimitTable
 from celery_gconc.protocol.changes import Changes
-from celery_gconc.protocol.messages import Notice, Sync, Synced
+from celery_gconc.protocol.messages import Heartbeat, Notice, Sync, Synced
 from celery_gconc.worker.ledger.lines import Line
 from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.slots import Slots
@@ -224,6 +224,11 @@ class Ledger(Slots[R]):
             return self._exchange.collect(
                 self.session, self.table.version, epoch, number, confirmed=confirmed, full=full
             )
+
+    def heartbeat(self, epoch: str, number: int, *, confirmed: int) -> Heartbeat | None:
+        """What to tell Redis where all that it was told still holds, but for what runs; None: :meth:`collect`."""
+        with self._lock:
+            return self._exchange.heartbeat(self.session, self.table.version, epoch, number, confirmed=confirmed)
 
     def sync_failed(self) -> None:
         """The last sync may not have arrived: the next one states everything."""

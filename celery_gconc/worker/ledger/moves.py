@@ -88,6 +88,11 @@ class Moves:
         """What was said last may not have arrived."""
         self._is_sent = False
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to tell Redis, nor to ask it, while nothing waits here."""
+        return self._is_sent and not self._left
+
     def due_in(self, lines: Iterable[Line[R]]) -> float | None:
         """In how many seconds to ask Redis; None where there is nothing to ask."""
         if self._missed_at is not None and any(self._weak(lines)):

@@ -79,6 +79,11 @@ class Trust:
         """For how many seconds the lease still lasts, as far as this session knows."""
         return self.lease_ends - now()
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether there are fencing numbers for more tasks than start from one heartbeat to the next."""
+        return self._numbers_end - self.next_number > STEPS - STEPS // 8
+
     # -- Fencing -----------------------------------------------------------------------------------------
 
     def take_fence(self, fence: int, at: float | None = None) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -34,6 +35,9 @@ logger = get_logger(__name__)
 
 #: How long, in seconds, after a lease's end a waiting session comes to reclaim it.
 RECLAIM_DELAY = 0.01
+
+#: How long, in seconds, heartbeats may go on from what was told before: then the next one states everything.
+STATEMENT_SECONDS = 60.0
 
 #: How many sessions are opened in a row that Redis ends before it has answered a sync of theirs.
 MAX_OPENINGS = 3
@@ -77,6 +81,8 @@ class Session:
         #: The longest lease of any session (s), as last heard: a Redis that lost its data waits for its end.
         self._longest = 0.0
         self._next_heartbeat = 0.0
+        #: When the next heartbeat is to state everything, by what it then has.
+        self._next_statement = 0.0
         #: When to come back because another session's lease ends: requests here may get its permits.
         self._next_reclaim: float | None = None
         self._last_sync = 0.0
@@ -106,8 +112,10 @@ class Session:
         if is_resumed:
             self._resume()
         is_heartbeat = is_resumed or moment >= self._next_heartbeat
-        if is_heartbeat or self._is_due(moment):
-            self._sync(moment, full=is_heartbeat)
+        if is_heartbeat:
+            self._beat(moment)
+        elif self._is_due(moment):
+            self._sync(moment, full=False)
         self._comes_at = self._next_due(moment)
         return self._comes_at
 
@@ -279,19 +287,47 @@ class Session:
             due.append(due_at)
         return min(due)
 
+    def _beat(self, moment: float) -> None:
+        """Renew the lease: in short where nothing is to be said, and Redis agrees; else by a statement."""
+        if moment >= self._next_statement or not self._beats_shortly(moment):
+            self._sync(moment, full=True)
+
+    def _beats_shortly(self, moment: float) -> bool:
+        heartbeat = self._ledger.heartbeat(self._epoch, self._number + 1, confirmed=self._confirmed)
+        if heartbeat is None:
+            return False
+        self._number = heartbeat.number
+        with self._telling():
+            reply = self._store.heartbeat(heartbeat)
+        if reply is None:
+            self._ledger.sync_failed()
+            return False
+        self._take_in(reply, heartbeat.number, moment)
+        self._has_beaten(moment)
+        return True
+
     def _sync(self, moment: float, *, full: bool) -> None:
         sync = self._collect(moment, full=full)
-        try:
+        with self._telling():
             reply = self._store.sync(sync)
+        self._answered(sync, reply, moment)
+        if sync.full and reply.status == "ok":
+            self._next_statement = moment + STATEMENT_SECONDS
+            self._has_beaten(moment)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
         except StoreUnavailable:
             self._ledger.sync_failed()
             raise
-        self._answered(sync, reply, moment)
-        if sync.full and reply.status == "ok":
-            self._next_heartbeat = moment + self._settings.heartbeat_interval
-            if not self._notices.check(moment):
-                self._ledger.sync_failed()
-            self._record(moment)
+
+    def _has_beaten(self, moment: float) -> None:
+        self._next_heartbeat = moment + self._settings.heartbeat_interval
+        if not self._notices.check(moment):
+            self._ledger.sync_failed()
+        self._record(moment)
 
     def _collect(self, moment: float, *, full: bool) -> Sync:
         self._number += 1

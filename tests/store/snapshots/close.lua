@@ -206,7 +206,7 @@ local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
     'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
-    'all_settle', 'told', 'shard', 'untold', 'audit')
+    'all_settle', 'told', 'shard', 'untold', 'audit', 'over_until')
   local fence, version = tonumber(found[12]) or 0, tonumber(found[6]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
@@ -228,6 +228,7 @@ do
     told = tonumber(found[17]) or 0,         -- the version of the limit table that all sessions were told of
     shard = tonumber(found[18]) or 0,        -- the next of their channels to be told of a newer one
     untold = tonumber(found[19]) or 0,       -- how many of them are to be told of it
+    over_until = tonumber(found[21]),        -- for so long heartbeats are statements: a limit was found above its max (lease clock, ms)
     audit = found[20] or nil,                -- of which sum an audit adds up the parts, in several scripts
   }
 end
@@ -332,6 +333,20 @@ do
 end
 
 return unused
+end)
+
+local server = on_demand(function()
+
+-- uses: nothing
+-- The server, by the id of its process; nil where our user may not ask.
+local server
+do
+  local info = redis.pcall('INFO', 'server')
+  local _, at = string.find(type(info) == 'string' and info or '', 'run_id:', 1, true)
+  server = { id = at and string.match(info, '^%w+', at + 1) }
+end
+
+return server
 end)
 
 local limits = on_demand(function()
@@ -789,7 +804,7 @@ end)
 
 local units = on_demand(function()
 
--- uses: meta members limits sums
+-- uses: meta clock members limits sums
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
 --
 -- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
@@ -837,6 +852,15 @@ do
     if idle > 0 then set_idle(member, limit, math.max(idle - less, 0), idle) end
   end
 
+  -- More are held than the max: by what sessions have stated, for nothing is granted above it. All who have some are told
+  -- so within a heartbeat, which is a statement until then.
+  local function is_over(limit)
+    local max = limits.max_of(limit)
+    if not max or held(limit) <= max then return end
+    meta.over_until = clock.at + meta.longest
+    call('HSET', key.meta, 'over_until', members.int(meta.over_until))
+  end
+
   -- A session has so many of a limit from now on. before: how many it had, where that is known.
   local function set(sid, limit, count, before)
     before = before or of(sid, limit)
@@ -851,6 +875,7 @@ do
     end
     set_held(limit, held(limit) + count - before)
     if meta.audit then sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    if count > before then is_over(limit) end
     if count < before then
       limits.touch(limit)
       lessen_idle(member, limit, before - count)
@@ -1733,7 +1758,7 @@ end)
 
 local heartbeats = on_demand(function()
 
--- uses: meta members
+-- uses: meta clock members
 -- The heartbeat settings of live sessions: all intervals in order, then all timeouts.
 local heartbeats
 do
@@ -1755,6 +1780,13 @@ do
   -- The longest interval of a live session (ms).
   local function slowest() return ms_at(call('ZCARD', key.heartbeats) / 2 - 1) or meta.interval end
 
+  -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
+  -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
+  local function longest_lease()
+    if meta.epoch_began and clock.at < meta.epoch_began + meta.heard then return math.max(meta.longest, meta.heard) end
+    return meta.longest
+  end
+
   -- Sessions have begun or ended: the least interval holds back the lease clock. While none lives, the last one's does.
   local function changed()
     meta.interval, meta.longest = ms_at(0) or meta.interval, ms_at(-1) or meta.longest
@@ -1762,7 +1794,8 @@ do
   end
 
   heartbeats = {
-    INTERVAL = INTERVAL, TIMEOUT = TIMEOUT, add = add, remove = remove, slowest = slowest, changed = changed,
+    INTERVAL = INTERVAL, TIMEOUT = TIMEOUT, add = add, remove = remove, slowest = slowest,
+    longest_lease = longest_lease, changed = changed,
   }
 end
 
@@ -1902,23 +1935,10 @@ end)
 
 local epochs = on_demand(function()
 
--- uses: meta time clock members limits limit_table overrides configs unused sessions heartbeats counters
+-- uses: meta server time clock members limits limit_table overrides configs unused sessions heartbeats counters
 -- Epochs: lives of the data. And what every script does first.
 local epochs
 do
-
-  -- The server, by the id of its process; nil where our user may not ask.
-  local info = redis.pcall('INFO', 'server')
-  local _, at = string.find(type(info) == 'string' and info or '', 'run_id:', 1, true)
-  local server = at and string.match(info, '^%w+', at + 1)
-
-  -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
-  -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
-  local function longest()
-    if meta.epoch_began and clock.at < meta.epoch_began + meta.heard then return math.max(meta.longest, meta.heard) end
-    return meta.longest
-  end
-
   local function shut_until(moment, is_new)
     if moment > (meta.closed_until or clock.at) then
       meta.closed_until = moment
@@ -1933,9 +1953,9 @@ do
   -- Counters begin at 0, for those who read them take any step back for that.
   local function begin_epoch(hold, is_new)
     call('EXPIRE', key.totals, 0)
-    meta.epoch = (server or '') .. ':' .. members.int(time.now * 1000 + time.us)
+    meta.epoch = (server.id or '') .. ':' .. members.int(time.now * 1000 + time.us)
     meta.epoch_began = clock.at
-    call('HSET', key.meta, 'epoch', meta.epoch, 'server_id', server or '',
+    call('HSET', key.meta, 'epoch', meta.epoch, 'server_id', server.id or '',
       'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(meta.version),
       'clock', members.int(clock.at), 'time', members.int(time.now))
     shut_until(clock.at + hold, is_new)
@@ -1996,7 +2016,7 @@ do
   local function begin()
     if not meta.epoch then return end
     clock.save()
-    if server and server ~= meta.server_id then begin_after_loss() end
+    if server.id and server.id ~= meta.server_id then begin_after_loss() end
     if meta.closed_until and clock.at >= meta.closed_until then
       meta.closed_until = nil
       call('HDEL', key.meta, 'closed_until', 'lost')
@@ -2010,8 +2030,7 @@ do
   end
 
   epochs = {
-    server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
-    begin_after_loss = begin_after_loss, begin = begin, end_first = end_first, end_session = end_session,
+    shut_until = shut_until, begin_epoch = begin_epoch, begin_after_loss = begin_after_loss, begin = begin, end_first = end_first, end_session = end_session,
     end_unused_configs = end_unused_configs,
   }
 end

@@ -1,20 +1,7 @@
--- uses: meta time clock members limits limit_table overrides configs unused sessions heartbeats counters
+-- uses: meta server time clock members limits limit_table overrides configs unused sessions heartbeats counters
 -- Epochs: lives of the data. And what every script does first.
 local epochs
 do
-
-  -- The server, by the id of its process; nil where our user may not ask.
-  local info = redis.pcall('INFO', 'server')
-  local _, at = string.find(type(info) == 'string' and info or '', 'run_id:', 1, true)
-  local server = at and string.match(info, '^%w+', at + 1)
-
-  -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
-  -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
-  local function longest()
-    if meta.epoch_began and clock.at < meta.epoch_began + meta.heard then return math.max(meta.longest, meta.heard) end
-    return meta.longest
-  end
-
   local function shut_until(moment, is_new)
     if moment > (meta.closed_until or clock.at) then
       meta.closed_until = moment
@@ -29,9 +16,9 @@ do
   -- Counters begin at 0, for those who read them take any step back for that.
   local function begin_epoch(hold, is_new)
     call('EXPIRE', key.totals, 0)
-    meta.epoch = (server or '') .. ':' .. members.int(time.now * 1000 + time.us)
+    meta.epoch = (server.id or '') .. ':' .. members.int(time.now * 1000 + time.us)
     meta.epoch_began = clock.at
-    call('HSET', key.meta, 'epoch', meta.epoch, 'server_id', server or '',
+    call('HSET', key.meta, 'epoch', meta.epoch, 'server_id', server.id or '',
       'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(meta.version),
       'clock', members.int(clock.at), 'time', members.int(time.now))
     shut_until(clock.at + hold, is_new)
@@ -92,7 +79,7 @@ do
   local function begin()
     if not meta.epoch then return end
     clock.save()
-    if server and server ~= meta.server_id then begin_after_loss() end
+    if server.id and server.id ~= meta.server_id then begin_after_loss() end
     if meta.closed_until and clock.at >= meta.closed_until then
       meta.closed_until = nil
       call('HDEL', key.meta, 'closed_until', 'lost')
@@ -106,8 +93,7 @@ do
   end
 
   epochs = {
-    server = server, longest = longest, shut_until = shut_until, begin_epoch = begin_epoch,
-    begin_after_loss = begin_after_loss, begin = begin, end_first = end_first, end_session = end_session,
+    shut_until = shut_until, begin_epoch = begin_epoch, begin_after_loss = begin_after_loss, begin = begin, end_first = end_first, end_session = end_session,
     end_unused_configs = end_unused_configs,
   }
 end

@@ -1,4 +1,4 @@
--- uses: meta members
+-- uses: meta clock members
 -- The heartbeat settings of live sessions: all intervals in order, then all timeouts.
 local heartbeats
 do
@@ -20,6 +20,13 @@ do
   -- The longest interval of a live session (ms).
   local function slowest() return ms_at(call('ZCARD', key.heartbeats) / 2 - 1) or meta.interval end
 
+  -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
+  -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
+  local function longest_lease()
+    if meta.epoch_began and clock.at < meta.epoch_began + meta.heard then return math.max(meta.longest, meta.heard) end
+    return meta.longest
+  end
+
   -- Sessions have begun or ended: the least interval holds back the lease clock. While none lives, the last one's does.
   local function changed()
     meta.interval, meta.longest = ms_at(0) or meta.interval, ms_at(-1) or meta.longest
@@ -27,6 +34,7 @@ do
   end
 
   heartbeats = {
-    INTERVAL = INTERVAL, TIMEOUT = TIMEOUT, add = add, remove = remove, slowest = slowest, changed = changed,
+    INTERVAL = INTERVAL, TIMEOUT = TIMEOUT, add = add, remove = remove, slowest = slowest,
+    longest_lease = longest_lease, changed = changed,
   }
 end

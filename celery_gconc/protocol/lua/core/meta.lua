@@ -4,7 +4,7 @@ local meta
 do
   local found = call('HMGET', key.meta, 'clock', 'time', 'held', 'interval', 'longest', 'version', 'epoch',
     'server_id', 'epoch_began', 'heard', 'closed_until', 'fence', 'next_override_end', 'served_to', 'heavy',
-    'all_settle', 'told', 'shard', 'untold', 'audit')
+    'all_settle', 'told', 'shard', 'untold', 'audit', 'over_until')
   local fence, version = tonumber(found[12]) or 0, tonumber(found[6]) or 0
   meta = {
     clock = tonumber(found[1]),              -- the lease clock (ms)
@@ -26,6 +26,7 @@ do
     told = tonumber(found[17]) or 0,         -- the version of the limit table that all sessions were told of
     shard = tonumber(found[18]) or 0,        -- the next of their channels to be told of a newer one
     untold = tonumber(found[19]) or 0,       -- how many of them are to be told of it
+    over_until = tonumber(found[21]),        -- for so long heartbeats are statements: a limit was found above its max (lease clock, ms)
     audit = found[20] or nil,                -- of which sum an audit adds up the parts, in several scripts
   }
 end

@@ -1,4 +1,4 @@
--- uses: meta members limits sums
+-- uses: meta clock members limits sums
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
 --
 -- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
@@ -46,6 +46,15 @@ do
     if idle > 0 then set_idle(member, limit, math.max(idle - less, 0), idle) end
   end
 
+  -- More are held than the max: by what sessions have stated, for nothing is granted above it. All who have some are told
+  -- so within a heartbeat, which is a statement until then.
+  local function is_over(limit)
+    local max = limits.max_of(limit)
+    if not max or held(limit) <= max then return end
+    meta.over_until = clock.at + meta.longest
+    call('HSET', key.meta, 'over_until', members.int(meta.over_until))
+  end
+
   -- A session has so many of a limit from now on. before: how many it had, where that is known.
   local function set(sid, limit, count, before)
     before = before or of(sid, limit)
@@ -60,6 +69,7 @@ do
     end
     set_held(limit, held(limit) + count - before)
     if meta.audit then sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    if count > before then is_over(limit) end
     if count < before then
       limits.touch(limit)
       lessen_idle(member, limit, before - count)

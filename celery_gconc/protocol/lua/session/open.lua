@@ -1,4 +1,4 @@
--- uses: input meta time clock members overrides configs units grants running rooms apps sessions heartbeats epochs reply
+-- uses: input meta server time clock members overrides configs units grants running rooms apps sessions heartbeats epochs reply
 -- Begin a session, with what it is configured with and what it runs already.
 --
 -- Guarantee: what it runs counts before anyone is granted anything more; where that exceeds a max, it drains.
@@ -118,7 +118,7 @@ local function look_for_loss()
   -- Grants wait until the longest lease has ended that any of those can have, as far as this one, or Redis, has heard.
   local lost = lived and asked.known ~= meta.epoch
   local lapsed = lived and not is_known
-  local lease_of_others = math.max(epochs.longest(), asked.longest, asked.timeout)
+  local lease_of_others = math.max(heartbeats.longest_lease(), asked.longest, asked.timeout)
   if not meta.epoch then
     -- An empty Redis may have had data: whoever lived then, and can reach it, is back by then.
     local somebody, their_lease = others_listen()
@@ -172,6 +172,6 @@ call('ZADD', key.stated, -1, me) -- what it runs is by a table that nobody here 
 reply.finish()
 return cjson.encode({
   status = 'ok', epoch = meta.epoch, version = meta.version,
-  lease = lease, longest = epochs.longest(), shut = meta.closed_until and meta.closed_until - clock.at or cjson.null,
-  lost = call('HGET', META, 'lost') == '1', lapsed = lapsed, identified = epochs.server ~= nil, strangers = strangers,
+  lease = lease, longest = heartbeats.longest_lease(), shut = meta.closed_until and meta.closed_until - clock.at or cjson.null,
+  lost = call('HGET', META, 'lost') == '1', lapsed = lapsed, identified = server.id ~= nil, strangers = strangers,
 })

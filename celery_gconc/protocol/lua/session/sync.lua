@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits configs unused units wants grants running rooms contention lines serving takers notices news epochs reply
+-- uses: input meta time clock members limits configs unused units wants grants running rooms contention lines serving takers notices news heartbeats epochs reply
 -- One round trip of a session: the units that it has, what waits there for more, the room it has; at heartbeats all of it.
 --
 -- Guarantee: syncs are numbered, an older one changes nothing. Units are told as they were at grant `granted`: those of
@@ -238,7 +238,7 @@ reply.finish()
 
 for _, limit in ipairs(asked.interests) do interests[limit] = true end
 local answer = {
-  status = 'ok', version = meta.version, offer = notices.all[me] ~= nil, lease = lease, longest = epochs.longest(),
+  status = 'ok', version = meta.version, offer = notices.all[me] ~= nil, lease = lease, longest = heartbeats.longest_lease(),
   expires = until_next_event(tonumber(known[4])),
 }
 if tonumber(call('HGET', SESSION, me .. ':granted') or 0) > asked.granted then
