@@ -54,7 +54,7 @@ class Exchange(Generic[R]):
 
     # -- To Redis ----------------------------------------------------------------------------------------
 
-    def collect(self, session: str, version: int, epoch: str, number: int, *, confirmed: int, full: bool) -> Sync:
+    def collect(self, session: str, version: int, epoch: str, number: int, confirmed: int, *, full: bool) -> Sync:
         """What to tell Redis now."""
         trust, moves, outbox, by_limit = self._trust, self._moves, self._outbox, self._holdings.by_limit
         anew = outbox.needs_statement
@@ -105,7 +105,7 @@ class Exchange(Generic[R]):
             self._lines.drop_if_idle(line)
         return sync
 
-    def heartbeat(self, session: str, version: int, epoch: str, number: int, *, confirmed: int) -> Heartbeat | None:
+    def heartbeat(self, session: str, version: int, epoch: str, number: int, confirmed: int) -> Heartbeat | None:
         """What to tell Redis where all that it was told still holds, but for what runs; None: make a statement.
 
         So it is where nothing is to be said, nothing waits here, and nobody else is known to wait for units of ours.
@@ -167,6 +167,8 @@ class Exchange(Generic[R]):
         self._changes_told = -1
         self._moves.sync_failed()
         self._outbox.due()
+        for line in self._lines.occupied():
+            self._asks.ask(line)  # what was asked for under an earlier session is void
 
     def answered(self, reply: Synced, lease_ends: float, reuse_ends: float) -> bool:
         """Take in the answer to a sync. Return whether the gate may have something to do."""

@@ -176,7 +176,6 @@ class Ledger(Slots[R]):
         with self._lock:
             left = sorted(self._lines.waiting(), key=lambda request: request.arrived)
             self._clear_lines()
-            self._wake()
             return left
 
     def uncovered(self) -> list[R]:
@@ -193,7 +192,6 @@ class Ledger(Slots[R]):
         with self._lock:
             self._trust.is_stopping = True
             self._clear_lines()
-            self._wake()
 
     # -- The gate's side: what goes back ----------------------------------------------------------------
 
@@ -221,14 +219,12 @@ class Ledger(Slots[R]):
         """What to tell Redis now. It counts as said: after a failure call :meth:`sync_failed`."""
         with self._lock:
             self._woken_for = None
-            return self._exchange.collect(
-                self.session, self.table.version, epoch, number, confirmed=confirmed, full=full
-            )
+            return self._exchange.collect(self.session, self.table.version, epoch, number, confirmed, full=full)
 
     def heartbeat(self, epoch: str, number: int, *, confirmed: int) -> Heartbeat | None:
         """What to tell Redis where all that it was told still holds, but for what runs; None: :meth:`collect`."""
         with self._lock:
-            return self._exchange.heartbeat(self.session, self.table.version, epoch, number, confirmed=confirmed)
+            return self._exchange.heartbeat(self.session, self.table.version, epoch, number, confirmed)
 
     def sync_failed(self) -> None:
         """The last sync may not have arrived: the next one states everything."""
@@ -248,8 +244,8 @@ class Ledger(Slots[R]):
         """Take in what Redis said unasked. Return whether the gate may have something to do."""
         with self._lock:
             is_news = self._exchange.noticed(notice)
-            if notice.version not in (None, self.table.version):
-                is_news = self._hear_of_table(notice) or is_news
+            if notice.version is not None and notice.version != self.table.version:
+                is_news = self._hear_of_table(notice, notice.version) or is_news
             self._asks.plan_moves()
             return is_news
 
@@ -273,8 +269,6 @@ class Ledger(Slots[R]):
             self.session = session
             self._exchange.opened(lease_ends, version)
             self.table = LimitTable(self.table, version=-1)
-            for line in self._lines.occupied():
-                self._asks.ask(line)  # what was asked for under an earlier session is void
 
     # -- Its own, with the lock held ---------------------------------------------------------------------
 
@@ -282,6 +276,7 @@ class Ledger(Slots[R]):
         self._lines.clear()
         self.waiting_count = sum(map(len, self._lines.freed))
         self._asks.ask_for_all()
+        self._wake()
 
     def _take_changes(self, changes: Changes, newest: int, delay: float = 0.0) -> bool:
         """Take in changes of the limit table; return whether another one holds.
@@ -303,14 +298,13 @@ class Ledger(Slots[R]):
         self._started.go_by(table)
         return True
 
-    def _hear_of_table(self, notice: Notice) -> bool:
+    def _hear_of_table(self, notice: Notice, version: int) -> bool:
         """Redis has another table. Return whether it holds here already.
 
         Many sessions hear of it in the same moment, and each has a part of its own of the time in which they sync.
         """
-        assert notice.version is not None
         trust, changes = self._trust, notice.changes
-        trust.table_version = max(trust.table_version, notice.version)  # an older one is no reason to start anything
+        trust.table_version = max(trust.table_version, version)  # an older one is no reason to start anything
         delay = notice.spread * (zlib.crc32(self.session.encode()) >> 16) / 0x10000
         if changes is None or changes.before < 0 or not self._told.is_whole or not self._told.takes(changes):
             self._outbox.due(delay)
@@ -319,7 +313,7 @@ class Ledger(Slots[R]):
         for row in changes.rows:
             if row.max is not None and row.max < self.table.get(row.limit, math.inf):
                 trust.contended.setdefault(row.limit, 0)
-        return self._take_changes(changes, notice.version, delay)
+        return self._take_changes(changes, version, delay)
 
     def _start_first(self, line: Line[R], moment: float) -> R:
         """The first of a line starts, with what was granted for it or with spare units."""

@@ -5,6 +5,8 @@ Thread: the link's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from celery.utils.log import get_logger
 
 from celery_gconc.errors import SessionRefused
@@ -50,6 +52,17 @@ def log_opened(opened: Opened, settings: Settings, identity: Identity) -> None:
         )
     if opened.strangers:
         logger.warning("celery-gconc: %s", _of_strangers(opened.strangers, settings, identity))
+
+
+def log_reopened(opened: Opened, ids: Sequence[str], running: int) -> None:
+    """Say that a session has ended, and why: the first of these *ids*. The last is the new one's."""
+    logger.warning(
+        "celery-gconc: session %s has ended: %s; new session %s reports %d running tasks",
+        ids[0],
+        "its lease ran out" if opened.lapsed else "Redis was restarted, was replaced or lost data",
+        ids[-1],
+        running,
+    )
 
 
 def _of_strangers(strangers: tuple[Stranger, ...], settings: Settings, identity: Identity) -> str:

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
-
-from celery.utils.log import get_logger
 
 from celery_gconc.connection.sent import Sent
 from celery_gconc.errors import StoreUnavailable
@@ -28,10 +25,8 @@ from celery_gconc.worker.session.counts import Counters
 from celery_gconc.worker.session.health import Health, LostLease
 from celery_gconc.worker.session.identity import Identity
 from celery_gconc.worker.session.notices import Notices
-from celery_gconc.worker.session.opening import check_server, log_opened
+from celery_gconc.worker.session.opening import check_server, log_opened, log_reopened
 from celery_gconc.worker.wake import Wakeable
-
-logger = get_logger(__name__)
 
 #: How long, in seconds, after a lease's end a waiting session comes to reclaim it.
 RECLAIM_DELAY = 0.01
@@ -171,7 +166,7 @@ class Session:
         if self._sent is not None:
             self._sent[0].give_up()
             self._sent = None
-            self._ledger.sync_failed()
+        self._ledger.sync_failed()
         self._notices.close()
         self.is_synced = False
 
@@ -218,7 +213,7 @@ class Session:
         )
         self._openings += 1
         if self._has_lived:
-            self._log_reopened(opened)
+            log_reopened(opened, self._ids, self._ledger.running_count)
         self._take_up(opened, moment)
         log_opened(opened, self._settings, self._identity)
         if opened.lapsed:
@@ -237,15 +232,6 @@ class Session:
         self._epoch, self._lease, self._longest = opened.epoch, opened.lease, opened.longest
         self._notices.close()
         self._ledger.opened(self.id, opened.version, self._lease_end(moment))
-
-    def _log_reopened(self, opened: Opened) -> None:
-        logger.warning(
-            "celery-gconc: session %s has ended: %s; new session %s reports %d running tasks",
-            self.id,
-            "its lease ran out" if opened.lapsed else "Redis was restarted, was replaced or lost data",
-            self._ids[-1],
-            self._ledger.running_count,
-        )
 
     def _lease_lost(self, session: str) -> None:
         """Tasks may run that Redis counts no more. Nothing is granted to the new session yet, so it is just these."""
@@ -297,8 +283,7 @@ class Session:
         if heartbeat is None:
             return False
         self._number = heartbeat.number
-        with self._telling():
-            reply = self._store.heartbeat(heartbeat)
+        reply = self._store.heartbeat(heartbeat)
         if reply is None:
             self._ledger.sync_failed()
             return False
@@ -308,20 +293,10 @@ class Session:
 
     def _sync(self, moment: float, *, full: bool) -> None:
         sync = self._collect(moment, full=full)
-        with self._telling():
-            reply = self._store.sync(sync)
-        self._answered(sync, reply, moment)
+        self._answered(sync, reply := self._store.sync(sync), moment)
         if sync.full and reply.status == "ok":
             self._next_statement = moment + STATEMENT_SECONDS
             self._has_beaten(moment)
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except StoreUnavailable:
-            self._ledger.sync_failed()
-            raise
 
     def _has_beaten(self, moment: float) -> None:
         self._next_heartbeat = moment + self._settings.heartbeat_interval
