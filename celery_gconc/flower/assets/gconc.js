@@ -126,7 +126,10 @@
     return found ? decodeURIComponent(found.slice(name.length + 1)) : "";
   }
 
+  let changes = 0; // how many were begun or have ended
+
   async function change(asked) {
+    changes++;
     try {
       const answer = await ask(places.page.replace(/gconc$/, "api/gconc"), {
         method: "POST",
@@ -139,6 +142,7 @@
       tell(error.message, true);
       return false;
     } finally {
+      changes++;
       refresh();
     }
   }
@@ -454,8 +458,14 @@
   async function load() {
     const opened = Array.from(rows.values()).filter((row) => row.details && !row.details.hidden && row.body.isConnected);
     const query = opened.map((row) => "&limit=" + encodeURIComponent(row.name)).join("");
+    const before = changes;
     try {
-      shown = await ask(places.page + "?json=1" + query);
+      const answer = await ask(places.page + "?json=1" + query);
+      if (changes !== before) { // it may be from before the change
+        again = true;
+        return;
+      }
+      shown = answer;
       shown.asked = new Set(opened.map((row) => row.name));
       shownAt = new Date();
       showAll();
