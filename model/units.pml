@@ -3,8 +3,9 @@
  *
  * A sync says "n units, as of grant g": of a session's units those that grants up to g have brought become n, those above
  * stay and are told again. Redis keeps that as base (as of gb) and gl, the last grant's number; a grant is one unit.
- * A statement says it whenever it comes, any other sync where n has changed. What a worker may start it knows itself: n,
- * used, new (granted and not yet used), and whether the limit is contended.
+ * A statement says it whenever it comes, any other sync where n has changed. A heartbeat of a session with nothing to
+ * tell says it for Redis to compare: it renews the lease, or is answered MORE, and a statement follows. What a worker
+ * may start it knows itself: n, used, new (granted and not yet used), and whether the limit is contended.
  *
  * Each inline is named after the Lua function (units_redis.pml) or the method (units_worker.pml) that it stands for. A
  * script is one step, as in Redis. Tasks come for ever; numbers begin again once nothing refers to them any more.
@@ -109,7 +110,7 @@ bit head = 0;           /* the worker whose request reached its gate first */
 byte faults = FAULTS, tasks = TASKS, lost_data = 0;
 bit crashed = 0;
 
-/* ---- Messages: 1 sync, 2 open ---- */
+/* ---- Messages: 1 sync, 2 open, 3 heartbeat ---- */
 byte mv[2 * NW], ms[2 * NW], mep[2 * NW], msn[2 * NW], mg[2 * NW], mn[2 * NW];
 bit mset[2 * NW], mwant[2 * NW], mroom[2 * NW], mcf[2 * NW], mstart[2 * NW]; /* mset: says how many units */
 
@@ -117,6 +118,7 @@ hidden byte i, j, x, me, st, was, lease;
 #define OK 1
 #define CLOSED 2
 #define STALE 3
+#define MORE 4
 #define NOBODY 7
 
 /* NUMBERS of syncs: a new one is 3; one that was delayed and not executed 2; Redis remembers 1 when it has executed any
@@ -131,6 +133,8 @@ hidden byte i, j, x, me, st, was, lease;
 
 #include "units_redis.pml"
 #include "units_worker.pml"
+
+inline script(c) { if :: mv[c] == 3 -> heartbeat(c) :: else -> sync(c) fi } /* that a message calls */
 
 /* ======== the processes ======== */
 
@@ -164,10 +168,10 @@ proctype Link(byte w) {
 #ifdef INSTANT          /* nothing happens while a sync is under way */
   :: d_step { MAY_SYNC(w) && !cut[w] ->
        sub[w] = 1; collect(w, !(due[w] || needs[w]));
-       sync(w);
+       script(w);
        if
-       :: st == OK -> apply(w)
-       :: st == STALE -> needs[w] = 1; due[w] = 1; phase[w] = 0; forget_message(w)
+       :: st == OK -> overtaken(w); apply(w)
+       :: st == STALE || st == MORE -> needs[w] = 1; due[w] = 1; phase[w] = 0; forget_message(w)
        :: else -> reopen[w] = 1; phase[w] = 0; forget_message(w)
        fi;
        st = 0; me = 0 }
@@ -177,9 +181,10 @@ proctype Link(byte w) {
   :: d_step { MAY_SYNC(w) && !due[w] && !needs[w] -> sub[w] = 1; collect(w, 1) }
 #endif
   :: d_step { up[w] && phase[w] == 1 && !cut[w] ->            /* executed, and answered */
-       sync(w);
+       script(w);
        if
        :: st == OK -> overtaken(w); apply(w)
+       :: st == MORE -> needs[w] = 1; collect(w, 0)
        :: st == STALE -> needs[w] = 1; due[w] = 1; phase[w] = 0; forget_message(w)
        :: else -> reopen[w] = 1; phase[w] = 0; forget_message(w)
        fi;
@@ -192,7 +197,13 @@ proctype Link(byte w) {
 #else
   :: d_step { FAULT && up[w] && (phase[w] == 1 || phase[w] == 2) && mv[LATE + w] == 0 -> delay(w); sync_failed(w); SPEND }
   :: d_step { FAULT && up[w] && phase[w] == 1 && !cut[w] && mv[LATE + w] == 0 -> /* executed, not answered, and once more */
-       delay(w); sync(w); msn[LATE + w] = 1; sync_failed(w); st = 0; me = 0; SPEND }
+       delay(w); script(w);
+       if
+       :: st == MORE                                        /* the same message once more may be answered OK */
+       :: st == OK && mv[w] == 3 -> forget_message(LATE + w) /* it would change nothing */
+       :: else -> msn[LATE + w] = 1
+       fi;
+       sync_failed(w); st = 0; me = 0; SPEND }
 #endif
 #endif
   :: d_step { up[w] && phase[w] == 2 && !cut[w] -> open_(w); opened(w); st = 0; me = 0 }
@@ -204,7 +215,7 @@ proctype Link(byte w) {
   :: d_step { FAULT && HEARS_NOTICES(w) && sub[w] && ng[CUR(w)] -> noticed(w); SPEND } /* it comes once more */
   :: d_step { FAULT && up[w] && (phase[w] == 1 || phase[w] == 2) && mv[w] -> sync_failed(w); SPEND }  /* not executed */
   :: d_step { FAULT && up[w] && phase[w] == 1 && !cut[w] ->  /* executed, the answer is lost */
-       sync(w);
+       script(w);
        if :: st == OK -> overtaken(w) :: else fi;
        sync_failed(w); st = 0; me = 0; SPEND }
   :: d_step { FAULT && up[w] && phase[w] == 2 && !cut[w] -> open_(w); sync_failed(w); st = 0; me = 0; SPEND }
@@ -266,7 +277,7 @@ proctype Trouble() {
   do
 #ifdef DELAYED
   :: atomic { if :: mv[LATE + 0] -> w = 0 :: mv[LATE + 1] -> w = 1 fi;
-       d_step { if :: mv[LATE + w] == 1 -> sync(LATE + w) :: else -> open_(LATE + w) fi;
+       d_step { if :: mv[LATE + w] == 2 -> open_(LATE + w) :: else -> script(LATE + w) fi;
          forget_message(LATE + w); st = 0; me = 0; w = 0 } }
 #endif
 #ifdef CRASH

@@ -224,6 +224,37 @@ inline sync(c) {
   fi
 }
 
+/* ======== heartbeat.lua ======== */
+
+#ifdef NO_BEAT_EPOCH    /* nor what goes with a new one */
+#define SETTLED(c) 1
+#else
+#define SETTLED(c) (epoch == mep[c] && shut == 0 && !fresh)
+#endif
+#ifdef NO_BEAT_NUMBERS
+#define KNOWS(c) 1
+#else
+#define KNOWS(c) (ss[me] >= mcf[c] && gl[me] == mg[c])
+#endif
+#ifdef NO_BEAT_CONTENTION
+#define RECALLS(s) 0
+#else
+#define RECALLS(s) (UNITS(s) && CONTENTION(s))
+#endif
+#define HAS_REST(s) (!live[s] && (UNITS(s) || want[s]))
+#define BEGINS (!same_run || HAS_REST(0) || HAS_REST(1) || HAS_REST(2) || HAS_REST(3))
+
+inline heartbeat(c) {   /* where all is as the session says; or else it changes nothing */
+  me = ms[c];
+  if
+  :: epoch && live[me] && !OLD_NUMBER(c) && SETTLED(c) && !BEGINS &&
+     KNOWS(c) && !RECALLS(me) ->
+     assert(UNITS(me) == mn[c] && !want[me]);  /* so two numbers stand for all that was told */
+     st = OK; ss[me] = 1; room[me] = mroom[c]
+  :: else -> st = MORE
+  fi
+}
+
 inline no_data() {
   epoch = 0; shut = 0; fresh = 0; grown = 0; flag = 0; same_run = 1; lossy = 1;
 #ifdef LEASES

@@ -15,8 +15,10 @@ inline start(w) {       /* Ledger.next: the safety of promise 1 is here */
   used[w] = 1; exempt[w] = 0; wait_[w] = 0; head = 1 - w;
   if :: new_[w] -> new_[w]-- :: else fi;
   if :: asked[w] -> due[w] = 1 :: else fi;
+#ifndef UNCOUNTED       /* what has no promise there isn't looked at */
   assert(RUNNING <= MAX);
   assert(lossy || !(trust[w] && known[w] == epoch && live[CUR(w)]) || UNITS(CUR(w)) >= used[w]) /* Redis counts it */
+#endif
 }
 
 inline give_back(w, m) { n[w] = n[w] - (m); chg[w] = 1; due[w] = 1 }
@@ -52,8 +54,11 @@ inline forget_message(c) {
 #endif
 }
 
-inline collect(w, beat) { /* Exchange.collect */
-  mv[w] = 1; ms[w] = CUR(w); mep[w] = known[w]; msn[w] = 3; mcf[w] = cf[w]; mg[w] = gk[w];
+#define HAS_NEWS(w) (needs[w] || chg[w] || LACKS(w) || contended[w] || asked[w])
+
+inline collect(w, beat) { /* Exchange.collect: with a beat a statement, or a heartbeat where there is nothing to say */
+  mv[w] = ((beat) && !HAS_NEWS(w) -> 3 : 1);
+  ms[w] = CUR(w); mep[w] = known[w]; msn[w] = 3; mcf[w] = cf[w]; mg[w] = gk[w];
   mset[w] = (needs[w] || chg[w] || beat);
   mn[w] = (mset[w] -> n[w] : 0);
   mwant[w] = LACKS(w); mroom[w] = (!used[w] && new_[w] == 0);
@@ -71,6 +76,7 @@ inline no_notices(s) { ng[s] = 0; nrec[s] = 0 }
 
 inline overtaken(w) {   /* a later sync was executed: the delayed one is stale */
   if
+  :: mv[LATE + w] == 3 && ms[LATE + w] == ms[w] -> forget_message(LATE + w)
   :: mv[LATE + w] == 1 && ms[LATE + w] == ms[w] ->
      msn[LATE + w] = 0
 #ifndef NO_SYNC_NUMBER
@@ -97,7 +103,11 @@ inline renumber(w) {    /* only the order of grants matters: begin at 0 again */
 inline hears_longest(w) {
 #ifdef LEASES
   if :: LONG_LIVES || (hears && grown < 2) -> heard_ever[w] = 1 :: else -> heard_ever[w] = 0 fi;
-#ifndef NO_TOLD
+#if defined(NO_TOLD)
+  skip
+#elif defined(NO_BEAT_LONGEST)
+  if :: mv[w] != 3 -> heard[w] = TELLS_LONG :: else fi
+#else
   heard[w] = TELLS_LONG
 #endif
 #else
@@ -106,10 +116,15 @@ inline hears_longest(w) {
 }
 
 inline apply(w) {       /* Exchange.answered: with the grants above the last one that it knows */
-  if :: gl[ms[w]] > gk[w] -> granted(w, (gl[ms[w]] - gk[w])) :: else fi;
-  contended[w] = CONTENTION(ms[w]); look_who_waits(ms[w]);
-  settle(w);
-  trust[w] = 1; reuse[w] = 1; passed[w] = 0; cf[w] = 1; nrec[ms[w]] = 0;
+  if
+  :: mv[w] == 1 ->
+     if :: gl[ms[w]] > gk[w] -> granted(w, (gl[ms[w]] - gk[w])) :: else fi;
+     contended[w] = CONTENTION(ms[w]); look_who_waits(ms[w]);
+     settle(w);
+     nrec[ms[w]] = 0
+  :: else               /* to a heartbeat: there is nothing else to say */
+  fi;
+  trust[w] = 1; reuse[w] = 1; passed[w] = 0; cf[w] = 1;
   hears_longest(w);
   if :: ng[ms[w]] <= gk[w] -> ng[ms[w]] = 0 :: else fi;
 #ifdef SNAPSHOT
