@@ -77,7 +77,7 @@ KEYSPACE: dict[str, str] = {
 NOTICES, TABLE = "notices", "table"
 
 #: How many of those there are; each session listens to one.
-SHARDS = 64
+SHARDS = 128
 
 
 class Keys:

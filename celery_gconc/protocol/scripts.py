@@ -29,13 +29,13 @@ SCRIPTS: Mapping[str, str] = {
 TURNS = 3
 
 #: Of how many limits one script takes units from sessions that end, and values that no session is configured with any
-#: more, how many limits it lets settle, and four times how many turns it gives; the next scripts do the rest. (At 5 to
+#: more, how many limits it lets settle, and five times how many turns it gives; the next scripts do the rest. (At 5 to
 #: 10 us each, a turn at 40.)
 WORK = 200
 
 #: From how many sessions on that were told of a new limit table a script leaves the others to the next. (At 5 to
 #: 10 us each.)
-RECEIVERS = 128
+RECEIVERS = 64
 
 #: How many limits, sessions or requests a page has, about, that people are shown: each takes some ten steps.
 PAGE = WORK // 8

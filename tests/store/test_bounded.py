@@ -12,7 +12,7 @@ from .namespace import Ask, Namespace, Session
 MANY = 2 * WORK + WORK // 2
 
 #: How many turns a script gives, and more than two can.
-GIVEN = WORK // 4
+GIVEN = WORK // 5
 FEWER = 2 * GIVEN + GIVEN // 2
 
 

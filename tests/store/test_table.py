@@ -444,7 +444,7 @@ def test_after_a_new_epoch_lines_are_served_some_with_each_call_once_all_have_st
     while not counts or counts[-1] < len(limits):
         second.sync()
         counts.append(len(namespace.look().units))
-    turns = WORK // 4
+    turns = WORK // 5
     assert counts == [*range(turns, len(limits), turns), len(limits)]
     assert namespace.look().settling == set()
     assert not namespace.look().is_serving

@@ -40,8 +40,8 @@ local constant = {
   TURNS = 3,
   WORK = 200,
   PIECE = 80,
-  SHARDS = 64,
-  RECEIVERS = 128,
+  SHARDS = 128,
+  RECEIVERS = 64,
   MAX = 2147483648,
   MAX_TIMEOUT = 300000,
   LAST_RETRY = 1500,
@@ -358,8 +358,8 @@ do
   local some_things = call('EXISTS', key.todo, key.settling, key.gone) -- one call in place of three: mostly there are none
   local function exists(one) return some_things > 0 and call('EXISTS', one) == 1 end
 
-  -- How many turns a script gives past those that it is asked for: each is four times the work of most other things.
-  local MAX_TURNS = math.ceil(constant.WORK / 4)
+  -- How many turns a script gives past those that it is asked for: each is five times the work of most other things.
+  local MAX_TURNS = math.ceil(constant.WORK / 5)
 
   -- The work list of those in which units may have become free.
   local queue, queued = {}, {}
@@ -1992,7 +1992,7 @@ do
     local first_end = end_first()[2]
     if not first_end or tonumber(first_end) > clock.at then return end
     soonest = nil
-    local MAX_DUE, END = 32, 4 -- the end of a session is work itself
+    local MAX_DUE, END = 32, 8 -- the end of a session is work itself
     local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'WITHSCORES', 'LIMIT', 0, MAX_DUE)
     local reclaims = 0
     for i = 1, #due, 2 do

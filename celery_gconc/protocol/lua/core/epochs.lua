@@ -55,7 +55,7 @@ do
     local first_end = end_first()[2]
     if not first_end or tonumber(first_end) > clock.at then return end
     soonest = nil
-    local MAX_DUE, END = 32, 4 -- the end of a session is work itself
+    local MAX_DUE, END = 32, 8 -- the end of a session is work itself
     local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'WITHSCORES', 'LIMIT', 0, MAX_DUE)
     local reclaims = 0
     for i = 1, #due, 2 do

@@ -5,8 +5,8 @@ do
   local some_things = call('EXISTS', key.todo, key.settling, key.gone) -- one call in place of three: mostly there are none
   local function exists(one) return some_things > 0 and call('EXISTS', one) == 1 end
 
-  -- How many turns a script gives past those that it is asked for: each is four times the work of most other things.
-  local MAX_TURNS = math.ceil(constant.WORK / 4)
+  -- How many turns a script gives past those that it is asked for: each is five times the work of most other things.
+  local MAX_TURNS = math.ceil(constant.WORK / 5)
 
   -- The work list of those in which units may have become free.
   local queue, queued = {}, {}
