@@ -1,34 +1,36 @@
 """Lua scripts, assembled from the parts that they name, from the ``lua`` folders of the packages that they belong to.
 
 A script's first line names what it uses, as does each part's: ``-- uses: input clock lines``, or ``-- uses: nothing``.
-Parts stand in ``lua/core/``. The text has each of them once, after those that it uses. A part is made when something of
-it is first asked for: to make all of them would cost Redis more than what most calls do.
+Parts stand in ``lua/core/``. The text has each of them once, after those that it uses, as a function that makes it when
+something of it is first asked for: to make all of them would cost Redis more than what most calls do. What a file
+writes as ``lines.touch`` is ``core.lines.touch`` in the text.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 
 USES = "-- uses: "
 
-#: What each part is wrapped in: a table that stands for what *make* returns when a field is first read or written.
-ON_DEMAND = """\
-local on_demand
+#: Before the functions that make the parts; ``core`` has what they return, once it was asked for.
+PARTS = """\
+local core = {}
 do
-  local makers, unmade = {}, {}
-  local function made(self)
-    local part = makers[self]()
-    setmetatable(self, { __index = part, __newindex = part })
-    return part
-  end
-  function unmade.__index(self, name) return made(self)[name] end
-  function unmade.__newindex(self, name, field) made(self)[name] = field end
-  function on_demand(make)
-    local self = setmetatable({}, unmade)
-    makers[self] = make
-    return self
-  end
+  local makers = {
+"""
+
+#: And after them.
+ON_DEMAND = """\
+  }
+  setmetatable(core, {
+    __index = function(self, name)
+      local part = makers[name]()
+      self[name] = part
+      return part
+    end,
+  })
 end
 """
 
@@ -54,9 +56,11 @@ def assemble(package: str, name: str, head: str = "", first: str = "") -> str:
     if first and f"\n{first}\n" not in text and "\n-- doesn't begin: " not in text:
         raise ScriptError(f"{name} doesn't call {first}, and doesn't say why")
     found: dict[str, str] = {}
-    for part in _uses(name, text):
+    used = _uses(name, text)
+    for part in used:
         _add(package, part, found, ())
-    return "\n".join([*([head] if head else []), *([ON_DEMAND] if found else []), *found.values(), text])
+    makers = [PARTS, *found.values(), ON_DEMAND] if found else []
+    return "\n".join([*([head] if head else []), *makers, _by_parts(text, used)])
 
 
 def _add(package: str, part: str, found: dict[str, str], users: tuple[str, ...]) -> None:
@@ -65,9 +69,17 @@ def _add(package: str, part: str, found: dict[str, str], users: tuple[str, ...])
         raise ScriptError(f"parts use each other: {' -> '.join([*users, part])}")
     if part not in found:
         text = _read(package, f"core/{part}")
-        for used in _uses(part, text):
+        others = _uses(part, text)
+        for used in others:
             _add(package, used, found, (*users, part))
-        found[part] = f"local {part} = on_demand(function()\n\n{text}\nreturn {part}\nend)\n"
+        found[part] = f"{part} = function()\n\n{_by_parts(text, others)}\nreturn {part}\nend,\n"
+
+
+def _by_parts(text: str, used: list[str]) -> str:
+    """The text of a file, with what it writes of the parts that it uses as fields of ``core``."""
+    if not used:
+        return text
+    return re.sub(rf"(?<![\w.:'])({'|'.join(used)})(?=\.\w)", r"core.\1", text)
 
 
 def _uses(name: str, text: str) -> list[str]:

@@ -28,7 +28,6 @@ def shadowed(text: str) -> list[str]:
     scopes: list[set[str]] = [set()]
     found: list[str] = []
     coming: list[str] = []  # declared, and known from the next block or statement on
-    parts: dict[int, str] = {}  # by depth: declared, and known when the function that makes it has ended
 
     def declare(name: str) -> None:
         if name != "_" and any(name in scope for scope in scopes):
@@ -40,8 +39,6 @@ def shadowed(text: str) -> list[str]:
         token = tokens[at]
         if token in _CLOSES:
             scopes.pop()
-            if part := parts.pop(len(scopes), None):
-                declare(part)
         if token in _OPENS:
             scopes.append(set())
             for name in coming:
@@ -49,8 +46,6 @@ def shadowed(text: str) -> list[str]:
             coming = []
         if token == "local" and tokens[at + 1] == "function":
             declare(tokens[at + 2])
-        elif token == "local" and tokens[at + 2 : at + 5] == ["=", "on_demand", "("]:
-            parts[len(scopes)] = tokens[at + 1]
         elif token == "local":
             for name in _names(tokens, at + 1):
                 declare(name)

@@ -52,24 +52,11 @@ local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
-local on_demand
+local core = {}
 do
-  local makers, unmade = {}, {}
-  local function made(self)
-    local part = makers[self]()
-    setmetatable(self, { __index = part, __newindex = part })
-    return part
-  end
-  function unmade.__index(self, name) return made(self)[name] end
-  function unmade.__newindex(self, name, field) made(self)[name] = field end
-  function on_demand(make)
-    local self = setmetatable({}, unmade)
-    makers[self] = make
-    return self
-  end
-end
+  local makers = {
 
-local input = on_demand(function()
+input = function()
 
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
@@ -180,9 +167,9 @@ do
 end
 
 return input
-end)
+end,
 
-local meta = on_demand(function()
+meta = function()
 
 -- uses: nothing
 -- The scalars of the namespace, read once. Whoever changes one here writes it to the hash too.
@@ -218,9 +205,9 @@ do
 end
 
 return meta
-end)
+end,
 
-local time = on_demand(function()
+time = function()
 
 -- uses: nothing
 -- Redis' wall time.
@@ -234,9 +221,9 @@ do
 end
 
 return time
-end)
+end,
 
-local members = on_demand(function()
+members = function()
 
 -- uses: nothing
 -- How the members of the sorted sets are written. In sets ordered by name, what begins alike stands together.
@@ -275,9 +262,9 @@ do
 end
 
 return members
-end)
+end,
 
-local limits = on_demand(function()
+limits = function()
 
 -- uses: meta members
 -- Limits: which max holds, which are settling, and in which of them units may have become free.
@@ -300,18 +287,18 @@ do
   -- Of the lines behind that of a limit, in order of name, some are touched; return the last of them, nil at the end.
   local function touch_lines_after(limit)
     for _ = 1, MAX_TURNS do
-      local member = call('ZRANGEBYLEX', key.waiters, members.last(limit), '+', 'LIMIT', 0, 1)[1]
+      local member = call('ZRANGEBYLEX', key.waiters, core.members.last(limit), '+', 'LIMIT', 0, 1)[1]
       if not member then return nil end
-      limit = string.match(member, '^([^' .. members.US .. ']*)')
+      limit = string.match(member, '^([^' .. core.members.US .. ']*)')
       touch(limit)
     end
     return limit
   end
   -- Grants go on: some of the lines are served in each script, in order of name.
   local function serve_lines()
-    meta.served_to = touch_lines_after(meta.served_to)
-    if meta.served_to then
-      call('HSET', key.meta, 'served_to', meta.served_to)
+    core.meta.served_to = touch_lines_after(core.meta.served_to)
+    if core.meta.served_to then
+      call('HSET', key.meta, 'served_to', core.meta.served_to)
     else
       call('HDEL', key.meta, 'served_to')
     end
@@ -335,7 +322,7 @@ do
     some_are_put_off = true
   end
   -- Is its line left to the next scripts?
-  local function is_for_later(limit) return is_put_off(limit) or meta.served_to and limit > meta.served_to end
+  local function is_for_later(limit) return is_put_off(limit) or core.meta.served_to and limit > core.meta.served_to end
   local function take_up()
     if not some_are_put_off then return end
     for _, limit in ipairs(call('ZRANGE', key.todo, 0, MAX_TURNS - 1)) do
@@ -358,7 +345,7 @@ do
 
   -- Many at once, to be asked for later.
   local function look_at(names)
-    local found = members.fields(key.max, names)
+    local found = core.members.fields(key.max, names)
     for i, limit in ipairs(names) do
       if maxima[limit] == nil then maxima[limit] = tonumber(found[i]) or false end
     end
@@ -368,7 +355,7 @@ do
   local some_settle = exists(key.settling)
   local settling = {} -- as far as it was looked at
   local function is_settling(limit)
-    if meta.all_settle and max_of(limit) then return true end
+    if core.meta.all_settle and max_of(limit) then return true end
     if not some_settle then return false end
     if settling[limit] == nil then settling[limit] = call('ZSCORE', key.settling, limit) and true end
     return settling[limit]
@@ -389,14 +376,14 @@ do
   -- Limits that began while tasks ran open once every live session has stated what it runs under them: some in each
   -- script, the others stay as they are until the next.
   local function open_settled()
-    if not some_settle and not meta.all_settle then return end
+    if not some_settle and not core.meta.all_settle then return end
     local stated = least_stated()
     local least = stated or '+inf'
-    if meta.all_settle and (not stated or tonumber(stated) >= meta.all_settle) then
-      meta.all_settle = nil
+    if core.meta.all_settle and (not stated or tonumber(stated) >= core.meta.all_settle) then
+      core.meta.all_settle = nil
       call('HDEL', key.meta, 'all_settle')
-      if not meta.closed_until then
-        meta.served_to = ''
+      if not core.meta.closed_until then
+        core.meta.served_to = ''
         serve_lines()
       end
     end
@@ -419,9 +406,9 @@ do
 end
 
 return limits
-end)
+end,
 
-local limit_table = on_demand(function()
+limit_table = function()
 
 -- uses: meta members limits
 -- The limit table: its changes, each of which is another version, so that whoever knows of one can be told what has
@@ -429,14 +416,14 @@ local limit_table = on_demand(function()
 local limit_table
 do
   -- Sessions are to hear of another table.
-  local function new_version() meta.version = call('HINCRBY', key.meta, 'version', 1) end
+  local function new_version() core.meta.version = call('HINCRBY', key.meta, 'version', 1) end
 
   -- The max of a limit, or what operators have set for it, has changed, and is written.
   local function changed(limit)
     new_version()
-    call('ZADD', key.versions, meta.version, limit)
+    call('ZADD', key.versions, core.meta.version, limit)
     if call('HEXISTS', key.max, limit) == 0 and call('HEXISTS', key.overrides, limit) == 0 then
-      call('ZADD', key.gone, meta.version, limit)
+      call('ZADD', key.gone, core.meta.version, limit)
     else
       call('ZREM', key.gone, limit)
     end
@@ -446,30 +433,30 @@ do
   local function settle_all()
     if call('EXISTS', key.max) == 0 then return end
     new_version()
-    meta.all_settle = meta.version
-    call('HSET', key.meta, 'all_settle', members.int(meta.all_settle))
+    core.meta.all_settle = core.meta.version
+    call('HSET', key.meta, 'all_settle', core.members.int(core.meta.all_settle))
   end
 
   -- The max that holds for a limit is this from now on; nil: none. Return whether it is another.
   local function hold_to(limit, value)
     local old = tonumber(call('HGET', key.max, limit))
     if value == old then return false end
-    limits.know_max(limit, value)
+    core.limits.know_max(limit, value)
     if value then
-      call('HSET', key.max, limit, members.int(value))
+      call('HSET', key.max, limit, core.members.int(value))
     else
       call('HDEL', key.max, limit)
-      limits.has_settled(limit)
+      core.limits.has_settled(limit)
     end
     changed(limit)
-    if not old then limits.settle_with(limit, meta.version) end
-    limits.touch(limit)
+    if not old then core.limits.settle_with(limit, core.meta.version) end
+    core.limits.touch(limit)
     return true
   end
 
   -- The smallest value that a live session is configured with; nil: none.
   local function configured(limit)
-    local least = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
+    local least = call('ZRANGEBYLEX', key.configured, core.members.first(limit), core.members.last(limit), 'LIMIT', 0, 1)[1]
     return least and tonumber(string.match(least, '^%d+', #limit + 2))
   end
 
@@ -477,9 +464,9 @@ do
 end
 
 return limit_table
-end)
+end,
 
-local overrides = on_demand(function()
+overrides = function()
 
 -- uses: meta time members limit_table
 -- What operators set at run time, for a time or for good, and what holds for a limit because of it.
@@ -499,20 +486,20 @@ do
     if override.pause then
       value = 0
     elseif not override.max then
-      value = limit_table.configured(limit)
+      value = core.limit_table.configured(limit)
     elseif override.max >= 0 then
       value = override.max
     end
-    return limit_table.hold_to(limit, value)
+    return core.limit_table.hold_to(limit, value)
   end
 
   local function end_of(mark) return mark and mark.ends or math.huge end
 
   local function note_end(override)
     local first_end = math.min(end_of(override.set), end_of(override.pause))
-    if first_end < (meta.next_override_end or math.huge) then
-      meta.next_override_end = first_end
-      call('HSET', key.meta, 'next_override_end', members.int(first_end))
+    if first_end < (core.meta.next_override_end or math.huge) then
+      core.meta.next_override_end = first_end
+      call('HSET', key.meta, 'next_override_end', core.members.int(first_end))
     end
   end
 
@@ -524,7 +511,7 @@ do
       call('HSET', key.overrides, limit, cjson.encode(override))
       note_end(override)
     end
-    if not refresh(limit) then limit_table.changed(limit) end
+    if not refresh(limit) then core.limit_table.changed(limit) end
   end
 
   -- All that is set.
@@ -537,11 +524,11 @@ do
 
   -- What operators set for a time, and whose time is over, is reset.
   local function end_due()
-    meta.next_override_end = nil
+    core.meta.next_override_end = nil
     call('HDEL', key.meta, 'next_override_end')
     for limit, text in pairs(all()) do
       local override = cjson.decode(text)
-      local is_over, is_pause_over = end_of(override.set) <= time.now, end_of(override.pause) <= time.now
+      local is_over, is_pause_over = end_of(override.set) <= core.time.now, end_of(override.pause) <= core.time.now
       if is_over then override.max, override.set = nil, nil end
       if is_pause_over then override.pause = nil end
       if is_over or is_pause_over then set(limit, override) else note_end(override) end
@@ -554,9 +541,9 @@ do
 end
 
 return overrides
-end)
+end,
 
-local news = on_demand(function()
+news = function()
 
 -- uses: meta members limits
 -- News: what has changed in the limit table since a version, and which sessions are yet to be told.
@@ -570,11 +557,11 @@ do
   -- What has changed since a version (-1: all that there is), the first PIECE of it: before and version, of tables that
   -- they lead from and to, and LIMIT rows.
   local function since(version)
-    local found = call('ZRANGEBYSCORE', key.versions, '(' .. members.int(version), '+inf', 'WITHSCORES', 'LIMIT', 0,
+    local found = call('ZRANGEBYSCORE', key.versions, '(' .. core.members.int(version), '+inf', 'WITHSCORES', 'LIMIT', 0,
       constant.PIECE)
     local names = {}
     for i = 1, #found, 2 do names[#names + 1] = found[i] end
-    local maxima, texts = members.fields(key.max, names), members.fields(key.overrides, names)
+    local maxima, texts = core.members.fields(key.max, names), core.members.fields(key.overrides, names)
     local rows = {}
     for i, limit in ipairs(names) do
       rows[i] = {
@@ -582,33 +569,33 @@ do
       }
     end
     local is_all = #names < constant.PIECE
-    return { before = version, version = is_all and meta.version or tonumber(found[#found]), rows = rows }
+    return { before = version, version = is_all and core.meta.version or tonumber(found[#found]), rows = rows }
   end
 
   local function what_to_tell()
     local MS_EACH = 0.5 -- of the time over which sessions spread their syncs
-    local notice = { version = meta.version, spread = math.ceil(call('ZCARD', key.sessions) * MS_EACH) }
-    local changes = since(meta.told)
-    if changes.version == meta.version then notice.changes = changes end
+    local notice = { version = core.meta.version, spread = math.ceil(call('ZCARD', key.sessions) * MS_EACH) }
+    local changes = since(core.meta.told)
+    if changes.version == core.meta.version then notice.changes = changes end
     return cjson.encode(notice)
   end
 
   -- Tell some of those who have not heard of the newest version. A newer one than they are just told of goes on with the
   -- next shard, and once round: so nobody is left out, however fast they follow each other.
   local function tell()
-    if meta.version ~= meta.version_before then meta.untold = constant.SHARDS end
+    if core.meta.version ~= core.meta.version_before then core.meta.untold = constant.SHARDS end
     local text, reached = what_to_tell(), 0
-    while meta.untold > 0 and reached < constant.RECEIVERS do
-      reached = reached + call('PUBLISH', ARGV[1] .. 'table:' .. meta.shard, text)
-      meta.shard, meta.untold = (meta.shard + 1) % constant.SHARDS, meta.untold - 1
+    while core.meta.untold > 0 and reached < constant.RECEIVERS do
+      reached = reached + call('PUBLISH', ARGV[1] .. 'table:' .. core.meta.shard, text)
+      core.meta.shard, core.meta.untold = (core.meta.shard + 1) % constant.SHARDS, core.meta.untold - 1
     end
-    if meta.untold == 0 then meta.told = meta.version end
-    call('HSET', key.meta, 'told', members.int(meta.told), 'shard', meta.shard, 'untold', meta.untold)
+    if core.meta.untold == 0 then core.meta.told = core.meta.version end
+    call('HSET', key.meta, 'told', core.members.int(core.meta.told), 'shard', core.meta.shard, 'untold', core.meta.untold)
   end
 
   -- Every live session knows that these are gone: nobody needs to be told any more.
   local function forget_gone()
-    local least = limits.least_stated() or '+inf'
+    local least = core.limits.least_stated() or '+inf'
     for _, limit in ipairs(call('ZRANGEBYSCORE', key.gone, '-inf', least, 'LIMIT', 0, constant.WORK)) do
       call('ZREM', key.gone, limit)
       call('ZREM', key.versions, limit)
@@ -616,14 +603,14 @@ do
   end
 
   news = {
-    since = since, tell = tell, forget_gone = forget_gone, are_some_untold = function() return meta.untold > 0 end,
+    since = since, tell = tell, forget_gone = forget_gone, are_some_untold = function() return core.meta.untold > 0 end,
   }
 end
 
 return news
-end)
+end,
 
-local server = on_demand(function()
+server = function()
 
 -- uses: nothing
 -- The server, by the id of its process; nil where our user may not ask.
@@ -635,9 +622,9 @@ do
 end
 
 return server
-end)
+end,
 
-local clock = on_demand(function()
+clock = function()
 
 -- uses: time meta members
 -- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
@@ -646,21 +633,21 @@ local clock = on_demand(function()
 -- its own.
 local clock
 do
-  local step = math.max(time.now - (meta.time or time.now), 0)
-  local is_held = step > meta.interval * 1.02 -- it goes slower than the time, as nobody has called in between
-  local at = (meta.clock or time.now) + math.min(step, meta.interval)
+  local step = math.max(core.time.now - (core.meta.time or core.time.now), 0)
+  local is_held = step > core.meta.interval * 1.02 -- it goes slower than the time, as nobody has called in between
+  local at = (core.meta.clock or core.time.now) + math.min(step, core.meta.interval)
 
   local function save()
     if is_held then
-      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now), 'held', members.int(time.now))
+      call('HSET', key.meta, 'clock', core.members.int(at), 'time', core.members.int(core.time.now), 'held', core.members.int(core.time.now))
     else
-      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now))
+      call('HSET', key.meta, 'clock', core.members.int(at), 'time', core.members.int(core.time.now))
     end
   end
 
   -- age: us since a request reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
   local function arrival_of(age)
-    local arrival = members.int(math.max(at * 1000 + time.us - math.max(age, 0), 0))
+    local arrival = core.members.int(math.max(at * 1000 + core.time.us - math.max(age, 0), 0))
     return string.rep('0', 16 - #arrival) .. arrival
   end
 
@@ -668,9 +655,9 @@ do
 end
 
 return clock
-end)
+end,
 
-local unused = on_demand(function()
+unused = function()
 
 -- uses: clock
 -- Configurations that no session uses: UNUSED has their digests, and when their values are to go (configs.lua).
@@ -686,16 +673,16 @@ do
   -- In how many ms the values of one are to go, and its digest; nil: there is none.
   local function until_end()
     soonest = soonest or call('ZRANGE', key.unused, 0, 0, 'WITHSCORES')
-    return soonest[2] and math.max(tonumber(soonest[2]) - clock.at, 0), soonest[1]
+    return soonest[2] and math.max(tonumber(soonest[2]) - core.clock.at, 0), soonest[1]
   end
 
   unused = { change = change, until_end = until_end }
 end
 
 return unused
-end)
+end,
 
-local configs = on_demand(function()
+configs = function()
 
 -- uses: members clock overrides unused
 -- What live sessions are configured with: the least value for a limit counts.
@@ -706,11 +693,11 @@ local configs = on_demand(function()
 -- it is being sent for one that is to open. If none uses it then (lease clock, ms), its values go piece by piece.
 local configs
 do
-  local US = members.US
+  local US = core.members.US
 
   local function of_limit(limit, max, digest) return limit .. US .. max .. US .. digest end
   local function of_digest(limit, max, digest) return US .. digest .. US .. limit .. US .. max end
-  local function range_of(digest) return '[' .. US .. digest .. US, '(' .. US .. digest .. members.AFTER end
+  local function range_of(digest) return '[' .. US .. digest .. US, '(' .. US .. digest .. core.members.AFTER end
 
   -- The limit, max and digest of a member of CONFIGURED, and the other member for the same value; nil: it is none.
   local function read(member)
@@ -742,7 +729,7 @@ do
 
   -- The two least values for a limit, each with its configuration.
   local function least_two(limit)
-    local found = call('ZRANGEBYLEX', key.configured, members.first(limit), members.last(limit), 'LIMIT', 0, 2)
+    local found = call('ZRANGEBYLEX', key.configured, core.members.first(limit), core.members.last(limit), 'LIMIT', 0, 2)
     for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
     return found[1], found[2]
   end
@@ -750,7 +737,7 @@ do
   -- Add or remove some members, then let the limits go by what is least now.
   local function apply(command, arguments, changed)
     if #arguments > 0 then call(command, key.configured, unpack(arguments)) end
-    for _, limit in ipairs(changed) do overrides.refresh(limit) end
+    for _, limit in ipairs(changed) do core.overrides.refresh(limit) end
   end
 
   -- Some values of a configuration count from now on: for so long (ms), unless a session comes to use it.
@@ -765,11 +752,11 @@ do
       if not least or text < string.sub(least, 1, 10) then table.insert(changed, limit) end
     end
     apply('ZADD', arguments, changed)
-    unused.change('ZADD', members.int(clock.at + keep), digest)
+    core.unused.change('ZADD', core.members.int(core.clock.at + keep), digest)
   end
 
   local function is_used(digest)
-    local from, to = '[' .. digest .. US, '(' .. digest .. members.AFTER
+    local from, to = '[' .. digest .. US, '(' .. digest .. core.members.AFTER
     return #call('ZRANGEBYLEX', key.uses, from, to, 'LIMIT', 0, 1) > 0
   end
 
@@ -777,11 +764,11 @@ do
   -- sent for another one: then when that hasn't come in time.
   local function enter(digest, sid)
     call('ZADD', key.uses, 0, digest .. US .. sid)
-    unused.change('ZREM', digest)
+    core.unused.change('ZREM', digest)
   end
   local function leave(digest, sid)
     call('ZREM', key.uses, digest .. US .. sid)
-    unused.change('ZADD', 'NX', members.int(clock.at), digest)
+    core.unused.change('ZADD', 'NX', core.members.int(core.clock.at), digest)
   end
 
   -- Some values of a configuration no longer count. Return how many.
@@ -807,10 +794,10 @@ do
   local function end_unused(at_most)
     local work = 0
     while work < at_most do
-      local left, digest = unused.until_end()
+      local left, digest = core.unused.until_end()
       if left ~= 0 then break end
       local count = is_used(digest) and 0 or end_some(digest, at_most - work)
-      if count < at_most - work then unused.change('ZREM', digest) end
+      if count < at_most - work then core.unused.change('ZREM', digest) end
       work = work + math.max(count, 1)
     end
     return work
@@ -823,9 +810,9 @@ do
 end
 
 return configs
-end)
+end,
 
-local sums = on_demand(function()
+sums = function()
 
 -- uses: meta members
 -- Sums, so that nobody walks to see how many there are: of each limit the requests that wait in its line, the units that
@@ -835,14 +822,14 @@ local sums = on_demand(function()
 -- part changes the sum in the same script.
 local sums
 do
-  local US = members.US
+  local US = core.members.US
   local WAITING, IDLE, PARKED = US .. 'waiting', US .. 'idle', US .. 'parked'
 
   local function set(field, sum)
-    if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, members.int(sum)) end
+    if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, core.members.int(sum)) end
   end
   local function add(field, more)
-    if more ~= 0 and call('HINCRBY', key.sums, field, members.int(more)) == 0 then call('HDEL', key.sums, field) end
+    if more ~= 0 and call('HINCRBY', key.sums, field, core.members.int(more)) == 0 then call('HDEL', key.sums, field) end
   end
 
   -- By bytes, as in sorted sets; what Lua does depends on the server's locale.
@@ -857,9 +844,9 @@ do
   -- Where an audit adds up the parts of a sum in several scripts, it learns what becomes of those that it has passed.
   -- what: 'held', or how a field of SUMS ends or begins.
   local function note(what, group, member, more)
-    if not meta.audit then return end
-    if meta.audit == what .. group and is_up_to(member, call('HGET', key.meta, 'audited_to') or '') then
-      call('HINCRBY', key.meta, 'audited', members.int(more))
+    if not core.meta.audit then return end
+    if core.meta.audit == what .. group and is_up_to(member, call('HGET', key.meta, 'audited_to') or '') then
+      call('HINCRBY', key.meta, 'audited', core.members.int(more))
     end
   end
 
@@ -867,9 +854,9 @@ do
 end
 
 return sums
-end)
+end,
 
-local units = on_demand(function()
+units = function()
 
 -- uses: meta clock members limits sums
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
@@ -879,7 +866,7 @@ local units = on_demand(function()
 -- session last stated that, less those that it gave back since: idle ones go first.
 local units
 do
-  local US = members.US
+  local US = core.members.US
 
   local function of_limit(limit, sid) return limit .. US .. sid end
   local function of_session(limit, sid) return US .. sid .. US .. limit end
@@ -896,23 +883,23 @@ do
 
   -- Many at once, to be asked for later.
   local function look_at(names)
-    local found = members.fields(key.held, names)
+    local found = core.members.fields(key.held, names)
     for i, limit in ipairs(names) do totals[limit] = totals[limit] or tonumber(found[i]) or 0 end
   end
 
   -- All sessions have so many of a limit.
   local function set_held(limit, total)
     totals[limit] = total
-    if total > 0 then call('HSET', key.held, limit, members.int(total)) else call('HDEL', key.held, limit) end
+    if total > 0 then call('HSET', key.held, limit, core.members.int(total)) else call('HDEL', key.held, limit) end
   end
 
   local function of(sid, limit) return tonumber(call('HGET', key.units, of_limit(limit, sid))) or 0 end
 
   local function set_idle(member, limit, count, before)
     if count == before then return end
-    if count > 0 then call('HSET', key.idle, member, members.int(count)) else call('HDEL', key.idle, member) end
-    sums.add(limit .. sums.IDLE, count - before)
-    sums.note(sums.IDLE, limit, member, count - before)
+    if count > 0 then call('HSET', key.idle, member, core.members.int(count)) else call('HDEL', key.idle, member) end
+    core.sums.add(limit .. core.sums.IDLE, count - before)
+    core.sums.note(core.sums.IDLE, limit, member, count - before)
   end
   local function lessen_idle(member, limit, less)
     local idle = tonumber(call('HGET', key.idle, member)) or 0
@@ -922,10 +909,10 @@ do
   -- More are held than the max: by what sessions have stated, for nothing is granted above it. All who have some are told
   -- so within a heartbeat, which is a statement until then.
   local function is_over(limit)
-    local max = limits.max_of(limit)
+    local max = core.limits.max_of(limit)
     if not max or held(limit) <= max then return end
-    meta.over_until = clock.at + meta.longest
-    call('HSET', key.meta, 'over_until', members.int(meta.over_until))
+    core.meta.over_until = core.clock.at + core.meta.longest
+    call('HSET', key.meta, 'over_until', core.members.int(core.meta.over_until))
   end
 
   -- A session has so many of a limit from now on. before: how many it had, where that is known.
@@ -934,17 +921,17 @@ do
     if count == before then return end
     local member = of_limit(limit, sid)
     if count > 0 then
-      call('HSET', key.units, member, members.int(count))
+      call('HSET', key.units, member, core.members.int(count))
       if before == 0 then call('ZADD', key.holders, 0, member, 0, of_session(limit, sid)) end
     else
       call('HDEL', key.units, member)
       call('ZREM', key.holders, member, of_session(limit, sid))
     end
     set_held(limit, held(limit) + count - before)
-    if meta.audit then sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    if core.meta.audit then core.sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
     if count > before then is_over(limit) end
     if count < before then
-      limits.touch(limit)
+      core.limits.touch(limit)
       lessen_idle(member, limit, before - count)
     end
   end
@@ -958,13 +945,13 @@ do
       names[#names + 1] = limit
       fields[#names] = of_limit(limit, sid)
     end
-    local before = members.fields(key.units, fields)
+    local before = core.members.fields(key.units, fields)
     for i, limit in ipairs(names) do set(sid, limit, counts[limit], tonumber(before[i]) or 0) end
   end
 
   -- The limits that a session has units of, some of them where at_most is given.
   local function limits_of(sid, at_most)
-    local from, to = '[' .. US .. sid .. US, '(' .. US .. sid .. members.AFTER
+    local from, to = '[' .. US .. sid .. US, '(' .. US .. sid .. core.members.AFTER
     local found = call('ZRANGEBYLEX', key.holders, from, to, 'LIMIT', 0, at_most or -1)
     for i, member in ipairs(found) do found[i] = string.sub(member, #sid + 3) end
     return found
@@ -974,7 +961,7 @@ do
   local function state_idle(sid, counts)
     local names, fields = limits_of(sid), {}
     for i, limit in ipairs(names) do fields[i] = of_limit(limit, sid) end
-    local before = members.fields(key.idle, fields)
+    local before = core.members.fields(key.idle, fields)
     for i, limit in ipairs(names) do
       local count = counts[limit] and math.min(counts[limit], of(sid, limit)) or 0
       set_idle(fields[i], limit, count, tonumber(before[i]) or 0)
@@ -983,8 +970,8 @@ do
 
   -- The sessions that have units of a limit, in order of name; where at_most is given, so many of those after one.
   local function sessions_of(limit, at_most, after)
-    local from = after and '(' .. of_limit(limit, after) or members.first(limit)
-    local found = call('ZRANGEBYLEX', key.holders, from, members.last(limit), 'LIMIT', 0, at_most or -1)
+    local from = after and '(' .. of_limit(limit, after) or core.members.first(limit)
+    local found = call('ZRANGEBYLEX', key.holders, from, core.members.last(limit), 'LIMIT', 0, at_most or -1)
     for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
     return found
   end
@@ -996,9 +983,9 @@ do
 end
 
 return units
-end)
+end,
 
-local wants = on_demand(function()
+wants = function()
 
 -- uses: clock
 -- Wants: what sessions wait for. A want is a set of claims of one session, and the requests that wait for all of it.
@@ -1056,7 +1043,7 @@ do
   local function order_of(id, number, request) return request[1] .. id .. string.format('%04d', number) end
 
   -- For how long a request has waited (ms).
-  local function waited(request) return math.max(clock.at - tonumber(request[1]) / 1000, 0) end
+  local function waited(request) return math.max(core.clock.at - tonumber(request[1]) / 1000, 0) end
 
   wants = {
     load = load, save = save, ids_of = ids_of, enrol = enrol, forget = forget, weight_on = weight_on,
@@ -1066,9 +1053,9 @@ do
 end
 
 return wants
-end)
+end,
 
-local grants = on_demand(function()
+grants = function()
 
 -- uses: meta time members
 -- Grants: what a session was given, until it has said that it knows of it and, in a statement, what became of it.
@@ -1084,12 +1071,12 @@ do
   -- The fencing number last given, in steps of 100 us of Redis' clock: it only grows, and is never behind that clock
   -- when units are granted, so it goes on growing where it was lost with the rest of the data.
   local function next_fence()
-    meta.fence = math.max(meta.fence + 1, math.floor(time.now * 10 + time.us / 100))
-    return meta.fence
+    core.meta.fence = math.max(core.meta.fence + 1, math.floor(core.time.now * 10 + core.time.us / 100))
+    return core.meta.fence
   end
-  local function has_seen_fence(fence) meta.fence = math.max(meta.fence, fence) end
+  local function has_seen_fence(fence) core.meta.fence = math.max(core.meta.fence, fence) end
   local function save_fence()
-    call('HSET', key.meta, 'fence', members.int(meta.fence))
+    call('HSET', key.meta, 'fence', core.members.int(core.meta.fence))
   end
 
   -- A set of a session is granted its claims, for a request that waits; return the row that tells it.
@@ -1097,7 +1084,7 @@ do
     local grant = call('HINCRBY', key.session, sid .. ':granted', 1)
     local row = {
       [GRANT.grant] = grant, [GRANT.set] = set, [GRANT.claims] = claims, [GRANT.fence] = next_fence(),
-      [GRANT.at] = time.now,
+      [GRANT.at] = core.time.now,
     }
     local last = #row
     row[last + 1], row[last + 2] = request[2], request[3]
@@ -1135,21 +1122,21 @@ do
 end
 
 return grants
-end)
+end,
 
-local running = on_demand(function()
+running = function()
 
 -- uses: input time members grants
 -- Which tasks run under limits, for people: as their sessions last stated, with what was granted since.
 --
 -- RUNNING has, of each session, the time of its last statement (ms) and a JSON list of RUN rows; OVER has the ids of
--- those of these tasks that have ended since, each between two members.US.
+-- those of these tasks that have ended since, each between two core.members.US.
 local running
 do
-  local US = members.US
+  local US = core.members.US
 
   local function state(sid, text)
-    call('HSET', key.running, sid, members.int(time.now) .. ' ' .. text)
+    call('HSET', key.running, sid, core.members.int(core.time.now) .. ' ' .. text)
     call('HDEL', key.session, sid .. ':over')
   end
   local function have_ended(sid, task_ids)
@@ -1161,8 +1148,8 @@ do
 
   -- Nobody has read what a session stated until somebody asks.
   local function is_run(row)
-    return type(row) == 'table' and input.claims(row[RUN.claims]) and input.short(row[RUN.task_id])
-      and input.short(row[RUN.task]) and input.count(row[RUN.age])
+    return type(row) == 'table' and core.input.claims(row[RUN.claims]) and core.input.short(row[RUN.task_id])
+      and core.input.short(row[RUN.task]) and core.input.count(row[RUN.age])
   end
   local function read(text)
     local is_readable, rows = pcall(cjson.decode, text)
@@ -1194,7 +1181,7 @@ do
   local function of(sid)
     local text = call('HGET', key.running, sid)
     local found = text and stated(sid, text) or {}
-    for _, row in ipairs(grants.all(sid)) do table.insert(found, granted(row)) end
+    for _, row in ipairs(core.grants.all(sid)) do table.insert(found, granted(row)) end
     return found, text and #text or 0
   end
 
@@ -1211,9 +1198,9 @@ do
 end
 
 return running
-end)
+end,
 
-local notices = on_demand(function()
+notices = function()
 
 -- uses: nothing
 -- What other sessions are to hear when the script is done.
@@ -1236,9 +1223,9 @@ do
 end
 
 return notices
-end)
+end,
 
-local rooms = on_demand(function()
+rooms = function()
 
 -- uses: meta members limits wants notices
 -- Room: how many more a session could start, as it stated, less the grants since.
@@ -1257,17 +1244,17 @@ do
   local function know(sid, left) known[sid] = left end
 
   local function each_want(sid, visit)
-    for _, id in ipairs(wants.ids_of(sid)) do visit(wants.load(id)) end
+    for _, id in ipairs(core.wants.ids_of(sid)) do visit(core.wants.load(id)) end
   end
 
   local function touch_all(record)
-    for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
+    for _, claim in ipairs(record.c) do core.limits.touch(claim[1]) end
   end
   local function touch_held_back(record)
     if record.k >= constant.TURNS then
       touch_all(record)
-    elseif wants.weight_on(record, record.at) > 1 then
-      limits.touch(record.at)
+    elseif core.wants.weight_on(record, record.at) > 1 then
+      core.limits.touch(record.at)
     end
   end
 
@@ -1275,8 +1262,8 @@ do
   local function set(sid, left)
     local before = of(sid)
     known[sid] = left
-    call('HSET', key.session, sid .. ':room', members.int(left))
-    if left <= 0 and before > 0 and (meta.heavy or call('EXISTS', key.reserved) == 1) then
+    call('HSET', key.session, sid .. ':room', core.members.int(left))
+    if left <= 0 and before > 0 and (core.meta.heavy or call('EXISTS', key.reserved) == 1) then
       each_want(sid, touch_held_back)
     end
   end
@@ -1285,7 +1272,7 @@ do
     if record.k >= constant.TURNS then
       touch_all(record)
     elseif record.at then
-      limits.touch(record.at)
+      core.limits.touch(record.at)
     end
   end
 
@@ -1297,12 +1284,12 @@ do
   local function offer(id, record)
     if not record.o then
       record.o = 1
-      wants.save(id, record)
+      core.wants.save(id, record)
     end
-    local sid = members.owner(id)
+    local sid = core.members.owner(id)
     if call('HGET', key.session, sid .. ':offered') == '1' then return end
     call('HSET', key.session, sid .. ':offered', '1')
-    notices.to(sid).offer = true
+    core.notices.to(sid).offer = true
   end
 
   rooms = {
@@ -1311,9 +1298,9 @@ do
 end
 
 return rooms
-end)
+end,
 
-local contention = on_demand(function()
+contention = function()
 
 -- uses: input members limits units wants notices
 -- Who waits for a limit while others could use its units again.
@@ -1326,14 +1313,14 @@ do
     local flag = call('HGET', key.contended, limit)
     if flag == '*' or flag == sid then return end
     call('HSET', key.contended, limit, flag and '*' or sid)
-    for _, holder in ipairs(units.sessions_of(limit)) do
-      if holder ~= input.me and (flag or holder ~= sid) then notices.to(holder).limits[limit] = true end
+    for _, holder in ipairs(core.units.sessions_of(limit)) do
+      if holder ~= core.input.me and (flag or holder ~= sid) then core.notices.to(holder).limits[limit] = true end
     end
   end
 
   -- Nobody waits for it any more.
   local function finish_if_empty(limit)
-    local first, last = members.first(limit), members.last(limit)
+    local first, last = core.members.first(limit), core.members.last(limit)
     if #call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, 1) == 0
       and #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) == 0 then
       call('HDEL', key.contended, limit)
@@ -1344,7 +1331,7 @@ do
   local function count_before(ids, arrival)
     local count = 0
     for _, id in ipairs(ids) do
-      for _, request in ipairs(wants.load(id).r) do
+      for _, request in ipairs(core.wants.load(id).r) do
         if arrival and request[1] >= arrival then break end
         count = count + 1
       end
@@ -1356,15 +1343,15 @@ do
   -- own requests are at the head of the line: for those it may use units again all the same.
   local function between(limit, sid, flag)
     local SCAN = 64 -- how many wants are looked at to see whether only one session waits
-    local max = limits.max_of(limit)
-    if max and units.held(limit) > max then return true, 0 end
+    local max = core.limits.max_of(limit)
+    if max and core.units.held(limit) > max then return true, 0 end
     if not flag or flag == sid then return false, 0 end
-    local first, last = members.first(limit), members.last(limit)
+    local first, last = core.members.first(limit), core.members.last(limit)
     if #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) > 0 then return true, 0 end
     local line, own = call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, SCAN), {}
     for _, member in ipairs(line) do
-      local arrival, id = string.match(string.sub(member, #limit + 2), '^(%d+)' .. members.US .. '(.*)$')
-      if members.owner(id) ~= sid then return true, count_before(own, arrival) end
+      local arrival, id = string.match(string.sub(member, #limit + 2), '^(%d+)' .. core.members.US .. '(.*)$')
+      if core.members.owner(id) ~= sid then return true, count_before(own, arrival) end
       table.insert(own, id)
     end
     if #line == SCAN then return true, count_before(own) end
@@ -1376,9 +1363,9 @@ do
   local function recall(names, sid)
     local listed, found = {}, nil
     for limit in pairs(names) do listed[#listed + 1] = limit end
-    limits.look_at(listed)
-    units.look_at(listed)
-    local flags = members.fields(key.contended, listed)
+    core.limits.look_at(listed)
+    core.units.look_at(listed)
+    local flags = core.members.fields(key.contended, listed)
     for i, limit in ipairs(listed) do
       local is_contended, streak = between(limit, sid, flags[i])
       if is_contended then
@@ -1393,9 +1380,9 @@ do
 end
 
 return contention
-end)
+end,
 
-local lines = on_demand(function()
+lines = function()
 
 -- uses: meta members limits units wants rooms contention sums
 -- Lines: where wants stand, and for which of them units are held back.
@@ -1411,15 +1398,15 @@ local lines
 do
   local some_are_reserved = call('EXISTS', key.reserved) == 1
 
-  local function id_at(order) return string.match(order, members.US .. '(.*)$') end
+  local function id_at(order) return string.match(order, core.members.US .. '(.*)$') end
 
   -- How many units are held back for a want that came before this order key.
   local function reserved_before(limit, order)
     if not some_are_reserved then return 0 end
-    local before = '(' .. limit .. members.US .. order
-    for _, member in ipairs(call('ZRANGEBYLEX', key.reserved, members.first(limit), before)) do
+    local before = '(' .. limit .. core.members.US .. order
+    for _, member in ipairs(call('ZRANGEBYLEX', key.reserved, core.members.first(limit), before)) do
       local id = id_at(string.sub(member, #limit + 2))
-      if rooms.of(members.owner(id)) > 0 then return wants.weight_on(wants.load(id), limit) end
+      if core.rooms.of(core.members.owner(id)) > 0 then return core.wants.weight_on(core.wants.load(id), limit) end
     end
     return 0
   end
@@ -1427,22 +1414,22 @@ do
   -- Is what is free for a want that stands in line before this order key, and needs more? (Else smaller ones would pass
   -- it for ever.) If its session has no room the line is served, and then it is for others.
   local function is_for_a_heavier(limit, free, order)
-    if not meta.heavy then return false end
-    local from, before = members.first(limit), '(' .. limit .. members.US .. order
+    if not core.meta.heavy then return false end
+    local from, before = core.members.first(limit), '(' .. limit .. core.members.US .. order
     local first = call('ZRANGEBYLEX', key.turns, from, before, 'LIMIT', 0, 1)[1]
     if not first then return false end
     local id = id_at(string.sub(first, #limit + 2))
-    if wants.weight_on(wants.load(id), limit) <= free then return false end
-    if rooms.of(members.owner(id)) <= 0 then limits.touch(limit) end
+    if core.wants.weight_on(core.wants.load(id), limit) <= free then return false end
+    if core.rooms.of(core.members.owner(id)) <= 0 then core.limits.touch(limit) end
     return true
   end
 
-  -- Has the limit so many units for a want that stands at this order key (arrival members.US id)?
+  -- Has the limit so many units for a want that stands at this order key (arrival core.members.US id)?
   local function has_free(limit, weight, order)
-    local max = limits.max_of(limit)
+    local max = core.limits.max_of(limit)
     if not max then return true end
-    if meta.closed_until or limits.is_settling(limit) then return false end
-    local free = max - units.held(limit)
+    if core.meta.closed_until or core.limits.is_settling(limit) then return false end
+    local free = max - core.units.held(limit)
     if free < weight then return false end
     free = free - reserved_before(limit, order)
     return free >= weight and not is_for_a_heavier(limit, free, order)
@@ -1457,33 +1444,33 @@ do
 
   -- So many more of its requests wait in the line of a limit.
   local function count(id, limit, member, more)
-    local sid = members.owner(id)
-    sums.add(limit .. sums.WAITING, more)
-    sums.note(sums.WAITING, limit, member, more)
-    sums.add(members.US .. sid, more)
-    sums.note('session', sid, id, more)
+    local sid = core.members.owner(id)
+    core.sums.add(limit .. core.sums.WAITING, more)
+    core.sums.note(core.sums.WAITING, limit, member, more)
+    core.sums.add(core.members.US .. sid, more)
+    core.sums.note('session', sid, id, more)
   end
 
   local function stand(id, record, limit)
     record.at = limit
-    wants.save(id, record)
-    local member = limit .. members.US .. members.order_key(id, record)
+    core.wants.save(id, record)
+    local member = limit .. core.members.US .. core.members.order_key(id, record)
     call('ZADD', key.waiters, 0, member)
     call('ZADD', key.turns, 0, member)
     count(id, limit, member, #record.r)
-    contention.begin(limit, members.owner(id))
+    core.contention.begin(limit, core.members.owner(id))
   end
 
   -- Its session has no room: its turn doesn't come again until that says something.
   local function set_aside(sid, member)
     call('ZREM', key.turns, member)
-    call('ZADD', key.aside, 0, sid .. members.US .. member)
+    call('ZADD', key.aside, 0, sid .. core.members.US .. member)
     call('HSET', key.session, sid .. ':aside', '1')
   end
 
   -- What was set aside of a session gets its turns again.
   local function bring_back(sid)
-    local found = call('ZRANGEBYLEX', key.aside, members.first(sid), members.last(sid))
+    local found = call('ZRANGEBYLEX', key.aside, core.members.first(sid), core.members.last(sid))
     for _, member in ipairs(found) do
       call('ZADD', key.turns, 0, string.sub(member, #sid + 2))
       call('ZREM', key.aside, member)
@@ -1494,28 +1481,28 @@ do
   local function leave(id, record)
     local limit = record.at
     if not limit then return end
-    local member = limit .. members.US .. members.order_key(id, record)
+    local member = limit .. core.members.US .. core.members.order_key(id, record)
     call('ZREM', key.waiters, member)
-    if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, members.owner(id) .. members.US .. member) end
+    if call('ZREM', key.turns, member) == 0 then call('ZREM', key.aside, core.members.owner(id) .. core.members.US .. member) end
     count(id, limit, member, -#record.r)
     record.at = nil
-    if wants.weight_on(record, limit) > 1 then limits.touch(limit) end -- what was free was for it
-    contention.finish_if_empty(limit)
+    if core.wants.weight_on(record, limit) > 1 then core.limits.touch(limit) end -- what was free was for it
+    core.contention.finish_if_empty(limit)
   end
 
   -- It has these requests from now on, the first of which is the same as before.
   local function keep(id, record, requests)
-    count(id, record.at, record.at .. members.US .. members.order_key(id, record), #requests - #record.r)
+    count(id, record.at, record.at .. core.members.US .. core.members.order_key(id, record), #requests - #record.r)
     record.r = requests
-    wants.save(id, record)
+    core.wants.save(id, record)
   end
 
   local function reserve(id, record)
     some_are_reserved = true
     for _, claim in ipairs(record.c) do
       local limit = claim[1]
-      call('ZADD', key.reserved, 0, limit .. members.US .. members.order_key(id, record))
-      contention.begin(limit, members.owner(id))
+      call('ZADD', key.reserved, 0, limit .. core.members.US .. core.members.order_key(id, record))
+      core.contention.begin(limit, core.members.owner(id))
     end
   end
 
@@ -1523,9 +1510,9 @@ do
     if record.k < constant.TURNS then return end
     for _, claim in ipairs(record.c) do
       local limit = claim[1]
-      call('ZREM', key.reserved, limit .. members.US .. members.order_key(id, record))
-      contention.finish_if_empty(limit)
-      limits.touch(limit)
+      call('ZREM', key.reserved, limit .. core.members.US .. core.members.order_key(id, record))
+      core.contention.finish_if_empty(limit)
+      core.limits.touch(limit)
     end
   end
 
@@ -1536,9 +1523,9 @@ do
 end
 
 return lines
-end)
+end,
 
-local serving = on_demand(function()
+serving = function()
 
 -- uses: input meta members limits units wants grants rooms lines notices
 -- The rules by which units are given.
@@ -1553,70 +1540,70 @@ do
   -- The first request of a want gets its units. The want stands in no line then, and is forgotten with its last request.
   local function grant(id, record)
     local sid, set = string.match(id, '^([^:]*):(.*)$')
-    rooms.set(sid, rooms.of(sid) - 1)
-    lines.leave(id, record)
-    lines.unreserve(id, record)
+    core.rooms.set(sid, core.rooms.of(sid) - 1)
+    core.lines.leave(id, record)
+    core.lines.unreserve(id, record)
     record.k, record.o = 0, nil
-    local row = grants.add(sid, tonumber(set), record.c, table.remove(record.r, 1))
-    for _, claim in ipairs(record.c) do units.add(sid, claim[1], claim[2]) end
-    if sid ~= input.me then
-      local notice = notices.to(sid)
+    local row = core.grants.add(sid, tonumber(set), record.c, table.remove(record.r, 1))
+    for _, claim in ipairs(record.c) do core.units.add(sid, claim[1], claim[2]) end
+    if sid ~= core.input.me then
+      local notice = core.notices.to(sid)
       table.insert(notice.grants, row)
       for _, claim in ipairs(record.c) do notice.limits[claim[1]] = true end
     end
-    if #record.r == 0 then wants.forget(id) end
+    if #record.r == 0 then core.wants.forget(id) end
   end
 
   -- Nobody waits under a want any more.
   local function remove(id)
-    local record = wants.load(id)
+    local record = core.wants.load(id)
     if not record then return end
-    lines.leave(id, record)
-    lines.unreserve(id, record)
-    wants.forget(id)
+    core.lines.leave(id, record)
+    core.lines.unreserve(id, record)
+    core.wants.forget(id)
   end
 
   -- Others wait under a want than before: it keeps its position where the first is the same.
   local function change(id, record, requests)
-    if record.r[1][1] == requests[1][1] then return lines.keep(id, record, requests) end
+    if record.r[1][1] == requests[1][1] then return core.lines.keep(id, record, requests) end
     local limit = record.at
-    lines.leave(id, record)
-    lines.unreserve(id, record)
+    core.lines.leave(id, record)
+    core.lines.unreserve(id, record)
     record.r, record.k, record.o = requests, 0, nil
-    lines.stand(id, record, limit)
-    limits.touch(limit)
+    core.lines.stand(id, record, limit)
+    core.limits.touch(limit)
   end
 
   -- Its turn came, but another of its limits is full: it stands in that one's line, with its old arrival.
   -- After TURNS such misses its units are held back for it in each of its limits. Only those that arrived later
   -- are held up by that, so two such wants can't wait for each other.
   local function miss_turn(id, record, full)
-    lines.leave(id, record)
+    core.lines.leave(id, record)
     record.k = record.k + 1
-    if record.k == constant.TURNS then lines.reserve(id, record) end
-    lines.stand(id, record, full)
+    if record.k == constant.TURNS then core.lines.reserve(id, record) end
+    core.lines.stand(id, record, full)
   end
 
   local function serve_one(id, record, order, limit)
-    local full = lines.blocking(record, order, limit)
-    if rooms.of(members.owner(id)) <= 0 then
+    local full = core.lines.blocking(record, order, limit)
+    if core.rooms.of(core.members.owner(id)) <= 0 then
       if full then
-        lines.leave(id, record)
-        lines.stand(id, record, full)
+        core.lines.leave(id, record)
+        core.lines.stand(id, record, full)
       else
-        rooms.offer(id, record)
-        lines.set_aside(members.owner(id), limit .. members.US .. order)
+        core.rooms.offer(id, record)
+        core.lines.set_aside(core.members.owner(id), limit .. core.members.US .. order)
       end
     elseif full then
       miss_turn(id, record, full)
     else
       grant(id, record)
-      if #record.r > 0 then lines.stand(id, record, limit) end
+      if #record.r > 0 then core.lines.stand(id, record, limit) end
     end
   end
 
   local function first_in_turn(limit)
-    local member = call('ZRANGEBYLEX', key.turns, members.first(limit), members.last(limit), 'LIMIT', 0, 1)[1]
+    local member = call('ZRANGEBYLEX', key.turns, core.members.first(limit), core.members.last(limit), 'LIMIT', 0, 1)[1]
     return member and string.sub(member, #limit + 2)
   end
 
@@ -1626,10 +1613,10 @@ do
     local now_or_later
     for _, claim in ipairs(record.c) do
       local other = claim[1]
-      local serve_again = limits.is_touched(other) and limits.touch or limits.is_for_later(other) and limits.put_off
+      local serve_again = core.limits.is_touched(other) and core.limits.touch or core.limits.is_for_later(other) and core.limits.put_off
       if other ~= limit and serve_again then
         local first = first_in_turn(other)
-        if first and first < order and now_or_later ~= limits.put_off then now_or_later = serve_again end
+        if first and first < order and now_or_later ~= core.limits.put_off then now_or_later = serve_again end
       end
     end
     if now_or_later then now_or_later(limit) end
@@ -1638,17 +1625,17 @@ do
 
   -- Give the limit's free units to the first in line whose session has room. Where they are not enough for that one, they
   -- are kept for it.
-  local turns_left = limits.MAX_TURNS
+  local turns_left = core.limits.MAX_TURNS
   local function serve(limit)
     while true do
       local order = first_in_turn(limit)
       if not order then return end
-      local id = lines.id_at(order)
-      local record = wants.load(id)
-      local is_enough = lines.has_free(limit, wants.weight_on(record, limit), order)
-      if not is_enough and (rooms.of(members.owner(id)) > 0 or not lines.has_free(limit, 1, order)) then return end
+      local id = core.lines.id_at(order)
+      local record = core.wants.load(id)
+      local is_enough = core.lines.has_free(limit, core.wants.weight_on(record, limit), order)
+      if not is_enough and (core.rooms.of(core.members.owner(id)) > 0 or not core.lines.has_free(limit, 1, order)) then return end
       if turns_left <= 0 then
-        limits.put_off(limit)
+        core.limits.put_off(limit)
         return
       end
       turns_left = turns_left - 1
@@ -1656,44 +1643,44 @@ do
       if is_enough then
         serve_one(id, record, order, limit)
       else
-        rooms.offer(id, record) -- where it comes to have room, what becomes free is kept for it
-        lines.set_aside(members.owner(id), limit .. members.US .. order)
+        core.rooms.offer(id, record) -- where it comes to have room, what becomes free is kept for it
+        core.lines.set_aside(core.members.owner(id), limit .. core.members.US .. order)
       end
     end
   end
 
   local function serve_all()
-    for limit in limits.next_touched do serve(limit) end
+    for limit in core.limits.next_touched do serve(limit) end
   end
 
   -- The first of its limits in whose line others are still to be served.
   local function put_off_for(record)
     for _, claim in ipairs(record.c) do
-      if limits.is_put_off(claim[1]) then return claim[1] end
+      if core.limits.is_put_off(claim[1]) then return claim[1] end
     end
   end
 
   local function enter(id, record, limit)
-    if not meta.heavy and wants.is_heavy(record) then
-      meta.heavy = true
+    if not core.meta.heavy and core.wants.is_heavy(record) then
+      core.meta.heavy = true
       call('HSET', key.meta, 'heavy', '1')
     end
-    wants.enrol(id)
-    lines.stand(id, record, limit)
+    core.wants.enrol(id)
+    core.lines.stand(id, record, limit)
   end
 
   -- A new want: its requests are granted at once where every limit has the units, else it stands in line.
   local function ask(id, record)
-    if meta.served_to then -- others may wait in lines that are not served yet
-      for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
+    if core.meta.served_to then -- others may wait in lines that are not served yet
+      for _, claim in ipairs(record.c) do core.limits.touch(claim[1]) end
       serve_all()
     end
     repeat
-      local full = put_off_for(record) or lines.blocking(record, members.order_key(id, record))
+      local full = put_off_for(record) or core.lines.blocking(record, core.members.order_key(id, record))
       if full then return enter(id, record, full) end
-      if rooms.of(members.owner(id)) <= 0 then
+      if core.rooms.of(core.members.owner(id)) <= 0 then
         enter(id, record, record.c[1][1])
-        return rooms.offer(id, record)
+        return core.rooms.offer(id, record)
       end
       grant(id, record)
     until #record.r == 0
@@ -1703,15 +1690,15 @@ do
 end
 
 return serving
-end)
+end,
 
-local takers = on_demand(function()
+takers = function()
 
 -- uses: input time members rooms
 -- Which sessions take messages of which queue: those who have such messages and no room for them ask.
 local takers
 do
-  local function member_of(source, queue, sid) return source .. members.US .. queue .. members.US .. sid end
+  local function member_of(source, queue, sid) return source .. core.members.US .. queue .. core.members.US .. sid end
 
   -- The queues that a session takes messages of.
   -- source: at which broker, for a queue of the same name at another one is another queue.
@@ -1730,7 +1717,7 @@ do
   -- Some of those who take a queue: of many, each time others.
   local function some_of(from, to)
     local LOOKED_AT = 16 -- how many are looked at for one with room
-    local start = '[' .. from .. string.format('%02x', time.us % 256)
+    local start = '[' .. from .. string.format('%02x', core.time.us % 256)
     local found = call('ZRANGEBYLEX', key.takers, start, to, 'LIMIT', 0, LOOKED_AT)
     if #found == LOOKED_AT then return found end
     for _, member in ipairs(call('ZRANGEBYLEX', key.takers, '[' .. from, '(' .. string.sub(start, 2), 'LIMIT', 0,
@@ -1742,11 +1729,11 @@ do
 
   -- Does another session take the queue, and have room, or may grow?
   local function is_taken_elsewhere(source, queue)
-    local from, to = member_of(source, queue, ''), '(' .. source .. members.US .. queue .. members.AFTER
+    local from, to = member_of(source, queue, ''), '(' .. source .. core.members.US .. queue .. core.members.AFTER
     for _, member in ipairs(some_of(from, to)) do
       local sid = string.sub(member, #from + 1)
       local growth = tonumber(call('HGET', key.session, sid .. ':growth')) or 0
-      if sid ~= input.me and rooms.of(sid) + growth > 0 then return true end
+      if sid ~= core.input.me and core.rooms.of(sid) + growth > 0 then return true end
     end
     return false
   end
@@ -1755,9 +1742,9 @@ do
 end
 
 return takers
-end)
+end,
 
-local apps = on_demand(function()
+apps = function()
 
 -- uses: members
 -- Of which apps and brokers sessions are, and of which of their queues.
@@ -1765,7 +1752,7 @@ local apps = on_demand(function()
 -- APPS has one member for each session of an app at a broker, and one for each of its queues.
 local apps
 do
-  local US = members.US
+  local US = core.members.US
   local function word(it) return (string.gsub(tostring(it), '%c', ' ')) end
 
   local function by_app(info, sid) return table.concat({ 'app', word(info.app), word(info.broker), sid }, US) end
@@ -1791,7 +1778,7 @@ do
   local function share_queues(app, broker, queues)
     for _, queue in ipairs(queues) do
       local from = by_queue({ app = app, broker = broker }, queue, '')
-      if #call('ZRANGEBYLEX', key.apps, '[' .. from, '(' .. string.sub(from, 1, -2) .. members.AFTER, 'LIMIT', 0, 1) > 0 then
+      if #call('ZRANGEBYLEX', key.apps, '[' .. from, '(' .. string.sub(from, 1, -2) .. core.members.AFTER, 'LIMIT', 0, 1) > 0 then
         return true
       end
     end
@@ -1803,10 +1790,10 @@ do
     local MAX_FOUND, MAX_VISITED = 16, 64
     local found, after = {}, '[app' .. US
     for _ = 1, MAX_VISITED do
-      local member = call('ZRANGEBYLEX', key.apps, after, '(app' .. members.AFTER, 'LIMIT', 0, 1)[1]
+      local member = call('ZRANGEBYLEX', key.apps, after, '(app' .. core.members.AFTER, 'LIMIT', 0, 1)[1]
       if not member or #found == MAX_FOUND then break end
       local group, app, broker, sid = string.match(member, '^(app' .. US .. '(.-)' .. US .. '(.-))' .. US .. '(.*)$')
-      after = '(' .. group .. members.AFTER
+      after = '(' .. group .. core.members.AFTER
       local is_own = app == word(info.app) and broker == word(info.broker)
       local shares = not is_own and broker == word(info.broker) and share_queues(app, broker, queues)
       if not is_own and not shares then
@@ -1821,9 +1808,9 @@ do
 end
 
 return apps
-end)
+end,
 
-local heartbeats = on_demand(function()
+heartbeats = function()
 
 -- uses: meta clock members
 -- The heartbeat settings of live sessions: all intervals in order, then all timeouts.
@@ -1831,10 +1818,10 @@ local heartbeats
 do
   local INTERVAL, TIMEOUT = 'interval\31', 'timeout\31'
 
-  local function beat_of(kind, ms, sid) return string.format('%s%010.0f%s%s', kind, ms, members.US, sid) end
+  local function beat_of(kind, ms, sid) return string.format('%s%010.0f%s%s', kind, ms, core.members.US, sid) end
   local function ms_at(index)
     local found = call('ZRANGE', key.heartbeats, index, index)
-    return found[1] and tonumber(string.match(found[1], members.US .. '(%d+)' .. members.US))
+    return found[1] and tonumber(string.match(found[1], core.members.US .. '(%d+)' .. core.members.US))
   end
 
   local function add(sid, interval, timeout)
@@ -1845,19 +1832,19 @@ do
   end
 
   -- The longest interval of a live session (ms).
-  local function slowest() return ms_at(call('ZCARD', key.heartbeats) / 2 - 1) or meta.interval end
+  local function slowest() return ms_at(call('ZCARD', key.heartbeats) / 2 - 1) or core.meta.interval end
 
   -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
   -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
   local function longest_lease()
-    if meta.epoch_began and clock.at < meta.epoch_began + meta.heard then return math.max(meta.longest, meta.heard) end
-    return meta.longest
+    if core.meta.epoch_began and core.clock.at < core.meta.epoch_began + core.meta.heard then return math.max(core.meta.longest, core.meta.heard) end
+    return core.meta.longest
   end
 
   -- Sessions have begun or ended: the least interval holds back the lease clock. While none lives, the last one's does.
   local function changed()
-    meta.interval, meta.longest = ms_at(0) or meta.interval, ms_at(-1) or meta.longest
-    call('HSET', key.meta, 'interval', members.int(meta.interval), 'longest', members.int(meta.longest))
+    core.meta.interval, core.meta.longest = ms_at(0) or core.meta.interval, ms_at(-1) or core.meta.longest
+    call('HSET', key.meta, 'interval', core.members.int(core.meta.interval), 'longest', core.members.int(core.meta.longest))
   end
 
   heartbeats = {
@@ -1867,9 +1854,9 @@ do
 end
 
 return heartbeats
-end)
+end,
 
-local parked = on_demand(function()
+parked = function()
 
 -- uses: sums
 -- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
@@ -1886,9 +1873,9 @@ do
 
   local function state(sid, counts)
     local before = read(sid)
-    for limit, count in pairs(counts) do sums.add(limit .. sums.PARKED, count - (before[limit] or 0)) end
+    for limit, count in pairs(counts) do core.sums.add(limit .. core.sums.PARKED, count - (before[limit] or 0)) end
     for limit, count in pairs(before) do
-      if not counts[limit] then sums.add(limit .. sums.PARKED, -count) end
+      if not counts[limit] then core.sums.add(limit .. core.sums.PARKED, -count) end
     end
     save(sid, counts)
   end
@@ -1898,7 +1885,7 @@ do
     local left, done = read(sid), 0
     for limit, count in pairs(left) do
       if done >= at_most then break end
-      sums.add(limit .. sums.PARKED, -count)
+      core.sums.add(limit .. core.sums.PARKED, -count)
       left[limit] = nil
       done = done + 1
     end
@@ -1910,9 +1897,9 @@ do
 end
 
 return parked
-end)
+end,
 
-local sessions = on_demand(function()
+sessions = function()
 
 -- uses: configs units wants grants running rooms serving takers apps heartbeats parked
 -- Sessions: who they are, and their end.
@@ -1925,19 +1912,19 @@ do
 
   -- Nothing of it is heard any more, and it is given nothing. What it holds counts until it is taken away.
   local function silence(sid)
-    takers.set(sid, '', {})
-    apps.remove(sid)
+    core.takers.set(sid, '', {})
+    core.apps.remove(sid)
     local beats = call('HMGET', key.session, sid .. ':interval', sid .. ':timeout')
-    if beats[1] then heartbeats.remove(sid, beats[1], beats[2]) end
+    if beats[1] then core.heartbeats.remove(sid, beats[1], beats[2]) end
     local config = call('HGET', key.session, sid .. ':config')
-    if config then configs.leave(config, sid) end
-    rooms.set(sid, 0)
+    if config then core.configs.leave(config, sid) end
+    core.rooms.set(sid, 0)
     local fields = {}
     for i, field in ipairs(FIELDS) do fields[i] = sid .. ':' .. field end
     call('HDEL', key.session, unpack(fields))
     call('ZREM', key.stated, sid)
-    running.forget(sid)
-    grants.forget_all(sid)
+    core.running.forget(sid)
+    core.grants.forget_all(sid)
   end
 
   -- A session ends: what it holds and waits for goes. What is more than at_most of them is left for other scripts: its
@@ -1945,15 +1932,15 @@ do
   -- Return whether all is done, how many units were taken away, and how much work it was.
   local function finish(sid, at_most)
     silence(sid)
-    local found, taken = units.limits_of(sid, at_most), 0
+    local found, taken = core.units.limits_of(sid, at_most), 0
     for _, limit in ipairs(found) do
-      taken = taken + units.of(sid, limit)
-      units.set(sid, limit, 0)
+      taken = taken + core.units.of(sid, limit)
+      core.units.set(sid, limit, 0)
     end
-    local waiting = #found < at_most and wants.ids_of(sid, at_most - #found) or {}
-    for _, id in ipairs(waiting) do serving.remove(id) end
+    local waiting = #found < at_most and core.wants.ids_of(sid, at_most - #found) or {}
+    for _, id in ipairs(waiting) do core.serving.remove(id) end
     local work = #found + #waiting
-    if work < at_most then work = work + parked.end_some(sid, at_most - work) end
+    if work < at_most then work = work + core.parked.end_some(sid, at_most - work) end
     local is_done = work < at_most
     if is_done then call('ZREM', key.sessions, sid) end
     return is_done, taken, work
@@ -1978,9 +1965,9 @@ do
 end
 
 return sessions
-end)
+end,
 
-local counters = on_demand(function()
+counters = function()
 
 -- uses: nothing
 -- What is counted, under each limit and for the whole namespace.
@@ -1998,18 +1985,18 @@ do
 end
 
 return counters
-end)
+end,
 
-local epochs = on_demand(function()
+epochs = function()
 
 -- uses: meta server time clock members limits limit_table overrides configs unused sessions heartbeats counters
 -- Epochs: lives of the data. And what every script does first.
 local epochs
 do
   local function shut_until(moment, is_new)
-    if moment > (meta.closed_until or clock.at) then
-      meta.closed_until = moment
-      call('HSET', key.meta, 'closed_until', members.int(moment), 'lost', is_new and '0' or '1')
+    if moment > (core.meta.closed_until or core.clock.at) then
+      core.meta.closed_until = moment
+      call('HSET', key.meta, 'closed_until', core.members.int(moment), 'lost', is_new and '0' or '1')
     end
   end
 
@@ -2020,30 +2007,31 @@ do
   -- Counters begin at 0, for those who read them take any step back for that.
   local function begin_epoch(hold, is_new)
     call('EXPIRE', key.totals, 0)
-    meta.epoch = (server.id or '') .. ':' .. members.int(time.now * 1000 + time.us)
-    meta.epoch_began = clock.at
-    call('HSET', key.meta, 'epoch', meta.epoch, 'server_id', server.id or '',
-      'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(meta.version),
-      'clock', members.int(clock.at), 'time', members.int(time.now))
-    shut_until(clock.at + hold, is_new)
-    limit_table.settle_all()
+    core.meta.epoch = (core.server.id or '') .. ':' .. core.members.int(core.time.now * 1000 + core.time.us)
+    core.meta.epoch_began = core.clock.at
+    -- (A value of more than 64 bytes has Redis keep the hash as a table, not as a list: each script reads most of it.)
+    call('HSET', key.meta, 'is_table', string.rep('-', 65), 'epoch', core.meta.epoch, 'server_id', core.server.id or '',
+      'epoch_began', core.members.int(core.meta.epoch_began), 'overrides_version', core.members.int(core.meta.version),
+      'clock', core.members.int(core.clock.at), 'time', core.members.int(core.time.now))
+    shut_until(core.clock.at + hold, is_new)
+    core.limit_table.settle_all()
   end
 
   local function begin_after_loss()
     local MARGIN = 500 -- ms after an interval within which every session that lives has said something
-    begin_epoch(heartbeats.slowest() + MARGIN)
+    begin_epoch(core.heartbeats.slowest() + MARGIN)
   end
 
   -- The least that a session's lease lasts: a whole one from the beginning of the epoch. (Its lease here may be as old as
   -- the data were then, and it may have been told a later end before it was cut off.)
   local function least_end(sid)
-    return (meta.epoch_began or 0) + (tonumber(call('HGET', key.session, sid .. ':timeout')) or 0)
+    return (core.meta.epoch_began or 0) + (tonumber(call('HGET', key.session, sid .. ':timeout')) or 0)
   end
 
   -- How many units of sessions that end, and values of configurations that no session uses, this script may still take.
   local work_left = constant.WORK
   local function end_session(sid)
-    local is_done, taken, work = sessions.finish(sid, math.max(work_left, 0))
+    local is_done, taken, work = core.sessions.finish(sid, math.max(work_left, 0))
     work_left = work_left - work
     return is_done, taken
   end
@@ -2057,43 +2045,43 @@ do
 
   local function end_dead_sessions()
     local first_end = end_first()[2]
-    if not first_end or tonumber(first_end) > clock.at then return end
+    if not first_end or tonumber(first_end) > core.clock.at then return end
     soonest = nil
     local MAX_DUE, END = 32, 8 -- the end of a session is work itself
-    local due = call('ZRANGEBYSCORE', key.sessions, '-inf', members.int(clock.at), 'WITHSCORES', 'LIMIT', 0, MAX_DUE)
+    local due = call('ZRANGEBYSCORE', key.sessions, '-inf', core.members.int(core.clock.at), 'WITHSCORES', 'LIMIT', 0, MAX_DUE)
     local reclaims = 0
     for i = 1, #due, 2 do
       local sid, least = due[i], least_end(due[i])
-      if least > clock.at then
-        call('ZADD', key.sessions, members.int(least), sid)
+      if least > core.clock.at then
+        call('ZADD', key.sessions, core.members.int(least), sid)
       elseif work_left > 0 then
         local _, taken = end_session(sid)
         work_left = work_left - END
-        if tonumber(due[i + 1]) ~= sessions.CLOSED then reclaims = reclaims + taken end
+        if tonumber(due[i + 1]) ~= core.sessions.CLOSED then reclaims = reclaims + taken end
       end
     end
-    heartbeats.changed()
-    if reclaims > 0 then counters.add({ reclaims = reclaims }) end
+    core.heartbeats.changed()
+    if reclaims > 0 then core.counters.add({ reclaims = reclaims }) end
   end
 
   local function end_unused_configs()
-    if unused.until_end() == 0 then work_left = work_left - configs.end_unused(work_left) end
+    if core.unused.until_end() == 0 then work_left = work_left - core.configs.end_unused(work_left) end
   end
 
   local function begin()
-    if not meta.epoch then return end
-    clock.save()
-    if server.id and server.id ~= meta.server_id then begin_after_loss() end
-    if meta.closed_until and clock.at >= meta.closed_until then
-      meta.closed_until = nil
+    if not core.meta.epoch then return end
+    core.clock.save()
+    if core.server.id and core.server.id ~= core.meta.server_id then begin_after_loss() end
+    if core.meta.closed_until and core.clock.at >= core.meta.closed_until then
+      core.meta.closed_until = nil
       call('HDEL', key.meta, 'closed_until', 'lost')
-      meta.served_to = ''
+      core.meta.served_to = ''
     end
-    if meta.served_to and not meta.closed_until then limits.serve_lines() end
-    limits.take_up()
+    if core.meta.served_to and not core.meta.closed_until then core.limits.serve_lines() end
+    core.limits.take_up()
     end_dead_sessions()
     end_unused_configs()
-    if meta.next_override_end and time.now >= meta.next_override_end then overrides.end_due() end
+    if core.meta.next_override_end and core.time.now >= core.meta.next_override_end then core.overrides.end_due() end
   end
 
   epochs = {
@@ -2103,25 +2091,25 @@ do
 end
 
 return epochs
-end)
+end,
 
-local reply = on_demand(function()
+reply = function()
 
 -- uses: input meta limits grants serving contention notices news
 -- What every script does last: serve what was touched, and tell the other sessions.
 local reply
 do
   local function finish()
-    limits.open_settled()
-    if limits.are_some_touched() then serving.serve_all() end
-    if meta.fence ~= meta.fence_before then grants.save_fence() end
-    local has_changed = meta.version ~= meta.version_before
-    if has_changed or meta.untold > 0 then news.tell() end
-    if has_changed or limits.were_some_gone() then news.forget_gone() end
-    for sid, notice in pairs(notices.all) do
-      if sid ~= input.me then
+    core.limits.open_settled()
+    if core.limits.are_some_touched() then core.serving.serve_all() end
+    if core.meta.fence ~= core.meta.fence_before then core.grants.save_fence() end
+    local has_changed = core.meta.version ~= core.meta.version_before
+    if has_changed or core.meta.untold > 0 then core.news.tell() end
+    if has_changed or core.limits.were_some_gone() then core.news.forget_gone() end
+    for sid, notice in pairs(core.notices.all) do
+      if sid ~= core.input.me then
         if #notice.grants == 0 then notice.grants = nil end
-        notice.recall = contention.recall(notice.limits, sid)
+        notice.recall = core.contention.recall(notice.limits, sid)
         notice.limits = nil
         call('PUBLISH', ARGV[1] .. sid, cjson.encode(notice))
       end
@@ -2132,7 +2120,17 @@ do
 end
 
 return reply
-end)
+end,
+
+  }
+  setmetatable(core, {
+    __index = function(self, name)
+      local part = makers[name]()
+      self[name] = part
+      return part
+    end,
+  })
+end
 
 -- uses: input meta time members limits limit_table overrides news epochs reply
 -- Change a limit at run time: set, reset, pause or resume.
@@ -2147,28 +2145,28 @@ end)
 --         more: not all sessions were told of it yet, or not all granted that can be; the next scripts go on with both,
 --         so does the same with its ticket again, which changes nothing
 -- Cost    O(log(limits)), and a bounded part of those who are told, and of what can be granted
-local int, asked = members.int, input.asked
+local int, asked = core.members.int, core.input.asked
 local CHANGES, CHANGED = key.changes, key.changed
 local HOUR = 3600 * 1000
 local AHEAD = 1000000 -- a ticket so far above the last one was never given: it would use the numbers up
 
 local function kind(it) return it == 'value' or it == 'pause' end
-local function max(it) return it == cjson.null or input.whole(it, -1, constant.MAX) end
-local function reason(it) return it == cjson.null or input.short(it) end
-local function duration(it) return it == cjson.null or input.whole(it, 1, 1e12) end
-input.expect({
-  limit = input.limit_name, kind = kind, max = max, paused = input.flag, ticket = input.count, by = input.short,
-  reason = reason, duration = duration, config = input.configuration,
+local function max(it) return it == cjson.null or core.input.whole(it, -1, constant.MAX) end
+local function reason(it) return it == cjson.null or core.input.short(it) end
+local function duration(it) return it == cjson.null or core.input.whole(it, 1, 1e12) end
+core.input.expect({
+  limit = core.input.limit_name, kind = kind, max = max, paused = core.input.flag, ticket = core.input.count, by = core.input.short,
+  reason = reason, duration = duration, config = core.input.configuration,
 })
 if call('HEXISTS', key.overrides, asked.limit) == 0 and call('HLEN', key.overrides) >= 10000 then
   error('celery-gconc: 10000 limits are set at run time already; reset some')
 end
-epochs.begin()
+core.epochs.begin()
 
-local limit, field = asked.limit, asked.limit .. members.US .. asked.kind
+local limit, field = asked.limit, asked.limit .. core.members.US .. asked.kind
 
 local function value_of(override)
-  local configured = limit_table.configured(limit)
+  local configured = core.limit_table.configured(limit)
   if not configured and call('ZCARD', key.sessions) == 0 then configured = asked.config[limit] end
   local is_set = override.max ~= nil
   return {
@@ -2192,22 +2190,22 @@ local function given(value)
 end
 
 local function change(override)
-  local mark = { by = asked.by, at = time.now, reason = given(asked.reason) }
-  mark.ends = given(asked.duration) and time.now + asked.duration
+  local mark = { by = asked.by, at = core.time.now, reason = given(asked.reason) }
+  mark.ends = given(asked.duration) and core.time.now + asked.duration
   if asked.kind == 'pause' then
     override.pause = asked.paused and mark or nil
   else
     override.max = given(asked.max)
     override.set = override.max and mark
   end
-  overrides.set(limit, override)
+  core.overrides.set(limit, override)
 end
 
 -- Changes are remembered for an hour.
 local function remember(made)
   call('HSET', CHANGES, field, cjson.encode(made))
-  call('ZADD', CHANGED, int(time.now), field)
-  for _, old in ipairs(call('ZRANGEBYSCORE', CHANGED, '-inf', int(time.now - HOUR), 'LIMIT', 0, 64)) do
+  call('ZADD', CHANGED, int(core.time.now), field)
+  for _, old in ipairs(call('ZRANGEBYSCORE', CHANGED, '-inf', int(core.time.now - HOUR), 'LIMIT', 0, 64)) do
     call('ZREM', CHANGED, old)
     call('HDEL', CHANGES, old)
   end
@@ -2215,21 +2213,21 @@ end
 
 local ticket = take_ticket()
 local function answer(applied, was, now)
-  local more = news.are_some_untold() or limits.are_some_put_off()
+  local more = core.news.are_some_untold() or core.limits.are_some_put_off()
   return cjson.encode({ status = 'ok', applied = applied, was = was, now = now, ticket = ticket, more = more })
 end
 local last_change = call('HGET', CHANGES, field)
 last_change = last_change and cjson.decode(last_change) or { ticket = 0 }
-local override = overrides.of(limit)
+local override = core.overrides.of(limit)
 if ticket <= last_change.ticket then
-  reply.finish()
+  core.reply.finish()
   local same = ticket == last_change.ticket
   return answer(same, same and last_change.was or value_of(override), same and last_change.now or value_of(override))
 end
 
 local was = value_of(override)
 change(override)
-reply.finish()
-local made = { ticket = ticket, was = was, now = value_of(override), epoch = meta.epoch }
+core.reply.finish()
+local made = { ticket = ticket, was = was, now = value_of(override), epoch = core.meta.epoch }
 remember(made)
 return answer(true, was, made.now)

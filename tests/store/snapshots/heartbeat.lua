@@ -52,24 +52,11 @@ local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
-local on_demand
+local core = {}
 do
-  local makers, unmade = {}, {}
-  local function made(self)
-    local part = makers[self]()
-    setmetatable(self, { __index = part, __newindex = part })
-    return part
-  end
-  function unmade.__index(self, name) return made(self)[name] end
-  function unmade.__newindex(self, name, field) made(self)[name] = field end
-  function on_demand(make)
-    local self = setmetatable({}, unmade)
-    makers[self] = make
-    return self
-  end
-end
+  local makers = {
 
-local input = on_demand(function()
+input = function()
 
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
@@ -180,9 +167,9 @@ do
 end
 
 return input
-end)
+end,
 
-local meta = on_demand(function()
+meta = function()
 
 -- uses: nothing
 -- The scalars of the namespace, read once. Whoever changes one here writes it to the hash too.
@@ -218,9 +205,9 @@ do
 end
 
 return meta
-end)
+end,
 
-local server = on_demand(function()
+server = function()
 
 -- uses: nothing
 -- The server, by the id of its process; nil where our user may not ask.
@@ -232,9 +219,9 @@ do
 end
 
 return server
-end)
+end,
 
-local time = on_demand(function()
+time = function()
 
 -- uses: nothing
 -- Redis' wall time.
@@ -248,9 +235,9 @@ do
 end
 
 return time
-end)
+end,
 
-local members = on_demand(function()
+members = function()
 
 -- uses: nothing
 -- How the members of the sorted sets are written. In sets ordered by name, what begins alike stands together.
@@ -289,9 +276,9 @@ do
 end
 
 return members
-end)
+end,
 
-local clock = on_demand(function()
+clock = function()
 
 -- uses: time meta members
 -- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
@@ -300,21 +287,21 @@ local clock = on_demand(function()
 -- its own.
 local clock
 do
-  local step = math.max(time.now - (meta.time or time.now), 0)
-  local is_held = step > meta.interval * 1.02 -- it goes slower than the time, as nobody has called in between
-  local at = (meta.clock or time.now) + math.min(step, meta.interval)
+  local step = math.max(core.time.now - (core.meta.time or core.time.now), 0)
+  local is_held = step > core.meta.interval * 1.02 -- it goes slower than the time, as nobody has called in between
+  local at = (core.meta.clock or core.time.now) + math.min(step, core.meta.interval)
 
   local function save()
     if is_held then
-      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now), 'held', members.int(time.now))
+      call('HSET', key.meta, 'clock', core.members.int(at), 'time', core.members.int(core.time.now), 'held', core.members.int(core.time.now))
     else
-      call('HSET', key.meta, 'clock', members.int(at), 'time', members.int(time.now))
+      call('HSET', key.meta, 'clock', core.members.int(at), 'time', core.members.int(core.time.now))
     end
   end
 
   -- age: us since a request reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
   local function arrival_of(age)
-    local arrival = members.int(math.max(at * 1000 + time.us - math.max(age, 0), 0))
+    local arrival = core.members.int(math.max(at * 1000 + core.time.us - math.max(age, 0), 0))
     return string.rep('0', 16 - #arrival) .. arrival
   end
 
@@ -322,9 +309,9 @@ do
 end
 
 return clock
-end)
+end,
 
-local limits = on_demand(function()
+limits = function()
 
 -- uses: meta members
 -- Limits: which max holds, which are settling, and in which of them units may have become free.
@@ -347,18 +334,18 @@ do
   -- Of the lines behind that of a limit, in order of name, some are touched; return the last of them, nil at the end.
   local function touch_lines_after(limit)
     for _ = 1, MAX_TURNS do
-      local member = call('ZRANGEBYLEX', key.waiters, members.last(limit), '+', 'LIMIT', 0, 1)[1]
+      local member = call('ZRANGEBYLEX', key.waiters, core.members.last(limit), '+', 'LIMIT', 0, 1)[1]
       if not member then return nil end
-      limit = string.match(member, '^([^' .. members.US .. ']*)')
+      limit = string.match(member, '^([^' .. core.members.US .. ']*)')
       touch(limit)
     end
     return limit
   end
   -- Grants go on: some of the lines are served in each script, in order of name.
   local function serve_lines()
-    meta.served_to = touch_lines_after(meta.served_to)
-    if meta.served_to then
-      call('HSET', key.meta, 'served_to', meta.served_to)
+    core.meta.served_to = touch_lines_after(core.meta.served_to)
+    if core.meta.served_to then
+      call('HSET', key.meta, 'served_to', core.meta.served_to)
     else
       call('HDEL', key.meta, 'served_to')
     end
@@ -382,7 +369,7 @@ do
     some_are_put_off = true
   end
   -- Is its line left to the next scripts?
-  local function is_for_later(limit) return is_put_off(limit) or meta.served_to and limit > meta.served_to end
+  local function is_for_later(limit) return is_put_off(limit) or core.meta.served_to and limit > core.meta.served_to end
   local function take_up()
     if not some_are_put_off then return end
     for _, limit in ipairs(call('ZRANGE', key.todo, 0, MAX_TURNS - 1)) do
@@ -405,7 +392,7 @@ do
 
   -- Many at once, to be asked for later.
   local function look_at(names)
-    local found = members.fields(key.max, names)
+    local found = core.members.fields(key.max, names)
     for i, limit in ipairs(names) do
       if maxima[limit] == nil then maxima[limit] = tonumber(found[i]) or false end
     end
@@ -415,7 +402,7 @@ do
   local some_settle = exists(key.settling)
   local settling = {} -- as far as it was looked at
   local function is_settling(limit)
-    if meta.all_settle and max_of(limit) then return true end
+    if core.meta.all_settle and max_of(limit) then return true end
     if not some_settle then return false end
     if settling[limit] == nil then settling[limit] = call('ZSCORE', key.settling, limit) and true end
     return settling[limit]
@@ -436,14 +423,14 @@ do
   -- Limits that began while tasks ran open once every live session has stated what it runs under them: some in each
   -- script, the others stay as they are until the next.
   local function open_settled()
-    if not some_settle and not meta.all_settle then return end
+    if not some_settle and not core.meta.all_settle then return end
     local stated = least_stated()
     local least = stated or '+inf'
-    if meta.all_settle and (not stated or tonumber(stated) >= meta.all_settle) then
-      meta.all_settle = nil
+    if core.meta.all_settle and (not stated or tonumber(stated) >= core.meta.all_settle) then
+      core.meta.all_settle = nil
       call('HDEL', key.meta, 'all_settle')
-      if not meta.closed_until then
-        meta.served_to = ''
+      if not core.meta.closed_until then
+        core.meta.served_to = ''
         serve_lines()
       end
     end
@@ -466,9 +453,9 @@ do
 end
 
 return limits
-end)
+end,
 
-local sums = on_demand(function()
+sums = function()
 
 -- uses: meta members
 -- Sums, so that nobody walks to see how many there are: of each limit the requests that wait in its line, the units that
@@ -478,14 +465,14 @@ local sums = on_demand(function()
 -- part changes the sum in the same script.
 local sums
 do
-  local US = members.US
+  local US = core.members.US
   local WAITING, IDLE, PARKED = US .. 'waiting', US .. 'idle', US .. 'parked'
 
   local function set(field, sum)
-    if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, members.int(sum)) end
+    if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, core.members.int(sum)) end
   end
   local function add(field, more)
-    if more ~= 0 and call('HINCRBY', key.sums, field, members.int(more)) == 0 then call('HDEL', key.sums, field) end
+    if more ~= 0 and call('HINCRBY', key.sums, field, core.members.int(more)) == 0 then call('HDEL', key.sums, field) end
   end
 
   -- By bytes, as in sorted sets; what Lua does depends on the server's locale.
@@ -500,9 +487,9 @@ do
   -- Where an audit adds up the parts of a sum in several scripts, it learns what becomes of those that it has passed.
   -- what: 'held', or how a field of SUMS ends or begins.
   local function note(what, group, member, more)
-    if not meta.audit then return end
-    if meta.audit == what .. group and is_up_to(member, call('HGET', key.meta, 'audited_to') or '') then
-      call('HINCRBY', key.meta, 'audited', members.int(more))
+    if not core.meta.audit then return end
+    if core.meta.audit == what .. group and is_up_to(member, call('HGET', key.meta, 'audited_to') or '') then
+      call('HINCRBY', key.meta, 'audited', core.members.int(more))
     end
   end
 
@@ -510,9 +497,9 @@ do
 end
 
 return sums
-end)
+end,
 
-local units = on_demand(function()
+units = function()
 
 -- uses: meta clock members limits sums
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
@@ -522,7 +509,7 @@ local units = on_demand(function()
 -- session last stated that, less those that it gave back since: idle ones go first.
 local units
 do
-  local US = members.US
+  local US = core.members.US
 
   local function of_limit(limit, sid) return limit .. US .. sid end
   local function of_session(limit, sid) return US .. sid .. US .. limit end
@@ -539,23 +526,23 @@ do
 
   -- Many at once, to be asked for later.
   local function look_at(names)
-    local found = members.fields(key.held, names)
+    local found = core.members.fields(key.held, names)
     for i, limit in ipairs(names) do totals[limit] = totals[limit] or tonumber(found[i]) or 0 end
   end
 
   -- All sessions have so many of a limit.
   local function set_held(limit, total)
     totals[limit] = total
-    if total > 0 then call('HSET', key.held, limit, members.int(total)) else call('HDEL', key.held, limit) end
+    if total > 0 then call('HSET', key.held, limit, core.members.int(total)) else call('HDEL', key.held, limit) end
   end
 
   local function of(sid, limit) return tonumber(call('HGET', key.units, of_limit(limit, sid))) or 0 end
 
   local function set_idle(member, limit, count, before)
     if count == before then return end
-    if count > 0 then call('HSET', key.idle, member, members.int(count)) else call('HDEL', key.idle, member) end
-    sums.add(limit .. sums.IDLE, count - before)
-    sums.note(sums.IDLE, limit, member, count - before)
+    if count > 0 then call('HSET', key.idle, member, core.members.int(count)) else call('HDEL', key.idle, member) end
+    core.sums.add(limit .. core.sums.IDLE, count - before)
+    core.sums.note(core.sums.IDLE, limit, member, count - before)
   end
   local function lessen_idle(member, limit, less)
     local idle = tonumber(call('HGET', key.idle, member)) or 0
@@ -565,10 +552,10 @@ do
   -- More are held than the max: by what sessions have stated, for nothing is granted above it. All who have some are told
   -- so within a heartbeat, which is a statement until then.
   local function is_over(limit)
-    local max = limits.max_of(limit)
+    local max = core.limits.max_of(limit)
     if not max or held(limit) <= max then return end
-    meta.over_until = clock.at + meta.longest
-    call('HSET', key.meta, 'over_until', members.int(meta.over_until))
+    core.meta.over_until = core.clock.at + core.meta.longest
+    call('HSET', key.meta, 'over_until', core.members.int(core.meta.over_until))
   end
 
   -- A session has so many of a limit from now on. before: how many it had, where that is known.
@@ -577,17 +564,17 @@ do
     if count == before then return end
     local member = of_limit(limit, sid)
     if count > 0 then
-      call('HSET', key.units, member, members.int(count))
+      call('HSET', key.units, member, core.members.int(count))
       if before == 0 then call('ZADD', key.holders, 0, member, 0, of_session(limit, sid)) end
     else
       call('HDEL', key.units, member)
       call('ZREM', key.holders, member, of_session(limit, sid))
     end
     set_held(limit, held(limit) + count - before)
-    if meta.audit then sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    if core.meta.audit then core.sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
     if count > before then is_over(limit) end
     if count < before then
-      limits.touch(limit)
+      core.limits.touch(limit)
       lessen_idle(member, limit, before - count)
     end
   end
@@ -601,13 +588,13 @@ do
       names[#names + 1] = limit
       fields[#names] = of_limit(limit, sid)
     end
-    local before = members.fields(key.units, fields)
+    local before = core.members.fields(key.units, fields)
     for i, limit in ipairs(names) do set(sid, limit, counts[limit], tonumber(before[i]) or 0) end
   end
 
   -- The limits that a session has units of, some of them where at_most is given.
   local function limits_of(sid, at_most)
-    local from, to = '[' .. US .. sid .. US, '(' .. US .. sid .. members.AFTER
+    local from, to = '[' .. US .. sid .. US, '(' .. US .. sid .. core.members.AFTER
     local found = call('ZRANGEBYLEX', key.holders, from, to, 'LIMIT', 0, at_most or -1)
     for i, member in ipairs(found) do found[i] = string.sub(member, #sid + 3) end
     return found
@@ -617,7 +604,7 @@ do
   local function state_idle(sid, counts)
     local names, fields = limits_of(sid), {}
     for i, limit in ipairs(names) do fields[i] = of_limit(limit, sid) end
-    local before = members.fields(key.idle, fields)
+    local before = core.members.fields(key.idle, fields)
     for i, limit in ipairs(names) do
       local count = counts[limit] and math.min(counts[limit], of(sid, limit)) or 0
       set_idle(fields[i], limit, count, tonumber(before[i]) or 0)
@@ -626,8 +613,8 @@ do
 
   -- The sessions that have units of a limit, in order of name; where at_most is given, so many of those after one.
   local function sessions_of(limit, at_most, after)
-    local from = after and '(' .. of_limit(limit, after) or members.first(limit)
-    local found = call('ZRANGEBYLEX', key.holders, from, members.last(limit), 'LIMIT', 0, at_most or -1)
+    local from = after and '(' .. of_limit(limit, after) or core.members.first(limit)
+    local found = call('ZRANGEBYLEX', key.holders, from, core.members.last(limit), 'LIMIT', 0, at_most or -1)
     for i, member in ipairs(found) do found[i] = string.sub(member, #limit + 2) end
     return found
   end
@@ -639,9 +626,9 @@ do
 end
 
 return units
-end)
+end,
 
-local grants = on_demand(function()
+grants = function()
 
 -- uses: meta time members
 -- Grants: what a session was given, until it has said that it knows of it and, in a statement, what became of it.
@@ -657,12 +644,12 @@ do
   -- The fencing number last given, in steps of 100 us of Redis' clock: it only grows, and is never behind that clock
   -- when units are granted, so it goes on growing where it was lost with the rest of the data.
   local function next_fence()
-    meta.fence = math.max(meta.fence + 1, math.floor(time.now * 10 + time.us / 100))
-    return meta.fence
+    core.meta.fence = math.max(core.meta.fence + 1, math.floor(core.time.now * 10 + core.time.us / 100))
+    return core.meta.fence
   end
-  local function has_seen_fence(fence) meta.fence = math.max(meta.fence, fence) end
+  local function has_seen_fence(fence) core.meta.fence = math.max(core.meta.fence, fence) end
   local function save_fence()
-    call('HSET', key.meta, 'fence', members.int(meta.fence))
+    call('HSET', key.meta, 'fence', core.members.int(core.meta.fence))
   end
 
   -- A set of a session is granted its claims, for a request that waits; return the row that tells it.
@@ -670,7 +657,7 @@ do
     local grant = call('HINCRBY', key.session, sid .. ':granted', 1)
     local row = {
       [GRANT.grant] = grant, [GRANT.set] = set, [GRANT.claims] = claims, [GRANT.fence] = next_fence(),
-      [GRANT.at] = time.now,
+      [GRANT.at] = core.time.now,
     }
     local last = #row
     row[last + 1], row[last + 2] = request[2], request[3]
@@ -708,21 +695,21 @@ do
 end
 
 return grants
-end)
+end,
 
-local running = on_demand(function()
+running = function()
 
 -- uses: input time members grants
 -- Which tasks run under limits, for people: as their sessions last stated, with what was granted since.
 --
 -- RUNNING has, of each session, the time of its last statement (ms) and a JSON list of RUN rows; OVER has the ids of
--- those of these tasks that have ended since, each between two members.US.
+-- those of these tasks that have ended since, each between two core.members.US.
 local running
 do
-  local US = members.US
+  local US = core.members.US
 
   local function state(sid, text)
-    call('HSET', key.running, sid, members.int(time.now) .. ' ' .. text)
+    call('HSET', key.running, sid, core.members.int(core.time.now) .. ' ' .. text)
     call('HDEL', key.session, sid .. ':over')
   end
   local function have_ended(sid, task_ids)
@@ -734,8 +721,8 @@ do
 
   -- Nobody has read what a session stated until somebody asks.
   local function is_run(row)
-    return type(row) == 'table' and input.claims(row[RUN.claims]) and input.short(row[RUN.task_id])
-      and input.short(row[RUN.task]) and input.count(row[RUN.age])
+    return type(row) == 'table' and core.input.claims(row[RUN.claims]) and core.input.short(row[RUN.task_id])
+      and core.input.short(row[RUN.task]) and core.input.count(row[RUN.age])
   end
   local function read(text)
     local is_readable, rows = pcall(cjson.decode, text)
@@ -767,7 +754,7 @@ do
   local function of(sid)
     local text = call('HGET', key.running, sid)
     local found = text and stated(sid, text) or {}
-    for _, row in ipairs(grants.all(sid)) do table.insert(found, granted(row)) end
+    for _, row in ipairs(core.grants.all(sid)) do table.insert(found, granted(row)) end
     return found, text and #text or 0
   end
 
@@ -784,9 +771,9 @@ do
 end
 
 return running
-end)
+end,
 
-local wants = on_demand(function()
+wants = function()
 
 -- uses: clock
 -- Wants: what sessions wait for. A want is a set of claims of one session, and the requests that wait for all of it.
@@ -844,7 +831,7 @@ do
   local function order_of(id, number, request) return request[1] .. id .. string.format('%04d', number) end
 
   -- For how long a request has waited (ms).
-  local function waited(request) return math.max(clock.at - tonumber(request[1]) / 1000, 0) end
+  local function waited(request) return math.max(core.clock.at - tonumber(request[1]) / 1000, 0) end
 
   wants = {
     load = load, save = save, ids_of = ids_of, enrol = enrol, forget = forget, weight_on = weight_on,
@@ -854,9 +841,9 @@ do
 end
 
 return wants
-end)
+end,
 
-local notices = on_demand(function()
+notices = function()
 
 -- uses: nothing
 -- What other sessions are to hear when the script is done.
@@ -879,9 +866,9 @@ do
 end
 
 return notices
-end)
+end,
 
-local rooms = on_demand(function()
+rooms = function()
 
 -- uses: meta members limits wants notices
 -- Room: how many more a session could start, as it stated, less the grants since.
@@ -900,17 +887,17 @@ do
   local function know(sid, left) known[sid] = left end
 
   local function each_want(sid, visit)
-    for _, id in ipairs(wants.ids_of(sid)) do visit(wants.load(id)) end
+    for _, id in ipairs(core.wants.ids_of(sid)) do visit(core.wants.load(id)) end
   end
 
   local function touch_all(record)
-    for _, claim in ipairs(record.c) do limits.touch(claim[1]) end
+    for _, claim in ipairs(record.c) do core.limits.touch(claim[1]) end
   end
   local function touch_held_back(record)
     if record.k >= constant.TURNS then
       touch_all(record)
-    elseif wants.weight_on(record, record.at) > 1 then
-      limits.touch(record.at)
+    elseif core.wants.weight_on(record, record.at) > 1 then
+      core.limits.touch(record.at)
     end
   end
 
@@ -918,8 +905,8 @@ do
   local function set(sid, left)
     local before = of(sid)
     known[sid] = left
-    call('HSET', key.session, sid .. ':room', members.int(left))
-    if left <= 0 and before > 0 and (meta.heavy or call('EXISTS', key.reserved) == 1) then
+    call('HSET', key.session, sid .. ':room', core.members.int(left))
+    if left <= 0 and before > 0 and (core.meta.heavy or call('EXISTS', key.reserved) == 1) then
       each_want(sid, touch_held_back)
     end
   end
@@ -928,7 +915,7 @@ do
     if record.k >= constant.TURNS then
       touch_all(record)
     elseif record.at then
-      limits.touch(record.at)
+      core.limits.touch(record.at)
     end
   end
 
@@ -940,12 +927,12 @@ do
   local function offer(id, record)
     if not record.o then
       record.o = 1
-      wants.save(id, record)
+      core.wants.save(id, record)
     end
-    local sid = members.owner(id)
+    local sid = core.members.owner(id)
     if call('HGET', key.session, sid .. ':offered') == '1' then return end
     call('HSET', key.session, sid .. ':offered', '1')
-    notices.to(sid).offer = true
+    core.notices.to(sid).offer = true
   end
 
   rooms = {
@@ -954,9 +941,9 @@ do
 end
 
 return rooms
-end)
+end,
 
-local heartbeats = on_demand(function()
+heartbeats = function()
 
 -- uses: meta clock members
 -- The heartbeat settings of live sessions: all intervals in order, then all timeouts.
@@ -964,10 +951,10 @@ local heartbeats
 do
   local INTERVAL, TIMEOUT = 'interval\31', 'timeout\31'
 
-  local function beat_of(kind, ms, sid) return string.format('%s%010.0f%s%s', kind, ms, members.US, sid) end
+  local function beat_of(kind, ms, sid) return string.format('%s%010.0f%s%s', kind, ms, core.members.US, sid) end
   local function ms_at(index)
     local found = call('ZRANGE', key.heartbeats, index, index)
-    return found[1] and tonumber(string.match(found[1], members.US .. '(%d+)' .. members.US))
+    return found[1] and tonumber(string.match(found[1], core.members.US .. '(%d+)' .. core.members.US))
   end
 
   local function add(sid, interval, timeout)
@@ -978,19 +965,19 @@ do
   end
 
   -- The longest interval of a live session (ms).
-  local function slowest() return ms_at(call('ZCARD', key.heartbeats) / 2 - 1) or meta.interval end
+  local function slowest() return ms_at(call('ZCARD', key.heartbeats) / 2 - 1) or core.meta.interval end
 
   -- The longest lease (ms) that a session may have: one that lives, or one that has lived before the epoch began and
   -- may not be known here; heard is of those. Sessions are told, and tell it where this is lost.
   local function longest_lease()
-    if meta.epoch_began and clock.at < meta.epoch_began + meta.heard then return math.max(meta.longest, meta.heard) end
-    return meta.longest
+    if core.meta.epoch_began and core.clock.at < core.meta.epoch_began + core.meta.heard then return math.max(core.meta.longest, core.meta.heard) end
+    return core.meta.longest
   end
 
   -- Sessions have begun or ended: the least interval holds back the lease clock. While none lives, the last one's does.
   local function changed()
-    meta.interval, meta.longest = ms_at(0) or meta.interval, ms_at(-1) or meta.longest
-    call('HSET', key.meta, 'interval', members.int(meta.interval), 'longest', members.int(meta.longest))
+    core.meta.interval, core.meta.longest = ms_at(0) or core.meta.interval, ms_at(-1) or core.meta.longest
+    call('HSET', key.meta, 'interval', core.members.int(core.meta.interval), 'longest', core.members.int(core.meta.longest))
   end
 
   heartbeats = {
@@ -1000,7 +987,17 @@ do
 end
 
 return heartbeats
-end)
+end,
+
+  }
+  setmetatable(core, {
+    __index = function(self, name)
+      local part = makers[name]()
+      self[name] = part
+      return part
+    end,
+  })
+end
 
 -- uses: input meta server time clock members units grants running rooms heartbeats
 -- A session lives on, and all that it has told still holds, but for what it says here. It is cheap, for most
@@ -1014,32 +1011,32 @@ end)
 -- Reply   {status: "ok", lease, longest as in sync.lua}
 --         {status: "more"}: nothing was changed; make a statement
 -- Cost    O(log(sessions)); with what is contended anywhere, O(units)
-local int, asked, me = members.int, input.asked, input.me
-local whole = input.whole
+local int, asked, me = core.members.int, core.input.asked, core.input.me
+local whole = core.input.whole
 if not (type(me) == 'string' and type(asked.epoch) == 'string' and whole(asked.sync, 0, 9e15)
-  and whole(asked.confirmed, 0, 9e15) and input.grant_number(asked.granted) and whole(asked.room, -9e15, 9e15)
-  and whole(asked.version, -1, 9e15) and (asked.growth == nil or input.count(asked.growth))
+  and whole(asked.confirmed, 0, 9e15) and core.input.grant_number(asked.granted) and whole(asked.room, -9e15, 9e15)
+  and whole(asked.version, -1, 9e15) and (asked.growth == nil or core.input.count(asked.growth))
   and (asked.running == nil or type(asked.running) == 'string')
-  and (asked.idle == nil or input.by_limit(asked.idle, input.count))) then
+  and (asked.idle == nil or core.input.by_limit(asked.idle, core.input.count))) then
   error('celery-gconc: not what this script takes')
 end
 
 -- Is there something that other scripts do before or after their own work? Then this session is not all there is to it.
 local function is_anything_due()
-  if meta.epoch ~= asked.epoch or meta.closed_until or meta.served_to or meta.all_settle or meta.untold > 0
-    or meta.version ~= asked.version or meta.next_override_end and time.now >= meta.next_override_end
-    or meta.over_until and clock.at < meta.over_until or server.id and server.id ~= meta.server_id
+  if core.meta.epoch ~= asked.epoch or core.meta.closed_until or core.meta.served_to or core.meta.all_settle or core.meta.untold > 0
+    or core.meta.version ~= asked.version or core.meta.next_override_end and core.time.now >= core.meta.next_override_end
+    or core.meta.over_until and core.clock.at < core.meta.over_until or core.server.id and core.server.id ~= core.meta.server_id
     or call('EXISTS', key.todo, key.settling, key.gone, key.unused) > 0 then
     return true
   end
   local first = call('ZRANGE', key.sessions, 0, 0, 'WITHSCORES')
-  return not first[2] or tonumber(first[2]) <= clock.at
+  return not first[2] or tonumber(first[2]) <= core.clock.at
 end
 
 -- Does anybody else wait for what it has units of?
 local function is_recalled()
   if call('EXISTS', key.contended) == 0 then return false end
-  for _, flag in ipairs(members.fields(key.contended, units.limits_of(me))) do
+  for _, flag in ipairs(core.members.fields(key.contended, core.units.limits_of(me))) do
     if flag and flag ~= me then return true end
   end
   return false
@@ -1053,18 +1050,18 @@ local function has_told_all()
 end
 
 if is_anything_due() or not has_told_all() or is_recalled() then return cjson.encode({ status = 'more' }) end
-clock.save()
-local lease = clock.at + tonumber(known[4])
+core.clock.save()
+local lease = core.clock.at + tonumber(known[4])
 call('ZADD', key.sessions, int(lease), me)
 call('HSET', key.session, me .. ':sync', asked.sync)
-if asked.room ~= tonumber(known[3]) then rooms.set(me, asked.room) end
+if asked.room ~= tonumber(known[3]) then core.rooms.set(me, asked.room) end
 if asked.growth then call('HSET', key.session, me .. ':growth', int(asked.growth)) end
 if asked.running then
-  running.state(me, asked.running)
-  grants.forget_to(me, asked.granted)
+  core.running.state(me, asked.running)
+  core.grants.forget_to(me, asked.granted)
 end
 if asked.idle then
-  units.state_idle(me, asked.idle)
+  core.units.state_idle(me, asked.idle)
   if next(asked.idle) then call('HSET', key.session, me .. ':idle', '1') else call('HDEL', key.session, me .. ':idle') end
 end
-return cjson.encode({ status = 'ok', lease = lease, longest = heartbeats.longest_lease() })
+return cjson.encode({ status = 'ok', lease = lease, longest = core.heartbeats.longest_lease() })

@@ -52,24 +52,11 @@ local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
-local on_demand
+local core = {}
 do
-  local makers, unmade = {}, {}
-  local function made(self)
-    local part = makers[self]()
-    setmetatable(self, { __index = part, __newindex = part })
-    return part
-  end
-  function unmade.__index(self, name) return made(self)[name] end
-  function unmade.__newindex(self, name, field) made(self)[name] = field end
-  function on_demand(make)
-    local self = setmetatable({}, unmade)
-    makers[self] = make
-    return self
-  end
-end
+  local makers = {
 
-local input = on_demand(function()
+input = function()
 
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
@@ -180,9 +167,9 @@ do
 end
 
 return input
-end)
+end,
 
-local pages = on_demand(function()
+pages = function()
 
 -- uses: input
 -- Pages: scripts for people reply with a part, and with `next`, where to go on; who asks hands it back as `after`.
@@ -195,7 +182,7 @@ do
   -- How many characters of JSON a page reads, about, that others wrote: a worker may run, or be configured with, thousands.
   local TEXT = constant.WORK * 250
 
-  local after = input.asked.after
+  local after = core.input.asked.after
   if after == cjson.null then after = nil end
   local function may_be_after(it) return it == cjson.null or type(it) == 'string' and #it <= 8192 end
 
@@ -206,9 +193,9 @@ do
 end
 
 return pages
-end)
+end,
 
-local time = on_demand(function()
+time = function()
 
 -- uses: nothing
 -- Redis' wall time.
@@ -222,9 +209,9 @@ do
 end
 
 return time
-end)
+end,
 
-local members = on_demand(function()
+members = function()
 
 -- uses: nothing
 -- How the members of the sorted sets are written. In sets ordered by name, what begins alike stands together.
@@ -263,7 +250,17 @@ do
 end
 
 return members
-end)
+end,
+
+  }
+  setmetatable(core, {
+    __index = function(self, name)
+      local part = makers[name]()
+      self[name] = part
+      return part
+    end,
+  })
+end
 
 -- uses: input pages time members
 -- doesn't begin: it reads what sessions told, whether they live or not
@@ -274,15 +271,15 @@ end)
 -- Reply   {status: "ok", parts: [{at (wall time, ms), ended, samples [[ms since its end, ms waited, ms held]...]}...],
 --          next}
 -- Cost    O(WORK)
-local asked = input.asked
+local asked = core.input.asked
 local FETCHED = 10 -- entries at a time
 local function is_after(it)
-  return pages.may_be_after(it) and (pages.after == nil or string.find(pages.after, '^%d+%-%d+$') ~= nil and #pages.after < 40)
+  return core.pages.may_be_after(it) and (core.pages.after == nil or string.find(core.pages.after, '^%d+%-%d+$') ~= nil and #core.pages.after < 40)
 end
-input.expect({ limit = input.limit_name, span = input.count, after = is_after })
+core.input.expect({ limit = core.input.limit_name, span = core.input.count, after = is_after })
 local parts, seen, text = {}, 0, 0
 local named = cjson.encode(asked.limit) .. ':' -- how it is written there
-local next_at = pages.after
+local next_at = core.pages.after
 
 local function read(entry)
   local told = entry[2][2]
@@ -295,10 +292,10 @@ local function read(entry)
   table.insert(parts, part)
 end
 
-local from = pages.after and '(' .. pages.after or members.int(math.max(time.now - asked.span, 0))
+local from = core.pages.after and '(' .. core.pages.after or core.members.int(math.max(core.time.now - asked.span, 0))
 repeat
   local fetched = call('XRANGE', key.recent, from, '+', 'COUNT', FETCHED)
   for _, entry in ipairs(fetched) do read(entry) end
   if #fetched < FETCHED then next_at = nil else from = '(' .. next_at end
-until not next_at or text > pages.TEXT / 20 or seen >= constant.WORK
+until not next_at or text > core.pages.TEXT / 20 or seen >= constant.WORK
 return cjson.encode({ status = 'ok', parts = parts, next = next_at })

@@ -52,24 +52,11 @@ local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
-local on_demand
+local core = {}
 do
-  local makers, unmade = {}, {}
-  local function made(self)
-    local part = makers[self]()
-    setmetatable(self, { __index = part, __newindex = part })
-    return part
-  end
-  function unmade.__index(self, name) return made(self)[name] end
-  function unmade.__newindex(self, name, field) made(self)[name] = field end
-  function on_demand(make)
-    local self = setmetatable({}, unmade)
-    makers[self] = make
-    return self
-  end
-end
+  local makers = {
 
-local input = on_demand(function()
+input = function()
 
 -- uses: nothing
 -- What the script is asked, and whether that is what it takes.
@@ -180,7 +167,17 @@ do
 end
 
 return input
-end)
+end,
+
+  }
+  setmetatable(core, {
+    __index = function(self, name)
+      local part = makers[name]()
+      self[name] = part
+      return part
+    end,
+  })
+end
 
 -- uses: input
 -- doesn't begin: a number is all that it reads or writes
@@ -190,5 +187,5 @@ end)
 -- ARGV[2] {}
 -- Reply   {status: "ok", ticket}
 -- Cost    O(1)
-input.expect({})
+core.input.expect({})
 return cjson.encode({ status = 'ok', ticket = call('HINCRBY', key.meta, 'ticket', 1) })

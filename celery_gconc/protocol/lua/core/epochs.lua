@@ -18,7 +18,8 @@ do
     call('EXPIRE', key.totals, 0)
     meta.epoch = (server.id or '') .. ':' .. members.int(time.now * 1000 + time.us)
     meta.epoch_began = clock.at
-    call('HSET', key.meta, 'epoch', meta.epoch, 'server_id', server.id or '',
+    -- (A value of more than 64 bytes has Redis keep the hash as a table, not as a list: each script reads most of it.)
+    call('HSET', key.meta, 'is_table', string.rep('-', 65), 'epoch', meta.epoch, 'server_id', server.id or '',
       'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(meta.version),
       'clock', members.int(clock.at), 'time', members.int(time.now))
     shut_until(clock.at + hold, is_new)
