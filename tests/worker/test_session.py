@@ -14,7 +14,7 @@ from celery_gconc.worker.session.session import MAX_OPENINGS, STATEMENT_SECONDS
 from tests.kit.servers import wait_until
 from tests.store.namespace import Namespace
 
-from .session_parts import INTERVAL, TIMEOUT, Request, Running
+from .session_parts import APP, INTERVAL, TIMEOUT, Request, Running
 
 #: How long a step and what stands around it may take on a loaded machine, in seconds.
 SLACK = 2.0
@@ -300,6 +300,14 @@ def test_where_redis_has_more_to_do_a_statement_follows_at_once(running, namespa
     assert statements(namespace) > before
     running.ledger.ended(request)
     assert not running.ledger.start(Request()), "it has heard that another waits"
+
+
+def test_what_was_started_without_a_permit_is_stated_with_the_next_heartbeat(running, namespace):
+    quiet(running, namespace)
+    request = Request(claims=APP)
+    running.ledger.start_unlimited(request)  # in the moment in which Redis was back
+    running.run_once(after=INTERVAL)
+    assert [holder.task_id for holder in namespace.store.holders("app", 10)] == [request.task_id]
 
 
 def test_a_session_that_has_given_many_fencing_numbers_is_given_others_with_a_statement(running, namespace):

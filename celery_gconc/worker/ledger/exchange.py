@@ -115,7 +115,7 @@ class Exchange(Generic[R]):
             return None
         if not self._told.is_whole or self._lines.by_claims or trust.contended or not trust.has_numbers:
             return None
-        if not self._moves.is_quiet:
+        if not self._moves.is_quiet or not self._started.is_adopted:
             return None
         self._version_before_sync = trust.table_version
         trust.believed_room = self._asks.room()

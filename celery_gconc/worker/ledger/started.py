@@ -76,6 +76,11 @@ class Started(Generic[R]):
                 request.claims = claims
                 self._unadopted[request] = None
 
+    @property
+    def is_adopted(self) -> bool:
+        """Whether there is nobody to whom :meth:`adopt` may give another permit."""
+        return not self._unadopted
+
     def adopt(self) -> None:
         """Give each request that runs a permit of just the limits that cover it now."""
         unadopted, self._unadopted = self._unadopted, {}
