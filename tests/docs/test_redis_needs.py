@@ -103,8 +103,8 @@ def within(taken: float, row: str) -> None:
 
 
 def test_a_namespace_with_nothing_in_it_takes_what_is_stated(measured):
-    assert measured.bytes < 7_000
-    assert "Everything else takes less than 7 kB." in PAGE
+    assert measured.bytes < 9_000
+    assert "Everything else takes less than 9 kB." in PAGE
 
 
 def test_a_worker_takes_what_is_stated(measured):
