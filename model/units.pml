@@ -170,7 +170,7 @@ proctype Link(byte w) {
        sub[w] = 1; collect(w, !(due[w] || needs[w]));
        script(w);
        if
-       :: st == OK -> overtaken(w); apply(w)
+       :: st == OK -> no_late_beat(w); apply(w)
        :: st == STALE || st == MORE -> needs[w] = 1; due[w] = 1; phase[w] = 0; forget_message(w)
        :: else -> reopen[w] = 1; phase[w] = 0; forget_message(w)
        fi;

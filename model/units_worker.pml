@@ -74,9 +74,13 @@ inline delay(w) {       /* the worker gives up on a message, which arrives all t
 
 inline no_notices(s) { ng[s] = 0; nrec[s] = 0 }
 
+inline no_late_beat(w) { /* a later sync was executed: Redis doesn't go on from a heartbeat before it */
+  if :: mv[LATE + w] == 3 && ms[LATE + w] == ms[w] -> forget_message(LATE + w) :: else fi
+}
+
 inline overtaken(w) {   /* a later sync was executed: the delayed one is stale */
+  no_late_beat(w);
   if
-  :: mv[LATE + w] == 3 && ms[LATE + w] == ms[w] -> forget_message(LATE + w)
   :: mv[LATE + w] == 1 && ms[LATE + w] == ms[w] ->
      msn[LATE + w] = 0
 #ifndef NO_SYNC_NUMBER
