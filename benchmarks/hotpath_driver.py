@@ -23,6 +23,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state
 from celery.worker.request import create_request_cls
 from kombu import Connection, Consumer, Queue
+from kombu.asynchronous import Hub
 from kombu.common import QoS
 
 from celery_gconc import GlobalConcurrency
@@ -64,14 +65,8 @@ class Bench:
         self.task = app.tasks["bench.noop"]  # itself, as a worker's strategies have it, and not a proxy
         connection = Connection("memory://")
         self.running: list[Any] = []
-        self.readers: list[Any] = []
         pool = Pool()
-        hub = SimpleNamespace(
-            add_reader=lambda _, callback: self.readers.append(callback),
-            call_later=_nothing,
-            call_repeatedly=_nothing,
-            timer=SimpleNamespace(_queue=[]),
-        )
+        self.hub = hub = Hub()
         self.consumer = consumer = SimpleNamespace(
             app=app, pool=pool, hub=hub, hostname="bench@local", timer=None, event_dispatcher=None,
             connection=connection,
@@ -153,9 +148,10 @@ class Bench:
         return time.thread_time() - begun
 
     def turn(self) -> None:
-        """What the event loop does when the step's bell has rung."""
-        for read in self.readers:
-            read()
+        """What the event loop does with what can be read: the step's bell, and answers and notices of Redis."""
+        for fd, _ in self.hub.poller.poll(0) or ():
+            read, args = self.hub.readers[fd]
+            read(*args)
 
 
 def _nothing(*args: Any) -> None:
