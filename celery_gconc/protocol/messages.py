@@ -80,8 +80,8 @@ def running_text(running: Iterable[Running]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sync:
-    """What a session tells Redis in one round trip; see ``lua/session/sync.lua``."""
+class FromSession:
+    """What each message of a session begins with."""
 
     session: str
     epoch: str
@@ -92,6 +92,23 @@ class Sync:
     room: int
     #: The version of the limit table that it goes by; -1: none since it was opened.
     version: int
+
+    def _heading(self) -> dict[str, Any]:
+        return {
+            "session": self.session,
+            "epoch": self.epoch,
+            "sync": self.number,
+            "confirmed": self.confirmed,
+            "granted": self.granted,
+            "room": self.room,
+            "version": self.version,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sync(FromSession):
+    """What a session tells Redis in one round trip; see ``lua/session/sync.lua``."""
+
     #: How many units of a limit it has, as of ``granted``: where that has changed, or all.
     units: Mapping[str, int] = field(default_factory=dict)
     wants: Sequence[Want] = ()
@@ -120,13 +137,7 @@ class Sync:
     def encode(self) -> dict[str, Any]:
         """As the script takes it."""
         said: dict[str, Any] = {
-            "session": self.session,
-            "epoch": self.epoch,
-            "sync": self.number,
-            "confirmed": self.confirmed,
-            "granted": self.granted,
-            "room": self.room,
-            "version": self.version,
+            **self._heading(),
             "units": dict(self.units),
             "wants": [want.row() for want in self.wants],
             "interests": list(self.interests),
@@ -152,19 +163,12 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(FromSession):
     """What a session tells Redis that has nothing to say, but for what may be here; see ``lua/session/heartbeat.lua``.
 
     The fields are those of :class:`Sync`; all that was told up to the sync that was *confirmed* still holds.
     """
 
-    session: str
-    epoch: str
-    number: int
-    confirmed: int
-    granted: int
-    room: int
-    version: int
     growth: int | None = None
     running: str | None = None
     #: Idle units, where they are others than Redis was told; empty: there are none any more.
@@ -172,15 +176,7 @@ class Heartbeat:
 
     def encode(self) -> dict[str, Any]:
         """As the script takes it."""
-        said: dict[str, Any] = {
-            "session": self.session,
-            "epoch": self.epoch,
-            "sync": self.number,
-            "confirmed": self.confirmed,
-            "granted": self.granted,
-            "room": self.room,
-            "version": self.version,
-        }
+        said = self._heading()
         if self.growth is not None:
             said["growth"] = self.growth
         if self.running is not None:

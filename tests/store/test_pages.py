@@ -153,7 +153,7 @@ def commands(namespace: Namespace) -> int:
 
 
 def test_no_page_calls_more_commands_than_its_share_of_work(namespace: Namespace):
-    name = "hash-max-listpack-entries"  # a hash that is kept as a list is read as a whole
+    name = "hash-max-ziplist-entries"  # the name that every Redis knows: a hash kept as a list is read as a whole
     usual = namespace.raw.config_get(name)[name]
     namespace.raw.config_set(name, 16)
     fill(namespace, WORK)
