@@ -39,6 +39,8 @@ class Pool:
         self.name = _own_kind(type(self.pool)) or type(self.pool).__qualname__
         #: Whether tasks run in processes of their own, which can die with them.
         self.has_children = self.kind == "prefork"
+        #: Whether tasks run on the consumer's thread, so that its loop stands still meanwhile.
+        self.blocks_loop = self.kind == "solo"
         #: Whether a pool that gives nothing back has run the task (solo), or takes none any more (prefork, closed).
         self.runs_inline = self.kind in ("prefork", "solo")
         #: Whether the next request may be started from the callback that ends one. (Not in green pools, whose slot

@@ -148,15 +148,17 @@ class HubStarter(Starter):
         super().__init__(turns, parts, has_loop=has_loop)
         self._speaker = speaker
         self._hub: Any = None
+        #: What the loop will do when there is something to say; None: nothing.
+        self._next_speech: Any = None
         #: What the loop waits for on behalf of the speaker: see :meth:`Speaker.sockets`.
         self._heard: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
 
     def register(self, hub: Any) -> None:
         """Add the bell to the loop; again after each reconnect, which resets the loop."""
         self._parts.stalls.loop_ran()
-        self._hub, self._heard = hub, {}
+        self._hub, self._heard, self._next_speech = hub, {}, None
         hub.add_reader(self._turns.bell, self._on_rung)
-        if not self._parts.pool.runs_inline:  # else the loop would be late with each task
+        if not self._parts.pool.blocks_loop:  # else it would be late with each task
             self._turns.speaks = True
             self._turns.speak()
 
@@ -169,8 +171,19 @@ class HubStarter(Starter):
         """Start what can be started, then say what came of it, in one."""
         super().turn()
         if self._turns.take_speech() and self._turns.speaks:
-            self._speaker.speak()
-            self._listen()
+            self._speak()
+
+    def _speak(self) -> None:
+        delay = self._speaker.speak()
+        if delay is not None and self._next_speech is None:
+            # Behind thousands of tasks with one ETA it comes late: then the link's thread was there before.
+            self._next_speech = self._hub.call_later(delay, self._speak_later)
+        self._listen()
+
+    def _speak_later(self) -> None:
+        self._next_speech = None
+        if self._turns.speaks:
+            self._speak()
 
     def _on_readable(self, hear: Callable[[], None]) -> None:
         hear()

@@ -169,11 +169,11 @@ class Running(Parts):
         """What its clock shows."""
         return now() + self.ahead
 
-    def run_once(self, *, after: float = 0.0) -> float:
+    def run_once(self, *, after: float = 0.0, patience: float = 0.0) -> float:
         """Have *after* seconds go by on the session's clock, and call it; return in how many it is due again."""
         self.ahead += after
         moment = self.moment
-        self.due_at = self.session.run_once(moment)
+        self.due_at = self.session.run_once(moment, patience)
         return self.due_at - moment
 
     def open(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from celery_gconc.errors import StoreUnavailable
+from celery_gconc.worker.session.link import LOOP_PATIENCE
 from celery_gconc.worker.session.speaker import Speaker
 from celery_gconc.worker.turns import Caller, Turns
 from tests.store.namespace import Namespace
@@ -75,9 +77,41 @@ def test_what_is_due_is_said_and_its_answer_heard(loop: Loop, running: Running, 
 
 def test_where_nothing_is_due_the_link_is_called_to_come_when_something_is(loop: Loop):
     loop.calls_link  # noqa: B018 - from here
-    loop.speaker.speak()
+    assert loop.speaker.speak() is None
     assert not loop.is_under_way
     assert loop.calls_link
+
+
+@pytest.fixture
+def patient(make: Callable[..., Running]) -> Running:
+    """A session whose next sync is due in a second."""
+    running = make(global_concurrency_commit_interval=1.0)
+    running.open()
+    running.ledger.wait(Request())
+    return running
+
+
+def test_what_is_due_later_the_loop_comes_for_and_the_link_only_after_it(patient: Running):
+    loop = Loop(patient)
+    delay = loop.speaker.speak()
+    assert delay is not None
+    assert 0.5 < delay <= 1.0
+    assert loop.calls_link, "it would come with the next heartbeat only"
+    assert 0.5 < patient.run_once(patience=LOOP_PATIENCE) <= 1.0 + LOOP_PATIENCE, "nothing is said, and it comes again"
+    loop.speaker.speak()
+    assert not loop.calls_link, "it comes soon after that anyway"
+    time.sleep(delay)
+    patient.run_once(patience=INTERVAL)
+    assert patient.ledger.due_at is not None, "that is for the loop"
+    assert loop.speaker.speak() is None
+    assert loop.is_under_way
+
+
+def test_what_the_loop_does_not_come_for_the_link_says(patient: Running):
+    patient.run_once(after=1.0, patience=0.5)
+    assert patient.ledger.due_at is not None
+    patient.run_once(after=0.6, patience=0.5)
+    assert patient.ledger.due_at is None
 
 
 def test_what_is_asked_for_while_an_answer_is_under_way_is_said_after_it(loop: Loop, running: Running):

@@ -47,6 +47,9 @@ FIRST_RETRY = 0.1
 #: How often, in seconds, the log says again that Redis can't be used until somebody changes something.
 REMINDER_SECONDS = 300.0
 
+#: For how many seconds what was due later is left to the event loop, which says it at less cost when it is due.
+LOOP_PATIENCE = 0.1
+
 #: How long, in seconds, a call to Redis may take; no longer than a heartbeat interval.
 MAX_CALL = 5.0
 
@@ -200,7 +203,7 @@ class Link:
         moment = now()
         if moment < self._next_try and not self._is_stopping:
             return self._next_try - moment
-        due_at = self.session.run_once(moment)
+        due_at = self.session.run_once(moment, LOOP_PATIENCE if self._caller.calls_loop else 0.0)
         if self.session.is_synced and not self._health.connected:
             self._reached()
         self._do_calls()

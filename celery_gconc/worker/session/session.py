@@ -82,7 +82,7 @@ class Session:
         self._next_reclaim: float | None = None
         self._last_sync = 0.0
         #: When the link's thread comes, unless it is called before.
-        self._comes_at = 0.0
+        self.comes_at = 0.0
         #: What the event loop has sent, and when; None: all is answered.
         self._sent: tuple[Sent, Sync, float] | None = None
 
@@ -91,8 +91,10 @@ class Session:
         """The id by which Redis knows it; empty before the first was tried. Any thread."""
         return self._ids[0] if self._ids else ""
 
-    def run_once(self, moment: float) -> float:
+    def run_once(self, moment: float, patience: float = 0.0) -> float:
         """Do what is due at *moment*, at most one step: open the session, or sync. Return when the next is due.
+
+        What could wait before, and the event loop may send, is left to it for *patience* seconds more.
 
         Raises:
             StoreUnavailable: Redis can't be reached; call :meth:`disconnected`, and come back later.
@@ -109,10 +111,10 @@ class Session:
         is_heartbeat = is_resumed or moment >= self._next_heartbeat
         if is_heartbeat:
             self._beat(moment)
-        elif self._is_due(moment):
+        elif self._is_due(moment, patience):
             self._sync(moment, full=False)
-        self._comes_at = self._next_due(moment)
-        return self._comes_at
+        self.comes_at = self._next_due(moment, patience)
+        return self.comes_at
 
     def send(self, moment: float) -> Sent | None:
         """Write the sync that is due at *moment*, and wait for nothing; :meth:`receive` takes its answer.
@@ -121,8 +123,7 @@ class Session:
         """
         if not self.may_send or moment >= self._next_heartbeat or not self._is_due(moment):
             return None
-        sync = self._collect(moment, full=False)
-        sent = self._store.send_sync(sync)
+        sent = self._store.send_sync(sync := self._collect(moment, full=False))
         if sent is None:
             self._ledger.sync_failed()
         else:
@@ -144,10 +145,15 @@ class Session:
                 self._answered(sync, reply, moment)
             self._notices.go_on()
 
+    def due_in(self, moment: float) -> float | None:
+        """In how many seconds :meth:`send` has something to write; None where it has nothing, or may not."""
+        due_at = self._sync_due_at() if self.may_send else None
+        return None if due_at is None or due_at >= self._next_heartbeat else max(due_at - moment, 0.0)
+
     @property
     def needs_link(self) -> bool:
         """Whether the link's thread has something to do before it comes anyway."""
-        is_early = self._next_reclaim is not None and self._next_reclaim < self._comes_at
+        is_early = self._next_reclaim is not None and self._next_reclaim < self.comes_at
         return is_early or (self._sent is None and not self.may_send)
 
     @property
@@ -246,32 +252,27 @@ class Session:
         self._notices.subscribe(self.id, self._settings.heartbeat_timeout)
         self._ledger.sync_failed()
 
-    def _is_due(self, moment: float) -> bool:
-        due_at = self._sync_due_at()
-        if self._next_reclaim is not None:
-            due_at = self._next_reclaim if due_at is None else min(due_at, self._next_reclaim)
-        return due_at is not None and moment >= due_at
+    def _is_due(self, moment: float, patience: float = 0.0) -> bool:
+        return any(moment >= due_at for due_at in self._syncs_due_at(patience))
 
-    def _sync_due_at(self) -> float | None:
+    def _syncs_due_at(self, patience: float = 0.0) -> list[float]:
+        return [due_at for due_at in (self._sync_due_at(patience), self._next_reclaim) if due_at is not None]
+
+    def _sync_due_at(self, patience: float = 0.0) -> float | None:
         """When the ledger has something to say: no sooner than the commit interval after the last sync."""
         due_at = self._ledger.due_at
-        if self._ledger.is_table_urgent:
+        if due_at is None or self._ledger.is_table_urgent:
             return due_at
-        return None if due_at is None else max(due_at, self._last_sync + self._settings.commit_interval)
+        due_at = max(due_at, self._last_sync + self._settings.commit_interval)
+        return due_at + patience if due_at > self._last_sync and self.may_send else due_at
 
-    def _next_due(self, moment: float) -> float:
+    def _next_due(self, moment: float, patience: float) -> float:
         """When there is something to do. It ends permits that were idle for too long, so that they are part of that."""
         if not self._is_open:
             return moment
-        due = [self._next_heartbeat]
         idle = self._ledger.retire_idle()
-        if idle is not None:
-            due.append(moment + idle)
-        if self._next_reclaim is not None:
-            due.append(self._next_reclaim)
-        if (due_at := self._sync_due_at()) is not None:
-            due.append(due_at)
-        return min(due)
+        due = [self._next_heartbeat, *self._syncs_due_at(patience)]
+        return min(due if idle is None else [*due, moment + idle])
 
     def _beat(self, moment: float) -> None:
         """Renew the lease: in short where nothing is to be said, and Redis agrees; else by a statement."""
@@ -325,9 +326,8 @@ class Session:
         if self._ledger.apply(reply, self._lease_end(moment), reuse_ends):
             self._consumer.wake()  # what it starts need not wait for what else is done here
         self.is_synced = self._ledger.is_table_whole
-        self._next_reclaim = None
-        if reply.expires is not None and self._ledger.waiting_count:
-            self._next_reclaim = moment + reply.expires + RECLAIM_DELAY
+        expires = reply.expires if self._ledger.waiting_count else None
+        self._next_reclaim = None if expires is None else moment + expires + RECLAIM_DELAY
 
     def _lease_end(self, moment: float) -> float:
         """When a lease ends that was renewed by what was sent at *moment*, or after it."""

@@ -6,8 +6,8 @@ Thread: the one that runs the event loop.
 
 Another thread would have to be woken for each grant, and then wake the loop, which costs both of them more than what
 they have to do. So the loop itself writes what is due and reads what has come; it never waits. The link's thread does
-what needs waiting (to open a session, to connect, heartbeats, calls of others), what is due later, and all of it while
-the loop stands still.
+what needs waiting (to open a session, to connect, heartbeats, calls of others), and all of it while the loop stands
+still or is late.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from celery_gconc.clock import now
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.worker.session.link import Link
+from celery_gconc.worker.session.link import LOOP_PATIENCE, Link
 from celery_gconc.worker.turns import Turns
 from celery_gconc.worker.wake import Bell
 
@@ -37,18 +37,26 @@ class Speaker:
         #: That of the connection by which the last was said: the next mostly takes the same.
         self._socket: socket.socket | None = None
 
-    def speak(self) -> None:
-        """Say what is due. What is due later, and what needs waiting, is for the link's thread."""
+    def speak(self) -> float | None:
+        """Say what is due. Return in how many seconds to come again; None: what else there is needs the link's thread.
+
+        That thread comes later than the loop is to, in case that it doesn't.
+        """
         if not self._floor.acquire(blocking=False):
             self._bell.ring()
-            return
+            return None
         try:
-            if self._session.awaited is not None:
+            session, moment = self._session, now()
+            if session.awaited is not None:
                 self._has_more = True
-            elif (sent := self._session.send(now())) is not None:
+                return None
+            if (sent := session.send(moment)) is not None:
                 self._socket = sent.socket
-            else:
+                return None
+            delay = session.due_in(moment)
+            if delay is None or moment + delay + LOOP_PATIENCE < session.comes_at:
                 self._bell.ring()
+            return delay
         finally:
             self._floor.release()
 
