@@ -11,6 +11,7 @@ be late by minutes.
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from collections.abc import Callable
@@ -148,15 +149,15 @@ class HubStarter(Starter):
         super().__init__(turns, parts, has_loop=has_loop)
         self._speaker = speaker
         self._hub: Any = None
-        #: What the loop will do when there is something to say; None: nothing.
-        self._next_speech: Any = None
+        #: When the loop will speak next, by a timer.
+        self._speaks_at = math.inf
         #: What the loop waits for on behalf of the speaker: see :meth:`Speaker.sockets`.
         self._heard: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
 
     def register(self, hub: Any) -> None:
         """Add the bell to the loop; again after each reconnect, which resets the loop."""
         self._parts.stalls.loop_ran()
-        self._hub, self._heard, self._next_speech = hub, {}, None
+        self._hub, self._heard, self._speaks_at = hub, {}, math.inf
         hub.add_reader(self._turns.bell, self._on_rung)
         if not self._parts.pool.blocks_loop:  # else it would be late with each task
             self._turns.speaks = True
@@ -175,13 +176,14 @@ class HubStarter(Starter):
 
     def _speak(self) -> None:
         delay = self._speaker.speak()
-        if delay is not None and self._next_speech is None:
+        if delay is not None and (speaks_at := now() + delay) < self._speaks_at:
             # Behind thousands of tasks with one ETA it comes late: then the link's thread was there before.
-            self._next_speech = self._hub.call_later(delay, self._speak_later)
+            self._speaks_at = speaks_at
+            self._hub.call_later(delay, self._speak_later)
         self._listen()
 
     def _speak_later(self) -> None:
-        self._next_speech = None
+        self._speaks_at = math.inf
         if self._turns.speaks:
             self._speak()
 
