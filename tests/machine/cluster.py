@@ -225,7 +225,7 @@ class Cluster:
     def _next_due(self) -> float:
         due = [at for at, _ in self._later]
         for worker in self.workers:
-            due.append(worker.tick_due)
+            due += [worker.tick_due, worker.timer_due]
             if worker.frozen != "all":
                 due.append(worker.link_due)
         return min(due, default=UNLIMITED) if due else self.clock.at + 1.0

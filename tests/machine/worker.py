@@ -7,6 +7,7 @@ tick: what the stall watch's thread does four times a second
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,10 +73,12 @@ def _is_ready(file: Any) -> bool:
 
 
 class Hub:
-    """The event loop's: which descriptors it waits for."""
+    """The event loop's: which descriptors it waits for, and what it does later."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
         self.timer = SimpleNamespace(_queue=[])
+        self.timers: list[tuple[float, Callable[[], None]]] = []
         self.readers: dict[Any, tuple[Any, Any]] = {}
 
     def add_reader(self, file: Any, callback: Any, *args: Any) -> None:
@@ -83,6 +86,15 @@ class Hub:
 
     def remove_reader(self, file: Any) -> None:
         self.readers.pop(file, None)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        self.timers.append((self._clock.at + delay, callback))
+
+    def take_due(self) -> list[Callable[[], None]]:
+        """What is to be done by now, each once."""
+        due = [timer for timer in self.timers if timer[0] <= self._clock.at]
+        self.timers = [timer for timer in self.timers if timer not in due]
+        return [callback for _, callback in due]
 
 
 class _Once:
@@ -174,7 +186,7 @@ class Worker:
         app, settings = _app(url, *beats)
         self.pool: Any = KINDS[kind](slots, lambda request: started(self, request))
         self.tasks = TaskConsumer(queues, self._deliver, prefetch)
-        self._hub = hub = Hub()
+        self._hub = hub = Hub(self.clock)
         consumer = SimpleNamespace(
             app=app, pool=self.pool, hub=hub, hostname=name, controller=SimpleNamespace(autoscaler=None),
             event_dispatcher=None, on_task_request=self._start, _update_prefetch_count=lambda _: None,
@@ -266,7 +278,14 @@ class Worker:
             return False
         if self.pool.calls or self.frozen:
             return bool(self.pool.calls)
-        return bool(self._bell._is_rung or self._readable or self._next_queue is not None)
+        is_called = self._bell._is_rung or self._readable or self.timer_due <= self.clock.at
+        return bool(is_called or self._next_queue is not None)
+
+    @property
+    def timer_due(self) -> float:
+        """When its event loop has something to do by a timer; math.inf: it has not, or doesn't turn."""
+        is_still = self.is_over or self.frozen
+        return math.inf if is_still else min((at for at, _ in self._hub.timers), default=math.inf)
 
     @property
     def _readable(self) -> list[int]:
@@ -284,6 +303,8 @@ class Worker:
             return
         if self._bell._is_rung:
             self.parts.starter._on_rung()  # type: ignore[attr-defined]
+        for callback in self._hub.take_due():
+            callback()
         for fd in self._readable:
             if fd in self._readable:
                 callback, args = self._hub.readers[fd]

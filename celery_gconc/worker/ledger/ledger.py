@@ -213,6 +213,8 @@ class Ledger(Slots[R]):
         with self._lock:
             soonest = self._asks.release_idle()
             self._watches_idle = soonest is not None
+            if self._outbox.due_at is not None:
+                self._wake()  # it may be the event loop that says so
             return soonest
 
     def collect(self, epoch: str, number: int, *, confirmed: int, full: bool) -> Sync:
