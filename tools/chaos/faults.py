@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import threading
 import time
@@ -11,8 +10,11 @@ import traceback
 from collections.abc import Callable
 from random import Random
 
+import psutil
+
 from celery_gconc import GlobalConcurrencyError
 from tests.kit.keys import key
+from tests.kit.servers import wait_until
 
 from .plan import INTERVAL
 from .schedule import Step
@@ -108,9 +110,12 @@ class Faults:
         worker = self._worker(step)
         with worker.lock:
             if worker.is_ready and (pids := sorted(worker.children())):
-                pid = Random(step.at).choice(pids)
-                self.world.oracle.tell("child", w=worker.name, pid=pid)
-                os.kill(pid, signal.SIGKILL)
+                child = psutil.Process(Random(step.at).choice(pids))
+                child.suspend()  # else a task may begin in it between the word and the deed
+                still = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+                wait_until(lambda: child.status() in still, what="the child stands still")
+                self.world.oracle.tell("child", w=worker.name, pid=child.pid)
+                child.kill()
 
     def _stop_short(self, step: Step) -> None:
         worker = self._worker(step)

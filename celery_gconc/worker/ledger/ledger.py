@@ -98,10 +98,9 @@ class Ledger(Slots[R]):
             moment = now()
             if not self._trust.may_start(self.table.version, moment):
                 return None
-            may_pass = self._holdings.may_pass
             chosen: Line[R] | None = None
             for line in self._lines.by_claims.values():
-                if not line.waiting or not (line.granted or may_pass(line.claims, line, moment)):
+                if not line.waiting or not (line.granted or self._holdings.may_pass(line.claims, line, moment)):
                     continue
                 if chosen is None or line.first_arrival < chosen.first_arrival:
                     chosen = line
