@@ -215,7 +215,9 @@ class Worker:
         parts.starter._source = "machine"
         parts.starter.tell_queues()
         parts.starter.register(hub)
-        parts.turns.speaks = loop_speaks  # else its link says everything, as where there is no loop
+        assert parts.turns.speaks, "the product's own choice: no task here runs on the loop's thread"
+        if not loop_speaks:
+            parts.starter._speaker.stop()  # type: ignore[attr-defined]  # its link says everything, as where there is no loop
         self._bell: Any = parts.turns.bell
         #: What stands still: nothing, its ``loop``, or ``all`` of its process; children of it go on.
         self.frozen = ""
