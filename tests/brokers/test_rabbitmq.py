@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from traceback import walk_stack
+from types import FrameType, SimpleNamespace
 
 import pytest
-from kombu import Connection, Consumer
+from kombu import Connection, Consumer, Queue
 from kombu.message import Message
 
 from celery_gconc.brokers.amqp import AMQPBroker
 from celery_gconc.brokers.queues import identity_of
+from celery_gconc.worker.intake.returns import Returns
+from celery_gconc.worker.intake.subscriptions import Subscriptions
+from celery_gconc.worker.run import Run
 from tests.brokers.exercise import (
     HELD,
     Broker,
@@ -269,3 +277,43 @@ def test_messages_near_their_delivery_limit_go_back_as_copies_or_themselves_and_
             assert sorted(message.headers["number"] for message in received) == [0, 1, 2]
             for message in received:
                 message.ack()
+
+
+def test_a_signal_is_handled_after_all_have_gone_back_and_not_in_the_middle_of_a_frame(rabbitmq_process):
+    # Celery's handlers write to the same connection, whose lock this thread has in the middle of a frame.
+    many, handled, has_gone = 300, [], threading.Event()
+
+    def handle(_number: int, frame: FrameType | None) -> None:
+        called = [one.f_code.co_name for one, _ in walk_stack(frame)]
+        handled.append("in a frame" if "write_frame" in called else "between them" if "put_back" in called else "after")
+
+    def interrupt() -> None:
+        while not has_gone.wait(0.0005):
+            os.kill(os.getpid(), signal.SIGQUIT)
+
+    former = signal.signal(signal.SIGQUIT, handle)
+    try:
+        with Connection(rabbitmq_process.url) as connection, connection.channel() as channel:
+            queue = Queue("interrupted", channel=channel, auto_delete=True)
+            queue.declare()
+            for _ in range(many):
+                connection.Producer().publish({}, routing_key=queue.name)
+            received: list[Message] = []
+            with Consumer(channel, [queue], on_message=received.append, accept=["json"]) as consumer:
+                while len(received) < many:
+                    connection.drain_events(timeout=20)
+                subscriptions = Subscriptions()
+                subscriptions.attach(consumer, "amqp")
+                runs = [Run(SimpleNamespace(message=message), (), queue.name) for message in received]
+                interrupter = threading.Thread(target=interrupt)
+                interrupter.start()
+                Returns(subscriptions).put_back(runs)
+                has_gone.set()
+                interrupter.join()
+                consumer.cancel()
+            subscriptions.close()
+    finally:
+        signal.signal(signal.SIGQUIT, former)
+    assert len(handled) > 1
+    assert "in a frame" not in handled
+    assert all(run.request.message._state == "REQUEUED" for run in runs)

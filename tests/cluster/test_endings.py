@@ -28,7 +28,8 @@ def two_workers(make_cluster, request: pytest.FixtureRequest) -> Callable[..., t
         if broker == "redis":
             conf["broker_transport_options"] = SHORT_POLLS
         cluster = make_cluster(*urls, global_concurrency_limits={"app": limit}, **conf)
-        first = cluster.spawn("w1", pool=pool, concurrency=4, queues="emails")
+        # Its log says what it does while it ends.
+        first = cluster.spawn("w1", pool=pool, concurrency=4, queues="emails", options=("-l", "DEBUG"))
         second = cluster.spawn("w2", concurrency=4, queues="other")
         cluster.ready()
         for number, (task, *seconds) in enumerate(running):
@@ -37,11 +38,16 @@ def two_workers(make_cluster, request: pytest.FixtureRequest) -> Callable[..., t
         cluster.send("nap", len(PARKED), 0.05, first=PARKED[0])
         cluster.send("nap", 1, 0.05, queue="other", first=ELSEWHERE)
         if pool != "solo":  # which takes no message while it runs a task
-            wait_until(lambda: first.output().count("received") == len(running) + len(PARKED), what="some are parked")
-        wait_until(lambda: second.output().count("received") == 1, what="one waits elsewhere")
+            wait_until(lambda: received(first) == len(running) + len(PARKED), what="some are parked")
+        wait_until(lambda: received(second) == 1, what="one waits elsewhere")
         return cluster, first, second
 
     return make
+
+
+def received(worker: Worker) -> int:
+    """How many tasks a worker has received."""
+    return worker.output().count("] received")
 
 
 def ask_to_end(cluster: Cluster, worker: Worker, how: str) -> None:
@@ -50,7 +56,8 @@ def ask_to_end(cluster: Cluster, worker: Worker, how: str) -> None:
         cluster.app().control.shutdown([worker.node])
     elif how == "SIGINT twice":
         worker.process.send_signal(signal.SIGINT)
-        wait_until(lambda: "Warm shutdown" in worker.output(), what="the first is seen")
+        # Celery 5.7 itself may stand still for seconds where the second comes while it cancels its consumers.
+        wait_until(lambda: "Worker: Stopping Pool" in worker.output(), what="it waits for its tasks")
         worker.process.send_signal(signal.SIGINT)
     else:
         worker.process.send_signal(getattr(signal, how))

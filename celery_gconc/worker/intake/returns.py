@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from celery.utils.log import get_logger
 
 from celery_gconc.worker.intake.subscriptions import Subscriptions
+from celery_gconc.worker.interrupts import uninterrupted
 from celery_gconc.worker.run import Run
 
 logger = get_logger(__name__)
@@ -97,7 +98,8 @@ class Returns:
         if broker is None or not deliveries:
             return
         try:
-            broker.give_back(deliveries)
+            with uninterrupted():
+                broker.give_back(deliveries)
         except Exception:
             logger.warning(
                 "celery-gconc: could not return %d messages; the broker will redeliver them", len(runs), exc_info=True
