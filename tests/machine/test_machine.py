@@ -31,7 +31,7 @@ def test_whatever_happens_to_workers_and_redis_the_promises_hold(redis_url: str)
     run_state_machine_as_test(
         OnThisRedis,
         settings=settings(
-            max_examples=int(examples or 60),
+            max_examples=int(examples or 30),
             stateful_step_count=int(os.environ.get("GCONC_MACHINE_STEPS", "16")),
             deadline=None,
             derandomize=examples is None,
