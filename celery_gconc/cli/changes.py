@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -17,6 +18,9 @@ from celery_gconc.operations.wording import all_of, count_of, span
 from celery_gconc.operations.worker_query import ANSWER_SECONDS
 from celery_gconc.protocol.status import Change, LimitStatus
 
+#: How often, in seconds, it is looked whether enough tasks have finished.
+LOOK_SECONDS = 0.25
+
 _for = click.option(
     "--for", "duration", type=SPAN, metavar="SPAN",
     help="Expire after this time, for example 2h, 30m or 1d12h.",
@@ -31,14 +35,19 @@ _limit = click.argument("limit", type=LIMIT)
 @click.argument("max", type=MAX)
 @_for
 @_reason
+@click.option("--wait", is_flag=True, help="Wait until no more tasks than MAX are running.")
 @pass_terminal
-def set_(terminal: Terminal, limit: str, max: int | str, duration: float | None, reason: str | None) -> None:
+def set_(
+    terminal: Terminal, limit: str, max: int | str, duration: float | None, reason: str | None, wait: bool
+) -> None:
     """Set how many tasks may run at once under LIMIT.
 
     MAX is a number, or 'unlimited'. It applies to all workers until it is set again or reset. Raise it and waiting
     tasks start at once; lower it and running tasks finish undisturbed, and none start until enough have finished.
     """
-    _make(terminal, limit, lambda: terminal.operations.set(limit, max, duration=duration, reason=reason))
+    change = _make(terminal, limit, lambda: terminal.operations.set(limit, max, duration=duration, reason=reason))
+    if wait:
+        _wait_for_surplus(terminal, change.limit)
 
 
 @click.command(cls=Command)
@@ -56,10 +65,13 @@ def reset(terminal: Terminal, limit: str) -> None:
 @_limit
 @_for
 @_reason
+@click.option("--wait", is_flag=True, help="Wait until no tasks are running.")
 @pass_terminal
-def pause(terminal: Terminal, limit: str, duration: float | None, reason: str | None) -> None:
+def pause(terminal: Terminal, limit: str, duration: float | None, reason: str | None, wait: bool) -> None:
     """Stop starting tasks under LIMIT; running tasks continue."""
-    _make(terminal, limit, lambda: terminal.operations.pause(limit, duration=duration, reason=reason))
+    change = _make(terminal, limit, lambda: terminal.operations.pause(limit, duration=duration, reason=reason))
+    if wait:
+        _wait_for_surplus(terminal, change.limit)
 
 
 @click.command(cls=Command)
@@ -135,7 +147,7 @@ def purge(terminal: Terminal, limit: str, force: bool, timeout: float) -> None:
         click.get_current_context().exit(EXIT_NO)
 
 
-def _make(terminal: Terminal, limit: str, make: Callable[[], Change]) -> None:
+def _make(terminal: Terminal, limit: str, make: Callable[[], Change]) -> Change:
     """Make a change, and report it."""
     try:
         change = make()
@@ -153,6 +165,26 @@ def _make(terminal: Terminal, limit: str, make: Callable[[], Change]) -> None:
                 terminal.line(text)
         if (doubt := _doubt(terminal.app, found)) is not None:
             terminal.warn(doubt)
+    return change
+
+
+def _wait_for_surplus(terminal: Terminal, limit: str) -> None:
+    """Wait until no more tasks run under a limit than may by what holds then, whoever changed it meanwhile."""
+    told = None
+    while (text := _surplus(terminal.operations.status(limit, workers=False)[limit])) is not None:
+        if text != told:
+            terminal.note(f"Waiting: {text}.")
+            told = text
+        time.sleep(LOOK_SECONDS)
+
+
+def _surplus(limit: LimitStatus) -> str | None:
+    """What has to end, or to be reported, before no more tasks run under a limit than may; None where that is so."""
+    if limit.settling and not (limit.max is None and not limit.paused):
+        return "not every worker has reported what it is running"
+    allowed = 0 if limit.paused else limit.max
+    held = limit.running + limit.idle  # what was idle when a worker last told may be in use since
+    return None if allowed is None or held <= allowed else f"{held} running, {allowed} allowed"
 
 
 def consequences(change: Change, limit: LimitStatus, now: float) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 
 import pytest
 from celery import Celery
@@ -13,7 +15,7 @@ from celery_gconc import Operations
 from celery_gconc.protocol.status import as_json
 from tests.cli.conftest import Gconc, said
 from tests.kit.servers import redis_server, wait_until
-from tests.kit.workers import Cluster
+from tests.kit.workers import SHORT_POLLS, Cluster
 
 
 def test_a_limit_is_set_told_and_reset_with_no_worker_alive(gconc: Gconc, operations: Operations):
@@ -253,3 +255,31 @@ def test_a_reason_of_any_length_and_with_any_characters_is_taken(gconc: Gconc, o
 
 def _nothing() -> None:
     """A task that is never run here."""
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"), [(("pause", "emails"), 0), (("set", "emails", "1"), 1), (("set", "emails", "unlimited"), 3)]
+)
+def test_a_change_that_waits_returns_when_no_more_are_running_than_may(
+    make_cluster: Callable[..., Cluster], change: tuple[str, ...], allowed: int
+):
+    cluster = make_cluster(global_concurrency_limits={"emails": 3}, broker_transport_options=SHORT_POLLS)
+    cluster.start("w1", queues="emails")
+    cluster.send("held", 2)
+    cluster.send("nap", 1, 60.0, first=2)
+    wait_until(lambda: cluster.oracle.count("s") == 3, what="three are running")
+    with ThreadPoolExecutor() as threads:
+        changing = threads.submit(cluster.celery, "gconc", *change, "--wait")
+        if allowed < 3:
+            status = partial(Operations(cluster.app()).status, "emails")
+            wait_until(lambda: status()["queue:emails"].state in ("paused", "draining"), what="it is changed")
+            assert not wait({changing}, timeout=1).done, "three are running still"
+            cluster.oracle.let_go()
+            wait_until(lambda: status()["queue:emails"].running == 1, what="two have ended")
+        if allowed == 0:
+            assert not wait({changing}, timeout=1).done, "one is running still"
+            assert cluster.celery("gconc", "resume", "emails").returncode == 0
+        done = changing.result()
+    assert done.returncode == 0, done.stderr
+    assert cluster.oracle.count("e") == (2 if allowed < 3 else 0)
+    assert done.stderr.splitlines()[:1] == ([f"Waiting: 3 running, {allowed} allowed."] if allowed < 3 else [])
