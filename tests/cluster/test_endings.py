@@ -154,10 +154,14 @@ def test_after_a_cold_shutdown_permits_are_free_at_once_and_what_was_parked_is_b
 
 
 @needs_soft_shutdown
-@pytest.mark.parametrize(("broker", "pool"), [("redis", "prefork"), ("rabbitmq", "prefork")])
-def test_in_a_soft_shutdown_what_still_runs_keeps_its_permit_until_its_end(two_workers, broker, pool):
+@pytest.mark.parametrize(
+    ("broker", "pool", "how"), [("redis", "prefork", "SIGTERM"), ("rabbitmq", "prefork", "SIGQUIT")]
+)
+def test_in_a_soft_shutdown_what_still_runs_keeps_its_permit_until_its_end(two_workers, broker, pool, how, monkeypatch):
+    if how == "SIGTERM":
+        monkeypatch.setenv("REMAP_SIGTERM", "SIGQUIT")
     cluster, ending, other = two_workers(broker, pool, 2, [("held",), ("nap", 60.0)], worker_soft_shutdown_timeout=2.0)
-    ask_to_end(cluster, ending, "SIGQUIT")
+    ask_to_end(cluster, ending, how)
     wait_until(lambda: "Initiating Soft Shutdown" in ending.output(), what="it is to end")
     cluster.oracle.let_go()
     assert ending.process.wait(30) is not None
