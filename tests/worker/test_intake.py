@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kombu import Connection, Consumer, Queue
 from kombu.common import QoS
 
 from celery_gconc.clock import now
+from celery_gconc.limits.claims import Claims, claims_on
+from celery_gconc.protocol.messages import Grant, Synced
 from celery_gconc.worker.intake import intake as intake_module
 from celery_gconc.worker.intake.intake import LEFT_SECONDS, Intake
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.wake import Bell
 from tests.kit.servers import wait_until
+from tests.kit.tables import whole
 
 from .session_parts import Pool
 
@@ -29,6 +33,7 @@ class Taking:
         self.channel = connection.channel()
         self.connection = connection
         self.messages: list[object] = []
+        self.syncs = 0
         self.pool = SimpleNamespace(**vars(Pool(startable=1)), size=1)
         self.bell = Bell()
         self.ledger: Ledger[Run] = Ledger({}, pool=self.pool, bell=self.bell)
@@ -46,7 +51,7 @@ class Taking:
             producer = self.connection.Producer(channel)
             producer.publish({}, exchange="", routing_key=EMAILS, serializer="json", correlation_id=task_id)
 
-    def take(self) -> Run:
+    def take(self, candidates: Claims = ()) -> Run:
         """Take a message of the queue."""
 
         def taken() -> bool:
@@ -62,7 +67,13 @@ class Taking:
         request = SimpleNamespace(
             id=message.properties["correlation_id"], message=message, request_dict={}, task=SimpleNamespace(name="t")
         )
-        return Run(request, (), EMAILS)
+        return Run(request, candidates, EMAILS)
+
+    def sync(self, **reply: Any) -> None:
+        """The session says what there is to say, and is answered."""
+        self.syncs += 1
+        self.ledger.collect("e", self.syncs, confirmed=self.syncs - 1, full=self.syncs == 1)
+        self.ledger.apply(Synced("ok", version=1, **reply), now() + 60.0, now() + 60.0)
 
     def fill(self) -> Run:
         """The one slot is taken, by a task of another queue."""
@@ -123,3 +134,24 @@ def test_a_message_goes_back_for_others_once(taking):
     assert not taking.intake.may_move(again)
     taking.send("second")
     assert taking.intake.may_move(taking.take())
+
+
+def test_while_all_units_are_in_use_here_and_others_wait_nothing_is_fetched_that_they_precede(taking):
+    own = claims_on(("queue:emails",))
+    taking.ledger.opened("s", 1, now() + 60.0)
+    taking.sync(changes=whole({"queue:emails": 1}, 1))
+    run = taking.take(own)
+    run.arrived = now()
+    taking.ledger.wait(run)
+    taking.intake.parked(run)
+    taking.intake.subscriptions.stop(EMAILS)
+    taking.sync(grants=[Grant(2, 1, own, fence=7)], contended={"queue:emails": 1})
+    assert taking.ledger.next() is run
+    taking.intake.unparked(run)
+    assert not taking.intake.wants_more
+    taking.intake.resume()
+    assert taking.is_stopped, "what is fetched would hold up the end of what runs, and start after what others have"
+    taking.ledger.ended(run)
+    assert taking.intake.wants_more
+    taking.intake.resume()
+    assert not taking.is_stopped

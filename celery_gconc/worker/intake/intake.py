@@ -172,13 +172,15 @@ class Intake:
         """Whether there is something to fetch: call :meth:`resume` when nothing is more urgent."""
         if self.subscriptions.is_ended:
             return False
-        return bool(self._wanting) or (bool(self._is_finding or self._left) and self._ledger.free_slots > 0)
+        if self._is_finding or self._left:
+            return bool(self._wanting) or self._ledger.free_slots > 0
+        return any(not self._passes_on(name) for name in self._wanting)
 
     def resume(self) -> None:
         """Consume stopped queues again of which few requests are left here."""
         self.take_up_overdue()
-        while self._wanting:
-            name = self._wanting.pop()
+        for name in [name for name in self._wanting if not self._passes_on(name)]:
+            self._wanting.discard(name)
             if self.subscriptions.is_stopped(name):
                 self._resume(name)
         if self._is_finding:
@@ -294,6 +296,13 @@ class Intake:
             bound = min(bound, URGENT_FOLLOWING * max(slots, 1))
             least = min(least, bound // 4)
         return least, bound
+
+    def _passes_on(self, name: str) -> bool:
+        """Whether what is fetched of a queue now could not start before others have had their turn.
+
+        To fetch it takes some milliseconds, which the end of what runs would have to wait for.
+        """
+        return self._ledger.passes_on(self.subscriptions.own_limit(name))
 
     def _at_once(self, run: Run) -> int:
         """How many requests like this one could start at once here, if all of their limits were free."""

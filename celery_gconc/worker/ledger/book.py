@@ -19,6 +19,7 @@ The parts, from below, each used with the lock held:
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from typing import Generic
@@ -88,6 +89,11 @@ class Book(Generic[R]):
         """Every request that waits here, by line. The only one of these methods that costs more with more of them."""
         with self._lock:
             return self._lines.waiting()
+
+    def passes_on(self, limit: str) -> bool:
+        """Whether all units of a limit are in use here, and others wait for what ends."""
+        with self._lock:
+            return limit in self._trust.contended and self._holdings.used(limit) >= self.table.get(limit, math.inf)
 
     def queued(self) -> list[Queued[R]]:
         """For which sets of limits requests wait here."""
