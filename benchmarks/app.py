@@ -7,6 +7,7 @@ import os
 import time
 
 from celery import Celery
+from celery.bootsteps import StartStopStep
 
 from benchmarks.tickorder import pin_tick_order
 
@@ -26,6 +27,15 @@ if limits is not None:
     app.conf.global_concurrency_limits = limits
     app.conf.global_concurrency_redis_url = os.environ["BENCH_COORDINATION"]
     GlobalConcurrency(app)
+
+if os.environ.get("BENCH_STEP") == "empty":
+
+    class EmptyStep(StartStopStep):
+        """What any extension costs that has a step, before it does anything."""
+
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    app.steps["consumer"].add(EmptyStep)
 
 _log: int | None = None
 

@@ -32,6 +32,7 @@ class Load:
     count: int = 2000
     seconds: float = 0.0
     limits: dict[str, int] | None = None  # None: plain Celery, without celery-gconc
+    empty_step: bool = False  # plain Celery, with a consumer step that does nothing
     pool: str = "prefork"
     concurrency: int = 4
     workers: int = 1
@@ -115,6 +116,7 @@ def environment(load: Load, broker: str, log: str, coordination: str = "") -> di
         "BENCH_COORDINATION": coordination or broker,
         "BENCH_LOG": log,
         "BENCH_LIMITS": json.dumps(load.limits),
+        "BENCH_STEP": "empty" if load.empty_step else "",
         "BENCH_SETTINGS": json.dumps(load.settings),
         "PYTHONPATH": str(ROOT),
         "C_FORCE_ROOT": "1",
