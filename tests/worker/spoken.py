@@ -13,13 +13,14 @@ import time
 from collections import Counter
 from typing import Any
 
+import redis
 from celery import Celery
 from celery.signals import worker_ready
 from celery.worker import state
 
 from celery_gconc import GlobalConcurrency
-from celery_gconc.worker.ledger.holdings import IDLE_SECONDS
 from celery_gconc.worker.session.session import Session
+from tests.kit.state import units
 
 COUNT = 10
 
@@ -42,12 +43,15 @@ def main(url: str, pool: str) -> None:
     def nothing() -> None:
         """Do nothing."""
 
+    client = redis.Redis.from_url(url)
+
     def send() -> None:
         for number in range(COUNT):
             nothing.delay()
             while state.total_count.get(nothing.name, 0) <= number or state.active_requests:
                 time.sleep(0.02)
-            time.sleep(3 * IDLE_SECONDS)  # its unit goes back, or the next would take it without a word
+            while any(units(client).values()):  # it goes back, or the next would take it without a word
+                time.sleep(0.02)
         print("spoken", spoken["loop"], spoken["link"])
         state.should_stop = 0  # type: ignore[assignment]
 
