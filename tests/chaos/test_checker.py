@@ -332,6 +332,17 @@ def test_one_that_runs_twice_after_the_broker_was_cut_is_plain_celerys() -> None
     assert fates(story.checker).doubled == {"broker-cut": 1}
 
 
+def test_a_message_that_was_given_back_may_be_lost_on_its_way_as_one_that_nobody_has_had() -> None:
+    for fault, when, lost in (
+        ("broker-cut", 3.0, "broker-cut"), ("kill", 3.0, "?"), ("kill", 1.5 + VISIBILITY, "kill"),
+    ):  # fmt: skip
+        story = Story("redis")
+        story.sent(1.0, "1", late=True)
+        story.at(1.1, "got", id="1", w="a")
+        story.fault(when, when + 0.1, fault)
+        assert fates(story.checker).lost == {lost: 1}
+
+
 def test_a_retry_that_was_published_while_the_broker_was_cut_is_lost_as_in_plain_celery_and_another_is_not() -> None:
     for cut, lost in ((1.95, {"broker-cut": 1}), (60.0, {"?": 1})):
         story = Story()

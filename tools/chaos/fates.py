@@ -98,10 +98,23 @@ def _why_lost(task: Task, checker: Checker, allowance: Counter[str], retries: Co
         ended = checker.lives[life]
         if not task.late and ended.dead < math.inf and ended.dead >= task.got[-1][0]:
             return _take(allowance, "kill") or _take(allowance, "warm")
-        return _fault_between(task.got[-1][0], math.inf, checker, ("kill-child",), allowance, life)
+        if child := _fault_between(task.got[-1][0], math.inf, checker, ("kill-child",), allowance, life):
+            return child
     if not checker.is_redis:
         return ""
-    return _fault_between(task.sent, math.inf, checker, (*BROKER, "kill", "warm"), allowance)
+    return _fault_between(_at_broker(task, checker), math.inf, checker, (*BROKER, "kill", "warm"), allowance)
+
+
+def _at_broker(task: Task, checker: Checker) -> float:
+    """Since when Redis has had the message to give to somebody: as it was sent, or given back by who had it last."""
+    if task.runs or not task.got:
+        return task.sent
+    got, life = task.got[-1]
+    given_back = (
+        begins for begins, ends, name, lives in checker.history.values()
+        if name in (*BROKER, "warm") and ends >= got and life in lives
+    )  # fmt: skip
+    return min([got + VISIBILITY, *given_back])
 
 
 def _take(allowance: Counter[str], name: str) -> str:
