@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from celery_gconc import Operations
@@ -180,9 +181,19 @@ def test_what_breaks_fires_its_alerts(make_watched: Watched, prometheuses: Start
     fires("GconcRedisDown")
     for worker in (one, two):
         worker.kill()
-    cluster.start("three", concurrency=2)
+    (three,) = cluster.start("three", concurrency=2)
     cluster.send("nap", 1, 0.1, first=100)
     cluster.done(1)
+    tried: set[int] = set()
+
+    def tries() -> int:
+        """How often it has connected: once for each try, as nobody answers."""
+        for connection in psutil.Process(three.process.pid).net_connections("tcp"):
+            if connection.raddr and connection.raddr.port == coordination.port:
+                tried.add(connection.laddr.port)
+        return len(tried)
+
+    wait_until(lambda: tries() > 6, 60, lambda: f"it has failed six times: it tried {len(tried)} times")
     coordination.process.send_signal(signal.SIGCONT)
     fires("GconcRunsWithoutPermit")
     fires("GconcWorkersLoseRedis")
