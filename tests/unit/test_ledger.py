@@ -466,14 +466,38 @@ def full() -> tuple[Harness, Request, Request]:
     return harness, runs, harness.wait()
 
 
-def test_nobody_is_woken_for_an_ask_of_which_redis_has_not_heard_and_that_is_over():
+def test_redis_hears_nothing_of_a_wait_for_a_slot_that_is_over_soon():
     harness, runs, waits = full()
     due_at, wakes = harness.ledger.due_at, harness.wakes
+    assert due_at is not None
+    assert due_at >= now() + 0.2
+    assert harness.ledger.has_news(), "if it still waits by then"
     harness.ledger.ended(runs)
     assert harness.ledger.next() is waits, "with the units of the one before"
     assert harness.ledger.due_at == due_at, "as it was, lazily"
     assert harness.wakes == wakes
-    assert [want.requests for want in harness.sync().wants] == [[]]
+    assert not harness.ledger.has_news()
+    assert harness.ledger.due_at is None
+    harness.wait()
+    assert harness.wakes == wakes + 1, "who comes next is a new matter"
+
+
+def test_redis_hears_sooner_of_a_wait_for_a_slot_where_others_wait():
+    harness = Harness(slots=1)
+    harness.start()
+    harness.sync(contended={"queue:emails": 0})
+    harness.wait()
+    assert harness.ledger.due_at is not None
+    assert harness.ledger.due_at <= now() + 0.02
+
+
+def test_redis_hears_what_was_put_off_together_with_what_is_news():
+    harness, runs, waits = full()
+    harness.ledger.ended(runs)
+    assert harness.ledger.next() is waits
+    harness.ledger.take_queues("source", ["emails"])
+    assert harness.ledger.has_news()
+    assert harness.sync().takes == ("emails",)
 
 
 def test_redis_hears_at_once_that_what_it_was_asked_for_is_over():
@@ -536,16 +560,42 @@ def test_a_grant_for_who_has_left_serves_the_next_where_redis_has_not_heard_of_i
     assert (want.kept, want.requests) == (0, [])
 
 
-def test_a_grant_for_who_has_left_goes_back_where_nobody_else_waits():
+def left_behind() -> Harness:
+    """Who was asked for has left, and Redis has not heard of it when it grants."""
     harness = Harness()
     request = harness.wait()
     harness.sync()
     harness.ledger.leave(request)
     harness.sync()
+    return harness
+
+
+def test_a_grant_for_who_has_left_is_for_the_next_where_nobody_else_waits():
+    harness = left_behind()
     harness.grant(2)
+    assert harness.ledger.due_at is None
+    assert harness.ledger.start(Request())
     sent = harness.sync()
-    assert sent.units == {"queue:emails": 0}, "both messages were under way"
-    assert sent.ended == [2]
+    assert sent.units == {}
+    assert sent.ended == [2], "that task doesn't run"
+
+
+def test_a_grant_for_who_has_left_goes_back_soon_where_nobody_comes(clock: Clock):
+    harness = left_behind()
+    rings = harness.bell.rings
+    harness.grant(2)
+    assert harness.bell.rings == rings + 1, "the link watches it"
+    harness.ledger.retire_idle()
+    clock.time += 0.11
+    harness.ledger.retire_idle()
+    assert harness.sync().units == {"queue:emails": 0}
+
+
+def test_a_grant_for_who_has_left_goes_back_at_once_where_others_wait():
+    harness = left_behind()
+    harness.grant(2, contended={"queue:emails": 0})
+    assert harness.ledger.due_at == 0.0
+    assert harness.sync().units == {"queue:emails": 0}
 
 
 def test_slots_that_are_reserved_are_no_room():

@@ -33,6 +33,9 @@ from celery_gconc.worker.pool import Pool
 #: one of ours is ahead of it. (LAZY_SECONDS where no slot is free: an ask has an age, so it loses no position.)
 SOON_SECONDS = 0.001
 
+#: The same where no slot is free and nobody else waits: mostly one frees sooner, and brings the units.
+PATIENT_SECONDS = 0.25
+
 #: A session that has this many asks in one line adds further ones lazily.
 MANY_ASKED = 4
 
@@ -104,19 +107,22 @@ class Asks(Generic[R]):
 
         *room* is :meth:`room`, where that is known. Redis need not hear of it before *least_delay* seconds are over.
         """
-        lacking = line.waiting - self._ahead(line)
+        ahead = self._ahead(line)
+        lacking = line.waiting - ahead
         if lacking <= 0:
             if line.asked:  # of which Redis may not have heard yet
-                self._set(line, 0, least_delay if line.told else max(LAZY_SECONDS, least_delay))
+                self._set(line, 0, least_delay if line.told else max(PATIENT_SECONDS, least_delay))
             return
-        room = self.room() if room is None else room
+        room = (self.room() if room is None else room) - (ahead - len(line.granted))  # spare units take the rest
         is_contended = self._trust.is_contended(line.claims)
         # One even without room: so Redis knows that it may offer something as soon as it has it.
         useful = MAX_ASKED if is_contended else max(room, 1)
         wanted = min(lacking, max(useful, line.asked))
         if line.asked < wanted:
             # Behind one of ours that has asked already, or others', there is no hurry: the age keeps the position.
-            if room <= 0 or line.asked >= MANY_ASKED:
+            if room <= 0 and not is_contended:
+                delay = PATIENT_SECONDS
+            elif room <= 0 or line.asked >= MANY_ASKED:
                 delay = LAZY_SECONDS
             else:
                 delay = SOON_SECONDS if is_contended or line.asked else 0.0
@@ -172,7 +178,7 @@ class Asks(Generic[R]):
     # -- Grants ------------------------------------------------------------------------------------------
 
     def grant(self, grant: Grant) -> None:
-        """Units have come: for one of ours that waits, or to go back at once."""
+        """Units have come: for one of ours that waits; else they are spare, and to be settled."""
         self._holdings.granted(grant.claims)
         self._trust.take_fence(grant.fence, grant.at)
         line = self._lines.by_number.get(grant.set)
@@ -181,7 +187,8 @@ class Asks(Generic[R]):
             if line.told:
                 line.told.popleft()
         if line is None or line.waiting <= len(line.granted):
-            self._drop(grant.grant, grant.claims)
+            self._holdings.keep_new(grant.claims)
+            self._outbox.ended.append(grant.grant)
             return
         line.granted.append(Granted(grant.grant, now()))
         self._lines.granted_count += 1

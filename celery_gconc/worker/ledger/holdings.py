@@ -113,6 +113,11 @@ class Holdings(Generic[R]):
             holding.held += weight
             holding.new += weight
 
+    def keep_new(self, claims: Claims) -> None:
+        """What was granted is spare: whom it was for is no longer here, or has started with other units."""
+        for limit, weight in claims:
+            self.by_limit[limit].new -= weight
+
     def drop_new(self, claims: Claims) -> None:
         """Nobody here has use for what was granted."""
         for limit, weight in claims:

@@ -149,12 +149,6 @@ class Ledger(Slots[R]):
                 self._wake()
             return True
 
-    def watch_idle(self) -> None:
-        """Have the link release units that nobody took: they may be spare for a moment only."""
-        if not self._watches_idle and self._holdings.by_limit:  # without the lock: each end of a task calls this again
-            with self._lock:
-                self._wake()
-
     def leave(self, request: R) -> bool:
         """Take a request out of its line without a permit (revoked, expired). False where it had left before."""
         with self._lock:
@@ -239,6 +233,7 @@ class Ledger(Slots[R]):
             if reply.changes is not None:
                 is_news = self._take_changes(reply.changes, reply.version) or is_news
             self._asks.plan_moves()
+            self._watch_idle()
             return is_news
 
     def notice(self, notice: Notice) -> bool:
@@ -248,6 +243,7 @@ class Ledger(Slots[R]):
             if notice.version is not None and notice.version != self.table.version:
                 is_news = self._hear_of_table(notice, notice.version) or is_news
             self._asks.plan_moves()
+            self._watch_idle()
             return is_news
 
     def holdings(self) -> Stated:

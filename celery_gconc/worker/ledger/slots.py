@@ -39,6 +39,12 @@ class Slots(Book[R]):
             with self._lock:
                 self._wake()
 
+    def watch_idle(self) -> None:
+        """Have the link release units that nobody took: they may be spare for a moment only."""
+        if not self._watches_idle and self._holdings.by_limit:  # without the lock: each end of a task calls this again
+            with self._lock:
+                self._wake()
+
     def tell_room(self) -> None:
         """Called every now and then: Redis is to hear of room that it doesn't know of, once it stays for a while."""
         with self._lock:
@@ -67,10 +73,30 @@ class Slots(Book[R]):
         with self._lock:
             return self._moves.take_answer()
 
+    # -- The link's side ---------------------------------------------------------------------------------
+
+    def has_news(self) -> bool:
+        """Whether Redis is to hear something still, now that the next sync is due. Nothing is due where it isn't."""
+        with self._lock:
+            outbox = self._outbox
+            if outbox.has_news:
+                return True
+            lines = list(outbox.lines)
+            outbox.is_settled()
+            for line in lines:
+                self._lines.drop_if_idle(line)
+            self._woken_for = None
+            return False
+
     # -- For whoever has the lock ------------------------------------------------------------------------
 
     def _has_spare(self) -> bool:
         return self._lines.granted_count > 0 or any(holding.spare for holding in self._holdings.by_limit.values())
+
+    def _watch_idle(self) -> None:
+        """Ring where something has begun to be spare: a sync that is due brings the link anyway."""
+        if self._outbox.due_at is None:
+            self._wake()
 
     def _wake(self) -> None:
         """Ring where something is due before the link comes anyway, or something has begun to be spare."""

@@ -108,8 +108,7 @@ class Session:
         is_resumed = not self._notices.is_open
         if is_resumed:
             self._resume()
-        is_heartbeat = is_resumed or moment >= self._next_heartbeat
-        if is_heartbeat:
+        if is_resumed or moment >= self._next_heartbeat:
             self._beat(moment)
         elif self._is_due(moment, patience):
             self._sync(moment, full=False)
@@ -253,7 +252,8 @@ class Session:
         self._ledger.sync_failed()
 
     def _is_due(self, moment: float, patience: float = 0.0) -> bool:
-        return any(moment >= due_at for due_at in self._syncs_due_at(patience))
+        is_due = any(moment >= due_at for due_at in self._syncs_due_at(patience))
+        return is_due and (self._next_reclaim is not None or self._ledger.has_news())
 
     def _syncs_due_at(self, patience: float = 0.0) -> list[float]:
         return [due_at for due_at in (self._sync_due_at(patience), self._next_reclaim) if due_at is not None]
