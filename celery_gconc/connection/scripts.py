@@ -34,6 +34,9 @@ ON_DEMAND = """\
 end
 """
 
+#: A name of which a field is taken: a part, where it is one that the file uses.
+FIELD = re.compile(r"(?<![\w.:'])[a-z_]\w*(?=\.\w)")
+
 
 class ScriptError(Exception):
     """A script that can't be assembled: a mistake in this package, which its tests find."""
@@ -56,11 +59,11 @@ def assemble(package: str, name: str, head: str = "", first: str = "") -> str:
     if first and f"\n{first}\n" not in text and "\n-- doesn't begin: " not in text:
         raise ScriptError(f"{name} doesn't call {first}, and doesn't say why")
     found: dict[str, str] = {}
-    used = _uses(name, text)
+    text, used = _file(package, name)
     for part in used:
         _add(package, part, found, ())
     makers = [PARTS, *found.values(), ON_DEMAND] if found else []
-    return "\n".join([*([head] if head else []), *makers, _by_parts(text, used)])
+    return "\n".join([*([head] if head else []), *makers, text])
 
 
 def _add(package: str, part: str, found: dict[str, str], users: tuple[str, ...]) -> None:
@@ -68,18 +71,23 @@ def _add(package: str, part: str, found: dict[str, str], users: tuple[str, ...])
     if part in users:
         raise ScriptError(f"parts use each other: {' -> '.join([*users, part])}")
     if part not in found:
-        text = _read(package, f"core/{part}")
-        others = _uses(part, text)
+        text, others = _file(package, f"core/{part}")
         for used in others:
             _add(package, used, found, (*users, part))
-        found[part] = f"{part} = function()\n\n{_by_parts(text, others)}\nreturn {part}\nend,\n"
+        found[part] = f"{part} = function()\n\n{text}\nreturn {part}\nend,\n"
+
+
+@cache
+def _file(package: str, name: str) -> tuple[str, list[str]]:
+    """The text of a file as it stands in a script, and the parts that it uses. Most parts are in many scripts."""
+    text = _read(package, name)
+    used = _uses(name.removeprefix("core/"), text)
+    return _by_parts(text, used), used
 
 
 def _by_parts(text: str, used: list[str]) -> str:
     """The text of a file, with what it writes of the parts that it uses as fields of ``core``."""
-    if not used:
-        return text
-    return re.sub(rf"(?<![\w.:'])({'|'.join(used)})(?=\.\w)", r"core.\1", text)
+    return FIELD.sub(lambda found: f"core.{found[0]}" if found[0] in used else found[0], text)
 
 
 def _uses(name: str, text: str) -> list[str]:

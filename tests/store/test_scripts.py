@@ -91,7 +91,8 @@ def _write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(scripts.resources, "files", lambda package: tmp_path)
-    assemble.cache_clear()
+    for known in (assemble, scripts._file):
+        known.cache_clear()
 
 
 def test_parts_stand_once_after_those_that_they_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
