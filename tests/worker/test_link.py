@@ -20,7 +20,7 @@ from celery_gconc.limits.claims import claims_on
 from celery_gconc.worker.session import forks
 from celery_gconc.worker.session.link import Link
 from tests.kit.proxy import Proxy, proxy
-from tests.kit.servers import wait_until
+from tests.kit.servers import ROOT, wait_until
 
 from .session_parts import Parts, Request
 
@@ -86,6 +86,39 @@ def test_a_link_that_is_stopped_carries_on_until_the_last_task_has_ended(parts, 
     wait_until(lambda: int(namespace.raw.hget(key, f"{first}:sync")) > before + 1, what="it renews the lease")
     parts.ledger.ended(request)
     link.stop()
+    assert namespace.live() == []
+
+
+#: A process that has done all but one task, on a pool's thread, which ends with the process' input.
+LAST_TASK = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from celery_gconc.limits.claims import claims_on
+from tests.kit.servers import ROOT, wait_until
+from tests.worker.session_parts import Parts, Request
+
+parts, request = Parts(sys.argv[1]), Request(claims_on(("none",)))
+link = parts.link()
+link.start()
+wait_until(lambda: parts.health.connected)
+parts.ledger.start_uncovered(request)
+ThreadPoolExecutor().submit(lambda: (sys.stdin.read(), parts.ledger.ended(request)))
+link.stop()
+print("stopped", flush=True)
+"""
+
+
+@pytest.mark.process
+def test_a_process_that_ends_with_its_last_task_ends_its_session_first(way, redis_url, namespace):
+    url = f"redis://127.0.0.1:{way.port}/0"
+    command = [sys.executable, "-c", LAST_TASK, url]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"stopped\n"
+        assert len(namespace.live()) == 1
+        way.delay(0.05)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
     assert namespace.live() == []
 
 

@@ -10,6 +10,7 @@ consumer to its shutdown, through broker reconnects and the drain of a warm shut
 
 from __future__ import annotations
 
+import atexit
 import random
 import selectors
 import threading
@@ -145,11 +146,17 @@ class Link:
         return future
 
     def stop(self) -> None:
-        """End the session and the thread: at once where nothing runs any more, else when the last task has ended."""
+        """End the session and the thread: at once where nothing runs any more, else when the last task has ended.
+
+        A pool's own threads run on after a cold shutdown, and the interpreter waits for them (``concurrent.futures``)
+        before it calls what stands in :mod:`atexit`; for this one, a daemon, nobody else would.
+        """
         self._is_stopping = True
-        self._bell.ring()
-        if self._thread.is_alive() and not self._ledger.running_count:
-            self._thread.join(STOP_TIMEOUT)
+        if self._ledger.running_count:
+            self._bell.ring()
+            atexit.register(self._join)
+        else:
+            self._join()
 
     def freeze(self) -> None:
         """Before a fork: the ledger is whole, and stays so until :meth:`thaw`."""
@@ -164,6 +171,11 @@ class Link:
         self._bell.forget_in_child()
         self.store.forget_in_child()
         self._children.forget_in_child()
+
+    def _join(self) -> None:
+        self._bell.ring()
+        if self._thread.is_alive() and not self._ledger.running_count:
+            self._thread.join(STOP_TIMEOUT)
 
     # -- The thread --------------------------------------------------------------------------------------
 
