@@ -38,7 +38,9 @@ def two_workers(make_cluster, request: pytest.FixtureRequest) -> Callable[..., t
         cluster.send("nap", len(PARKED), 0.05, first=PARKED[0])
         cluster.send("nap", 1, 0.05, queue="other", first=ELSEWHERE)
         if pool != "solo":  # which takes no message while it runs a task
-            wait_until(lambda: received(first) == len(running) + len(PARKED), what="some are parked")
+            wait_until(lambda: received(first) == len(running) + len(PARKED), what="it has them")
+            # And is done with them: a cold shutdown of threads may raise wherever the signal interrupts (celery 5.7).
+            wait_until(lambda: parked(cluster, first) == len(PARKED), what="they are parked")
         wait_until(lambda: received(second) == 1, what="one waits elsewhere")
         return cluster, first, second
 
@@ -48,6 +50,12 @@ def two_workers(make_cluster, request: pytest.FixtureRequest) -> Callable[..., t
 def received(worker: Worker) -> int:
     """How many tasks a worker has received."""
     return worker.output().count("] received")
+
+
+def parked(cluster: Cluster, worker: Worker) -> int:
+    """How many requests a worker holds that it may not start."""
+    stats = cluster.app().control.inspect([worker.node], timeout=5).stats() or {}
+    return int(stats[worker.node]["global_concurrency"]["parked"]) if stats else 0
 
 
 def ask_to_end(cluster: Cluster, worker: Worker, how: str) -> None:
