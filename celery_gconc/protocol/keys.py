@@ -67,6 +67,8 @@ KEYSPACE: dict[str, str] = {
     "deleted 30 days after the last change",
     "recent": "stream: one entry for each heartbeat in which tasks had ended: a sample of them by limit (JSON); "
     "deleted 15 minutes after the last",
+    "hungry": "zset by name: <limit> US <units, twelve digits> US <since, us on the lease clock> US <session> and US "
+    "<session> US <limit> US <units> US <since> US <wanted>, for each session that would read more of a limit's queue",
     "takers": "zset by name: <digest of the broker> US <queue> US <session> for each queue that a session takes",
     "apps": "zset by name: app US <app> US <broker> US <session>, and queue US <broker> US <queue> US <app> US "
     "<session> for each queue that a session began with",

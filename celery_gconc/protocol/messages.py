@@ -21,7 +21,7 @@ MAX_SPREAD = 10.0
 
 #: The order of what rows have on the wire. The scripts know it as ``WANT.set``, ``ROW.age`` and so on.
 GRANT = ("grant", "set", "claims", "fence", "at")
-WANT = ("set", "claims", "skip", "kept", "requests")
+WANT = ("set", "claims", "skip", "kept", "requests", "queue_limit")
 ROW = ("age", "task_id", "task")
 RUN = ("claims", "task_id", "task", "age")
 
@@ -53,10 +53,13 @@ class Want:
     kept: int = 0
     #: Those that follow on them.
     requests: Sequence[Row] = ()
+    #: The limit of their queue, where all of them may still go back there.
+    queue_limit: str | None = None
 
     def row(self) -> list[Any]:
         """As the scripts take it: its fields in the order of :data:`WANT`."""
-        return [self.set, self.claims, self.skip, self.kept, [request.row() for request in self.requests]]
+        row = [self.set, self.claims, self.skip, self.kept, [request.row() for request in self.requests]]
+        return row if self.queue_limit is None else [*row, self.queue_limit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ class Sync(FromSession):
     takes: Sequence[str] | None = None
     #: By how many slots its pool may still grow, where it grows by itself.
     growth: int | None = None
+    #: How many more messages of a queue it would read, had it units of its limit: where that has changed, or all.
+    hungry: Mapping[str, int] = field(default_factory=dict)
     #: Sets of claims whose turn has come while it has no room, with the queues of the messages that wait for it here;
     #: and under the number 0 the queues that it leaves alone.
     weak: Sequence[tuple[int, Sequence[str]]] = ()
@@ -153,6 +158,8 @@ class Sync(FromSession):
             said["over"] = [text_of(task_id) for task_id in self.over]
         if self.ended:
             said["ended"] = list(self.ended)
+        if self.hungry:
+            said["hungry"] = dict(self.hungry)
         if self.takes is not None or self.weak:
             said["source"] = self.source
         if self.takes is not None:
@@ -209,6 +216,10 @@ class Synced:
     grants: tuple[Grant, ...] = ()
     #: Limits that others wait for; with how many requests of this session are at the head of the line.
     contended: Mapping[str, int] = field(default_factory=dict)
+    #: Limits of which others would use more; with how many units this session is to keep at most, as its tasks end.
+    shares: Mapping[str, int] = field(default_factory=dict)
+    #: Of the wants that were told those whose turn has not come: the number of each, and the limit in whose line.
+    stands: tuple[tuple[int, str], ...] = ()
     offer: bool = False
     #: What leads from the limit table that the session knows to the newest, or a part of that.
     changes: Changes | None = None
@@ -236,6 +247,8 @@ class Synced:
             version=int(reply["version"]),
             grants=grants_of(reply.get("grants")),
             contended=dict(reply.get("recall") or ()),
+            shares=dict(reply.get("shares") or ()),
+            stands=tuple((int(number), limit) for number, limit in reply.get("stands") or ()),
             offer=reply["offer"],
             changes=Changes.decode(reply.get("changes")),
             lease=int(reply["lease"]),
@@ -253,6 +266,7 @@ class Notice:
 
     grants: tuple[Grant, ...] = ()
     contended: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, int] = field(default_factory=dict)
     offer: bool = False
     #: The newest version of the limit table, which many sessions are told; what leads to it, if that is not much; and
     #: over how many seconds they are to spread their syncs.
@@ -268,7 +282,8 @@ class Notice:
             version = told.get("version")
             return cls(
                 grants=grants_of(told.get("grants")),
-                contended={str(limit): int(streak) for limit, streak in dict(told.get("recall") or ()).items()},
+                contended=_counts_of(told.get("recall")),
+                shares=_counts_of(told.get("shares")),
                 offer=bool(told.get("offer")),
                 version=None if version is None else int(version),
                 changes=Changes.decode(told.get("changes")),
@@ -276,6 +291,10 @@ class Notice:
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return None
+
+
+def _counts_of(told: Any) -> dict[str, int]:
+    return {str(limit): int(count) for limit, count in dict(told or ()).items()}
 
 
 def _spread_of(told: Mapping[str, Any]) -> float:

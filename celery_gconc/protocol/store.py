@@ -256,6 +256,7 @@ _AUDIT = {
     "roll": "the list of waiting requests has some that don't exist: {}",
     "waiter": "a position in line belongs to no request: {}",
     "reserved": "a permit is reserved for no request: {}",
+    "hungry": "a permit is wanted for a queue by no session, or counted wrongly for it: {}",
     "grant": "a grant is kept for a session that has ended: {}",
     "taker": "a queue is marked as consumed by a session that has ended: {}",
     "idle": "unused permits are counted of no holder: {}",

@@ -339,6 +339,8 @@ class Session:
         #: What waits, and what is held, by number.
         self.asked: dict[int, Ask] = {}
         self.holding: dict[int, tuple[str | Claim, ...]] = dict(held or {})
+        #: Units that no request was granted: for what it reads with them.
+        self.spare: dict[str, int] = {}
         #: All grants; and of what is held: the number of its grant, and what was asked for it.
         self._grants: list[Grant] = []
         self._grant_of: dict[int, int] = {}
@@ -524,6 +526,8 @@ class Session:
                 self.fence = max(self.fence, grant.fence)
                 self._grants.append(grant)
                 number = self._add(grant)
+                for limit, weight in grant.claims if grant.set == 0 else ():
+                    self.spare[limit] = self.spare.get(limit, 0) + weight
                 if number in self.asked:
                     self._asked_for[number] = self.asked.pop(number)
                     self.holding[number], self._grant_of[number] = self._asked_for[number].limits, grant.grant
@@ -550,7 +554,7 @@ class Session:
         return grants, over
 
     def _units(self, held: Iterable[tuple[str | Claim, ...]]) -> dict[str, int]:
-        units: dict[str, int] = {}
+        units = dict(self.spare)
         for limits in held:
             for limit, weight in self.claims(limits):
                 units[limit] = units.get(limit, 0) + weight

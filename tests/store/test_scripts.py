@@ -40,8 +40,8 @@ def test_rows_have_their_fields_in_the_order_that_scripts_know():
     claims = (Claim("app", 1), Claim("pool:db", 3))
     row = Row(2.0, "id", "name")
     assert dict(zip(ROW, row.row(), strict=True)) == {"age": 2_000_000, "task_id": "id", "task": "name"}
-    want = dict(zip(WANT, Want(7, claims, 2, 3, [row]).row(), strict=True))
-    assert want == {"set": 7, "claims": claims, "skip": 2, "kept": 3, "requests": [row.row()]}
+    want = dict(zip(WANT, Want(7, claims, 2, 3, [row], "queue:q").row(), strict=True))
+    assert want == {"set": 7, "claims": claims, "skip": 2, "kept": 3, "requests": [row.row()], "queue_limit": "queue:q"}
     runs = dict(zip(RUN, Running(claims, "id", "name", 2.0).row(), strict=True))
     assert runs == {"claims": claims, "task_id": "id", "task": "name", "age": 2000}
     (grant,) = grants_of([[{"grant": 1, "set": 2, "claims": claims, "fence": 3, "at": 4000}[name] for name in GRANT]])

@@ -32,11 +32,12 @@ local key = {
   changed = KEYS[30],
   totals = KEYS[31],
   recent = KEYS[32],
-  takers = KEYS[33],
-  apps = KEYS[34],
+  hungry = KEYS[33],
+  takers = KEYS[34],
+  apps = KEYS[35],
 }
 local constant = {
-  KEYS = 34,
+  KEYS = 35,
   TURNS = 3,
   WORK = 200,
   PIECE = 80,
@@ -48,7 +49,7 @@ local constant = {
 }
 local LIMIT = { limit = 1, max = 2, override = 3 }
 local GRANT = { grant = 1, set = 2, claims = 3, fence = 4, at = 5 }
-local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
+local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5, queue_limit = 6 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
@@ -140,6 +141,7 @@ do
   local function is_want(row)
     return type(row) == 'table' and whole(row[WANT.set], 1, 9e13) and claims(row[WANT.claims])
       and count(row[WANT.skip]) and count(row[WANT.kept]) and every(row[WANT.requests], is_request)
+      and (row[WANT.queue_limit] == nil or limit_name(row[WANT.queue_limit]))
   end
   local function wants_(it) -- one for each set
     if not every(it, is_want) then return false end
@@ -352,6 +354,7 @@ do
   end
   local function is_touched(limit) return queued[limit] end
   local function are_some_touched() return next(queued) ~= nil end
+  local function were_some_touched() return #queue > 0 end
   local taken = 0
   local function next_touched()
     taken = taken + 1
@@ -441,7 +444,7 @@ do
   end
 
   limits = {
-    MAX_TURNS = MAX_TURNS, touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
+    MAX_TURNS = MAX_TURNS, touch = touch, is_touched = is_touched, are_some_touched = are_some_touched, were_some_touched = were_some_touched,
     serve_lines = serve_lines, next_touched = next_touched,
     max_of = max_of, know_max = know_max, look_at = look_at,
     is_settling = is_settling, settle_with = settle_with, has_settled = has_settled, open_settled = open_settled,
@@ -499,9 +502,114 @@ end
 return sums
 end,
 
+hungry = function()
+
+-- uses: clock members
+-- Hungry sessions: what waits for a queue's limit waits at the broker, and they would read more of it if they had units.
+--
+-- HUNGRY has each twice: under the limit, in the order in which units go to them (who has fewest of it; among those, who has
+-- been hungry for longest), and under the session, with how many more it would use.
+local hungry
+do
+  local US = core.members.US
+  local are_any = call('EXISTS', key.hungry) == 1
+
+  local function digits(count) return string.format('%012.0f', count) end
+  local function by_limit(sid, limit, one) return limit .. US .. one.held .. US .. one.since .. US .. sid end
+  local function by_session(sid, limit, one)
+    return US .. sid .. US .. limit .. US .. one.held .. US .. one.since .. US .. core.members.int(one.wanted)
+  end
+
+  local function remove(sid, limit, one) call('ZREM', key.hungry, by_limit(sid, limit, one), by_session(sid, limit, one)) end
+  local function add(sid, limit, one)
+    call('ZADD', key.hungry, 0, by_limit(sid, limit, one), 0, by_session(sid, limit, one))
+    are_any = true
+  end
+
+  -- Those of a session, some of them where at_most is given: the limit, and what is known of each.
+  local function read(member, sid)
+    local limit, held, since, wanted = string.match(member, '^(.-)' .. US .. '(%d+)' .. US .. '(%d+)' .. US .. '(%d+)$', #sid + 3)
+    return limit, { held = held, since = since, wanted = tonumber(wanted) }
+  end
+  local function load(sid, limit)
+    if not are_any then return nil end
+    local from = US .. sid .. US .. limit
+    local found = call('ZRANGEBYLEX', key.hungry, '[' .. from .. US, '(' .. from .. core.members.AFTER, 'LIMIT', 0, 1)[1]
+    if not found then return nil end
+    local _, one = read(found, sid)
+    return one
+  end
+  local function limits_of(sid, at_most)
+    if not are_any then return {} end
+    local from = US .. sid
+    local found = call('ZRANGEBYLEX', key.hungry, '[' .. from .. US, '(' .. from .. core.members.AFTER, 'LIMIT', 0, at_most or -1)
+    for i, member in ipairs(found) do found[i] = read(member, sid) end
+    return found
+  end
+
+  -- A session that has `held` units of a limit would use so many more. Return whether it was not hungry before.
+  local function state(sid, limit, wanted, held)
+    local one = load(sid, limit)
+    if one then remove(sid, limit, one) end
+    if wanted > 0 then
+      add(sid, limit, { held = digits(held), since = one and one.since or core.clock.arrival_of(0), wanted = wanted })
+    end
+    return not one and wanted > 0
+  end
+
+  -- A session has so many units of a limit by now.
+  local function moved(sid, limit, held)
+    local one = load(sid, limit)
+    if not one then return end
+    remove(sid, limit, one)
+    one.held = digits(held)
+    add(sid, limit, one)
+  end
+
+  -- It was given one: the next time it comes behind those who have as many.
+  local function fed(sid, limit)
+    local one = load(sid, limit)
+    remove(sid, limit, one)
+    if one.wanted > 1 then
+      add(sid, limit, { held = one.held, since = core.clock.arrival_of(0), wanted = one.wanted - 1 })
+    end
+  end
+
+  -- The first of a limit, in order: each a session, and how many units it has.
+  local function first(limit, at_most)
+    local found = are_any and call('ZRANGEBYLEX', key.hungry, core.members.first(limit), core.members.last(limit), 'LIMIT', 0, at_most) or {}
+    for i, member in ipairs(found) do
+      local held, sid = string.match(member, '^(%d+)' .. US .. '%d+' .. US .. '(.*)$', #limit + 2)
+      found[i] = { sid = sid, held = tonumber(held) }
+    end
+    return found
+  end
+
+  -- How many have none of its units.
+  local function count_without(limit)
+    local none = limit .. US .. digits(0)
+    return are_any and call('ZLEXCOUNT', key.hungry, '[' .. none .. US, '(' .. none .. core.members.AFTER) or 0
+  end
+
+  -- Is this one of the two that a session stands in for a limit of which it has so many units?
+  local function is_right(sid, limit, member, held)
+    local one = load(sid, limit)
+    if not one or tonumber(one.held) ~= held then return false end
+    local first_, second = by_limit(sid, limit, one), by_session(sid, limit, one)
+    return (member == first_ or member == second) and call('ZSCORE', key.hungry, member == first_ and second or first_)
+  end
+
+  hungry = {
+    limits_of = limits_of, state = state, moved = moved, fed = fed, first = first, count_without = count_without, is_right = is_right,
+  }
+end
+
+return hungry
+end,
+
 units = function()
 
--- uses: meta clock members limits sums
+-- uses: meta clock members limits sums hungry
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
 --
 -- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
@@ -572,6 +680,7 @@ do
     end
     set_held(limit, held(limit) + count - before)
     if core.meta.audit then core.sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    core.hungry.moved(sid, limit, count)
     if count > before then is_over(limit) end
     if count < before then
       core.limits.touch(limit)
@@ -619,9 +728,12 @@ do
     return found
   end
 
+  -- How many sessions have some of it.
+  local function count_sessions(limit) return call('ZLEXCOUNT', key.holders, core.members.first(limit), core.members.last(limit)) end
+
   units = {
     held = held, set_held = set_held, look_at = look_at, of = of, set = set, set_all = set_all, add = add, limits_of = limits_of,
-    sessions_of = sessions_of, state_idle = state_idle,
+    sessions_of = sessions_of, count_sessions = count_sessions, state_idle = state_idle,
   }
 end
 
@@ -754,7 +866,9 @@ do
   local function of(sid)
     local text = call('HGET', key.running, sid)
     local found = text and stated(sid, text) or {}
-    for _, row in ipairs(core.grants.all(sid)) do table.insert(found, granted(row)) end
+    for _, row in ipairs(core.grants.all(sid)) do
+      if row[GRANT.set] > 0 then table.insert(found, granted(row)) end -- else its units are for what the session reads
+    end
     return found, text and #text or 0
   end
 
@@ -784,6 +898,7 @@ wants = function()
 --   at  the limit in whose line the first of them stands
 --   k   how often that one missed its turn, as another of its limits was full
 --   o   1 once its turn came while its session had no room
+--   q   the limit of the queue that its messages may still go back to
 -- ROLL has the ids, by session.
 local wants
 do
@@ -818,6 +933,9 @@ do
     return false
   end
 
+  -- Can its requests wait at the broker rather than here, as this limit is their queue's?
+  local function may_go_back(record, limit) return record.q == limit end
+
   -- Are these the same claims, in the same order?
   local function are_same(some, others)
     if #some ~= #others then return false end
@@ -836,7 +954,7 @@ do
   wants = {
     load = load, save = save, ids_of = ids_of, enrol = enrol, forget = forget, weight_on = weight_on,
     is_heavy = is_heavy,
-    are_same = are_same, order_of = order_of, waited = waited,
+    may_go_back = may_go_back, are_same = are_same, order_of = order_of, waited = waited,
   }
 end
 
@@ -870,7 +988,7 @@ end,
 
 rooms = function()
 
--- uses: meta members limits wants notices
+-- uses: meta members limits hungry wants notices
 -- Room: how many more a session could start, as it stated, less the grants since.
 local rooms
 do
@@ -921,7 +1039,10 @@ do
 
   -- Lines of a session's wants, to be served now that it has room. (What is held back for one of them may be less than
   -- what was for a heavier one behind it.)
-  local function touch_lines_of(sid) each_want(sid, touch_line) end
+  local function touch_lines_of(sid)
+    each_want(sid, touch_line)
+    for _, limit in ipairs(core.hungry.limits_of(sid)) do core.limits.touch(limit) end
+  end
 
   -- A want's turn came, but its session has no room: it keeps its position in line, and its session is told, once.
   local function offer(id, record)

@@ -32,11 +32,12 @@ local key = {
   changed = KEYS[30],
   totals = KEYS[31],
   recent = KEYS[32],
-  takers = KEYS[33],
-  apps = KEYS[34],
+  hungry = KEYS[33],
+  takers = KEYS[34],
+  apps = KEYS[35],
 }
 local constant = {
-  KEYS = 34,
+  KEYS = 35,
   TURNS = 3,
   WORK = 200,
   PIECE = 80,
@@ -48,7 +49,7 @@ local constant = {
 }
 local LIMIT = { limit = 1, max = 2, override = 3 }
 local GRANT = { grant = 1, set = 2, claims = 3, fence = 4, at = 5 }
-local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
+local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5, queue_limit = 6 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
@@ -140,6 +141,7 @@ do
   local function is_want(row)
     return type(row) == 'table' and whole(row[WANT.set], 1, 9e13) and claims(row[WANT.claims])
       and count(row[WANT.skip]) and count(row[WANT.kept]) and every(row[WANT.requests], is_request)
+      and (row[WANT.queue_limit] == nil or limit_name(row[WANT.queue_limit]))
   end
   local function wants_(it) -- one for each set
     if not every(it, is_want) then return false end
@@ -378,6 +380,7 @@ do
   end
   local function is_touched(limit) return queued[limit] end
   local function are_some_touched() return next(queued) ~= nil end
+  local function were_some_touched() return #queue > 0 end
   local taken = 0
   local function next_touched()
     taken = taken + 1
@@ -467,7 +470,7 @@ do
   end
 
   limits = {
-    MAX_TURNS = MAX_TURNS, touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
+    MAX_TURNS = MAX_TURNS, touch = touch, is_touched = is_touched, are_some_touched = are_some_touched, were_some_touched = were_some_touched,
     serve_lines = serve_lines, next_touched = next_touched,
     max_of = max_of, know_max = know_max, look_at = look_at,
     is_settling = is_settling, settle_with = settle_with, has_settled = has_settled, open_settled = open_settled,
@@ -815,9 +818,114 @@ end
 return sums
 end,
 
+hungry = function()
+
+-- uses: clock members
+-- Hungry sessions: what waits for a queue's limit waits at the broker, and they would read more of it if they had units.
+--
+-- HUNGRY has each twice: under the limit, in the order in which units go to them (who has fewest of it; among those, who has
+-- been hungry for longest), and under the session, with how many more it would use.
+local hungry
+do
+  local US = core.members.US
+  local are_any = call('EXISTS', key.hungry) == 1
+
+  local function digits(count) return string.format('%012.0f', count) end
+  local function by_limit(sid, limit, one) return limit .. US .. one.held .. US .. one.since .. US .. sid end
+  local function by_session(sid, limit, one)
+    return US .. sid .. US .. limit .. US .. one.held .. US .. one.since .. US .. core.members.int(one.wanted)
+  end
+
+  local function remove(sid, limit, one) call('ZREM', key.hungry, by_limit(sid, limit, one), by_session(sid, limit, one)) end
+  local function add(sid, limit, one)
+    call('ZADD', key.hungry, 0, by_limit(sid, limit, one), 0, by_session(sid, limit, one))
+    are_any = true
+  end
+
+  -- Those of a session, some of them where at_most is given: the limit, and what is known of each.
+  local function read(member, sid)
+    local limit, held, since, wanted = string.match(member, '^(.-)' .. US .. '(%d+)' .. US .. '(%d+)' .. US .. '(%d+)$', #sid + 3)
+    return limit, { held = held, since = since, wanted = tonumber(wanted) }
+  end
+  local function load(sid, limit)
+    if not are_any then return nil end
+    local from = US .. sid .. US .. limit
+    local found = call('ZRANGEBYLEX', key.hungry, '[' .. from .. US, '(' .. from .. core.members.AFTER, 'LIMIT', 0, 1)[1]
+    if not found then return nil end
+    local _, one = read(found, sid)
+    return one
+  end
+  local function limits_of(sid, at_most)
+    if not are_any then return {} end
+    local from = US .. sid
+    local found = call('ZRANGEBYLEX', key.hungry, '[' .. from .. US, '(' .. from .. core.members.AFTER, 'LIMIT', 0, at_most or -1)
+    for i, member in ipairs(found) do found[i] = read(member, sid) end
+    return found
+  end
+
+  -- A session that has `held` units of a limit would use so many more. Return whether it was not hungry before.
+  local function state(sid, limit, wanted, held)
+    local one = load(sid, limit)
+    if one then remove(sid, limit, one) end
+    if wanted > 0 then
+      add(sid, limit, { held = digits(held), since = one and one.since or core.clock.arrival_of(0), wanted = wanted })
+    end
+    return not one and wanted > 0
+  end
+
+  -- A session has so many units of a limit by now.
+  local function moved(sid, limit, held)
+    local one = load(sid, limit)
+    if not one then return end
+    remove(sid, limit, one)
+    one.held = digits(held)
+    add(sid, limit, one)
+  end
+
+  -- It was given one: the next time it comes behind those who have as many.
+  local function fed(sid, limit)
+    local one = load(sid, limit)
+    remove(sid, limit, one)
+    if one.wanted > 1 then
+      add(sid, limit, { held = one.held, since = core.clock.arrival_of(0), wanted = one.wanted - 1 })
+    end
+  end
+
+  -- The first of a limit, in order: each a session, and how many units it has.
+  local function first(limit, at_most)
+    local found = are_any and call('ZRANGEBYLEX', key.hungry, core.members.first(limit), core.members.last(limit), 'LIMIT', 0, at_most) or {}
+    for i, member in ipairs(found) do
+      local held, sid = string.match(member, '^(%d+)' .. US .. '%d+' .. US .. '(.*)$', #limit + 2)
+      found[i] = { sid = sid, held = tonumber(held) }
+    end
+    return found
+  end
+
+  -- How many have none of its units.
+  local function count_without(limit)
+    local none = limit .. US .. digits(0)
+    return are_any and call('ZLEXCOUNT', key.hungry, '[' .. none .. US, '(' .. none .. core.members.AFTER) or 0
+  end
+
+  -- Is this one of the two that a session stands in for a limit of which it has so many units?
+  local function is_right(sid, limit, member, held)
+    local one = load(sid, limit)
+    if not one or tonumber(one.held) ~= held then return false end
+    local first_, second = by_limit(sid, limit, one), by_session(sid, limit, one)
+    return (member == first_ or member == second) and call('ZSCORE', key.hungry, member == first_ and second or first_)
+  end
+
+  hungry = {
+    limits_of = limits_of, state = state, moved = moved, fed = fed, first = first, count_without = count_without, is_right = is_right,
+  }
+end
+
+return hungry
+end,
+
 units = function()
 
--- uses: meta clock members limits sums
+-- uses: meta clock members limits sums hungry
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
 --
 -- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
@@ -888,6 +996,7 @@ do
     end
     set_held(limit, held(limit) + count - before)
     if core.meta.audit then core.sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    core.hungry.moved(sid, limit, count)
     if count > before then is_over(limit) end
     if count < before then
       core.limits.touch(limit)
@@ -935,9 +1044,12 @@ do
     return found
   end
 
+  -- How many sessions have some of it.
+  local function count_sessions(limit) return call('ZLEXCOUNT', key.holders, core.members.first(limit), core.members.last(limit)) end
+
   units = {
     held = held, set_held = set_held, look_at = look_at, of = of, set = set, set_all = set_all, add = add, limits_of = limits_of,
-    sessions_of = sessions_of, state_idle = state_idle,
+    sessions_of = sessions_of, count_sessions = count_sessions, state_idle = state_idle,
   }
 end
 
@@ -955,6 +1067,7 @@ wants = function()
 --   at  the limit in whose line the first of them stands
 --   k   how often that one missed its turn, as another of its limits was full
 --   o   1 once its turn came while its session had no room
+--   q   the limit of the queue that its messages may still go back to
 -- ROLL has the ids, by session.
 local wants
 do
@@ -989,6 +1102,9 @@ do
     return false
   end
 
+  -- Can its requests wait at the broker rather than here, as this limit is their queue's?
+  local function may_go_back(record, limit) return record.q == limit end
+
   -- Are these the same claims, in the same order?
   local function are_same(some, others)
     if #some ~= #others then return false end
@@ -1007,7 +1123,7 @@ do
   wants = {
     load = load, save = save, ids_of = ids_of, enrol = enrol, forget = forget, weight_on = weight_on,
     is_heavy = is_heavy,
-    are_same = are_same, order_of = order_of, waited = waited,
+    may_go_back = may_go_back, are_same = are_same, order_of = order_of, waited = waited,
   }
 end
 
@@ -1140,7 +1256,9 @@ do
   local function of(sid)
     local text = call('HGET', key.running, sid)
     local found = text and stated(sid, text) or {}
-    for _, row in ipairs(core.grants.all(sid)) do table.insert(found, granted(row)) end
+    for _, row in ipairs(core.grants.all(sid)) do
+      if row[GRANT.set] > 0 then table.insert(found, granted(row)) end -- else its units are for what the session reads
+    end
     return found, text and #text or 0
   end
 
@@ -1186,7 +1304,7 @@ end,
 
 rooms = function()
 
--- uses: meta members limits wants notices
+-- uses: meta members limits hungry wants notices
 -- Room: how many more a session could start, as it stated, less the grants since.
 local rooms
 do
@@ -1237,7 +1355,10 @@ do
 
   -- Lines of a session's wants, to be served now that it has room. (What is held back for one of them may be less than
   -- what was for a heavier one behind it.)
-  local function touch_lines_of(sid) each_want(sid, touch_line) end
+  local function touch_lines_of(sid)
+    each_want(sid, touch_line)
+    for _, limit in ipairs(core.hungry.limits_of(sid)) do core.limits.touch(limit) end
+  end
 
   -- A want's turn came, but its session has no room: it keeps its position in line, and its session is told, once.
   local function offer(id, record)
@@ -1261,27 +1382,34 @@ end,
 
 contention = function()
 
--- uses: input members limits units wants notices
+-- uses: input members limits units hungry wants notices
 -- Who waits for a limit while others could use its units again.
 --
 -- CONTENDED has the one session that waits, or * for several; it may be behind, and says then that more wait than do.
+-- Where requests wait, others give units back as their tasks end; where all that waits can do so at the broker (hungry
+-- sessions, and requests that may go back to the limit's queue), they keep a share.
 local contention
 do
+  -- Who has units of the limit hears what to do with them, but for one session.
+  local function tell(limit, but)
+    for _, holder in ipairs(core.units.sessions_of(limit)) do
+      if holder ~= core.input.me and holder ~= but then core.notices.to(holder).limits[limit] = true end
+    end
+  end
+
   -- Somebody of session sid waits for the limit: recall idle and reused units of every other session.
   local function begin(limit, sid)
     local flag = call('HGET', key.contended, limit)
     if flag == '*' or flag == sid then return end
     call('HSET', key.contended, limit, flag and '*' or sid)
-    for _, holder in ipairs(core.units.sessions_of(limit)) do
-      if holder ~= core.input.me and (flag or holder ~= sid) then core.notices.to(holder).limits[limit] = true end
-    end
+    tell(limit, not flag and sid)
   end
 
   -- Nobody waits for it any more.
   local function finish_if_empty(limit)
     local first, last = core.members.first(limit), core.members.last(limit)
     if #call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, 1) == 0
-      and #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) == 0 then
+      and #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) == 0 and #core.hungry.first(limit, 1) == 0 then
       call('HDEL', key.contended, limit)
     end
   end
@@ -1298,44 +1426,80 @@ do
     return count
   end
 
-  -- Must this session give units of the limit back rather than use them again? (Yes when in doubt.) And how many of its
-  -- own requests are at the head of the line: for those it may use units again all the same.
-  local function between(limit, sid, flag)
-    local SCAN = 64 -- how many wants are looked at to see whether only one session waits
-    local max = core.limits.max_of(limit)
-    if max and core.units.held(limit) > max then return true, 0 end
-    if not flag or flag == sid then return false, 0 end
-    local first, last = core.members.first(limit), core.members.last(limit)
-    if #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) > 0 then return true, 0 end
-    local line, own = call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, SCAN), {}
-    for _, member in ipairs(line) do
-      local arrival, id = string.match(string.sub(member, #limit + 2), '^(%d+)' .. core.members.US .. '(.*)$')
-      if core.members.owner(id) ~= sid then return true, count_before(own, arrival) end
-      table.insert(own, id)
+  -- Of all that could do so at the broker, and is not this session's, the one that has fewest units: how many has it?
+  local function least_of_others(limit, sid, least)
+    for _, one in ipairs(core.hungry.first(limit, 2)) do
+      if one.sid ~= sid then return math.min(least or one.held, one.held) end
     end
-    if #line == SCAN then return true, count_before(own) end
-    if #line == 0 then call('HDEL', key.contended, limit) else call('HSET', key.contended, limit, sid) end
-    return false, 0
+    return least
   end
 
-  -- What a session is told of limits: those that others wait for, each with its own streak at the head of the line.
+  -- How many units this session keeps as its tasks end, where another that has `least` would use more: with two between
+  -- them, half of what is between them goes, but none below an equal share. So they come to rest.
+  local function share_of(limit, sid, least)
+    local own, sharers = core.units.of(sid, limit), core.units.count_sessions(limit) + core.hungry.count_without(limit)
+    local equal = math.floor((core.limits.max_of(limit) or own) / math.max(sharers, 1))
+    return math.max(own - math.max(math.floor((own - least) / 2), 0), equal, 0)
+  end
+
+  -- Must this session give units of the limit back rather than use them again? (Yes when in doubt.) Then, how many of its
+  -- own requests are at the head of the line: for those it may use units again all the same. If not, how many units it is
+  -- to keep at most; nil where nobody else has a use for any.
+  local function between(limit, sid, flag)
+    local SCAN, READ = 64, 8 -- of how many wants the session is looked at, and of how many others' what is known of them
+    local max = core.limits.max_of(limit)
+    if max and core.units.held(limit) > max then return 0 end
+    if not flag or flag == sid then return nil end
+    local first, last = core.members.first(limit), core.members.last(limit)
+    if #call('ZRANGEBYLEX', key.reserved, first, last, 'LIMIT', 0, 1) > 0 then return 0 end
+    local line, own, least, read = call('ZRANGEBYLEX', key.waiters, first, last, 'LIMIT', 0, SCAN), {}, nil, 0
+    for _, member in ipairs(line) do
+      local arrival, id = string.match(string.sub(member, #limit + 2), '^(%d+)' .. core.members.US .. '(.*)$')
+      local owner = core.members.owner(id)
+      if owner == sid then
+        table.insert(own, id)
+      elseif read == READ then
+        break -- these wait at the broker soon
+      elseif core.wants.may_go_back(core.wants.load(id), limit) then
+        local held = core.units.of(owner, limit)
+        least, read = math.min(least or held, held), read + 1
+      else
+        return count_before(own, arrival)
+      end
+    end
+    if #line == SCAN and not least then return count_before(own) end
+    least = least_of_others(limit, sid, least)
+    if least then return nil, share_of(limit, sid, least) end
+    if #line == 0 and #core.hungry.first(limit, 1) == 0 then
+      call('HDEL', key.contended, limit)
+    else
+      call('HSET', key.contended, limit, sid)
+    end
+    return nil
+  end
+
+  -- What a session is told of limits: those that others wait for, each with its own streak at the head of the line; and
+  -- those of which others would use more, each with how many units it is to keep.
   local function recall(names, sid)
-    local listed, found = {}, nil
+    local listed, found, shares = {}, nil, nil
     for limit in pairs(names) do listed[#listed + 1] = limit end
     core.limits.look_at(listed)
     core.units.look_at(listed)
     local flags = core.members.fields(key.contended, listed)
     for i, limit in ipairs(listed) do
-      local is_contended, streak = between(limit, sid, flags[i])
-      if is_contended then
+      local streak, share = between(limit, sid, flags[i])
+      if streak then
         found = found or {}
         found[limit] = streak
+      elseif share then
+        shares = shares or {}
+        shares[limit] = share
       end
     end
-    return found
+    return found, shares
   end
 
-  contention = { begin = begin, finish_if_empty = finish_if_empty, recall = recall }
+  contention = { begin = begin, tell = tell, finish_if_empty = finish_if_empty, recall = recall }
 end
 
 return contention
@@ -1486,7 +1650,7 @@ end,
 
 serving = function()
 
--- uses: input meta members limits units wants grants rooms lines notices
+-- uses: input meta members limits units hungry wants grants rooms contention lines notices
 -- The rules by which units are given.
 --
 -- Guarantee: after each script, no want whose session has room stands in line while all of its limits have the units for
@@ -1522,8 +1686,13 @@ do
     core.wants.forget(id)
   end
 
-  -- Others wait under a want than before: it keeps its position where the first is the same.
-  local function change(id, record, requests)
+  -- Others wait under a want than before: it keeps its position where the first is the same. They may all go back to a
+  -- queue, of this limit; nil: not all.
+  local function change(id, record, requests, queue_limit)
+    if record.q ~= queue_limit then
+      record.q = queue_limit
+      if record.at then core.contention.tell(record.at) end
+    end
     if record.r[1][1] == requests[1][1] then return core.lines.keep(id, record, requests) end
     local limit = record.at
     core.lines.leave(id, record)
@@ -1608,8 +1777,54 @@ do
     end
   end
 
+  -- What nobody waits for goes to hungry sessions, each unit to who has the fewest: it comes without a request, and with
+  -- one of the app's limit, where there is one free, for that is needed as well.
+  local LAST = '~' -- behind every arrival
+  local function feed_one(limit, sid)
+    local claims = { { limit, 1 } }
+    if core.limits.max_of('app') and core.lines.has_free('app', 1, LAST) then table.insert(claims, { 'app', 1 }) end
+    core.rooms.set(sid, core.rooms.of(sid) - 1)
+    local row = core.grants.add(sid, 0, claims, { '', '', '' })
+    core.hungry.fed(sid, limit)
+    for _, claim in ipairs(claims) do core.units.add(sid, claim[1], claim[2]) end
+    if sid ~= core.input.me then
+      local notice = core.notices.to(sid)
+      table.insert(notice.grants, row)
+      for _, claim in ipairs(claims) do notice.limits[claim[1]] = true end
+    end
+  end
+  local function feed(limit)
+    local LOOKED_AT = 16 -- how many are looked at for one with room
+    while core.lines.has_free(limit, 1, LAST) do
+      local found
+      for _, one in ipairs(core.hungry.first(limit, LOOKED_AT)) do
+        if core.rooms.of(one.sid) > 0 then
+          found = one.sid
+          break
+        end
+      end
+      if not found then return end
+      if turns_left <= 0 then
+        core.limits.put_off(limit)
+        return
+      end
+      turns_left = turns_left - 1
+      feed_one(limit, found)
+    end
+  end
+
+  local served = {}
   local function serve_all()
-    for limit in core.limits.next_touched do serve(limit) end
+    for limit in core.limits.next_touched do
+      serve(limit)
+      served[#served + 1] = limit
+    end
+  end
+
+  -- When all requests have had their turns.
+  local function feed_all()
+    for _, limit in ipairs(served) do feed(limit) end
+    served = {}
   end
 
   -- The first of its limits in whose line others are still to be served.
@@ -1645,7 +1860,7 @@ do
     until #record.r == 0
   end
 
-  serving = { remove = remove, change = change, serve_all = serve_all, ask = ask }
+  serving = { remove = remove, change = change, serve_all = serve_all, feed_all = feed_all, ask = ask }
 end
 
 return serving
@@ -1860,7 +2075,7 @@ end,
 
 sessions = function()
 
--- uses: configs units wants grants running rooms serving takers apps heartbeats parked
+-- uses: configs units hungry wants grants running rooms contention serving takers apps heartbeats parked
 -- Sessions: who they are, and their end.
 local sessions
 do
@@ -1898,6 +2113,11 @@ do
     end
     local waiting = #found < at_most and core.wants.ids_of(sid, at_most - #found) or {}
     for _, id in ipairs(waiting) do core.serving.remove(id) end
+    for _, limit in ipairs(core.hungry.limits_of(sid, math.max(at_most - #found - #waiting, 0))) do
+      core.hungry.state(sid, limit, 0)
+      core.contention.finish_if_empty(limit)
+      table.insert(waiting, limit)
+    end
     local work = #found + #waiting
     if work < at_most then work = work + core.parked.end_some(sid, at_most - work) end
     local is_done = work < at_most
@@ -2128,6 +2348,7 @@ do
   local function finish()
     core.limits.open_settled()
     if core.limits.are_some_touched() then core.serving.serve_all() end
+    if core.limits.were_some_touched() then core.serving.feed_all() end
     if core.meta.fence ~= core.meta.fence_before then core.grants.save_fence() end
     local has_changed = core.meta.version ~= core.meta.version_before
     if has_changed or core.meta.untold > 0 then core.news.tell() end
@@ -2135,7 +2356,7 @@ do
     for sid, notice in pairs(core.notices.all) do
       if sid ~= core.input.me then
         if #notice.grants == 0 then notice.grants = nil end
-        notice.recall = core.contention.recall(notice.limits, sid)
+        notice.recall, notice.shares = core.contention.recall(notice.limits, sid)
         notice.limits = nil
         call('PUBLISH', ARGV[1] .. sid, cjson.encode(notice))
       end

@@ -32,11 +32,12 @@ local key = {
   changed = KEYS[30],
   totals = KEYS[31],
   recent = KEYS[32],
-  takers = KEYS[33],
-  apps = KEYS[34],
+  hungry = KEYS[33],
+  takers = KEYS[34],
+  apps = KEYS[35],
 }
 local constant = {
-  KEYS = 34,
+  KEYS = 35,
   TURNS = 3,
   WORK = 200,
   PIECE = 80,
@@ -48,7 +49,7 @@ local constant = {
 }
 local LIMIT = { limit = 1, max = 2, override = 3 }
 local GRANT = { grant = 1, set = 2, claims = 3, fence = 4, at = 5 }
-local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5 }
+local WANT = { set = 1, claims = 2, skip = 3, kept = 4, requests = 5, queue_limit = 6 }
 local ROW = { age = 1, task_id = 2, task = 3 }
 local RUN = { claims = 1, task_id = 2, task = 3, age = 4 }
 
@@ -140,6 +141,7 @@ do
   local function is_want(row)
     return type(row) == 'table' and whole(row[WANT.set], 1, 9e13) and claims(row[WANT.claims])
       and count(row[WANT.skip]) and count(row[WANT.kept]) and every(row[WANT.requests], is_request)
+      and (row[WANT.queue_limit] == nil or limit_name(row[WANT.queue_limit]))
   end
   local function wants_(it) -- one for each set
     if not every(it, is_want) then return false end

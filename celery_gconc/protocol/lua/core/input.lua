@@ -80,6 +80,7 @@ do
   local function is_want(row)
     return type(row) == 'table' and whole(row[WANT.set], 1, 9e13) and claims(row[WANT.claims])
       and count(row[WANT.skip]) and count(row[WANT.kept]) and every(row[WANT.requests], is_request)
+      and (row[WANT.queue_limit] == nil or limit_name(row[WANT.queue_limit]))
   end
   local function wants_(it) -- one for each set
     if not every(it, is_want) then return false end

@@ -37,6 +37,7 @@ do
   end
   local function is_touched(limit) return queued[limit] end
   local function are_some_touched() return next(queued) ~= nil end
+  local function were_some_touched() return #queue > 0 end
   local taken = 0
   local function next_touched()
     taken = taken + 1
@@ -126,7 +127,7 @@ do
   end
 
   limits = {
-    MAX_TURNS = MAX_TURNS, touch = touch, is_touched = is_touched, are_some_touched = are_some_touched,
+    MAX_TURNS = MAX_TURNS, touch = touch, is_touched = is_touched, are_some_touched = are_some_touched, were_some_touched = were_some_touched,
     serve_lines = serve_lines, next_touched = next_touched,
     max_of = max_of, know_max = know_max, look_at = look_at,
     is_settling = is_settling, settle_with = settle_with, has_settled = has_settled, open_settled = open_settled,

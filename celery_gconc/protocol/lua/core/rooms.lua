@@ -1,4 +1,4 @@
--- uses: meta members limits wants notices
+-- uses: meta members limits hungry wants notices
 -- Room: how many more a session could start, as it stated, less the grants since.
 local rooms
 do
@@ -49,7 +49,10 @@ do
 
   -- Lines of a session's wants, to be served now that it has room. (What is held back for one of them may be less than
   -- what was for a heavier one behind it.)
-  local function touch_lines_of(sid) each_want(sid, touch_line) end
+  local function touch_lines_of(sid)
+    each_want(sid, touch_line)
+    for _, limit in ipairs(hungry.limits_of(sid)) do limits.touch(limit) end
+  end
 
   -- A want's turn came, but its session has no room: it keeps its position in line, and its session is told, once.
   local function offer(id, record)

@@ -53,7 +53,9 @@ do
   local function of(sid)
     local text = call('HGET', key.running, sid)
     local found = text and stated(sid, text) or {}
-    for _, row in ipairs(grants.all(sid)) do table.insert(found, granted(row)) end
+    for _, row in ipairs(grants.all(sid)) do
+      if row[GRANT.set] > 0 then table.insert(found, granted(row)) end -- else its units are for what the session reads
+    end
     return found, text and #text or 0
   end
 

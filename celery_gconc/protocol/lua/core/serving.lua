@@ -1,4 +1,4 @@
--- uses: input meta members limits units wants grants rooms lines notices
+-- uses: input meta members limits units hungry wants grants rooms contention lines notices
 -- The rules by which units are given.
 --
 -- Guarantee: after each script, no want whose session has room stands in line while all of its limits have the units for
@@ -34,8 +34,13 @@ do
     wants.forget(id)
   end
 
-  -- Others wait under a want than before: it keeps its position where the first is the same.
-  local function change(id, record, requests)
+  -- Others wait under a want than before: it keeps its position where the first is the same. They may all go back to a
+  -- queue, of this limit; nil: not all.
+  local function change(id, record, requests, queue_limit)
+    if record.q ~= queue_limit then
+      record.q = queue_limit
+      if record.at then contention.tell(record.at) end
+    end
     if record.r[1][1] == requests[1][1] then return lines.keep(id, record, requests) end
     local limit = record.at
     lines.leave(id, record)
@@ -120,8 +125,54 @@ do
     end
   end
 
+  -- What nobody waits for goes to hungry sessions, each unit to who has the fewest: it comes without a request, and with
+  -- one of the app's limit, where there is one free, for that is needed as well.
+  local LAST = '~' -- behind every arrival
+  local function feed_one(limit, sid)
+    local claims = { { limit, 1 } }
+    if limits.max_of('app') and lines.has_free('app', 1, LAST) then table.insert(claims, { 'app', 1 }) end
+    rooms.set(sid, rooms.of(sid) - 1)
+    local row = grants.add(sid, 0, claims, { '', '', '' })
+    hungry.fed(sid, limit)
+    for _, claim in ipairs(claims) do units.add(sid, claim[1], claim[2]) end
+    if sid ~= input.me then
+      local notice = notices.to(sid)
+      table.insert(notice.grants, row)
+      for _, claim in ipairs(claims) do notice.limits[claim[1]] = true end
+    end
+  end
+  local function feed(limit)
+    local LOOKED_AT = 16 -- how many are looked at for one with room
+    while lines.has_free(limit, 1, LAST) do
+      local found
+      for _, one in ipairs(hungry.first(limit, LOOKED_AT)) do
+        if rooms.of(one.sid) > 0 then
+          found = one.sid
+          break
+        end
+      end
+      if not found then return end
+      if turns_left <= 0 then
+        limits.put_off(limit)
+        return
+      end
+      turns_left = turns_left - 1
+      feed_one(limit, found)
+    end
+  end
+
+  local served = {}
   local function serve_all()
-    for limit in limits.next_touched do serve(limit) end
+    for limit in limits.next_touched do
+      serve(limit)
+      served[#served + 1] = limit
+    end
+  end
+
+  -- When all requests have had their turns.
+  local function feed_all()
+    for _, limit in ipairs(served) do feed(limit) end
+    served = {}
   end
 
   -- The first of its limits in whose line others are still to be served.
@@ -157,5 +208,5 @@ do
     until #record.r == 0
   end
 
-  serving = { remove = remove, change = change, serve_all = serve_all, ask = ask }
+  serving = { remove = remove, change = change, serve_all = serve_all, feed_all = feed_all, ask = ask }
 end

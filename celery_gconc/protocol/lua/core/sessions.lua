@@ -1,4 +1,4 @@
--- uses: configs units wants grants running rooms serving takers apps heartbeats parked
+-- uses: configs units hungry wants grants running rooms contention serving takers apps heartbeats parked
 -- Sessions: who they are, and their end.
 local sessions
 do
@@ -36,6 +36,11 @@ do
     end
     local waiting = #found < at_most and wants.ids_of(sid, at_most - #found) or {}
     for _, id in ipairs(waiting) do serving.remove(id) end
+    for _, limit in ipairs(hungry.limits_of(sid, math.max(at_most - #found - #waiting, 0))) do
+      hungry.state(sid, limit, 0)
+      contention.finish_if_empty(limit)
+      table.insert(waiting, limit)
+    end
     local work = #found + #waiting
     if work < at_most then work = work + parked.end_some(sid, at_most - work) end
     local is_done = work < at_most

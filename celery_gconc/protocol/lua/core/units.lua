@@ -1,4 +1,4 @@
--- uses: meta clock members limits sums
+-- uses: meta clock members limits sums hungry
 -- Units: how many of each limit's max a session has, whether its tasks use them or not.
 --
 -- UNITS has how many of a limit a session has, HELD how many all of them have. HOLDERS has each session that has any
@@ -69,6 +69,7 @@ do
     end
     set_held(limit, held(limit) + count - before)
     if meta.audit then sums.note('held', limit, member, count - before) end -- (no call makes sums for nothing)
+    hungry.moved(sid, limit, count)
     if count > before then is_over(limit) end
     if count < before then
       limits.touch(limit)
@@ -116,8 +117,11 @@ do
     return found
   end
 
+  -- How many sessions have some of it.
+  local function count_sessions(limit) return call('ZLEXCOUNT', key.holders, members.first(limit), members.last(limit)) end
+
   units = {
     held = held, set_held = set_held, look_at = look_at, of = of, set = set, set_all = set_all, add = add, limits_of = limits_of,
-    sessions_of = sessions_of, state_idle = state_idle,
+    sessions_of = sessions_of, count_sessions = count_sessions, state_idle = state_idle,
   }
 end

@@ -7,6 +7,7 @@
 --   at  the limit in whose line the first of them stands
 --   k   how often that one missed its turn, as another of its limits was full
 --   o   1 once its turn came while its session had no room
+--   q   the limit of the queue that its messages may still go back to
 -- ROLL has the ids, by session.
 local wants
 do
@@ -41,6 +42,9 @@ do
     return false
   end
 
+  -- Can its requests wait at the broker rather than here, as this limit is their queue's?
+  local function may_go_back(record, limit) return record.q == limit end
+
   -- Are these the same claims, in the same order?
   local function are_same(some, others)
     if #some ~= #others then return false end
@@ -59,6 +63,6 @@ do
   wants = {
     load = load, save = save, ids_of = ids_of, enrol = enrol, forget = forget, weight_on = weight_on,
     is_heavy = is_heavy,
-    are_same = are_same, order_of = order_of, waited = waited,
+    may_go_back = may_go_back, are_same = are_same, order_of = order_of, waited = waited,
   }
 end

@@ -1,4 +1,4 @@
--- uses: input pages meta members limits overrides configs units wants lines sums heartbeats epochs reply
+-- uses: input pages meta members limits overrides configs units hungry wants lines sums heartbeats epochs reply
 -- What doesn't fit together in the keys: no script of ours leaves any of it. With repair, take it away.
 --
 -- Each record is looked at together with those that it must fit, in one script: so what changes between two pages is no
@@ -10,7 +10,7 @@
 --         What fits together is not touched.
 -- ARGV[2] repair (boolean); after (null, or next of the page before)
 -- Reply   {status: "ok", findings: [{kind, member}...] (kinds: "session", "units", "holder", "held", "want", "roll",
---         "waiter", "reserved", "grant", "taker", "heartbeat", "idle", "sum", "use", "unused", "value"), next}
+--         "waiter", "reserved", "hungry", "grant", "taker", "heartbeat", "idle", "sum", "use", "unused", "value"), next}
 -- Cost    O(WORK)
 local asked, US = input.asked, members.US
 local phase, at, group = string.match(pages.after or '1 0 ', '^(%d%d?) (%d+) (.*)$')
@@ -76,6 +76,14 @@ end
 local function is_in_line(member) return stands(member) end
 local function is_aside(member) return stands(string.match(member, US .. '(.*)$') or '') end
 local function is_reserved(member) return stands(member, true) end
+
+local function is_hungry(member)
+  local sid, limit = string.match(member, '^' .. US .. '(.-)' .. US .. '(.-)' .. US)
+  if not sid then -- under the limit: the other one says the same
+    limit, sid = string.match(member, '^(.-)' .. US .. '.*' .. US .. '(.-)$')
+  end
+  return lives(sid) and hungry.is_right(sid, limit, member, units.of(sid, limit))
+end
 
 local function is_of_a_session(member) return lives(members.owner(member) or member) end
 local function is_taker(member) return lives(string.match(member, US .. '([^' .. US .. ']*)$')) end
@@ -236,7 +244,7 @@ local PHASES = {
   scan('units', key.units, is_unit), scan_set('holder', key.holders, is_holder), scan('held', key.held, is_held),
   add_up(held), scan('want', key.wants, want_of), scan_set('roll', key.roll, is_want),
   scan_set('waiter', key.waiters, is_in_line), scan_set('waiter', key.turns, is_in_line),
-  scan_set('waiter', key.aside, is_aside), scan_set('reserved', key.reserved, is_reserved),
+  scan_set('waiter', key.aside, is_aside), scan_set('reserved', key.reserved, is_reserved), scan_set('hungry', key.hungry, is_hungry),
   scan_set('grant', key.grants, is_of_a_session), scan_set('taker', key.takers, is_taker),
   scan_set('heartbeat', key.heartbeats, is_heartbeat), scan('session', key.session, is_of_a_session),
   scan('session', key.running, is_of_a_session), scan('idle', key.idle, is_idle), add_up(idle), add_up(in_line),

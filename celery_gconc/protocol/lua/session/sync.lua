@@ -1,4 +1,4 @@
--- uses: input meta time clock members limits configs unused units wants grants running rooms contention lines serving takers notices news heartbeats epochs reply
+-- uses: input meta time clock members limits configs unused units hungry wants grants running rooms contention lines serving takers notices news heartbeats epochs reply
 -- One round trip of a session: the units that it has, what waits there for more, the room it has; at heartbeats all of it.
 --
 -- Guarantee: syncs are numbered, an older one changes nothing. Units are told as they were at grant `granted`: those of
@@ -10,17 +10,21 @@
 --         one; version, where it is left out), units (limit -> how many it has, used or not: of those where that has changed;
 --         in a statement of all), wants [WANT...] (that have changed; in a statement all; skip and kept: of the requests
 --         that it told before and that were not granted by then, the first skip are gone, the next kept stay; requests:
---         [ROW...], that follow on those; age: us since its gate),
+--         [ROW...], that follow on those; age: us since its gate; queue_limit: that of their queue, where all of them may
+--         still go back there),
 --         interests (other limits it has units of, to hear whether they are contended), full (true: a statement)
 --         and where there is something to say: fence (of its last grant: a statement), running (a JSON list of RUN rows:
 --         what runs, with a statement where that has changed; age: ms since its start), idle (limit -> units that no task
 --         uses: a statement), over [task id...] (of those, whose tasks have ended since), ended [grant...] (likewise of
 --         tasks that were started since), source (a digest of the broker's identity), takes [queue...] (all that it
 --         takes messages of there, when that has changed), growth (by how many slots its pool may still grow),
+--         hungry (limit -> how many more messages of its queue it would read, had it units: of those where that has
+--         changed; in a statement of all),
 --         weak [[set, [queue...]]...] (wants whose turn came while it had no room, with the queues of the messages
 --         that wait there; set 0: queues that it leaves alone, and would take up where nobody else has room)
 -- Reply   {status: "ok", version (the newest), grants: [GRANT...] (at: wall time, ms),
---          recall: {contended limit: streak...}, offer (its turn came, but it has no room), lease (its end, ms on the lease clock),
+--          recall: {contended limit: streak...}, shares: {limit: how many units it is to keep at most, as its tasks end},
+--          stands: [[set, limit]...] (of the wants that it told those whose turn has not come, and in which line), offer (its turn came, but it has no room), lease (its end, ms on the lease clock),
 --          longest (the longest lease of any session that may live, ms),
 --          expires: ms until another session's lease ends, grants go on, what was set for a time ends, a configuration no
 --          longer counts, or the lease clock is to go on; 0 where a script has left work to the next; changes: {before, version, rows [LIMIT...]} of the limit table,
@@ -47,6 +51,7 @@ if not (type(me) == 'string' and whole(asked.sync, 0, 9e15) and whole(asked.conf
   and input.wants(asked.wants) and may_be_left_out(asked.growth, count) and may_be_left_out(asked.fence, input.sized)
   and (asked.running == nil or type(asked.running) == 'string')
   and (asked.idle == nil or input.by_limit(asked.idle, count)) and every(asked.over or {}, short)
+  and (asked.hungry == nil or input.by_limit(asked.hungry, count))
   and every(asked.ended or {}, input.grant_number)
   and (asked.takes == nil and asked.weak == nil or limit_name(asked.source) and every(asked.takes or {}, limit_name)
     and every(asked.weak or {}, is_weak))) then
@@ -132,9 +137,9 @@ local function take_wants()
     elseif #requests == 0 then
       serving.remove(id)
     elseif record then
-      serving.change(id, record, requests)
+      serving.change(id, record, requests, row[WANT.queue_limit])
     else
-      table.insert(new, { id = id, record = { c = row[WANT.claims], r = requests, k = 0 } })
+      table.insert(new, { id = id, record = { c = row[WANT.claims], r = requests, k = 0, q = row[WANT.queue_limit] } })
     end
   end
   if asked.full then
@@ -143,6 +148,36 @@ local function take_wants()
     end
   end
   return new
+end
+
+-- Of which queues it would read more.
+local function take_hungry()
+  for limit, wanted in pairs(asked.hungry or {}) do
+    interests[limit] = true
+    if hungry.state(me, limit, wanted, units.of(me, limit)) then
+      contention.begin(limit, me)
+      limits.touch(limit)
+    elseif wanted == 0 then
+      contention.finish_if_empty(limit)
+    end
+  end
+  if not asked.full then return end
+  for _, limit in ipairs(hungry.limits_of(me)) do
+    if not (asked.hungry and asked.hungry[limit]) then
+      hungry.state(me, limit, 0)
+      contention.finish_if_empty(limit)
+    end
+  end
+end
+
+-- Of the wants that it told, and whose turn has not come: in which line each stands.
+local function where_they_stand()
+  local found = {}
+  for _, row in ipairs(asked.wants) do
+    local record = wants.load(me .. ':' .. int(row[WANT.set]))
+    if record and record.at and not record.o then table.insert(found, { row[WANT.set], record.at }) end
+  end
+  return #found > 0 and found or nil
 end
 
 -- Of the queues that are said to be weak those that another session takes and has room for.
@@ -222,6 +257,7 @@ look_for_unknown(last_grant)
 take_units()
 take_running(known[9])
 local new_wants = take_wants()
+take_hungry()
 
 -- Room as stated, less the grants since the one it knows.
 local room = asked.room - #unknown
@@ -244,7 +280,8 @@ local answer = {
 if tonumber(call('HGET', SESSION, me .. ':granted') or 0) > asked.granted then
   answer.grants = grants.since(me, asked.granted)
 end
-if next(interests) then answer.recall = contention.recall(interests, me) end
+if next(interests) then answer.recall, answer.shares = contention.recall(interests, me) end
+answer.stands = where_they_stand()
 if #elsewhere > 0 then answer.elsewhere = elsewhere end
 if asked.full then answer.fence = fence end
 if is_unclear then answer.unclear = true end
