@@ -81,6 +81,12 @@ class Request:
         return self.id in state.revoked
 
 
+class Metering(Anything):
+    """No queue is metered."""
+
+    is_due = False
+
+
 class Worker:
     """A gate with its ledger, a session open, and requests of twenty kinds that wait under a limit of two."""
 
@@ -92,11 +98,12 @@ class Worker:
         self.turns: Any = Anything()
         self.runs = Runs(self.ledger, self.pool, Anything(), Anything(), self.turns)
         intake: Any = Intake()
+        metering: Any = Metering()
         self.dispatcher = Dispatcher(
-            lambda request: None, self.ledger, self.pool, self.runs, intake, Anything(), Anything(), self.turns,
-            runs_without_redis=False,
+            lambda request: None, self.ledger, self.pool, self.runs, intake, metering, Anything(), Anything(),
+            self.turns, runs_without_redis=False,
         )  # fmt: skip
-        self.gate = Gate(self.ledger, Candidates(), intake, self.dispatcher, self.turns)
+        self.gate = Gate(self.ledger, Candidates(), intake, metering, self.dispatcher, self.turns)
         self.ends = now() + 3600
         self.ledger.opened("s", 1, self.ends)
         self.ledger.apply(Synced("ok", version=1, changes=whole(self.table, 1)), self.ends, self.ends)

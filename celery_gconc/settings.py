@@ -55,6 +55,7 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting("commit_interval", 0.0, "a number of seconds >= 0 and below global_concurrency_heartbeat_interval"),
         Setting("consumer_timeout", 1800.0, "a number of seconds >= 1"),
+        Setting("wait_at_broker", False, "True or False"),
         Setting("task_events", True, "True or False"),
         Setting("wait_warning", 60.0, "a number of seconds >= 0 (0: no warning)"),
         Setting("on_redis_error", "wait", "'wait' or 'run'"),
@@ -77,6 +78,7 @@ class Settings:
     heartbeat_timeout: float = 30.0
     commit_interval: float = 0.0
     consumer_timeout: float = 1800.0
+    wait_at_broker: bool = False
     task_events: bool = True
     wait_warning: float = 60.0
     on_redis_error: str = "wait"
@@ -288,6 +290,7 @@ def _checked(values: Mapping[str, Any], location: Location | None) -> Settings:
     if commit >= interval:
         raise _refuse("commit_interval", commit)
     for name, choices in (
+        ("wait_at_broker", (True, False)),
         ("task_events", (True, False)),
         ("on_redis_error", ("wait", "run")),
         ("on_lease_lost", ("continue", "terminate")),
@@ -302,6 +305,7 @@ def _checked(values: Mapping[str, Any], location: Location | None) -> Settings:
         heartbeat_timeout=timeout,
         commit_interval=commit,
         consumer_timeout=_number(values, "consumer_timeout", 1.0),
+        wait_at_broker=_value(values, "wait_at_broker"),
         task_events=_value(values, "task_events"),
         wait_warning=_number(values, "wait_warning", 0.0),
         on_redis_error=_value(values, "on_redis_error"),

@@ -105,6 +105,16 @@ class Broker:
     def keep(self, messages: Collection[Any]) -> None:
         """Tell the broker that these are still held, where it would deliver them again otherwise."""
 
+    #: Whether messages of a cancelled queue can be read one by one: :meth:`fetch`.
+    can_fetch = False
+
+    def fetch(self, name: str, count: int) -> int | None:
+        """Deliver the first *count* messages of a cancelled queue; return how many there were.
+
+        None where none may be read: others have taken the prefetch count.
+        """
+        raise NotImplementedError
+
     def take_past(self, name: str, tasks: Iterable[str], count: int) -> int:
         """Deliver messages of a cancelled queue that are for other tasks than these; return how many."""
         return 0

@@ -20,6 +20,7 @@ from celery.worker import state
 from celery_gconc.limits.claims import limits_of
 from celery_gconc.worker.events import Events
 from celery_gconc.worker.intake.intake import Intake
+from celery_gconc.worker.intake.metering import Metering
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.rounds import Rounds
@@ -53,6 +54,7 @@ class Dispatcher:
         pool: Pool,
         runs: Runs,
         intake: Intake,
+        metering: Metering,
         events: Events,
         health: Health,
         turns: Turns,
@@ -62,7 +64,8 @@ class Dispatcher:
         #: Hands a request to the pool: ``Consumer.on_task_request``, as Celery made it.
         self._start = start
         self._ledger, self.pool, self.runs = ledger, pool, runs
-        self._intake, self._events, self._health, self._turns = intake, events, health, turns
+        self._intake, self._metering = intake, metering
+        self._events, self._health, self._turns = events, health, turns
         #: Whether tasks run without permits while Redis is unreachable (``global_concurrency_on_redis_error="run"``),
         #: and how many have.
         self._runs_without_redis = runs_without_redis
@@ -282,9 +285,10 @@ class Dispatcher:
         if run.state is not ENDED:
             self.stopped_running(run)
         run.let_go()
+        self._metering.touch(run.queue)
         if self.pool.ends_on_consumer_thread:
             self.tell_intake(in_a_moment=True)
-        elif self._notes:
+        elif self._notes or self._metering.is_due:
             self._turns.wake()
         if run.started_at:
             self._ledger.watch_idle()
@@ -295,7 +299,9 @@ class Dispatcher:
         """Tell the intake what has changed; it then fetches more, *in a moment* where something was just started."""
         if self._notes:
             self._tell_notes()
-        intake = self._intake
+        metering, intake = self._metering, self._intake
+        if metering.is_due and not (in_a_moment and not metering.is_urgent and self._turns.resume_later()):
+            metering.read()
         if intake.is_quiet:
             return
         surplus = [run for run in intake.take_surplus() if self._ledger.leave(run)]
@@ -313,6 +319,7 @@ class Dispatcher:
                 self._events.waiting(run)
             else:
                 self._intake.unparked(run)
+                self._metering.touch(run.queue)
 
     def _note_waits(self) -> None:
         """A slot is free, and these wait all the same."""

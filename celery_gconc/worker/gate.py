@@ -20,6 +20,7 @@ from celery_gconc.worker.candidates import Candidates
 from celery_gconc.worker.dispatch import MAX_AT_ONCE, Dispatcher
 from celery_gconc.worker.hooks import hook
 from celery_gconc.worker.intake.intake import Intake
+from celery_gconc.worker.intake.metering import Metering
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.run import Run
 from celery_gconc.worker.turns import Turns
@@ -43,10 +44,17 @@ class Gate:
     """One worker's gate. All fields belong to the thread that may start requests."""
 
     def __init__(
-        self, ledger: Ledger[Run], candidates: Candidates, intake: Intake, dispatcher: Dispatcher, turns: Turns
+        self,
+        ledger: Ledger[Run],
+        candidates: Candidates,
+        intake: Intake,
+        metering: Metering,
+        dispatcher: Dispatcher,
+        turns: Turns,
     ) -> None:
         self.ledger = ledger
-        self._candidates, self._intake, self._dispatcher, self._turns = candidates, intake, dispatcher, turns
+        self._candidates, self._intake, self._metering = candidates, intake, metering
+        self._dispatcher, self._turns = dispatcher, turns
         #: The queues of which all that may goes back, in some turns.
         self._moving: frozenset[str] = frozenset()
         #: What came after the end: it goes back.
@@ -72,6 +80,20 @@ class Gate:
         self._dispatcher.start_next()
         self._move()
         self._dispatcher.tell_intake(in_a_moment=True)
+
+    def send_back(self) -> None:
+        """Have what waits here for its queue's limit wait at the broker: each message once."""
+        if self._dispatcher.is_over:
+            return
+        if self._dispatcher.runs_unlimited:
+            self._metering.end_all()
+        names = self._metering.overdue(self._intake.parked_queues())
+        for name in names:
+            self._metering.begin(name)
+        while names and (runs := self.ledger.take_out(names, MAX_AT_ONCE)):
+            self._dispatcher.let_go(runs)
+            self._intake.send_back(runs)
+        self._metering.read(everything=True)
 
     def sweep(self, seconds: float) -> list[Run]:
         """Let go of parked requests that were revoked or have expired since; keep the others, or give them back.
@@ -132,6 +154,7 @@ class Gate:
         if dispatcher.is_closed and not by_consumer:
             return
         dispatcher.close()
+        self._metering.clear()
         self._intake.end(reading=by_consumer)
         forgotten = dispatcher.runs.thrown_away() if by_consumer else []
         for run in forgotten:

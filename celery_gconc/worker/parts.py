@@ -20,6 +20,7 @@ from celery_gconc.worker.dispatch import Dispatcher
 from celery_gconc.worker.events import Events
 from celery_gconc.worker.gate import Gate
 from celery_gconc.worker.intake.intake import Intake
+from celery_gconc.worker.intake.metering import Metering
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.run import Run
@@ -47,6 +48,7 @@ class Parts:
     turns: Turns
     ledger: Ledger[Run]
     intake: Intake
+    metering: Metering
     runs: Runs
     dispatcher: Dispatcher
     gate: Gate
@@ -75,10 +77,13 @@ def make_parts(consumer: Any, settings: Settings, config: Mapping[str, int]) -> 
     telemetry.install()
     events = Events(consumer, counters, health, task_events=settings.task_events)
     intake = Intake(ledger, pool, consumer_timeout=settings.consumer_timeout)
+    metering = Metering(ledger, pool, intake, is_on=settings.wait_at_broker)
     runs = Runs(ledger, pool, children, events, turns)
     start, unlimited = consumer.on_task_request, settings.on_redis_error == "run"
-    dispatcher = Dispatcher(start, ledger, pool, runs, intake, events, health, turns, runs_without_redis=unlimited)
-    gate = Gate(ledger, Candidates(consumer), intake, dispatcher, turns)
+    dispatcher = Dispatcher(
+        start, ledger, pool, runs, intake, metering, events, health, turns, runs_without_redis=unlimited
+    )
+    gate = Gate(ledger, Candidates(consumer), intake, metering, dispatcher, turns)
 
     link = Link(
         settings,
@@ -97,6 +102,6 @@ def make_parts(consumer: Any, settings: Settings, config: Mapping[str, int]) -> 
     stalls = StallWatch(pool, ledger, dispatcher, turns, caller, health=health, counters=counters)
     leases = LeaseGuard(consumer, pool, ledger, health, interval=settings.heartbeat_interval)
     deadlocks, long_waits = DeadlockWatch(link, ledger), LongWaits(settings.wait_warning)
-    called = Called(health, pool, ledger, intake, gate, events, stalls, deadlocks, long_waits)
+    called = Called(health, pool, ledger, intake, metering, gate, events, stalls, deadlocks, long_waits)
     starter = starter_for(turns, called, speaker, consumer)
-    return Parts(pool, health, turns, ledger, intake, runs, dispatcher, gate, link, stalls, leases, starter)
+    return Parts(pool, health, turns, ledger, intake, metering, runs, dispatcher, gate, link, stalls, leases, starter)

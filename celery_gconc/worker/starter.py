@@ -25,6 +25,7 @@ from celery_gconc.worker.dispatch import is_shutting_down
 from celery_gconc.worker.events import Events
 from celery_gconc.worker.gate import Gate
 from celery_gconc.worker.intake.intake import Intake
+from celery_gconc.worker.intake.metering import Metering
 from celery_gconc.worker.ledger.ledger import Ledger
 from celery_gconc.worker.pool import Pool
 from celery_gconc.worker.refusal import heed_refusal
@@ -51,6 +52,7 @@ class Called:
     pool: Pool
     ledger: Ledger[Run]
     intake: Intake
+    metering: Metering
     gate: Gate
     events: Events
     stalls: StallWatch
@@ -96,6 +98,7 @@ class Starter:
     def turn(self) -> None:
         """Do what was asked for."""
         if self._turns.take_resume():
+            self._parts.metering.read()
             self._parts.intake.resume()
         if self._turns.take_tick():
             self._tick()
@@ -135,7 +138,9 @@ class Starter:
             self._next_pump = now() + PUMP_SECONDS
             parts.gate.pump()  # whatever wake-up was lost, nothing waits for longer than this
             self.tell_queues()
+            parts.metering.tell_queues()
             parts.long_waits.warn(parts.ledger.queued())
+        parts.gate.send_back()
         parts.intake.take_up_overdue()
         parts.intake.renew_used_up()
         parts.intake.fetch_past()

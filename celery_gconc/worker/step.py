@@ -85,6 +85,7 @@ class GlobalConcurrencyStep(StartStopStep):
             driver_type,
             has_fixed_prefetch=driver_type == "amqp" and not _is_prefetch_of_channel(consumer),
         )
+        parts.metering.attach()
         parts.starter.attach(consumer.connection, identity_of(consumer.connection))
         if driver_type == "amqp":
             task_received.connect(note_delivery, sender=consumer)
@@ -118,6 +119,7 @@ class GlobalConcurrencyStep(StartStopStep):
     def stop(self, consumer: Any) -> None:
         """The broker's connection ends: it was lost, or the worker shuts down."""
         parts = self.parts
+        parts.metering.clear()
         parts.intake.detach()
         parts.starter.detach()
         if consumer.blueprint.state == RUN:

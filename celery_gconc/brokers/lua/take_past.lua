@@ -1,4 +1,4 @@
--- uses: nothing
+-- uses: envelope
 -- Take the first messages of a list, from its consuming end, whose task is not among the named ones.
 --
 -- Runs on the broker's Redis, over a list of kombu's. What BRPOP is to a whole list, this is to a part of it.
@@ -14,16 +14,6 @@ local function whole(number) return number and number >= 0 and number < 2 ^ 31 a
 if #KEYS ~= 3 or not (whole(skip) and whole(count) and whole(most) and time and time >= 0 and time < 2 ^ 53) then
   return redis.error_reply('ERR celery-gconc: not the keys and arguments of this script')
 end
--- What kombu needs of a message that is delivered; nil where it is none of its.
-local function delivery(message)
-  local read, found = pcall(cjson.decode, message)
-  local properties = read and type(found) == 'table' and found.properties
-  local tag = type(properties) == 'table' and properties.delivery_tag
-  local from = type(properties) == 'table' and properties.delivery_info
-  if type(tag) ~= 'string' or type(from) ~= 'table' then return nil end
-  if type(from.exchange) ~= 'string' or type(from.routing_key) ~= 'string' then return nil end
-  return tag, cjson.encode(from.exchange) .. ', ' .. cjson.encode(from.routing_key)
-end
 local passed = {}
 for i = 5, #ARGV do passed[ARGV[i]] = true end
 local reply, left, bytes, step = { 0 }, 0, 0, 5
@@ -33,7 +23,7 @@ while left < count and #reply <= most and bytes < 1048576 do
   for i = #messages, 1, -1 do
     local task = string.match(messages[i], '"task": ?"([^"]*)"')
     local tag, from
-    if task and not passed[task] then tag, from = delivery(messages[i]) end
+    if task and not passed[task] then tag, from = envelope.delivery(messages[i]) end
     bytes = bytes + #messages[i]
     if not tag then
       left = left + 1

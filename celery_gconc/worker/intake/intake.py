@@ -239,7 +239,7 @@ class Intake:
         """Whether a request may go back for others to take: once, and where its broker puts it where it was."""
         if not self._returns.may_move(run):
             return False
-        if run.queue in self._left:  # a read was under way
+        if run.queue in self._left or self.subscriptions.is_unasked(run.queue):  # a read was under way
             self._returns.add_surplus(run)
         return not self._returns.was_moved(run)
 
@@ -259,6 +259,17 @@ class Intake:
         self._returns.put_back(runs)
         self._ledger.leave_queues(self._left)
 
+    def parked_queues(self) -> list[str]:
+        """The queues of which requests wait here."""
+        return [name for name, parked in self._parked.items() if parked.total()]
+
+    def send_back(self, runs: Sequence[Run]) -> None:
+        """Requests of stopped queues that have left the gate go back to where they were, and wait there."""
+        self._returns.note_sent_back(runs)
+        if self._broker is not None:
+            self._broker.end_read()
+        self._returns.put_back(runs)
+
     def take_up(self, names: Iterable[str]) -> None:
         """Consume queues again that were left alone."""
         found = [name for name in names if self._left.pop(name, None) is not None]
@@ -267,6 +278,10 @@ class Intake:
                 self._resume(name)
         if found:
             self._ledger.leave_queues(self._left)
+
+    def leaves(self, name: str) -> bool:
+        """Whether a queue is left alone for others."""
+        return name in self._left
 
     def take_up_overdue(self) -> None:
         """Take up what was left alone, where a slot is free by now, or it has been long."""

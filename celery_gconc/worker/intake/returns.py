@@ -17,7 +17,7 @@ from celery_gconc.worker.run import Run
 
 logger = get_logger(__name__)
 
-#: How often a message goes back because more came in one go than may wait here.
+#: How often a message goes back because more came in one go than may wait here, or to wait at the broker.
 MAX_RETURNS = 4
 
 #: Of how many messages it is remembered that they went back.
@@ -46,8 +46,9 @@ class Returns:
 
     def __init__(self, subscriptions: Subscriptions) -> None:
         self._subscriptions = subscriptions
-        #: How often messages went back for others to take, and because there were too many; the latest of them.
-        self._moved, self._returned = Memory(), Memory()
+        #: How often messages went back for others to take, because there were too many, and to wait at the broker; the
+        #: latest of them.
+        self._moved, self._returned, self._sent_back = Memory(), Memory(), Memory()
         #: Requests that came though their queue is stopped, and may not wait here.
         self.surplus: list[Run] = []
 
@@ -63,13 +64,18 @@ class Returns:
         return broker.may_move(name, run.request.message)
 
     def was_moved(self, run: Run) -> bool:
-        """Whether it went back once for others to take."""
-        return bool(self._moved.count(run.message_id))
+        """Whether it went back once for others to take, or several times to wait at the broker."""
+        return bool(self._moved.count(run.message_id)) or self._sent_back.count(run.message_id) >= MAX_RETURNS
 
     def note_moved(self, runs: Sequence[Run]) -> None:
         """These go back for others to take."""
         for run in runs:
             self._moved.add(run.message_id)
+
+    def note_sent_back(self, runs: Sequence[Run]) -> None:
+        """These go back to wait at the broker."""
+        for run in runs:
+            self._sent_back.add(run.message_id)
 
     def add_surplus(self, run: Run) -> None:
         """A request came though its queue is stopped, while a read was under way."""

@@ -35,6 +35,10 @@ class Subscriptions:
         self._consumer: Any = None
         #: The stopped queues, each with the consumer tag that it had.
         self._stopped: dict[str, tuple[Queue, str]] = {}
+        #: Those of them that are read message by message (metering.py), and stay stopped until that ends.
+        self.metered: set[str] = set()
+        #: It is being read so: what comes is what was asked for.
+        self.is_fetching = False
         #: Queues whose messages have priorities; and of each queue whether it is never stopped.
         self._prioritised: set[str] = set()
         self._staying: dict[str, bool] = {}
@@ -45,6 +49,7 @@ class Subscriptions:
         """A new connection: everything that is subscribed is consumed again."""
         self._consumer = task_consumer
         self._stopped.clear()
+        self.metered.clear()
         self._staying.clear()
         self._close_broker()
         self.broker = broker_of(task_consumer, driver_type)
@@ -107,6 +112,14 @@ class Subscriptions:
             self._staying[name] = found
         return found
 
+    def may_fetch(self, name: str) -> bool:
+        """Whether a queue's messages can be read one by one."""
+        return self.broker is not None and self.broker.can_fetch and not self.stays(name)
+
+    def is_unasked(self, name: str | None) -> bool:
+        """Whether what comes of a metered queue is not what was fetched."""
+        return name in self.metered and not self.is_fetching
+
     def is_stopped(self, name: str) -> bool:
         """Whether it was stopped here; not where the operator has cancelled it since, or subscribed it anew."""
         stopped = self._stopped.get(name)
@@ -131,7 +144,9 @@ class Subscriptions:
         logger.debug("celery-gconc: stopped consuming from %s: its limit is full", name)
 
     def resume(self, name: str) -> None:
-        """Consume a stopped queue again."""
+        """Consume a stopped queue again, unless it is metered."""
+        if name in self.metered:
+            return
         queue, tag = self._stopped.pop(name)
         assert self.broker is not None
         self.broker.consume(queue, tag)

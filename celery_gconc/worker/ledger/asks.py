@@ -22,6 +22,7 @@ from celery_gconc.limits.table import LimitTable
 from celery_gconc.protocol.messages import Grant, Row, Want
 from celery_gconc.worker.ledger.holdings import IDLE_SECONDS, LAZY_SECONDS, Holdings
 from celery_gconc.worker.ledger.lines import Granted, Line, Lines
+from celery_gconc.worker.ledger.meters import Meters
 from celery_gconc.worker.ledger.moves import Moves
 from celery_gconc.worker.ledger.outbox import Outbox
 from celery_gconc.worker.ledger.request import R
@@ -55,6 +56,7 @@ class Asks(Generic[R]):
         trust: Trust,
         outbox: Outbox[R],
         moves: Moves,
+        meters: Meters,
     ) -> None:
         self.pool = pool
         #: How many free slots are for requests that no limit covers. The ledger writes it.
@@ -65,6 +67,7 @@ class Asks(Generic[R]):
         self._trust = trust
         self._outbox = outbox
         self._moves = moves
+        self._meters = meters
 
     # -- Slots -------------------------------------------------------------------------------------------
 
@@ -109,7 +112,7 @@ class Asks(Generic[R]):
         """
         ahead = self._ahead(line)
         lacking = line.waiting - ahead
-        if lacking <= 0:
+        if lacking <= 0 or self._was_read_ahead(line):
             if line.asked:  # of which Redis may not have heard yet
                 self._set(line, 0, least_delay if line.told else max(PATIENT_SECONDS, least_delay))
             return
@@ -173,7 +176,16 @@ class Asks(Generic[R]):
         line.told, line.asked = deque(asked), len(asked)
         moment = now()
         requests = [Row(moment - request.arrived, request.task_id, request.task) for request in asked[kept:]]
-        return Want(line.number, line.claims, skip, kept, requests)
+        queue_limit = self._meters.queue_limit(line.claims) if all(request.may_move for request in asked) else None
+        return Want(line.number, line.claims, skip, kept, requests, queue_limit)
+
+    def stand(self, stands: Iterable[tuple[int, str]]) -> None:
+        """Redis has heard of lines by number, and says of which limits it lacks units for the first of each."""
+        moment = now()
+        for number, limit in stands:
+            line = self._lines.by_number.get(number)
+            if line is not None and (line.at is None or line.at[0] != limit):
+                line.at = limit, moment
 
     # -- Grants ------------------------------------------------------------------------------------------
 
@@ -186,6 +198,8 @@ class Asks(Generic[R]):
             line.asked = max(line.asked - 1, 0)
             if line.told:
                 line.told.popleft()
+        elif self._meters.granted(grant.claims):
+            self._outbox.due(LAZY_SECONDS)
         if line is None or line.waiting <= len(line.granted):
             self._holdings.keep_new(grant.claims)
             self._outbox.ended.append(grant.grant)
@@ -255,7 +269,7 @@ class Asks(Generic[R]):
         for line in list(self._lines.by_claims.values()):
             line.granted.clear()
             line.told.clear()
-            line.asked = 0
+            line.asked, line.at = 0, None
             self._lines.drop_if_idle(line)
 
     # -- Questions ---------------------------------------------------------------------------------------
@@ -278,6 +292,14 @@ class Asks(Generic[R]):
         if line.waiting > granted and self._holdings.may_pass(line.claims, line):
             return granted + self._holdings.spare_for(line.claims)
         return granted
+
+    def _was_read_ahead(self, line: Line[R]) -> bool:
+        """Whether a line is of a metered queue, and this session has units of all that it claims, spare or in use."""
+        meters, by_limit, contended = self._meters, self._holdings.by_limit, self._trust.contended
+        return meters.meters(line.claims) and all(
+            (holding := by_limit.get(limit)) is not None and holding.held >= weight and limit not in contended
+            for limit, weight in line.claims
+        )
 
     def _set(self, line: Line[R], asked: int, delay: float) -> None:
         line.asked = asked

@@ -13,6 +13,7 @@ The parts, from below, each used with the lock held:
     Holdings   how many units of each limit are here                holdings.py
     Started    who runs here                                        started.py
     Moves      what waits here that others could start              moves.py
+    Meters     what waits at the broker rather than here            meters.py
     Asks       for how many requests Redis is asked                 asks.py
     Exchange   what a sync says, and what becomes of its answer     exchange.py
 """
@@ -30,6 +31,7 @@ from celery_gconc.worker.ledger.asks import Asks
 from celery_gconc.worker.ledger.exchange import Exchange
 from celery_gconc.worker.ledger.holdings import Holdings
 from celery_gconc.worker.ledger.lines import Lines, Queued
+from celery_gconc.worker.ledger.meters import Meters
 from celery_gconc.worker.ledger.moves import Moves
 from celery_gconc.worker.ledger.outbox import Outbox
 from celery_gconc.worker.ledger.request import R
@@ -61,14 +63,23 @@ class Book(Generic[R]):
         self._lines: Lines[R] = Lines()
         self._outbox: Outbox[R] = Outbox()
         self._trust = Trust(margin)
-        self._holdings: Holdings[R] = Holdings(self._lines, self._trust, self._outbox)
+        self._meters = Meters()
+        self._holdings: Holdings[R] = Holdings(self._lines, self._trust, self._outbox, self._meters)
         self._started: Started[R] = Started(self._holdings, self._trust, self._outbox)
         self._moves = Moves()
         self._asks: Asks[R] = Asks(
-            pool, self._lines, self._started, self._holdings, self._trust, self._outbox, self._moves
+            pool, self._lines, self._started, self._holdings, self._trust, self._outbox, self._moves, self._meters
         )
         self._exchange: Exchange[R] = Exchange(
-            self._told, self._lines, self._started, self._holdings, self._asks, self._trust, self._outbox, self._moves
+            self._told,
+            self._lines,
+            self._started,
+            self._holdings,
+            self._asks,
+            self._trust,
+            self._outbox,
+            self._moves,
+            self._meters,
         )
         self._running = self._started.running
         #: The link knows that units are spare, and comes to release them.

@@ -15,6 +15,7 @@ from celery_gconc.protocol.messages import Grant, Heartbeat, Notice, Running, Sy
 from celery_gconc.worker.ledger.asks import Asks
 from celery_gconc.worker.ledger.holdings import Holdings
 from celery_gconc.worker.ledger.lines import Lines
+from celery_gconc.worker.ledger.meters import Meters
 from celery_gconc.worker.ledger.moves import Moves
 from celery_gconc.worker.ledger.outbox import Outbox
 from celery_gconc.worker.ledger.request import R
@@ -36,6 +37,7 @@ class Exchange(Generic[R]):
         trust: Trust,
         outbox: Outbox[R],
         moves: Moves,
+        meters: Meters,
     ) -> None:
         self._told = told
         self._lines = lines
@@ -45,6 +47,7 @@ class Exchange(Generic[R]):
         self._trust = trust
         self._outbox = outbox
         self._moves = moves
+        self._meters = meters
         #: The version of the limit table that Redis had spoken of when the last sync was made.
         self._version_before_sync = -1
         #: How often what runs had changed when Redis was last told of it; -1: it may not know.
@@ -69,10 +72,8 @@ class Exchange(Generic[R]):
         takes, weak = moves.say(self._lines.by_claims.values())
         told = [line for line in self._lines.by_claims.values() if line.asked] if full else outbox.lines
         wants = [self._asks.said(line, anew=anew) for line in told]
-        if full:
-            units = {limit: holding.held for limit, holding in by_limit.items()}
-        else:
-            units = {limit: by_limit[limit].held if limit in by_limit else 0 for limit in outbox.limits}
+        changed = by_limit if full else outbox.limits
+        units = {limit: by_limit[limit].held if limit in by_limit else 0 for limit in changed}
         running = self._running() if full else None
         sync = Sync(
             session=session,
@@ -96,6 +97,7 @@ class Exchange(Generic[R]):
             takes=takes,
             growth=self._asks.pool.growth,
             weak=weak,
+            hungry=self._meters.say(anew=full),
         )
         said = list(self._lines.by_claims.values()) if full else list(outbox.lines)
         outbox.is_said()
@@ -113,7 +115,9 @@ class Exchange(Generic[R]):
         trust, outbox = self._trust, self._outbox
         if outbox.due_at is not None or outbox.needs_statement or outbox.limits or outbox.lines:
             return None
-        if not self._told.is_whole or self._lines.by_claims or trust.contended or not trust.has_numbers:
+        if not self._told.is_whole or self._lines.by_claims or trust.contended or trust.shares:
+            return None
+        if not trust.has_numbers or self._meters.has_news:
             return None
         if not self._moves.is_quiet or not self._started.is_adopted:
             return None
@@ -142,6 +146,7 @@ class Exchange(Generic[R]):
         self._changes_told = -1
         self._trust.is_answered = False
         self._moves.sync_failed()
+        self._meters.sync_failed()
         self._outbox.due()
 
     def running(self) -> str:
@@ -157,7 +162,7 @@ class Exchange(Generic[R]):
         """
         trust = self._trust
         trust.last_grant = 1
-        trust.contended = {}
+        trust.contended, trust.shares = {}, {}
         trust.is_offered = False
         trust.lease_ends = lease_ends
         trust.table_version = version
@@ -166,6 +171,7 @@ class Exchange(Generic[R]):
         self._outbox.needs_statement = True
         self._changes_told = -1
         self._moves.sync_failed()
+        self._meters.sync_failed()
         self._outbox.due()
         for line in self._lines.occupied():
             self._asks.ask(line)  # what was asked for under an earlier session is void
@@ -176,7 +182,8 @@ class Exchange(Generic[R]):
         trust.lease_ends, trust.reuse_ends = lease_ends, reuse_ends
         trust.take_fence(reply.fence)
         self._grant(reply.grants)
-        trust.contended = dict(reply.contended)
+        trust.contended, trust.shares = dict(reply.contended), dict(reply.shares)
+        self._asks.stand(reply.stands)
         self._asks.settle()
         if trust.table_version == self._version_before_sync:
             trust.table_version = reply.version  # what was heard since comes from a later moment than the answer
@@ -200,6 +207,7 @@ class Exchange(Generic[R]):
         else:
             self._outbox.due()
         trust.contended.update(notice.contended)
+        trust.shares.update(notice.shares)
         self._asks.settle()
         trust.is_offered = trust.is_offered or notice.offer
         if notice.offer and self._asks.room() > 0:
@@ -231,7 +239,7 @@ class Exchange(Generic[R]):
 
     def _interests(self) -> set[str]:
         """The limits that this session has to hear of: it waits for them, has units, or shares them with others."""
-        interests = {*self._trust.contended, *self._holdings.by_limit}
+        interests = {*self._trust.contended, *self._trust.shares, *self._holdings.by_limit}
         for line in self._lines.by_claims.values():
             interests.update(line.limits)
         return interests

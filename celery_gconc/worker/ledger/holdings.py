@@ -16,6 +16,7 @@ from typing import Generic
 from celery_gconc.clock import now
 from celery_gconc.limits.claims import MAX_ANSWERS, Claims
 from celery_gconc.worker.ledger.lines import Line, Lines
+from celery_gconc.worker.ledger.meters import Meters
 from celery_gconc.worker.ledger.outbox import Outbox
 from celery_gconc.worker.ledger.request import R
 from celery_gconc.worker.ledger.trust import Trust
@@ -31,12 +32,12 @@ LAZY_SECONDS = 0.02
 class Holdings(Generic[R]):
     """Owns the units of each limit."""
 
-    def __init__(self, lines: Lines[R], trust: Trust, outbox: Outbox[R]) -> None:
+    def __init__(self, lines: Lines[R], trust: Trust, outbox: Outbox[R], meters: Meters) -> None:
         self.by_limit: dict[str, Holding] = {}
         #: What claims would take, for as long as there are units of the same limits. By identity: that costs less than
         #: to look a tuple of tuples up, and who asks keeps to the same ones.
         self._uses: dict[int, tuple[Claims, Uses]] = {}
-        self._lines, self._trust, self._outbox = lines, trust, outbox
+        self._lines, self._trust, self._outbox, self._meters = lines, trust, outbox, meters
         #: When idle units were last looked for.
         self._looked_at = 0.0
 
@@ -57,7 +58,10 @@ class Holdings(Generic[R]):
     def take(self, claims: Claims) -> Uses | None:
         """A task starts that comes now, with spare units that may serve it; None where there are none."""
         uses = self._spare(claims)
-        if uses is None or ((self._trust.contended or self._lines.by_claims) and not self._is_next(claims, None)):
+        trust = self._trust
+        if uses is None:
+            return None
+        if (trust.contended or trust.shares or self._lines.by_claims) and not self._is_next(claims, None):
             return None
         for holding, weight in uses:
             used = holding.used = holding.used + weight
@@ -73,7 +77,8 @@ class Holdings(Generic[R]):
         uses = self._spare(claims)
         if uses is None or not self._trust.may_reuse(moment):
             return None
-        if (self._trust.contended or len(self._lines.by_claims) > 1) and not self._is_next(claims, line):
+        trust = self._trust
+        if (trust.contended or trust.shares or len(self._lines.by_claims) > 1) and not self._is_next(claims, line):
             return None
         return uses
 
@@ -134,8 +139,8 @@ class Holdings(Generic[R]):
             holding = self.by_limit.get(limit)
             if holding is None or (spare := holding.held - holding.used - holding.new) <= 0:
                 continue
-            if not self._is_for_us(limit):
-                self._give_back(holding, spare)
+            if (surplus := self._surplus(holding, spare)) > 0:
+                self._give_back(holding, surplus)
                 has_given = True
         return has_given
 
@@ -207,20 +212,28 @@ class Holdings(Generic[R]):
 
     def _is_next(self, claims: Claims, line: Line[R] | None) -> bool:
         """Whether nobody comes before the first of a line, or one that comes now, for any of its limits."""
-        contended, lines = self._trust.contended, self._lines
+        contended, shares, lines = self._trust.contended, self._trust.shares, self._lines
         for limit, _ in claims:
             if limit in contended and (line is None or contended[limit] <= 0):
+                return False
+            if limit in shares and self.by_limit[limit].held > shares[limit]:
                 return False
             if lines.has_earlier(limit, line):
                 return False  # Redis knows the lines of both, and gives them to the first
         return True
 
-    def _is_for_us(self, limit: str) -> bool:
-        """Whether spare units of a limit may go to one of ours, now or when it comes."""
-        line = self._lines.first_for(limit)
-        if line is None:
-            return limit not in self._trust.contended and self._trust.may_reuse()
-        return self.may_pass(line.claims, line) is not None
+    def _surplus(self, holding: Holding, spare: int) -> int:
+        """How many of the spare units of a limit may go to none of ours, now or when it comes."""
+        limit, trust, line = holding.limit, self._trust, self._lines.first_for(holding.limit)
+        share = trust.shares.get(limit)
+        if share is not None and self._meters.is_metered(limit) and not self._meters.reads(limit):
+            return spare  # no slot is free, and others have one
+        if share is not None and self._meters.reads(limit) and limit not in trust.contended and trust.may_reuse():
+            if line is None or holding.held > share:
+                return min(spare, max(holding.held - share, 0))
+        elif line is None:
+            return 0 if share is None and limit not in trust.contended and trust.may_reuse() else spare
+        return spare if self.may_pass(line.claims, line) is None else 0
 
     def _of(self, limit: str) -> Holding:
         holding = self.by_limit.get(limit)

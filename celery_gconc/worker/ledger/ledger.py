@@ -137,7 +137,8 @@ class Ledger(Slots[R]):
                 self._holdings.end(permit.uses)
             else:
                 self._holdings.unuse(permit.uses)
-                if not self.waiting_count and not self._trust.contended and not self._trust.is_stopping:
+                trust = self._trust
+                if not self.waiting_count and not trust.contended and not trust.shares and not trust.is_stopping:
                     return True  # they are spare for the next that comes, or idle soon
                 line = self._lines.by_claims.get(permit.claims)
                 if line is not None and line.lacks and self._holdings.may_pass(line.claims, line, moment):
@@ -184,6 +185,7 @@ class Ledger(Slots[R]):
         """The worker stops: nothing waits here any more, and permits go back as soon as their tasks end."""
         with self._lock:
             self._trust.is_stopping = True
+            self._meters.clear()
             self._clear_lines()
 
     # -- The gate's side: what goes back ----------------------------------------------------------------

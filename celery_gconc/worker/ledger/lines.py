@@ -67,7 +67,7 @@ class Line(Generic[R]):
     """
 
     __slots__ = (
-        "_entries", "_heads", "asked", "claims", "granted", "limits", "number", "told", "waiting",
+        "_entries", "_heads", "asked", "at", "claims", "granted", "limits", "number", "told", "waiting",
     )  # fmt: skip
 
     def __init__(self, claims: Claims, number: int) -> None:
@@ -76,6 +76,8 @@ class Line(Generic[R]):
         self.number = number
         #: For how many of its requests Redis is to be asked.
         self.asked = 0
+        #: Of which limit Redis lacked units for the first of them, when it last heard of them; and since when.
+        self.at: tuple[str, float] | None = None
         #: Those that Redis has, as of the last grant that is known here; some may have started or left since.
         self.told: deque[R] = deque()
         #: What was granted for its first.
@@ -92,6 +94,7 @@ class Line(Generic[R]):
         group.waiting[request] = None
         if request.may_move:
             group.movable[request] = None
+        self.at = self.at if self.waiting else None
         self.waiting += 1
         if is_first and (group.head is None or request.arrived < group.head[0]):
             self._list(group, request.arrived)
@@ -285,17 +288,16 @@ class Lines(Generic[R]):
 
     def first_for(self, limit: str) -> Line[R] | None:
         """Of our lines for a limit that lack something, the one whose first came first."""
-        lines = self._on.get(limit)
-        if lines is None:
-            return None
-        found = [line for line in lines if line.lacks]
+        found = [line for line in self._on.get(limit, ()) if line.lacks]
         return found[0] if len(found) == 1 else min(found, key=lambda line: line.first_arrival, default=None)
+
+    def occupied_for(self, limit: str) -> list[Line[R]]:
+        """Our lines for a limit in which somebody waits."""
+        return [line for line in self._on.get(limit, ()) if line.waiting]
 
     def has_earlier(self, limit: str, line: Line[R] | None) -> bool:
         """Whether another of our lines for a limit lacks something, and came first; any will do without a *line*."""
-        lines = self._on.get(limit)
-        if lines is None:
-            return False
+        lines = self._on.get(limit, {})
         if line is None:
             return any(other.lacks for other in lines)
         arrived = line.first_arrival if len(lines) > 1 else 0.0

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from celery_gconc.clock import now
 from celery_gconc.worker.ledger.book import Book
+from celery_gconc.worker.ledger.holdings import LAZY_SECONDS
+from celery_gconc.worker.ledger.lines import Line
 from celery_gconc.worker.ledger.moves import Answer
 from celery_gconc.worker.ledger.request import R
 
@@ -68,6 +71,66 @@ class Slots(Book[R]):
             self._asks.plan_moves()
             self._wake()
 
+    # -- Queues whose messages wait at the broker --------------------------------------------------------
+
+    def may_meter(self, queue_limits: Iterable[str]) -> None:
+        """The queues of these limits, and no others, may leave their messages at the broker while a limit is full."""
+        with self._lock:
+            self._meters.queue_limits = frozenset(queue_limits)
+
+    def meter(self, limit: str, wanted: int) -> None:
+        """What waits for a queue's limit waits at the broker: so many more would be read, had this session units.
+
+        0: there is no slot for any, so spare units go back.
+        """
+        with self._lock:
+            if self._meters.set(limit, wanted):
+                self._outbox.due(0.0 if wanted else LAZY_SECONDS)
+            if not wanted:
+                self._asks.settle((limit,))
+            self._wake()
+
+    def end_meter(self, limit: str) -> None:
+        """A queue is read as any other, or not at all: nothing is kept for what it may bring."""
+        with self._lock:
+            if self._meters.end(limit):
+                self._outbox.due(LAZY_SECONDS)
+            self._asks.settle((limit,))
+            self._wake()
+
+    def metered(self, limit: str) -> tuple[int, int, int]:
+        """How many messages of a metered queue there are units for; how many wait here; how many units are in use."""
+        with self._lock:
+            waiting = sum(line.waiting for line in self._lines.occupied_for(limit))
+            holding = self._holdings.by_limit.get(limit)
+            if holding is None:
+                return 0, waiting, 0
+            may_start = holding.spare > 0 and self._trust.may_start_spare(self.table.version, now())
+            return max(holding.spare - waiting, 0) if may_start else 0, waiting, holding.used
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether units have come with which metered queues are to be read. Without the lock: who looks looks again."""
+        return bool(self._meters.grown)
+
+    def take_grown(self) -> set[str]:
+        """The limits of which they have; each is given once."""
+        with self._lock:
+            grown, self._meters.grown = self._meters.grown, set()
+            return grown
+
+    def lacks(self, limit: str, since: float) -> bool:
+        """Whether something waits here for a limit, and has since a moment, by :func:`now`.
+
+        As Redis has said; or since it came, where it waits for units that are in use here.
+        """
+        with self._lock:
+            is_metered = self._meters.is_metered(limit)
+            return any(
+                line.first_arrival <= since if is_metered else self._stands(line, limit, since)
+                for line in self._lines.occupied_for(limit)
+            )
+
     def take_answer(self) -> Answer | None:
         """What Redis has said of queues whose messages find no slot here, or that are left alone. Each answer once."""
         with self._lock:
@@ -87,6 +150,11 @@ class Slots(Book[R]):
                 self._lines.drop_if_idle(line)
             self._woken_for = None
             return False
+
+    def _stands(self, line: Line[R], limit: str, since: float) -> bool:
+        """Whether a line of ours has stood in Redis' line of a limit since a moment, and its turn has not come."""
+        at = line.at
+        return at is not None and at[0] == limit and at[1] <= since and not self._trust.is_offered
 
     # -- For whoever has the lock ------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ class Trust:
         #: Limits that others wait for, and how many of our requests stand at the head of the line: for those units
         #: may be used again, for they would come back to us. Asks counts down.
         self.contended: dict[str, int] = {}
+        #: Limits of which others would use more, and how many units this session keeps of each as its tasks end.
+        self.shares: dict[str, int] = {}
         #: Redis would grant something if there were room.
         self.is_offered = False
         #: The room that Redis believes this session to have.

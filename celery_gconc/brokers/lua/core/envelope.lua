@@ -13,5 +13,16 @@ do
     end
   end
 
-  envelope = { is_of = is_of }
+  -- What kombu needs of a message that is delivered: its tag, and where it was sent. Nil where it is none of kombu's.
+  local function delivery(message)
+    local read, found = pcall(cjson.decode, message)
+    local properties = read and type(found) == 'table' and found.properties
+    local tag = type(properties) == 'table' and properties.delivery_tag
+    local from = type(properties) == 'table' and properties.delivery_info
+    if type(tag) ~= 'string' or type(from) ~= 'table' then return nil end
+    if type(from.exchange) ~= 'string' or type(from.routing_key) ~= 'string' then return nil end
+    return tag, cjson.encode(from.exchange) .. ', ' .. cjson.encode(from.routing_key)
+  end
+
+  envelope = { is_of = is_of, delivery = delivery }
 end

@@ -1,0 +1,186 @@
+"""Queues that are read message by message, each for a unit of their own limit that is here and spare.
+
+    Dispatcher (ends, grants), Gate (what waits) -> Metering -> Ledger (readable) -> Broker.fetch -> Gate
+
+Thread: the one that may use the broker's connection; :meth:`Metering.touch` any.
+
+A queue whose limit is full is *metered*: what of it waits here goes back, so that all of it waits at the broker, in the
+broker's order, and Redis hears that this session would read more. From then on each unit that comes to be spare brings
+one message, without a word to Redis. Once a read finds less than there are units for, the queue is read as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from celery.utils.log import get_logger
+
+from celery_gconc.clock import now
+from celery_gconc.worker.intake.intake import Intake
+from celery_gconc.worker.ledger.ledger import Ledger
+from celery_gconc.worker.pool import Pool
+from celery_gconc.worker.run import Run
+
+logger = get_logger(__name__)
+
+#: For how long, in seconds, a request waits for its queue's limit here before it waits at the broker: idle units of
+#: others come sooner.
+PATIENT_SECONDS = 0.1
+
+#: For how long, in seconds, one that was read ahead of units that are in use here waits for them.
+AHEAD_SECONDS = 0.25
+
+#: How often in a turn a queue is read: what was revoked or has expired brings the next.
+MAX_READS = 4
+
+
+class Metering:
+    """One worker's."""
+
+    def __init__(self, ledger: Ledger[Run], pool: Pool, intake: Intake, *, is_on: bool) -> None:
+        self._ledger, self._pool, self._intake = ledger, pool, intake
+        self._subscriptions = intake.subscriptions
+        #: Whether any queue may be (``global_concurrency_wait_at_broker``).
+        self._is_on = is_on
+        #: The queues that are metered, each with its own limit; and the other way round.
+        self._limits: dict[str, str] = {}
+        self._queues: dict[str, str] = {}
+        #: Those of them that are to be looked at. Any thread adds.
+        self._touched: set[str] = set()
+        #: Queues of which one message ahead of the units had to go back: their tasks are too long for that.
+        self._long: set[str] = set()
+        self._is_reading = False
+
+    def attach(self) -> None:
+        """A new connection: no queue is metered."""
+        self.clear()
+        self.tell_queues()
+
+    def clear(self) -> None:
+        """Nothing is read message by message any more."""
+        for limit in self._limits.values():
+            self._ledger.end_meter(limit)
+        for state in (self._limits, self._queues, self._touched, self._long):
+            state.clear()
+
+    def tell_queues(self) -> None:
+        """Have the ledger know which queues may be metered."""
+        subscriptions = self._subscriptions
+        if not self._is_on:
+            return
+        self._ledger.may_meter(
+            subscriptions.own_limit(name) for name in subscriptions.taken if subscriptions.may_fetch(name)
+        )
+
+    def touch(self, name: str | None) -> None:
+        """Something of a queue has ended, or no longer waits: it may be read. Any thread."""
+        if name in self._limits:
+            self._touched.add(name)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is a queue to look at: call :meth:`read`."""
+        return bool(self._touched) or self._ledger.has_grown
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether there are spare units that nothing is here for."""
+        limits = [limit for name in [*self._touched] if (limit := self._limits.get(name)) is not None]
+        return self._ledger.has_grown or any(self._ledger.metered(limit)[0] > 0 for limit in limits)
+
+    # -- What waits here, and is to wait at the broker ---------------------------------------------------
+
+    def overdue(self, parked: Iterable[str]) -> frozenset[str]:
+        """Of these queues, of which requests wait here, those that have lacked units of their own limit for long.
+
+        (One that was read ahead may also wait for a slot.)
+        """
+        if not self._is_on or self._subscriptions.is_ended:
+            return frozenset()
+        moment, has_slot, found = now(), self._ledger.free_slots > 0, set[str]()
+        for name in parked:
+            is_metered = name in self._limits
+            since = moment - (AHEAD_SECONDS if is_metered else PATIENT_SECONDS)
+            if (is_metered and not has_slot) or not self._subscriptions.may_fetch(name):
+                continue
+            if self._ledger.lacks(self._subscriptions.own_limit(name), since):
+                found.add(name)
+        return frozenset(found)
+
+    def begin(self, name: str) -> None:
+        """What waits for a queue's limit waits at the broker from now on."""
+        if name in self._limits:
+            self._long.add(name)
+            return
+        self._subscriptions.stop(name)
+        if not self._subscriptions.is_stopped(name):
+            return
+        self._subscriptions.metered.add(name)
+        limit = self._limits[name] = self._subscriptions.own_limit(name)
+        self._queues[limit] = name
+        self._touched.add(name)
+        logger.debug("celery-gconc: %s is full: messages of %s wait at the broker", limit, name)
+
+    def end_all(self) -> None:
+        """Every queue is read as any other: units are not asked for."""
+        for name in [*self._limits]:
+            self.end(name)
+
+    def end(self, name: str) -> None:
+        """A queue is read as any other."""
+        limit = self._limits.pop(name)
+        del self._queues[limit]
+        self._long.discard(name)
+        self._touched.discard(name)
+        self._subscriptions.metered.discard(name)
+        self._ledger.end_meter(limit)
+        if not self._subscriptions.is_ended and self._subscriptions.is_stopped(name):
+            self._subscriptions.resume(name)
+
+    # -- Reading -----------------------------------------------------------------------------------------
+
+    def read(self, *, everything: bool = False) -> None:
+        """Read what there are units for: of what was touched, or of *everything*."""
+        if self._is_reading:
+            return  # what is read comes through here
+        self._is_reading = self._subscriptions.is_fetching = True
+        try:
+            for limit in self._ledger.take_grown():
+                self.touch(self._queues.get(limit))
+            names, self._touched = self._touched, set()
+            for name in [*self._limits] if everything else names:
+                if name in self._limits:
+                    self._read(name)
+        finally:
+            self._is_reading = self._subscriptions.is_fetching = False
+
+    def _read(self, name: str) -> None:
+        subscriptions, ledger, limit = self._subscriptions, self._ledger, self._limits[name]
+        if limit not in ledger.table or subscriptions.is_ended or not subscriptions.is_stopped(name):
+            self.end(name)
+            return
+        for _ in range(MAX_READS):
+            count = self._count(name, limit)
+            if count <= 0:
+                break
+            assert subscriptions.broker is not None
+            found = subscriptions.broker.fetch(name, count)
+            if found is None:
+                break  # others have taken the prefetch count
+            if found < count:
+                self.end(name)
+                return
+        ledger.meter(limit, self._pool.size if ledger.free_slots > 0 else 0)
+
+    def _count(self, name: str, limit: str) -> int:
+        """How many messages of a queue to read now.
+
+        One stands here ahead of units: where no slot is free, in this worker's line for slots, else where tasks are
+        short enough that it starts soon: so its predecessor's end needs no round trip.
+        """
+        free = max(self._ledger.free_slots, 0)
+        readable, waiting, used = self._ledger.metered(limit)
+        count = min(readable, free)
+        if waiting or self._intake.leaves(name) or (free > 0 and (name in self._long or not (used or count))):
+            return count
+        return count + 1

@@ -1,0 +1,192 @@
+"""A queue whose own limit is full: its messages wait at the broker, and those who hold units of the limit read them.
+
+What stands in the broker's list is read with a plain client, what runs is told by the oracle.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.kit.servers import patience, wait_until
+from tests.kit.workers import Cluster
+
+MakeCluster = Callable[..., Cluster]
+
+AT_BROKER = {"global_concurrency_wait_at_broker": True}
+
+
+def all_wait(cluster: Cluster, count: int, queue: str = "emails") -> None:
+    """Wait until so many messages are in the broker's queue, and stay there."""
+    wait_until(lambda: cluster.waiting_in(queue) == count, what=f"{count} messages wait at the broker")
+
+
+def calls(cluster: Cluster) -> int:
+    """How many scripts over the permits Redis has run. (Those over the broker's lists it is given as a whole.)"""
+    with cluster.client as client:
+        stats = client.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+def test_what_waits_for_a_full_queue_limit_waits_at_the_broker_and_starts_in_its_order(make_cluster: MakeCluster):
+    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 2})
+    cluster.start("w1", "w2", concurrency=4)
+    cluster.send("held", 20)
+    wait_until(lambda: cluster.oracle.count("s") == 2, what="two run")
+    all_wait(cluster, 18)
+    cluster.oracle.let_go()
+    cluster.done(20)
+    assert cluster.oracle.peak() == 2
+    order = cluster.oracle.starts()
+    # What two workers had prefetched when the limit was full went back to the head, one worker's behind the other's.
+    assert max(abs(number - place) for place, number in enumerate(order)) <= 16, order
+
+
+def test_an_urgent_message_starts_before_all_that_wait(make_cluster: MakeCluster):
+    cluster = make_cluster(
+        **AT_BROKER,
+        global_concurrency_limits={"emails": 1},
+        broker_transport_options={"queue_order_strategy": "priority"},
+    )
+    cluster.start("w1", "w2", concurrency=2)
+    cluster.send("held", 1, priority=9)
+    wait_until(lambda: cluster.oracle.count("s") == 1, what="it runs")
+    cluster.send("nap", 300, 0.001, first=100, priority=9)
+    wait_until(lambda: all(not worker_has(cluster, name) for name in ("w1", "w2")), what="no worker has any")
+    cluster.send("nap", 1, 0.001, first=1, priority=0)
+    cluster.oracle.let_go()
+    cluster.done(302)
+    assert cluster.oracle.starts().index(1) <= 2, "at most one was read ahead of it"
+
+
+def worker_has(cluster: Cluster, name: str) -> bool:
+    """Whether a worker has requests that it has not started."""
+    app = cluster.app()
+    try:
+        reserved = app.control.inspect(destination=[f"{name}@test"], timeout=2, limit=1).reserved()
+    finally:
+        app.close()
+    return bool(reserved and reserved[f"{name}@test"])
+
+
+def test_a_full_queue_limit_costs_no_call_and_each_worker_has_its_share(make_cluster: MakeCluster):
+    cluster = make_cluster(
+        **AT_BROKER, global_concurrency_limits={"emails": 4}, global_concurrency_heartbeat_interval=5
+    )
+    cluster.start("w1", "w2", concurrency=4)
+    cluster.send("nap", 400, 0.02)
+    wait_until(lambda: cluster.oracle.count("s") >= 100, what="it has begun")
+    before, at = calls(cluster), cluster.oracle.count("s")
+    wait_until(lambda: cluster.oracle.count("s") >= 300, what="most have started")
+    made, started = calls(cluster) - before, cluster.oracle.count("s") - at
+    cluster.done(400)
+    assert made <= 0.1 * started, "heartbeats, and little else"
+    assert cluster.oracle.peak() == 4
+
+
+def test_a_worker_that_joins_late_has_its_share_soon(make_cluster: MakeCluster):
+    cluster = make_cluster(
+        **AT_BROKER, global_concurrency_limits={"emails": 4}, global_concurrency_heartbeat_interval=1
+    )
+    cluster.start("w1", concurrency=4)
+    cluster.send("nap", 3000, 0.02)
+    wait_until(lambda: cluster.oracle.count("s") >= 50, what="one worker has all units")
+    (late,) = cluster.start("w2", concurrency=4)
+    joined = cluster.oracle.now()
+    children: Counter[str] = Counter()
+
+    def has_its_share() -> bool:
+        nonlocal children
+        since = [event for event in cluster.oracle.events() if event.kind == "s" and event.time > joined]
+        children = Counter(str(event.pid) for event in since[-40:])
+        return len(children) >= 4 and "Traceback" not in late.output()
+
+    wait_until(has_its_share, seconds=patience(10), what=lambda: f"the late one runs some: {children}")
+    assert cluster.oracle.peak() == 4
+
+
+@pytest.mark.parametrize("change", ["raised", "paused and resumed", "taken away"])
+def test_a_changed_limit_reaches_what_waits_at_the_broker(make_cluster: MakeCluster, change: str):
+    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 1})
+    cluster.start("w1", "w2", concurrency=4)
+    cluster.send("held", 8)
+    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
+    all_wait(cluster, 7)
+    if change == "raised":
+        assert cluster.celery("gconc", "set", "emails", "4").returncode == 0
+        wait_until(lambda: cluster.oracle.count("s") == 4, what="four run")
+        all_wait(cluster, 4)
+        highest = 4
+    elif change == "taken away":
+        assert cluster.celery("gconc", "set", "emails", "unlimited").returncode == 0
+        all_wait(cluster, 0)  # they are read as by plain Celery: one of the workers may have more of them than slots
+        wait_until(lambda: cluster.oracle.count("s") >= 5, what="more run than before")
+        highest = None
+    else:
+        assert cluster.celery("gconc", "pause", "emails").returncode == 0
+        cluster.oracle.let_go()
+        cluster.done(1)
+        wait_until(lambda: cluster.permits() == 0, what="nobody holds a unit")
+        assert cluster.waiting_in("emails") == 7
+        assert cluster.celery("gconc", "resume", "emails").returncode == 0
+        highest = 1
+    cluster.oracle.let_go()
+    cluster.done(8)
+    assert highest is None or cluster.oracle.peak() == highest
+
+
+def test_a_queue_of_other_work_is_not_held_up(make_cluster: MakeCluster):
+    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 1})
+    cluster.start("w1", concurrency=2)
+    cluster.send("held", 50)
+    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
+    all_wait(cluster, 49)
+    cluster.send("nap", 20, 0.01, queue="celery", first=100)
+    cluster.done(20, name="nap")
+    cluster.oracle.let_go()
+    cluster.done(70)
+    assert cluster.oracle.peak("held") == 1
+
+
+def test_a_worker_full_of_other_work_takes_its_turn(make_cluster: MakeCluster):
+    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 1})
+    cluster.start("w1", concurrency=1)
+    cluster.send("nap", 200, 0.02, queue="celery", first=1000)
+    cluster.send("nap", 10, 0.02)
+    cluster.done(210)
+    starts = cluster.oracle.starts()
+    assert starts.index(9) < len(starts) - 1, "the queues had their turns"
+
+
+def test_units_of_a_killed_worker_read_on_elsewhere(make_cluster: MakeCluster):
+    cluster = make_cluster(
+        **AT_BROKER,
+        global_concurrency_limits={"emails": 2},
+        global_concurrency_heartbeat_interval=0.5,
+        global_concurrency_heartbeat_timeout=2,
+        broker_transport_options={"visibility_timeout": 3, "unacked_restore_interval": 1},
+    )
+    first, _other = cluster.start("w1", "w2", concurrency=2)
+    cluster.send("nap", 200, 0.05)
+    wait_until(lambda: cluster.oracle.count("s") >= 20, what="both work")
+    first.kill()
+    cluster.done(200 - 4)
+    wait_until(lambda: cluster.waiting_in("emails") == 0, what="nothing is left")
+
+
+def test_a_cancelled_consumer_gives_its_units_up_and_a_new_one_reads_on(make_cluster: MakeCluster):
+    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 2})
+    cluster.start("w1", concurrency=4)
+    app = cluster.app()
+    cluster.send("nap", 200, 0.05)
+    wait_until(lambda: cluster.oracle.count("s") >= 20, what="it works")
+    app.control.cancel_consumer("emails", reply=True)
+    wait_until(lambda: cluster.permits() == 0, what="nothing is held for a queue that is not read")
+    left = cluster.waiting_in("emails")
+    assert left > 0
+    app.control.add_consumer("emails", reply=True)
+    app.close()
+    cluster.done(200)
+    assert cluster.oracle.peak() == 2
