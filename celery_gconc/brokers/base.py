@@ -115,6 +115,10 @@ class Broker:
         """
         raise NotImplementedError
 
+    def count(self, names: Sequence[str]) -> dict[str, int]:
+        """How many messages wait in each of these queues, which can be read one by one."""
+        raise NotImplementedError
+
     def take_past(self, name: str, tasks: Iterable[str], count: int) -> int:
         """Deliver messages of a cancelled queue that are for other tasks than these; return how many."""
         return 0

@@ -157,6 +157,18 @@ class RedisBroker(VirtualBroker):
             self._receivers[name](loads(payload))
         return None if len(found) == most < count else len(found)
 
+    def count(self, names: Sequence[str]) -> dict[str, int]:
+        """The same, in one round trip."""
+        channel, steps = self.channel, self.channel.priority_steps
+        if self._is_closed:
+            return {}
+        with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipeline:
+            for name in names:
+                for step in steps:
+                    pipeline.llen(channel._q_for_pri(name, step))
+            found = pipeline.execute()
+        return {name: sum(found[len(steps) * at : len(steps) * (at + 1)]) for at, name in enumerate(names)}
+
     def take_past(self, name: str, tasks: Iterable[str], count: int) -> int:
         """Look at some hundred messages more of a cancelled queue; see ``take_past.lua``."""
         channel, moment = self.channel, time.monotonic()

@@ -63,7 +63,7 @@ def _show_limits(terminal: Terminal, found: Status) -> None:
     notes = [note for limit in found.limits for note in notes_of(limit, found.at)]
     notes += [note for _, note in disagreements(found)]
     if any(limit.parked for limit in found.limits):
-        notes.append("WAITING +n: workers hold n more tasks behind those in line.")
+        notes.append("WAITING +n: n more tasks wait behind those in line, in workers or at the broker.")
     if notes:
         terminal.line("")
     for note in notes:
@@ -143,7 +143,7 @@ def waiting(terminal: Terminal, limit: str, count: int) -> None:
     elif len(found) == count < of_all.waiting:
         terminal.note(f"{of_all.limit}: showing {count} of {of_all.waiting}; use --count to see more")
     if of_all.parked:
-        terminal.note(f"{of_all.limit}: workers hold {of_all.parked} more behind those in line")
+        terminal.note(f"{of_all.limit}: {of_all.parked} more wait behind those in line, in workers or at the broker")
 
 
 def _limit_now(terminal: Terminal, limit: str) -> tuple[LimitStatus, float]:

@@ -55,7 +55,7 @@ HELP = (
     ("q, Ctrl-C", "quit; changes stay in force"),
     ("", ""),
     ("RUN/MAX", "running tasks, and the max (-: unlimited)"),
-    ("WAITING", "tasks in line; +n: n more that workers hold behind them"),
+    ("WAITING", "tasks in line; +n: n more behind them, in workers or at the broker"),
     ("LONGEST", "how long the first in line has waited"),
     ("/MIN", "tasks that ended in the last minute"),
     ("STATE", "open, full, draining (above its max), paused, settling, unlimited"),

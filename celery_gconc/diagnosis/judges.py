@@ -98,7 +98,8 @@ def queued(facts: Facts) -> Explanation | None:
     )
     if limit is None:
         return made
-    return with_line(facts, made, limit, facts.expected_wait(limit, message.position + limit.waiting + limit.parked))
+    before = message.position + limit.waiting + limit.parked - limit.at_broker
+    return with_line(facts, made, limit, facts.expected_wait(limit, before))
 
 
 def as_redis_has_it(facts: Facts) -> Explanation | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery_gconc.protocol.messages import milliseconds, text_of
@@ -71,6 +71,8 @@ class Record:
     without_redis: int
     #: How many requests the worker holds behind those in line.
     parked: Mapping[str, int]
+    #: How many messages wait at the broker, of queues that it reads message by message.
+    at_broker: Mapping[str, int] = field(default_factory=dict)
     #: Whether it starts nothing though it could.
     stall: Stall | None = None
 
@@ -85,5 +87,6 @@ class Record:
                 "without_redis": self.without_redis,
             },
             "parked": dict(self.parked),
+            "at_broker": dict(self.at_broker),
             "stall": self.stall.encode() if self.stall is not None else None,
         }

@@ -35,7 +35,8 @@ KEYSPACE: dict[str, str] = {
     "idle": "hash: <limit> US <session> to how many of the units no task used, as of its last statement, less those "
     "that it gave back since",
     "sums": "hash: <limit> US waiting, <limit> US idle, <limit> US parked: how many requests wait or are parked, and "
-    "units are idle, under a limit; US <session>: how many requests of a session wait",
+    "units are idle, under a limit; US <session>: how many requests of a session wait; <limit> US broker: how many "
+    "messages wait at the broker, and when that was counted (lease clock, ms)",
     "holders": "zset by name: <limit> US <session> and US <session> US <limit>, for each that has units",
     "grants": "zset by name: <session>:<number of the grant>:<JSON: what it brought, and for which task>, until a "
     "statement of the session that knows of it",

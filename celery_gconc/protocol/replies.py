@@ -64,6 +64,7 @@ def limit_status_of(item: Mapping[str, Any]) -> LimitStatus:
         paused_until=paused.until,
         settling=item["settling"],
         parked=item["parked"],
+        at_broker=item["at_broker"],
         longest_wait=_seconds(item.get("longest")),
         per_minute=item["ended"],
     )

@@ -75,8 +75,11 @@ class LimitStatus:
     paused_until: float | None = None
     #: The limit is new, or Redis lost its data: nothing starts until every session has reported what it is running.
     settling: bool = False
-    #: How many more tasks workers hold behind those in line, as they told with their last heartbeats.
+    #: How many more tasks wait behind those in line, in workers or at the broker, as workers told with their last
+    #: heartbeats. (At the broker: of queues whose messages wait there, ``global_concurrency_wait_at_broker``.)
     parked: int = 0
+    #: How many of these wait at the broker.
+    at_broker: int = 0
     #: How long the first in line has waited, in seconds; None if none is waiting.
     longest_wait: float | None = None
     #: How many tasks ended under it in the last minute, as workers reported with their heartbeats.

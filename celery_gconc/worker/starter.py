@@ -139,6 +139,7 @@ class Starter:
             parts.gate.pump()  # whatever wake-up was lost, nothing waits for longer than this
             self.tell_queues()
             parts.metering.tell_queues()
+            parts.metering.count()
             parts.long_waits.warn(parts.ledger.queued())
         parts.gate.send_back()
         parts.intake.take_up_overdue()

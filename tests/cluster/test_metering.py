@@ -5,6 +5,7 @@ What stands in the broker's list is read with a plain client, what runs is told 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 
@@ -190,3 +191,21 @@ def test_a_cancelled_consumer_gives_its_units_up_and_a_new_one_reads_on(make_clu
     app.close()
     cluster.done(200)
     assert cluster.oracle.peak() == 2
+
+
+def test_people_see_how_many_wait_at_the_broker(make_cluster: MakeCluster):
+    cluster = make_cluster(
+        **AT_BROKER, global_concurrency_limits={"emails": 1}, global_concurrency_heartbeat_interval=1
+    )
+    cluster.start("w1", "w2", concurrency=2)
+    cluster.send("held", 30)
+    all_wait(cluster, 29)
+
+    def shown() -> tuple[int, int, int]:
+        (limit,) = json.loads(cluster.celery("gconc", "status", "emails", "--json").stdout)["limits"]
+        return limit["running"], limit["parked"], limit["at_broker"]
+
+    wait_until(lambda: shown() == (1, 29, 29), what=lambda: f"one runs, 29 wait: {shown()}")
+    cluster.oracle.let_go()
+    cluster.done(30)
+    wait_until(lambda: shown() == (0, 0, 0), what=lambda: f"nothing is left: {shown()}")

@@ -10,7 +10,7 @@ from celery_gconc.errors import StoreUnavailable
 from celery_gconc.protocol.counted import BUCKETS, Stall
 from celery_gconc.worker.session.counts import MAX_SAMPLES, Counters
 
-from .namespace import Namespace
+from .namespace import TIMEOUT, Namespace
 
 
 def send(namespace: Namespace, session: str, counters: Counters, parked: dict[str, int] | None = None) -> None:
@@ -228,3 +228,37 @@ def test_counters_that_nobody_collects_add_up_what_they_keep(namespace: Namespac
     namespace.session("a")
     send(namespace, "a", counters)
     assert namespace.store.status("app")["app"].per_minute == 25_000
+
+
+def test_what_waits_at_the_broker_is_shown_as_the_last_to_count_it_told_and_not_twice(namespace: Namespace):
+    namespace.set("queue:q", 1)
+    counters = {name: Counters() for name in ("a", "b")}
+    for name in counters:
+        namespace.session(name)
+
+    def tell(name: str, **at_broker: int) -> None:
+        with counters[name].collect(
+            1000.0, {}, {f"queue:{queue}": count for queue, count in at_broker.items()}
+        ) as record:
+            assert record is not None
+            namespace.store.record(name, record)
+
+    tell("a", q=300)
+    tell("b", q=298)
+    told = namespace.store.status("queue:q")["queue:q"]
+    assert (told.parked, told.at_broker) == (298, 298)
+    assert namespace.store.audit(repair=False) == ()
+    tell("b")
+    assert namespace.store.status("queue:q")["queue:q"].parked == 0, "it is read as any other"
+    with counters["b"].collect(1000.0, {}, {}) as record:
+        assert record is None, "that is told once"
+
+
+def test_what_nobody_counts_any_more_is_forgotten_with_a_lease(namespace: Namespace):
+    namespace.session("a")
+    with Counters().collect(1000.0, {}, {"queue:q": 5}) as record:
+        namespace.store.record("a", record)
+    assert namespace.store.status("queue:q")["queue:q"].parked == 5
+    namespace.session("b")
+    namespace.elapse(2 * TIMEOUT)
+    assert namespace.store.status("queue:q")["queue:q"].parked == 0

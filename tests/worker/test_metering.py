@@ -276,6 +276,16 @@ def test_spare_units_go_back_where_there_is_no_slot(worker: Worker):
     assert worker.sync().units == {LIMIT: 0}
 
 
+def test_what_waits_at_the_broker_is_counted_for_people_while_it_does(worker: Worker):
+    worker.meter()
+    worker.send("a", "b", priority=3)
+    worker.send("c", priority=9)
+    worker.metering.count()
+    assert worker.ledger.at_broker() == {LIMIT: 3}
+    worker.metering.end(EMAILS)
+    assert worker.ledger.at_broker() == {}
+
+
 # -- Shares ---------------------------------------------------------------------------------------------------
 
 

@@ -238,7 +238,7 @@
       this.progress.setAttribute("aria-valuetext", this.count.textContent + " running");
       this.bar.style.width = (max ? Math.min(100 * limit.running / max, 100) : limit.running ? 100 : 0) + "%";
       say(this.waiting, String(waitingFor(limit)));
-      this.waiting.title = limit.waiting + " in line, and " + limit.parked + " more held by workers behind them";
+      this.waiting.title = limit.waiting + " in line, and " + limit.parked + " more behind them, in workers or at the broker";
       say(this.longest, limit.longest_wait === null ? "–" : span(limit.longest_wait));
       say(this.pace, String(limit.per_minute));
       if (mayChange) this.showButtons(max);
@@ -317,7 +317,7 @@
         + " limits can show this at once: close some of the others.";
       this.showHolders(holders || [], tooMany || "No tasks are running under this limit.");
       this.showWaiters(waiting || [], tooMany || (limit.parked
-        ? "Workers hold " + limit.parked + " tasks that are not in line yet." : "No tasks are waiting for it."));
+        ? limit.parked + " tasks wait in workers or at the broker, and are not in line yet." : "No tasks are waiting for it."));
     }
 
     showHolders(holders, ifNone) {

@@ -88,6 +88,13 @@ class Metering:
         limits = [limit for name in [*self._touched] if (limit := self._limits.get(name)) is not None]
         return self._ledger.has_grown or any(self._ledger.metered(limit)[0] > 0 for limit in limits)
 
+    def count(self) -> None:
+        """Count what waits at the broker, for people."""
+        broker = self._subscriptions.broker
+        if self._limits and broker is not None and not self._subscriptions.is_ended:
+            counts = broker.count([*self._limits])
+            self._ledger.note_at_broker({self._limits[name]: count for name, count in counts.items()})
+
     # -- What waits here, and is to wait at the broker ---------------------------------------------------
 
     def overdue(self, parked: Iterable[str]) -> frozenset[str]:

@@ -116,6 +116,11 @@ class Book(Generic[R]):
         with self._lock:
             return self._lines.parked()
 
+    def at_broker(self) -> dict[str, int]:
+        """How many messages wait at the broker, by the limit of their queue: of queues read message by message."""
+        with self._lock:
+            return self._meters.at_broker()
+
     def running(self) -> list[R]:
         """Every request that was handed to the pool and has not ended, in order of their start."""
         with self._lock:

@@ -23,6 +23,8 @@ class Meters:
         self._wanted: dict[str, int] = {}
         #: The same as Redis has it, less the units that have come since.
         self._told: dict[str, int] = {}
+        #: How many messages of each wait at the broker, when they were counted last. Slots writes it.
+        self.counted: dict[str, int] = {}
         #: Of which units have come since :meth:`take_grown`.
         self.grown: set[str] = set()
         #: Where that may differ by now.
@@ -68,6 +70,10 @@ class Meters:
     def has_news(self) -> bool:
         """Whether there is something that Redis has to hear."""
         return bool(self._changed)
+
+    def at_broker(self) -> dict[str, int]:
+        """How many messages of each metered queue wait at the broker."""
+        return {limit: count for limit, count in self.counted.items() if limit in self._wanted}
 
     def queue_limit(self, claims: Claims) -> str | None:
         """That of the queue whose messages make these claims, where it may be metered."""

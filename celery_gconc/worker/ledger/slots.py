@@ -7,7 +7,7 @@ Thread: any; each method takes the ledger's lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from celery_gconc.clock import now
 from celery_gconc.worker.ledger.book import Book
@@ -89,6 +89,11 @@ class Slots(Book[R]):
             if not wanted:
                 self._asks.settle((limit,))
             self._wake()
+
+    def note_at_broker(self, counts: Mapping[str, int]) -> None:
+        """So many messages of metered queues wait at the broker, by their limits."""
+        with self._lock:
+            self._meters.counted = dict(counts)
 
     def end_meter(self, limit: str) -> None:
         """A queue is read as any other, or not at all: nothing is kept for what it may bring."""

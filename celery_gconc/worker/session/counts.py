@@ -69,6 +69,8 @@ class Counters:
         self._counts: Counter[str] = Counter()
         #: What Redis knows of parked requests, and whether it knows of a stall.
         self._parked_sent: Mapping[str, int] = {}
+        #: The limits of which it knows how many messages wait at the broker.
+        self._at_broker_sent: frozenset[str] = frozenset()
         self._is_stall_sent = False
 
     # -- Any thread --------------------------------------------------------------------------------------
@@ -99,25 +101,29 @@ class Counters:
     # -- The link's thread -------------------------------------------------------------------------------
 
     @contextmanager
-    def collect(self, moment: float, parked: Mapping[str, int]) -> Iterator[Record | None]:
+    def collect(
+        self, moment: float, parked: Mapping[str, int], at_broker: Mapping[str, int] | None = None
+    ) -> Iterator[Record | None]:
         """What there is to send at *moment*, or None: it counts as sent when the block ends.
 
         Where the block raises, all of it is kept, and sent again with what comes after.
         """
         with self._folding:
             self._fold()
-            record = self._record(moment, parked)
+            record = self._record(moment, parked, at_broker or {})
             if record is not None:
                 self._parked_sent, self._is_stall_sent = {}, True  # as if Redis knew something else
             yield record
             if record is not None:
                 self._parked_sent, self._is_stall_sent = record.parked, record.stall is not None
+                self._at_broker_sent = frozenset(at_broker or ())
                 self._limits, self._counts = {}, Counter()
 
-    def _record(self, moment: float, parked: Mapping[str, int]) -> Record | None:
+    def _record(self, moment: float, parked: Mapping[str, int], at_broker: Mapping[str, int]) -> Record | None:
         stall = self.stall
         is_as_sent = parked == self._parked_sent and stall is None and not self._is_stall_sent
-        if not self._limits and not self._counts and is_as_sent:
+        at_broker = {**dict.fromkeys(self._at_broker_sent, 0), **at_broker}  # told anew each time: it grows old
+        if not self._limits and not self._counts and is_as_sent and not at_broker:
             return None
         return Record(
             limits={
@@ -133,6 +139,7 @@ class Counters:
             redis_errors=self._counts["redis_errors"],
             without_redis=self._counts["without_redis"],
             parked=dict(parked),
+            at_broker=at_broker,
             stall=stall,
         )
 

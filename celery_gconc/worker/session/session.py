@@ -335,6 +335,6 @@ class Session:
 
     def _record(self, moment: float) -> None:
         """Say what was counted since the last time, if anything was."""
-        with self._counters.collect(moment, self._ledger.parked()) as record:
+        with self._counters.collect(moment, self._ledger.parked(), self._ledger.at_broker()) as record:
             if record is not None:
                 self._store.record(self.id, record)

@@ -465,11 +465,11 @@ sums = function()
 -- lie idle and the requests that are parked; of each session the requests that wait.
 --
 -- SUMS has `<limit> US waiting`, `<limit> US idle`, `<limit> US parked` and `US <session>`, where it isn't 0. Whoever changes a
--- part changes the sum in the same script.
+-- part changes the sum in the same script. `<limit> US broker` is no sum: see parked.lua.
 local sums
 do
   local US = core.members.US
-  local WAITING, IDLE, PARKED = US .. 'waiting', US .. 'idle', US .. 'parked'
+  local WAITING, IDLE, PARKED, BROKER = US .. 'waiting', US .. 'idle', US .. 'parked', US .. 'broker'
 
   local function set(field, sum)
     if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, core.members.int(sum)) end
@@ -496,7 +496,7 @@ do
     end
   end
 
-  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, set = set, add = add, note = note }
+  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, BROKER = BROKER, set = set, add = add, note = note }
 end
 
 return sums

@@ -489,6 +489,39 @@ end
 return counters
 end,
 
+clock = function()
+
+-- uses: time meta members
+-- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
+--
+-- One step is at most the least interval of a live session, for each trusts its lease to its end less an interval of
+-- its own.
+local clock
+do
+  local step = math.max(core.time.now - (core.meta.time or core.time.now), 0)
+  local is_held = step > core.meta.interval * 1.02 -- it goes slower than the time, as nobody has called in between
+  local at = (core.meta.clock or core.time.now) + math.min(step, core.meta.interval)
+
+  local function save()
+    if is_held then
+      call('HSET', key.meta, 'clock', core.members.int(at), 'time', core.members.int(core.time.now), 'held', core.members.int(core.time.now))
+    else
+      call('HSET', key.meta, 'clock', core.members.int(at), 'time', core.members.int(core.time.now))
+    end
+  end
+
+  -- age: us since a request reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
+  local function arrival_of(age)
+    local arrival = core.members.int(math.max(at * 1000 + core.time.us - math.max(age, 0), 0))
+    return string.rep('0', 16 - #arrival) .. arrival
+  end
+
+  clock = { at = at, is_held = is_held, save = save, arrival_of = arrival_of }
+end
+
+return clock
+end,
+
 sums = function()
 
 -- uses: meta members
@@ -496,11 +529,11 @@ sums = function()
 -- lie idle and the requests that are parked; of each session the requests that wait.
 --
 -- SUMS has `<limit> US waiting`, `<limit> US idle`, `<limit> US parked` and `US <session>`, where it isn't 0. Whoever changes a
--- part changes the sum in the same script.
+-- part changes the sum in the same script. `<limit> US broker` is no sum: see parked.lua.
 local sums
 do
   local US = core.members.US
-  local WAITING, IDLE, PARKED = US .. 'waiting', US .. 'idle', US .. 'parked'
+  local WAITING, IDLE, PARKED, BROKER = US .. 'waiting', US .. 'idle', US .. 'parked', US .. 'broker'
 
   local function set(field, sum)
     if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, core.members.int(sum)) end
@@ -527,7 +560,7 @@ do
     end
   end
 
-  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, set = set, add = add, note = note }
+  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, BROKER = BROKER, set = set, add = add, note = note }
 end
 
 return sums
@@ -535,7 +568,7 @@ end,
 
 parked = function()
 
--- uses: sums
+-- uses: meta clock members sums
 -- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
 local parked
 do
@@ -570,7 +603,25 @@ do
     return done
   end
 
-  parked = { state = state, end_some = end_some }
+  -- So many messages of a queue wait at the broker, as a session that reads it message by message has just counted them.
+  -- Several may say so of one queue: the last is right.
+  local function state_at_broker(counts)
+    for limit, count in pairs(counts) do
+      if count > 0 then
+        call('HSET', key.sums, limit .. core.sums.BROKER, core.members.int(count) .. ' ' .. core.members.int(core.clock.at))
+      else
+        call('HDEL', key.sums, limit .. core.sums.BROKER)
+      end
+    end
+  end
+
+  -- How many, by what SUMS has: nobody counts them any more where that is older than a lease.
+  local function at_broker(text)
+    local count, at = string.match(text or '', '^(%d+) (%d+)$')
+    return count and core.clock.at - tonumber(at) <= core.meta.longest and tonumber(count) or 0
+  end
+
+  parked = { state = state, end_some = end_some, state_at_broker = state_at_broker, at_broker = at_broker }
 end
 
 return parked
@@ -588,39 +639,6 @@ do
 end
 
 return server
-end,
-
-clock = function()
-
--- uses: time meta members
--- The lease clock (ms): wall time as Redis has it, but it stands still while nobody calls, and never goes back.
---
--- One step is at most the least interval of a live session, for each trusts its lease to its end less an interval of
--- its own.
-local clock
-do
-  local step = math.max(core.time.now - (core.meta.time or core.time.now), 0)
-  local is_held = step > core.meta.interval * 1.02 -- it goes slower than the time, as nobody has called in between
-  local at = (core.meta.clock or core.time.now) + math.min(step, core.meta.interval)
-
-  local function save()
-    if is_held then
-      call('HSET', key.meta, 'clock', core.members.int(at), 'time', core.members.int(core.time.now), 'held', core.members.int(core.time.now))
-    else
-      call('HSET', key.meta, 'clock', core.members.int(at), 'time', core.members.int(core.time.now))
-    end
-  end
-
-  -- age: us since a request reached its gate, by its worker's clock; so it stands where it belongs however late we hear.
-  local function arrival_of(age)
-    local arrival = core.members.int(math.max(at * 1000 + core.time.us - math.max(age, 0), 0))
-    return string.rep('0', 16 - #arrival) .. arrival
-  end
-
-  clock = { at = at, is_held = is_held, save = save, arrival_of = arrival_of }
-end
-
-return clock
 end,
 
 overrides = function()
@@ -2361,6 +2379,7 @@ end
 --         limits: limit -> {grants, wait [count in each range of seconds...], waited (ms, in all), hold [...], held (ms)},
 --         counts: {lease_losses, redis_errors, without_redis},
 --         parked: limit -> how many requests the worker holds behind those in line,
+--         at_broker: limit -> how many messages wait at the broker (of queues that it reads message by message),
 --         stall: {why (text), slots, span (ms)}: it starts nothing though so many slots are free, for so long; or null,
 --         recent: limit -> {ended (how many tasks), samples [[ms since its end, ms waited, ms held]...]}
 -- Reply   {status: "ok"}
@@ -2391,7 +2410,8 @@ local function each(kind)
   return function(it) return core.input.by_limit(it, kind) end
 end
 core.input.expect({
-  session = core.input.session_id, limits = each(of_limit), counts = of_namespace, parked = each(count), stall = stall,
+  session = core.input.session_id, limits = each(of_limit), counts = of_namespace, parked = each(count),
+  at_broker = each(count), stall = stall,
   recent = each(lately),
 })
 core.epochs.begin()
@@ -2442,6 +2462,7 @@ if next(asked.recent) then
 end
 if call('ZSCORE', key.sessions, me) then
   core.parked.state(me, asked.parked)
+  core.parked.state_at_broker(asked.at_broker)
   if asked.stall ~= cjson.null then
     local since = core.time.now - asked.stall.span
     local stalled = { why = asked.stall.why, slots = asked.stall.slots, since = since }

@@ -612,11 +612,11 @@ sums = function()
 -- lie idle and the requests that are parked; of each session the requests that wait.
 --
 -- SUMS has `<limit> US waiting`, `<limit> US idle`, `<limit> US parked` and `US <session>`, where it isn't 0. Whoever changes a
--- part changes the sum in the same script.
+-- part changes the sum in the same script. `<limit> US broker` is no sum: see parked.lua.
 local sums
 do
   local US = core.members.US
-  local WAITING, IDLE, PARKED = US .. 'waiting', US .. 'idle', US .. 'parked'
+  local WAITING, IDLE, PARKED, BROKER = US .. 'waiting', US .. 'idle', US .. 'parked', US .. 'broker'
 
   local function set(field, sum)
     if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, core.members.int(sum)) end
@@ -643,7 +643,7 @@ do
     end
   end
 
-  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, set = set, add = add, note = note }
+  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, BROKER = BROKER, set = set, add = add, note = note }
 end
 
 return sums
@@ -885,6 +885,67 @@ do
 end
 
 return units
+end,
+
+parked = function()
+
+-- uses: meta clock members sums
+-- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
+local parked
+do
+  local function read(sid) return cjson.decode(call('HGET', key.session, sid .. ':parked') or '{}') end
+  local function save(sid, counts)
+    if next(counts) then
+      call('HSET', key.session, sid .. ':parked', cjson.encode(counts))
+    else
+      call('HDEL', key.session, sid .. ':parked')
+    end
+  end
+
+  local function state(sid, counts)
+    local before = read(sid)
+    for limit, count in pairs(counts) do core.sums.add(limit .. core.sums.PARKED, count - (before[limit] or 0)) end
+    for limit, count in pairs(before) do
+      if not counts[limit] then core.sums.add(limit .. core.sums.PARKED, -count) end
+    end
+    save(sid, counts)
+  end
+
+  -- Those of some limits no longer count. Return of how many.
+  local function end_some(sid, at_most)
+    local left, done = read(sid), 0
+    for limit, count in pairs(left) do
+      if done >= at_most then break end
+      core.sums.add(limit .. core.sums.PARKED, -count)
+      left[limit] = nil
+      done = done + 1
+    end
+    if done > 0 then save(sid, left) end
+    return done
+  end
+
+  -- So many messages of a queue wait at the broker, as a session that reads it message by message has just counted them.
+  -- Several may say so of one queue: the last is right.
+  local function state_at_broker(counts)
+    for limit, count in pairs(counts) do
+      if count > 0 then
+        call('HSET', key.sums, limit .. core.sums.BROKER, core.members.int(count) .. ' ' .. core.members.int(core.clock.at))
+      else
+        call('HDEL', key.sums, limit .. core.sums.BROKER)
+      end
+    end
+  end
+
+  -- How many, by what SUMS has: nobody counts them any more where that is older than a lease.
+  local function at_broker(text)
+    local count, at = string.match(text or '', '^(%d+) (%d+)$')
+    return count and core.clock.at - tonumber(at) <= core.meta.longest and tonumber(count) or 0
+  end
+
+  parked = { state = state, end_some = end_some, state_at_broker = state_at_broker, at_broker = at_broker }
+end
+
+return parked
 end,
 
 wants = function()
@@ -2050,49 +2111,6 @@ end
 return heartbeats
 end,
 
-parked = function()
-
--- uses: sums
--- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
-local parked
-do
-  local function read(sid) return cjson.decode(call('HGET', key.session, sid .. ':parked') or '{}') end
-  local function save(sid, counts)
-    if next(counts) then
-      call('HSET', key.session, sid .. ':parked', cjson.encode(counts))
-    else
-      call('HDEL', key.session, sid .. ':parked')
-    end
-  end
-
-  local function state(sid, counts)
-    local before = read(sid)
-    for limit, count in pairs(counts) do core.sums.add(limit .. core.sums.PARKED, count - (before[limit] or 0)) end
-    for limit, count in pairs(before) do
-      if not counts[limit] then core.sums.add(limit .. core.sums.PARKED, -count) end
-    end
-    save(sid, counts)
-  end
-
-  -- Those of some limits no longer count. Return of how many.
-  local function end_some(sid, at_most)
-    local left, done = read(sid), 0
-    for limit, count in pairs(left) do
-      if done >= at_most then break end
-      core.sums.add(limit .. core.sums.PARKED, -count)
-      left[limit] = nil
-      done = done + 1
-    end
-    if done > 0 then save(sid, left) end
-    return done
-  end
-
-  parked = { state = state, end_some = end_some }
-end
-
-return parked
-end,
-
 sessions = function()
 
 -- uses: configs units hungry wants grants running rooms contention serving takers apps heartbeats parked
@@ -2379,7 +2397,7 @@ end,
   })
 end
 
--- uses: input pages meta time members limits limit_table overrides units sums wants counters epochs reply
+-- uses: input pages meta time members limits limit_table overrides units sums parked wants counters epochs reply
 -- What holds now for some limits: values and counts.
 --
 -- Guarantee: one instant for those of one reply. Dead sessions are reclaimed first, so what they held isn't shown, but
@@ -2387,7 +2405,7 @@ end
 -- ARGV[2] limits [limit...]
 -- Reply   {status: "ok", now (wall time, ms), version, live (how many sessions), limits: of the first some of those asked
 --          for [{limit, max (-1 unlimited), paused, configured (null), override (null), held (units), idle (of these),
---          waiting (requests), parked (where it has no room), longest (ms that the first in line has waited; absent where
+--          waiting (requests), parked (in workers where it has no room, and at the broker), at_broker (of these), longest (ms that the first in line has waited; absent where
 --          nobody waits), ended (tasks in the last minute), settling}...]}
 -- Cost    O(limits x log N), N = what Redis has
 local asked = core.input.asked
@@ -2414,13 +2432,16 @@ local function status_of(limit)
   local override, configured = core.overrides.of(limit), core.limit_table.configured(limit)
   local max = override.max or configured or -1
   local paused, settling = override.pause ~= nil, core.limits.is_settling(limit) or core.meta.closed_until ~= nil
-  local counts = call('HMGET', key.sums, limit .. core.sums.WAITING, limit .. core.sums.IDLE, limit .. core.sums.PARKED)
+  local counts = call('HMGET', key.sums, limit .. core.sums.WAITING, limit .. core.sums.IDLE, limit .. core.sums.PARKED,
+    limit .. core.sums.BROKER)
   local held, idle = core.units.held(limit), tonumber(counts[2]) or 0
+  local at_broker = core.parked.at_broker(counts[4])
   local is_closed = paused or settling or (max >= 0 and held - idle >= max)
   return {
     limit = limit, max = max, paused = paused, configured = configured or cjson.null,
     override = next(override) and override or cjson.null, held = held, idle = idle, settling = settling,
-    waiting = tonumber(counts[1]) or 0, parked = is_closed and tonumber(counts[3]) or 0,
+    waiting = tonumber(counts[1]) or 0,
+    parked = (is_closed and tonumber(counts[3]) or 0) + at_broker, at_broker = at_broker,
     longest = longest(limit), ended = ended(limit),
   }
 end

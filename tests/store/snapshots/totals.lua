@@ -781,11 +781,11 @@ sums = function()
 -- lie idle and the requests that are parked; of each session the requests that wait.
 --
 -- SUMS has `<limit> US waiting`, `<limit> US idle`, `<limit> US parked` and `US <session>`, where it isn't 0. Whoever changes a
--- part changes the sum in the same script.
+-- part changes the sum in the same script. `<limit> US broker` is no sum: see parked.lua.
 local sums
 do
   local US = core.members.US
-  local WAITING, IDLE, PARKED = US .. 'waiting', US .. 'idle', US .. 'parked'
+  local WAITING, IDLE, PARKED, BROKER = US .. 'waiting', US .. 'idle', US .. 'parked', US .. 'broker'
 
   local function set(field, sum)
     if sum == 0 then call('HDEL', key.sums, field) else call('HSET', key.sums, field, core.members.int(sum)) end
@@ -812,7 +812,7 @@ do
     end
   end
 
-  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, set = set, add = add, note = note }
+  sums = { WAITING = WAITING, IDLE = IDLE, PARKED = PARKED, BROKER = BROKER, set = set, add = add, note = note }
 end
 
 return sums
@@ -2032,7 +2032,7 @@ end,
 
 parked = function()
 
--- uses: sums
+-- uses: meta clock members sums
 -- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
 local parked
 do
@@ -2067,7 +2067,25 @@ do
     return done
   end
 
-  parked = { state = state, end_some = end_some }
+  -- So many messages of a queue wait at the broker, as a session that reads it message by message has just counted them.
+  -- Several may say so of one queue: the last is right.
+  local function state_at_broker(counts)
+    for limit, count in pairs(counts) do
+      if count > 0 then
+        call('HSET', key.sums, limit .. core.sums.BROKER, core.members.int(count) .. ' ' .. core.members.int(core.clock.at))
+      else
+        call('HDEL', key.sums, limit .. core.sums.BROKER)
+      end
+    end
+  end
+
+  -- How many, by what SUMS has: nobody counts them any more where that is older than a lease.
+  local function at_broker(text)
+    local count, at = string.match(text or '', '^(%d+) (%d+)$')
+    return count and core.clock.at - tonumber(at) <= core.meta.longest and tonumber(count) or 0
+  end
+
+  parked = { state = state, end_some = end_some, state_at_broker = state_at_broker, at_broker = at_broker }
 end
 
 return parked

@@ -1,4 +1,4 @@
--- uses: sums
+-- uses: meta clock members sums
 -- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
 local parked
 do
@@ -33,5 +33,23 @@ do
     return done
   end
 
-  parked = { state = state, end_some = end_some }
+  -- So many messages of a queue wait at the broker, as a session that reads it message by message has just counted them.
+  -- Several may say so of one queue: the last is right.
+  local function state_at_broker(counts)
+    for limit, count in pairs(counts) do
+      if count > 0 then
+        call('HSET', key.sums, limit .. sums.BROKER, members.int(count) .. ' ' .. members.int(clock.at))
+      else
+        call('HDEL', key.sums, limit .. sums.BROKER)
+      end
+    end
+  end
+
+  -- How many, by what SUMS has: nobody counts them any more where that is older than a lease.
+  local function at_broker(text)
+    local count, at = string.match(text or '', '^(%d+) (%d+)$')
+    return count and clock.at - tonumber(at) <= meta.longest and tonumber(count) or 0
+  end
+
+  parked = { state = state, end_some = end_some, state_at_broker = state_at_broker, at_broker = at_broker }
 end

@@ -95,7 +95,7 @@ end
 local function has_parts(field)
   local limit, what = string.match(field, '^([^' .. US .. ']*)(.*)$')
   if limit == '' then return not is_empty(key.roll, '[' .. string.sub(field, 2) .. ':', '(' .. string.sub(field, 2) .. ';') end
-  if what == sums.PARKED then return call('EXISTS', key.sessions) == 1 end
+  if what == sums.PARKED or what == sums.BROKER then return call('EXISTS', key.sessions) == 1 end
   local set = what == sums.WAITING and key.waiters or key.holders
   return not is_empty(set, members.first(limit), members.last(limit))
 end

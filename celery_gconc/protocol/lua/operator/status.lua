@@ -1,4 +1,4 @@
--- uses: input pages meta time members limits limit_table overrides units sums wants counters epochs reply
+-- uses: input pages meta time members limits limit_table overrides units sums parked wants counters epochs reply
 -- What holds now for some limits: values and counts.
 --
 -- Guarantee: one instant for those of one reply. Dead sessions are reclaimed first, so what they held isn't shown, but
@@ -6,7 +6,7 @@
 -- ARGV[2] limits [limit...]
 -- Reply   {status: "ok", now (wall time, ms), version, live (how many sessions), limits: of the first some of those asked
 --          for [{limit, max (-1 unlimited), paused, configured (null), override (null), held (units), idle (of these),
---          waiting (requests), parked (where it has no room), longest (ms that the first in line has waited; absent where
+--          waiting (requests), parked (in workers where it has no room, and at the broker), at_broker (of these), longest (ms that the first in line has waited; absent where
 --          nobody waits), ended (tasks in the last minute), settling}...]}
 -- Cost    O(limits x log N), N = what Redis has
 local asked = input.asked
@@ -33,13 +33,16 @@ local function status_of(limit)
   local override, configured = overrides.of(limit), limit_table.configured(limit)
   local max = override.max or configured or -1
   local paused, settling = override.pause ~= nil, limits.is_settling(limit) or meta.closed_until ~= nil
-  local counts = call('HMGET', key.sums, limit .. sums.WAITING, limit .. sums.IDLE, limit .. sums.PARKED)
+  local counts = call('HMGET', key.sums, limit .. sums.WAITING, limit .. sums.IDLE, limit .. sums.PARKED,
+    limit .. sums.BROKER)
   local held, idle = units.held(limit), tonumber(counts[2]) or 0
+  local at_broker = parked.at_broker(counts[4])
   local is_closed = paused or settling or (max >= 0 and held - idle >= max)
   return {
     limit = limit, max = max, paused = paused, configured = configured or cjson.null,
     override = next(override) and override or cjson.null, held = held, idle = idle, settling = settling,
-    waiting = tonumber(counts[1]) or 0, parked = is_closed and tonumber(counts[3]) or 0,
+    waiting = tonumber(counts[1]) or 0,
+    parked = (is_closed and tonumber(counts[3]) or 0) + at_broker, at_broker = at_broker,
     longest = longest(limit), ended = ended(limit),
   }
 end

@@ -6,6 +6,7 @@
 --         limits: limit -> {grants, wait [count in each range of seconds...], waited (ms, in all), hold [...], held (ms)},
 --         counts: {lease_losses, redis_errors, without_redis},
 --         parked: limit -> how many requests the worker holds behind those in line,
+--         at_broker: limit -> how many messages wait at the broker (of queues that it reads message by message),
 --         stall: {why (text), slots, span (ms)}: it starts nothing though so many slots are free, for so long; or null,
 --         recent: limit -> {ended (how many tasks), samples [[ms since its end, ms waited, ms held]...]}
 -- Reply   {status: "ok"}
@@ -36,7 +37,8 @@ local function each(kind)
   return function(it) return input.by_limit(it, kind) end
 end
 input.expect({
-  session = input.session_id, limits = each(of_limit), counts = of_namespace, parked = each(count), stall = stall,
+  session = input.session_id, limits = each(of_limit), counts = of_namespace, parked = each(count),
+  at_broker = each(count), stall = stall,
   recent = each(lately),
 })
 epochs.begin()
@@ -87,6 +89,7 @@ if next(asked.recent) then
 end
 if call('ZSCORE', key.sessions, me) then
   parked.state(me, asked.parked)
+  parked.state_at_broker(asked.at_broker)
   if asked.stall ~= cjson.null then
     local since = time.now - asked.stall.span
     local stalled = { why = asked.stall.why, slots = asked.stall.slots, since = since }
