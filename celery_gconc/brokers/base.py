@@ -111,7 +111,7 @@ class Broker:
     def fetch(self, name: str, count: int) -> int | None:
         """Deliver the first *count* messages of a cancelled queue; return how many there were.
 
-        None where none may be read: others have taken the prefetch count.
+        None where none can be read: others have taken the prefetch count, or the broker is out of reach.
         """
         raise NotImplementedError
 

@@ -152,7 +152,10 @@ class RedisBroker(VirtualBroker):
         most = count if credit is None else min(count, credit)
         lists = dict.fromkeys(channel._q_for_pri(name, step) for step in channel.priority_steps)
         keys = [channel.unacked_key, channel.unacked_index_key, *lists]
-        found = run_on_broker(channel, "fetch", keys, most, time.time())
+        try:
+            found = run_on_broker(channel, "fetch", keys, most, time.time())
+        except channel.connection_errors:
+            return None  # kombu's own read is about to find it so; what was taken is restored as what any worker took
         for payload in found:
             self._receivers[name](loads(payload))
         return None if len(found) == most < count else len(found)
@@ -162,12 +165,14 @@ class RedisBroker(VirtualBroker):
         channel, steps = self.channel, self.channel.priority_steps
         if self._is_closed:
             return {}
-        with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipeline:
-            for name in names:
-                for step in steps:
-                    pipeline.llen(channel._q_for_pri(name, step))
-            found = pipeline.execute()
-        return {name: sum(found[len(steps) * at : len(steps) * (at + 1)]) for at, name in enumerate(names)}
+        with suppress(*channel.connection_errors), channel.conn_or_acquire() as client:
+            with client.pipeline(transaction=False) as pipeline:
+                for name in names:
+                    for step in steps:
+                        pipeline.llen(channel._q_for_pri(name, step))
+                found = pipeline.execute()
+            return {name: sum(found[len(steps) * at : len(steps) * (at + 1)]) for at, name in enumerate(names)}
+        return {}
 
     def take_past(self, name: str, tasks: Iterable[str], count: int) -> int:
         """Look at some hundred messages more of a cancelled queue; see ``take_past.lua``."""

@@ -87,6 +87,7 @@ class Gate:
             return
         if self._dispatcher.runs_unlimited:
             self._metering.end_all()
+            return
         names = self._metering.overdue(self._intake.parked_queues())
         for name in names:
             self._metering.begin(name)

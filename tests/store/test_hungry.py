@@ -41,6 +41,15 @@ def test_free_units_go_to_a_hungry_session_at_once(emails: Namespace):
     assert emails.units(EMAILS) == {"reader": 3}
 
 
+def test_of_a_limit_that_is_taken_away_nobody_gets_any(emails: Namespace):
+    holder, reader = emails.session("holder", slots=8), emails.session("reader", slots=8)
+    hungry(holder, 4)
+    hungry(reader, 3)
+    emails.set(EMAILS, None)
+    reader.sync()
+    assert reader.spare == {}
+
+
 def test_it_gets_no_more_than_it_has_room_for(emails: Namespace):
     reader = emails.session("reader", slots=2)
     assert hungry(reader, 8, room=2) == 2

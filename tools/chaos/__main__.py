@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shlex
 import sys
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     print("workers", ", ".join(f"{member.name} {member.pool} -c {member.slots}" for member in plan.members))
     for step in plan.steps:
         print(step)
+    os.environ["CHAOS_AT_BROKER"] = "1" if options.at_broker else ""
     folder = WORK / f"{'plain-' if options.plain else ''}{seed}-{time.strftime('%H%M%S')}"
     run = ChaosRun(
         plan, folder, extended=not options.plain, broken=options.broken, say=lambda text: print(text, flush=True),
@@ -90,6 +92,8 @@ def _again(options: argparse.Namespace, seed: int) -> str:
     for name, default in (("workers", 6), ("broker", ""), ("rough", schedule.ROUGH), ("faults", "")):
         if getattr(options, name) != default:
             words += [f"--{name}", str(getattr(options, name))]
+    if options.at_broker:
+        words.append("--at-broker")
     if options.broken:
         words += ["--break", options.broken]
     return shlex.join(words + (["--plain"] if options.plain else []))
@@ -107,6 +111,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--faults", default="", help="only these, by name with commas")
     parser.add_argument("--break", dest="broken", choices=("worker", "leak"), default="",
                         help="make it wrong, to see the checker find it")  # fmt: skip
+    parser.add_argument("--at-broker", action="store_true", help="what waits for a queue's limit waits at the broker")
     parser.add_argument("--to-the-end", action="store_true", help="go on after a violation")
     parser.add_argument("--report", type=Path, nargs="+", help="results to write into docs/explanation/chaos.md")
     return parser.parse_args(arguments)

@@ -50,6 +50,7 @@ if os.environ.get("CHAOS_EXTENSION") == "1":
         global_concurrency_heartbeat_interval=INTERVAL,
         global_concurrency_heartbeat_timeout=LEASE,
         global_concurrency_limits=json.loads(os.environ["CHAOS_LIMITS"]),
+        global_concurrency_wait_at_broker=os.environ.get("CHAOS_AT_BROKER") == "1",
     )
     gconc = GlobalConcurrency(app)
 

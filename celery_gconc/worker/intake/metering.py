@@ -60,7 +60,7 @@ class Metering:
         """Nothing is read message by message any more."""
         for limit in self._limits.values():
             self._ledger.end_meter(limit)
-        for state in (self._limits, self._queues, self._touched, self._long):
+        for state in (self._limits, self._queues, self._touched, self._long, self._subscriptions.metered):
             state.clear()
 
     def tell_queues(self) -> None:

@@ -1769,7 +1769,7 @@ do
   end
   local function feed(limit)
     local LOOKED_AT = 16 -- how many are looked at for one with room
-    while core.lines.has_free(limit, 1, LAST) do
+    while core.limits.max_of(limit) and core.lines.has_free(limit, 1, LAST) do
       local found
       for _, one in ipairs(core.hungry.first(limit, LOOKED_AT)) do
         if core.rooms.of(one.sid) > 0 then

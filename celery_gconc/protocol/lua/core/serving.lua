@@ -143,7 +143,7 @@ do
   end
   local function feed(limit)
     local LOOKED_AT = 16 -- how many are looked at for one with room
-    while lines.has_free(limit, 1, LAST) do
+    while limits.max_of(limit) and lines.has_free(limit, 1, LAST) do
       local found
       for _, one in ipairs(hungry.first(limit, LOOKED_AT)) do
         if rooms.of(one.sid) > 0 then
