@@ -111,8 +111,13 @@ class Broker:
     def fetch(self, name: str, count: int) -> int | None:
         """Deliver the first *count* messages of a cancelled queue; return how many there were.
 
-        None where none can be read: others have taken the prefetch count, or the broker is out of reach.
+        None where none can be read (see :attr:`may_fetch`), or the broker is out of reach.
         """
+        raise NotImplementedError
+
+    @property
+    def may_fetch(self) -> bool:
+        """Whether any can be read now: not where others have taken the prefetch count."""
         raise NotImplementedError
 
     def count(self, names: Sequence[str]) -> dict[str, int]:

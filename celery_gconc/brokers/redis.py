@@ -146,7 +146,7 @@ class RedisBroker(VirtualBroker):
     def fetch(self, name: str, count: int) -> int | None:
         """The same, in one round trip; see ``fetch.lua``. What that can't read, it doesn't count: kombu reads it."""
         channel = self.channel
-        if self._is_closed or not channel.qos.can_consume():
+        if not self.may_fetch:
             return None
         credit = channel.qos.can_consume_max_estimate()
         most = count if credit is None else min(count, credit)
@@ -159,6 +159,11 @@ class RedisBroker(VirtualBroker):
         for payload in found:
             self._receivers[name](loads(payload))
         return None if len(found) == most < count else len(found)
+
+    @property
+    def may_fetch(self) -> bool:
+        """The same; and not where the connection is lost."""
+        return not self._is_closed and bool(self.channel.qos.can_consume())
 
     def count(self, names: Sequence[str]) -> dict[str, int]:
         """The same, in one round trip."""

@@ -170,6 +170,20 @@ def test_what_was_read_is_the_brokers_to_deliver_again_until_it_is_acknowledged(
     assert worker.channel.client.hlen("unacked") == 0
 
 
+def test_what_a_worker_takes_as_it_dies_is_the_brokers_to_deliver_again(worker: Worker):
+    worker.meter()
+    worker.send("a", "b")
+    broker: Any = worker.intake.subscriptions.broker
+    broker._receivers[EMAILS] = lambda raw_message: None  # it is dead before it has seen what comes
+    assert broker.fetch(EMAILS, 2) == 2
+    unacked = worker.channel.client.hgetall("unacked")
+    assert worker.channel.client.zcard("unacked_index") == len(unacked) == 2
+    worker.channel.qos.restore_visible(num=10)
+    for tag in unacked:
+        worker.channel.qos.restore_by_tag(tag)
+    assert worker.left == 2
+
+
 def test_it_says_once_that_it_would_read_more(worker: Worker):
     worker.meter()
     assert hungry(worker.sync()) == {LIMIT: SLOTS}
@@ -211,11 +225,19 @@ def test_what_is_no_message_of_kombus_is_left_to_kombu(worker: Worker):
 def test_nothing_is_read_where_others_have_taken_the_prefetch_count_nor_is_that_the_end_of_it(worker: Worker):
     worker.meter()
     worker.send("a", "b")
+    worker.sync()
     worker.channel.qos.prefetch_count = 1
     worker.channel.qos._delivered["eta"] = object()
-    worker.give(1)
+    worker.give(1, shares={LIMIT: 1})
     worker.metering.read()
     assert (worker.has, worker.left, worker.is_metered) == (([], []), 2, True)
+    sync = worker.sync()
+    assert (sync.units, hungry(sync)) == ({LIMIT: 0}, {LIMIT: 0}), "units are of no use here"
+    worker.metering.read(everything=True)
+    assert hungry(worker.sync()) == {}
+    worker.channel.qos._delivered.clear()
+    worker.metering.read(everything=True)
+    assert hungry(worker.sync()) == {LIMIT: SLOTS}
 
 
 # -- One in hand ----------------------------------------------------------------------------------------------

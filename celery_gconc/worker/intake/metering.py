@@ -166,18 +166,20 @@ class Metering:
         if limit not in ledger.table or subscriptions.is_ended or not subscriptions.is_stopped(name):
             self.end(name)
             return
+        broker = subscriptions.broker
+        assert broker is not None
         for _ in range(MAX_READS):
-            count = self._count(name, limit)
+            count = self._count(name, limit) if broker.may_fetch else 0
             if count <= 0:
                 break
-            assert subscriptions.broker is not None
-            found = subscriptions.broker.fetch(name, count)
+            found = broker.fetch(name, count)
             if found is None:
-                break  # others have taken the prefetch count
+                break
             if found < count:
                 self.end(name)
                 return
-        ledger.meter(limit, self._pool.size if ledger.free_slots > 0 else 0)
+        # Where others have taken the prefetch count, units are of no use here.
+        ledger.meter(limit, self._pool.size if broker.may_fetch and ledger.free_slots > 0 else 0)
 
     def _count(self, name: str, limit: str) -> int:
         """How many messages of a queue to read now.
