@@ -349,6 +349,22 @@ def test_what_waits_for_another_limit_stays_here(worker: Worker):
     assert worker.metering.overdue([EMAILS]) == frozenset()
 
 
+def test_what_was_read_and_waits_for_another_limit_ends_it(worker: Worker):
+    worker.meter()
+    worker.send("a", "b")
+    worker.fill()
+    worker.metering.read(everything=True)
+    assert (worker.has, worker.is_metered) == (([], ["a"]), True)
+    worker.sync(stands=((1, LIMIT),))
+    worker.metering.read(everything=True)
+    assert worker.is_metered
+    worker.sync(stands=((1, "app"),))
+    worker.metering.read(everything=True)
+    assert not worker.is_metered, "others may be read past it"
+    worker.ahead = 60.0
+    assert worker.metering.overdue([EMAILS]) == frozenset()
+
+
 def test_a_limit_that_is_taken_away_ends_it(worker: Worker):
     worker.meter()
     worker.ledger.table = LimitTable({}, 2)

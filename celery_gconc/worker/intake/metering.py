@@ -108,9 +108,14 @@ class Metering:
         for name in parked:
             is_metered = name in self._limits
             since = moment - (AHEAD_SECONDS if is_metered else PATIENT_SECONDS)
-            if (is_metered and not has_slot) or not self._subscriptions.may_fetch(name):
+            own = self._subscriptions.own_limit(name)
+            if (
+                (is_metered and not has_slot)
+                or self._ledger.lacks_other(own)
+                or not self._subscriptions.may_fetch(name)
+            ):
                 continue
-            if self._ledger.lacks(self._subscriptions.own_limit(name), since):
+            if self._ledger.lacks(own, since):
                 found.add(name)
         return frozenset(found)
 
@@ -163,7 +168,9 @@ class Metering:
 
     def _read(self, name: str) -> None:
         subscriptions, ledger, limit = self._subscriptions, self._ledger, self._limits[name]
-        if limit not in ledger.table or subscriptions.is_ended or not subscriptions.is_stopped(name):
+        is_read = limit in ledger.table and not subscriptions.is_ended and subscriptions.is_stopped(name)
+        # Where what was read waits for another limit, others may be read past it: that is how other queues are read.
+        if not is_read or ledger.lacks_other(limit):
             self.end(name)
             return
         broker = subscriptions.broker

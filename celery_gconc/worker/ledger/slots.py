@@ -124,6 +124,12 @@ class Slots(Book[R]):
             grown, self._meters.grown = self._meters.grown, set()
             return grown
 
+    def lacks_other(self, limit: str) -> bool:
+        """Whether something waits here that claims a limit and stands in the line of another one."""
+        with self._lock:
+            lines = self._lines.occupied_for(limit)
+            return any(line.at is not None and line.at[0] != limit for line in lines)
+
     def lacks(self, limit: str, since: float) -> bool:
         """Whether something waits here for a limit, and has since a moment, by :func:`now`.
 

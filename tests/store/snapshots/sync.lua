@@ -2397,7 +2397,8 @@ end
 --         that wait there; set 0: queues that it leaves alone, and would take up where nobody else has room)
 -- Reply   {status: "ok", version (the newest), grants: [GRANT...] (at: wall time, ms),
 --          recall: {contended limit: streak...}, shares: {limit: how many units it is to keep at most, as its tasks end},
---          stands: [[set, limit]...] (of the wants that it told those whose turn has not come, and in which line), offer (its turn came, but it has no room), lease (its end, ms on the lease clock),
+--          stands: [[set, limit]...] (of the wants that it told those whose turn has not come, and in which line; of a hungry
+--          session, of others as well), offer (its turn came, but it has no room), lease (its end, ms on the lease clock),
 --          longest (the longest lease of any session that may live, ms),
 --          expires: ms until another session's lease ends, grants go on, what was set for a time ends, a configuration no
 --          longer counts, or the lease clock is to go on; 0 where a script has left work to the next; changes: {before, version, rows [LIMIT...]} of the limit table,
@@ -2543,12 +2544,20 @@ local function take_hungry()
   end
 end
 
--- Of the wants that it told, and whose turn has not come: in which line each stands.
+-- Of the wants that it told, and whose turn has not come: in which line each stands. While it is hungry, of some others
+-- too: what they lack may be another limit by now.
 local function where_they_stand()
-  local found = {}
-  for _, row in ipairs(asked.wants) do
-    local record = core.wants.load(me .. ':' .. int(row[WANT.set]))
-    if record and record.at and not record.o then table.insert(found, { row[WANT.set], record.at }) end
+  local SOME = 32
+  local ids, found = {}, {}
+  for _, row in ipairs(asked.wants) do ids[me .. ':' .. int(row[WANT.set])] = true end
+  if #core.hungry.limits_of(me, 1) > 0 then
+    for _, id in ipairs(core.wants.ids_of(me, SOME)) do ids[id] = true end
+  end
+  for id in pairs(ids) do
+    local record = core.wants.load(id)
+    if record and record.at and not record.o then
+      table.insert(found, { tonumber(string.match(id, ':(.*)$')), record.at })
+    end
   end
   return #found > 0 and found or nil
 end
