@@ -1715,20 +1715,24 @@ serving = function()
 --         WORK / 4 turns past those that it is asked for: lines in which more could be done are put off to the next.
 local serving
 do
+  -- A session is granted claims, for a request of one of its sets (0: for what it will read), and hears of it.
+  local function give(sid, set, claims, request)
+    core.rooms.set(sid, core.rooms.of(sid) - 1)
+    local row = core.grants.add(sid, set, claims, request)
+    for _, claim in ipairs(claims) do core.units.add(sid, claim[1], claim[2]) end
+    if sid == core.input.me then return end
+    local notice = core.notices.to(sid)
+    table.insert(notice.grants, row)
+    for _, claim in ipairs(claims) do notice.limits[claim[1]] = true end
+  end
+
   -- The first request of a want gets its units. The want stands in no line then, and is forgotten with its last request.
   local function grant(id, record)
     local sid, set = string.match(id, '^([^:]*):(.*)$')
-    core.rooms.set(sid, core.rooms.of(sid) - 1)
     core.lines.leave(id, record)
     core.lines.unreserve(id, record)
     record.k, record.o = 0, nil
-    local row = core.grants.add(sid, tonumber(set), record.c, table.remove(record.r, 1))
-    for _, claim in ipairs(record.c) do core.units.add(sid, claim[1], claim[2]) end
-    if sid ~= core.input.me then
-      local notice = core.notices.to(sid)
-      table.insert(notice.grants, row)
-      for _, claim in ipairs(record.c) do notice.limits[claim[1]] = true end
-    end
+    give(sid, tonumber(set), record.c, table.remove(record.r, 1))
     if #record.r == 0 then core.wants.forget(id) end
   end
 
@@ -1838,15 +1842,8 @@ do
   local function feed_one(limit, sid)
     local claims = { { limit, 1 } }
     if core.limits.max_of('app') and core.lines.has_free('app', 1, LAST) then table.insert(claims, { 'app', 1 }) end
-    core.rooms.set(sid, core.rooms.of(sid) - 1)
-    local row = core.grants.add(sid, 0, claims, { '', '', '' })
     core.hungry.fed(sid, limit)
-    for _, claim in ipairs(claims) do core.units.add(sid, claim[1], claim[2]) end
-    if sid ~= core.input.me then
-      local notice = core.notices.to(sid)
-      table.insert(notice.grants, row)
-      for _, claim in ipairs(claims) do notice.limits[claim[1]] = true end
-    end
+    give(sid, 0, claims, { '', '', '' })
   end
   local function feed(limit)
     local LOOKED_AT = 16 -- how many are looked at for one with room
