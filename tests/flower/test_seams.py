@@ -83,7 +83,9 @@ def test_a_page_without_its_api_says_that_it_can_change_nothing(broken: dict[tup
     assert "celery-gconc can show limits but not change them" in here.ask("/gconc").text
 
 
-def test_nothing_is_installed_in_a_process_that_is_not_flowers(bare_cluster: Cluster, versions: tuple[str, ...]):
+def test_nothing_is_installed_in_a_process_that_is_not_flowers_or_for_an_app_that_is_switched_off(
+    bare_cluster: Cluster, versions: tuple[str, ...]
+):
     # As a Tornado application that imports the Celery app may do, and as `celery worker` does but for the options.
     text = """
 from tests.cluster.app import app
@@ -102,6 +104,11 @@ from types import SimpleNamespace
 for command, loaded in (("worker", app), ("flower", Celery("another"))):
     with click.Context(click.Command(command), info_name=command, obj=SimpleNamespace(app=loaded)):
         options.run_parse_callbacks()
+assert before == (flower.urls.handlers, list(REGISTRY._collector_to_names), flower.urls.settings)
+from celery_gconc.flower import install
+off = Celery("switched off", broker="redis://", set_as_current=False)
+off.conf.global_concurrency_enabled = False
+install(off)
 assert before == (flower.urls.handlers, list(REGISTRY._collector_to_names), flower.urls.settings)
 """
     env = {**bare_cluster.env, "PYTHONPATH": f"{ROOT / '.cache/flower' / VERSIONS[-1]}:{ROOT}"}

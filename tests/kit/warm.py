@@ -69,12 +69,14 @@ class Zygote:
         return str(ROOT) in paths and not any(self._shadows(path) for path in others)
 
     def _shadows(self, path: str) -> bool:
-        """Whether a folder has a module, or what Python runs at its start, that is imported already."""
+        """Whether a folder has a module that is imported already, what Python runs at its start, or entry points."""
         try:
-            names = {name.partition(".")[0] for name in os.listdir(path)}
+            files = os.listdir(path)
         except OSError:
             return True
-        return not names.isdisjoint(self._modules | {"sitecustomize", "usercustomize"})
+        names = {name.partition(".")[0] for name in files}
+        taken = self._modules | {"sitecustomize", "usercustomize"}
+        return not names.isdisjoint(taken) or any(name.endswith(".dist-info") for name in files)
 
     def fork(self, job: dict[str, Any], streams: Sequence[int]) -> tuple[int, int]:
         """Have a child run; returns its pid and the pipe that will tell its exit code."""

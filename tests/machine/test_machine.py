@@ -21,7 +21,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from .faults import FaultyMachine
 
 
-@pytest.mark.takes_long(60)
+@pytest.mark.takes_long(40)
 @pytest.mark.timeout(900)  # a failure is made smaller before it is shown: for up to five minutes
 def test_whatever_happens_to_workers_and_redis_the_promises_hold(redis_url: str):
     class OnThisRedis(FaultyMachine):
@@ -31,7 +31,7 @@ def test_whatever_happens_to_workers_and_redis_the_promises_hold(redis_url: str)
     run_state_machine_as_test(
         OnThisRedis,
         settings=settings(
-            max_examples=int(examples or 30),
+            max_examples=int(examples or 15),
             stateful_step_count=int(os.environ.get("GCONC_MACHINE_STEPS", "16")),
             deadline=None,
             derandomize=examples is None,

@@ -26,7 +26,7 @@ from celery_gconc.protocol.openings import Former
 from .look import Look, check_granted, check_sound, looker
 from .namespace import Ask, Namespace, Session
 
-EXAMPLES = int(os.environ.get("GCONC_FUZZ_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("GCONC_FUZZ_EXAMPLES", "16"))
 
 #: Two limits of max 1: "well" holds both, "other" waits for both.
 A, B = "pool:a", "pool:b"

@@ -45,7 +45,7 @@ STRANGE = [
 ]
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("GCONC_FUZZ_EXAMPLES", "120")),
+    max_examples=int(os.environ.get("GCONC_FUZZ_EXAMPLES", "40")),
     deadline=None,
     derandomize=bool(os.environ.get("CI")),
     database=None,

@@ -811,7 +811,7 @@ def test_whatever_sessions_do_and_whatever_gets_lost_the_promises_hold(redis_url
     run_state_machine_as_test(
         OnThisRedis,
         settings=settings(
-            max_examples=int(os.environ.get("GCONC_MODEL_EXAMPLES", "50")) // (1 if each == WORK else 5),
+            max_examples=int(os.environ.get("GCONC_MODEL_EXAMPLES", "25")) // (1 if each == WORK else 5),
             stateful_step_count=40,
             deadline=None,
             derandomize=bool(os.environ.get("CI")),
