@@ -26,7 +26,6 @@ import struct
 import sys
 import time
 import types
-import wsgiref.handlers  # reads the whole environment, for WSGI: before we look who reads what  # noqa: F401
 from typing import Any
 
 #: What is imported: of all this, a worker with a prefork pool on Redis imports every module at its start.
