@@ -31,7 +31,7 @@ MODELS = Path(__file__).resolve().parent.parent / "model"
 MEMORY = 1900
 
 #: Seconds that one run may take.
-TIMEOUT = 150
+TIMEOUT = 600
 
 #: Most steps of a run; one that is longer counts as not exhaustive.
 DEPTH = 3_000_000

@@ -53,6 +53,10 @@ class AMQPBroker(Broker):
         capabilities = self.channel.connection.server_properties.get("capabilities") or {}
         self._has_nack = bool(capabilities.get("basic.nack"))
         self._keeper = Keeper(self.channel.connection.client, lambda name: name in consumer._active_tags)
+        #: The queues of the messages that were asked for and have not come yet: answers come in this order.
+        self._asked: deque[str] = deque()
+        self.channel._callbacks[spec.Basic.GetOk] = self._got
+        self.channel._callbacks[spec.Basic.GetEmpty] = self._got_none
         self._outlive_lost_queues()
 
     def _outlive_lost_queues(self) -> None:
@@ -68,7 +72,8 @@ class AMQPBroker(Broker):
             try:
                 listener(code, text, class_id, method_id)
             except ChannelError as exc:
-                if not self._last_tags or (class_id, method_id) != spec.Basic.Consume:
+                again = self._last_tags and (class_id, method_id) == spec.Basic.Consume
+                if not again and (class_id, method_id) != spec.Basic.Get:
                     raise
                 raise ConsumerCancelled(text, spec.Basic.Consume) from exc
 
@@ -134,6 +139,48 @@ class AMQPBroker(Broker):
                 self._requeue(message)
         if near:
             self._republish(near)
+
+    def can_fetch(self, name: str) -> bool:
+        """Not those of a quorum queue: one that is neither consumed nor has messages out may expire by a policy."""
+        return arguments_of(queue_named(self.consumer, name)).get("x-queue-type") != "quorum"
+
+    may_fetch = True
+
+    def fetch(self, name: str, count: int) -> int | None:
+        """Ask for the first messages of a queue, each by a ``basic.get``; they come like others, or soon after.
+
+        (py-amqp 5 waits for each answer in its own method for it, and handles whatever else comes meanwhile.) What
+        the broker counts against prefetch counts are deliveries to consumers; a ``basic.get`` is none.
+        """
+        for _ in range(count):
+            self.channel.send_method(spec.Basic.Get, "Bsb", (0, name, self.consumer.no_ack))
+            self._asked.append(name)
+        return count
+
+    def under_way(self, name: str) -> int:  # noqa: D102 - as above
+        return self._asked.count(name)
+
+    def count(self, names: Sequence[str]) -> dict[str, int]:
+        """The same, as of the last message of each that came, or of the last look after it."""
+        return {name: found for name in names if (found := self._keeper.counts.get(name)) is not None}
+
+    def _got(self, tag: int, redelivered: bool, exchange: str, key: str, left: int, message: Any) -> None:
+        """A message that was asked for has come; *left* are in its queue after it."""
+        name = self._asked.popleft()
+        self._keeper.counts[name] = left
+        message = self.channel._on_get_ok(tag, redelivered, exchange, key, left, message)
+        message.delivery_info["consumer_tag"] = self.consumer._active_tags.get(name)
+        self.is_delivering = True
+        try:
+            self.consumer._receive_callback(message)
+        finally:
+            self.is_delivering = False
+
+    def _got_none(self, cluster_id: str) -> None:
+        """There was no message where one was asked for."""
+        name = self._asked.popleft()
+        self._keeper.counts[name] = 0
+        self.on_end(name)
 
     def may_move(self, name: str, message: Any) -> bool:
         """Not from half the delivery limit of a quorum queue on: the rest is for workers that are lost."""

@@ -7,7 +7,7 @@ What each transport can do differs; the classes of this package are where that i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kombu import Queue
@@ -105,15 +105,27 @@ class Broker:
     def keep(self, messages: Collection[Any]) -> None:
         """Tell the broker that these are still held, where it would deliver them again otherwise."""
 
-    #: Whether messages of a cancelled queue can be read one by one: :meth:`fetch`.
-    can_fetch = False
+    def can_fetch(self, name: str) -> bool:
+        """Whether messages of a cancelled queue can be read one by one: :meth:`fetch`."""
+        return False
+
+    #: Whether what is being delivered was fetched.
+    is_delivering = False
 
     def fetch(self, name: str, count: int) -> int | None:
-        """Deliver the first *count* messages of a cancelled queue; return how many there were.
+        """Deliver the first *count* messages of a cancelled queue, now or soon; return how many there were.
 
-        None where none can be read (see :attr:`may_fetch`), or the broker is out of reach.
+        Those that come soon are taken to be there, and :attr:`on_end` is called where one is not. None where none can
+        be read (see :attr:`may_fetch`), or the broker is out of reach.
         """
         raise NotImplementedError
+
+    def under_way(self, name: str) -> int:
+        """How many messages of a queue were fetched and have not come yet."""
+        return 0
+
+    #: Called with the name of a queue that was found to have no more messages.
+    on_end: Callable[[str], None] = staticmethod(lambda name: None)
 
     @property
     def may_fetch(self) -> bool:

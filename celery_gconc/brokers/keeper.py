@@ -51,6 +51,8 @@ class Keeper:
         self._is_told = False
         #: How often each queue was found to be gone.
         self.lost: Counter[str] = Counter()
+        #: How many messages were ready in each queue when it was last looked at. Whoever learns it tells it.
+        self.counts: dict[str, int] = {}
 
     # -- The consumer's thread ---------------------------------------------------------------------------
 
@@ -64,6 +66,7 @@ class Keeper:
     def leave(self, name: str) -> None:
         """It is consumed again, or not subscribed any more."""
         self._queues.pop(name, None)
+        self.counts.pop(name, None)
 
     def end(self) -> None:
         """Look no more."""
@@ -112,7 +115,7 @@ class Keeper:
         """Whether a queue exists; where it is a classic one, its time begins anew."""
         try:
             with self._connected().channel() as channel:
-                channel.queue_declare(queue.name, passive=True)
+                self.counts[queue.name] = channel.queue_declare(queue.name, passive=True).message_count
         except NotFound:
             return False
         return True

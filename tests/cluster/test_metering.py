@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+from amqp.exceptions import NotFound
+from kombu import Connection
 
 from tests.kit.servers import patience, wait_until
 from tests.kit.workers import Cluster
@@ -17,6 +20,14 @@ from tests.kit.workers import Cluster
 MakeCluster = Callable[..., Cluster]
 
 AT_BROKER = {"global_concurrency_wait_at_broker": True}
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def make(request: pytest.FixtureRequest, make_cluster: MakeCluster) -> MakeCluster:
+    """Makes a cluster over each broker."""
+    if request.param == "redis":
+        return partial(make_cluster, **AT_BROKER)
+    return partial(make_cluster, request.getfixturevalue("rabbitmq_url"), **AT_BROKER)
 
 
 def all_wait(cluster: Cluster, count: int, queue: str = "emails") -> None:
@@ -31,8 +42,8 @@ def calls(cluster: Cluster) -> int:
     return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
 
 
-def test_what_waits_for_a_full_queue_limit_waits_at_the_broker_and_starts_in_its_order(make_cluster: MakeCluster):
-    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 2})
+def test_what_waits_for_a_full_queue_limit_waits_at_the_broker_and_starts_in_its_order(make: MakeCluster):
+    cluster = make(global_concurrency_limits={"emails": 2})
     cluster.start("w1", "w2", concurrency=4)
     cluster.send("held", 20)
     wait_until(lambda: cluster.oracle.count("s") == 2, what="two run")
@@ -72,10 +83,8 @@ def worker_has(cluster: Cluster, name: str) -> bool:
     return bool(reserved and reserved[f"{name}@test"])
 
 
-def test_a_full_queue_limit_costs_no_call_and_each_worker_has_its_share(make_cluster: MakeCluster):
-    cluster = make_cluster(
-        **AT_BROKER, global_concurrency_limits={"emails": 4}, global_concurrency_heartbeat_interval=5
-    )
+def test_a_full_queue_limit_costs_no_call_and_each_worker_has_its_share(make: MakeCluster):
+    cluster = make(global_concurrency_limits={"emails": 4}, global_concurrency_heartbeat_interval=5)
     cluster.start("w1", "w2", concurrency=4)
     cluster.send("nap", 400, 0.02)
     wait_until(lambda: cluster.oracle.count("s") >= 100, what="it has begun")
@@ -87,10 +96,8 @@ def test_a_full_queue_limit_costs_no_call_and_each_worker_has_its_share(make_clu
     assert cluster.oracle.peak() == 4
 
 
-def test_a_worker_that_joins_late_has_its_share_soon(make_cluster: MakeCluster):
-    cluster = make_cluster(
-        **AT_BROKER, global_concurrency_limits={"emails": 4}, global_concurrency_heartbeat_interval=1
-    )
+def test_a_worker_that_joins_late_has_its_share_soon(make: MakeCluster):
+    cluster = make(global_concurrency_limits={"emails": 4}, global_concurrency_heartbeat_interval=1)
     cluster.start("w1", concurrency=4)
     cluster.send("nap", 3000, 0.02)
     wait_until(lambda: cluster.oracle.count("s") >= 50, what="one worker has all units")
@@ -109,8 +116,8 @@ def test_a_worker_that_joins_late_has_its_share_soon(make_cluster: MakeCluster):
 
 
 @pytest.mark.parametrize("change", ["raised", "paused and resumed", "taken away"])
-def test_a_changed_limit_reaches_what_waits_at_the_broker(make_cluster: MakeCluster, change: str):
-    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 1})
+def test_a_changed_limit_reaches_what_waits_at_the_broker(make: MakeCluster, change: str):
+    cluster = make(global_concurrency_limits={"emails": 1})
     cluster.start("w1", "w2", concurrency=4)
     cluster.send("held", 8)
     wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
@@ -138,8 +145,8 @@ def test_a_changed_limit_reaches_what_waits_at_the_broker(make_cluster: MakeClus
     assert highest is None or cluster.oracle.peak() == highest
 
 
-def test_a_queue_of_other_work_is_not_held_up(make_cluster: MakeCluster):
-    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 1})
+def test_a_queue_of_other_work_is_not_held_up(make: MakeCluster):
+    cluster = make(global_concurrency_limits={"emails": 1})
     cluster.start("w1", concurrency=2)
     cluster.send("held", 50)
     wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
@@ -151,8 +158,8 @@ def test_a_queue_of_other_work_is_not_held_up(make_cluster: MakeCluster):
     assert cluster.oracle.peak("held") == 1
 
 
-def test_a_worker_full_of_other_work_takes_its_turn(make_cluster: MakeCluster):
-    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 1})
+def test_a_worker_full_of_other_work_takes_its_turn(make: MakeCluster):
+    cluster = make(global_concurrency_limits={"emails": 1})
     cluster.start("w1", concurrency=1)
     cluster.send("nap", 200, 0.02, queue="celery", first=1000)
     cluster.send("nap", 10, 0.02)
@@ -161,14 +168,14 @@ def test_a_worker_full_of_other_work_takes_its_turn(make_cluster: MakeCluster):
     assert starts.index(9) < len(starts) - 1, "the queues had their turns"
 
 
-def test_units_of_a_killed_worker_read_on_elsewhere(make_cluster: MakeCluster):
-    cluster = make_cluster(
-        **AT_BROKER,
+def test_units_of_a_killed_worker_read_on_elsewhere(make: MakeCluster):
+    cluster = make(
         global_concurrency_limits={"emails": 2},
         global_concurrency_heartbeat_interval=0.5,
         global_concurrency_heartbeat_timeout=2,
-        broker_transport_options={"visibility_timeout": 3, "unacked_restore_interval": 1},
     )
+    if cluster.broker.startswith("redis"):  # RabbitMQ needs no time to see that a worker is gone
+        cluster.conf["broker_transport_options"] = {"visibility_timeout": 3, "unacked_restore_interval": 1}
     first, _other = cluster.start("w1", "w2", concurrency=2)
     cluster.send("nap", 200, 0.05)
     wait_until(lambda: cluster.oracle.count("s") >= 20, what="both work")
@@ -177,8 +184,8 @@ def test_units_of_a_killed_worker_read_on_elsewhere(make_cluster: MakeCluster):
     wait_until(lambda: cluster.waiting_in("emails") == 0, what="nothing is left")
 
 
-def test_a_cancelled_consumer_gives_its_units_up_and_a_new_one_reads_on(make_cluster: MakeCluster):
-    cluster = make_cluster(**AT_BROKER, global_concurrency_limits={"emails": 2})
+def test_a_cancelled_consumer_gives_its_units_up_and_a_new_one_reads_on(make: MakeCluster):
+    cluster = make(global_concurrency_limits={"emails": 2})
     cluster.start("w1", concurrency=4)
     app = cluster.app()
     cluster.send("nap", 200, 0.05)
@@ -193,10 +200,8 @@ def test_a_cancelled_consumer_gives_its_units_up_and_a_new_one_reads_on(make_clu
     assert cluster.oracle.peak() == 2
 
 
-def test_people_see_how_many_wait_at_the_broker(make_cluster: MakeCluster):
-    cluster = make_cluster(
-        **AT_BROKER, global_concurrency_limits={"emails": 1}, global_concurrency_heartbeat_interval=1
-    )
+def test_people_see_how_many_wait_at_the_broker(make: MakeCluster):
+    cluster = make(global_concurrency_limits={"emails": 1}, global_concurrency_heartbeat_interval=1)
     cluster.start("w1", "w2", concurrency=2)
     cluster.send("held", 30)
     all_wait(cluster, 29)
@@ -209,3 +214,49 @@ def test_people_see_how_many_wait_at_the_broker(make_cluster: MakeCluster):
     cluster.oracle.let_go()
     cluster.done(30)
     wait_until(lambda: shown() == (0, 0, 0), what=lambda: f"nothing is left: {shown()}")
+
+
+# -- RabbitMQ ------------------------------------------------------------------------------------------------
+
+
+def test_a_quorum_queue_is_consumed_as_ever_for_it_might_expire(make_cluster: MakeCluster, rabbitmq_url: str):
+    with Connection(rabbitmq_url) as connection, connection.channel() as channel:
+        channel.queue_delete("quorum")
+    cluster = make_cluster(rabbitmq_url, **AT_BROKER, global_concurrency_limits={"quorum": 2})
+    cluster.special = ("quorum",)
+    cluster.start("w1", "w2", concurrency=4, queues="quorum")
+    cluster.send("held", 60, queue="quorum")
+    wait_until(lambda: cluster.oracle.count("s") == 2, what="two run")
+    wait_until(lambda: worker_has(cluster, "w1") and worker_has(cluster, "w2"), what="each has some that wait")
+    cluster.oracle.let_go()
+    cluster.done(60)
+    assert cluster.oracle.peak() == 2
+
+
+def test_a_deleted_queue_is_declared_anew_and_read_without_a_restart(make_cluster: MakeCluster, rabbitmq_url: str):
+    cluster = make_cluster(rabbitmq_url, **AT_BROKER, global_concurrency_limits={"emails": 1})
+    (worker,) = cluster.start("w1", concurrency=2)
+    cluster.send("held", 30)
+    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
+    wait_until(lambda: cluster.waiting_in("emails") >= 28, what="what waits does so at the broker")
+    with Connection(rabbitmq_url) as connection, connection.channel() as channel:
+        channel.queue_delete("emails")
+    cluster.oracle.let_go()  # the next message is asked for: there is no such queue
+    wait_until(lambda: is_there(rabbitmq_url, "emails"), what="it is declared")
+
+    def runs_what_comes() -> bool:
+        cluster.send("nap", 1, 0.01, first=1000)  # between its declaration and its binding, what is sent is lost
+        return cluster.oracle.count("s", "nap") > 0
+
+    wait_until(runs_what_comes, what="it is read")
+    assert "Unrecoverable error" not in worker.output()
+
+
+def is_there(url: str, queue: str) -> bool:
+    """Whether a RabbitMQ has a queue."""
+    with Connection(url) as connection, connection.channel() as channel:
+        try:
+            channel.queue_declare(queue, passive=True)
+        except NotFound:
+            return False
+    return True

@@ -54,6 +54,8 @@ class Metering:
     def attach(self) -> None:
         """A new connection: no queue is metered."""
         self.clear()
+        if (broker := self._subscriptions.broker) is not None:
+            broker.on_end = self._found_end
         self.tell_queues()
 
     def clear(self) -> None:
@@ -138,6 +140,11 @@ class Metering:
         for name in [*self._limits]:
             self.end(name)
 
+    def _found_end(self, name: str) -> None:
+        """Of a queue nothing waits at the broker any more."""
+        if name in self._limits:
+            self.end(name)
+
     def end(self, name: str) -> None:
         """A queue is read as any other."""
         limit = self._limits.pop(name)
@@ -155,7 +162,7 @@ class Metering:
         """Read what there are units for: of what was touched, or of *everything*."""
         if self._is_reading:
             return  # what is read comes through here
-        self._is_reading = self._subscriptions.is_fetching = True
+        self._is_reading = True
         try:
             for limit in self._ledger.take_grown():
                 self.touch(self._queues.get(limit))
@@ -164,7 +171,7 @@ class Metering:
                 if name in self._limits:
                     self._read(name)
         finally:
-            self._is_reading = self._subscriptions.is_fetching = False
+            self._is_reading = False
 
     def _read(self, name: str) -> None:
         subscriptions, ledger, limit = self._subscriptions, self._ledger, self._limits[name]
@@ -176,7 +183,7 @@ class Metering:
         broker = subscriptions.broker
         assert broker is not None
         for _ in range(MAX_READS):
-            count = self._count(name, limit) if broker.may_fetch else 0
+            count = self._count(name, limit) - broker.under_way(name) if broker.may_fetch else 0
             if count <= 0:
                 break
             found = broker.fetch(name, count)

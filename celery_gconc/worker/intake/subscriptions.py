@@ -37,8 +37,6 @@ class Subscriptions:
         self._stopped: dict[str, tuple[Queue, str]] = {}
         #: Those of them that are read message by message (metering.py), and stay stopped until that ends.
         self.metered: set[str] = set()
-        #: It is being read so: what comes is what was asked for.
-        self.is_fetching = False
         #: Queues whose messages have priorities; and of each queue whether it is never stopped.
         self._prioritised: set[str] = set()
         self._staying: dict[str, bool] = {}
@@ -114,11 +112,11 @@ class Subscriptions:
 
     def may_fetch(self, name: str) -> bool:
         """Whether a queue's messages can be read one by one."""
-        return self.broker is not None and self.broker.can_fetch and not self.stays(name)
+        return self.broker is not None and not self.stays(name) and self.broker.can_fetch(name)
 
     def is_unasked(self, name: str | None) -> bool:
         """Whether what comes of a metered queue is not what was fetched."""
-        return name in self.metered and not self.is_fetching
+        return name in self.metered and self.broker is not None and not self.broker.is_delivering
 
     def is_stopped(self, name: str) -> bool:
         """Whether it was stopped here; not where the operator has cancelled it since, or subscribed it anew."""
