@@ -15,10 +15,14 @@ from celery_gconc.protocol.status import Holder, LimitStatus, Status, Waiter
 
 @click.command(cls=Command)
 @click.argument("limit", type=LIMIT, required=False)
+@click.option("--now", "is_now", is_flag=True, help="Have workers report first, instead of with their next heartbeats.")
 @pass_terminal
-def status(terminal: Terminal, limit: str | None) -> None:
+def status(terminal: Terminal, limit: str | None, is_now: bool) -> None:
     """Show all limits, or just LIMIT, and all workers."""
+    told = _have_told(terminal) if is_now else set()
     found = terminal.operations.status(limit)
+    if is_now and (silent := sorted({session.node for session in found.sessions} - told)):
+        terminal.warn(f"no report from {', '.join(silent)}: shown as of the last heartbeat")
     if terminal.is_json:
         terminal.json(found)
         return
@@ -29,6 +33,18 @@ def status(terminal: Terminal, limit: str | None) -> None:
     late = settings.heartbeat_timeout - 2 * settings.heartbeat_interval
     if not found.sessions or any(session.lease < late for session in found.sessions):
         _show_unconnected(terminal)
+
+
+def _have_told(terminal: Terminal) -> set[str]:
+    """Have all workers tell Redis what they run and what waits; the nodes of those that did, within a second."""
+    from celery_gconc.brokers.backlog import BrokerUnavailable
+    from celery_gconc.operations.worker_query import Question, ask
+
+    try:
+        (answers,) = ask(terminal.app, [Question("state_global_concurrency")])
+    except BrokerUnavailable as exc:
+        raise click.ClickException(f"workers can't be asked to report: {exc}") from None
+    return set(answers)
 
 
 def _show_unconnected(terminal: Terminal) -> None:

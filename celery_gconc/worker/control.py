@@ -97,6 +97,22 @@ def purge_global_concurrency(state: Any, limit: Any = None, **kwargs: Any) -> di
     return {"ok": f"{name}: {purged} discarded{more}", "purged": purged}
 
 
+@control_command(signature="")
+def state_global_concurrency(state: Any, **kwargs: Any) -> dict[str, Any]:
+    """Have a worker tell Redis at once what it runs and holds, and what waits; `celery gconc status --now` does."""
+    step = _step(state)
+    if step is None:
+        return {"error": _why_none(state)}
+    try:
+        step.parts.metering.count()
+        step.parts.link.state().result(CONFIRM_SECONDS)
+    except FutureTimeout:
+        return {"error": f"the coordination Redis did not answer within {CONFIRM_SECONDS} s"}
+    except GlobalConcurrencyError as exc:
+        return {"error": str(exc)}
+    return {"ok": "told"}
+
+
 @control_command(args=[("size", size_argument)], signature="<pool size>")
 def set_local_concurrency(state: Any, size: Any = None, **kwargs: Any) -> dict[str, Any]:
     """Change this worker's pool size, to an absolute number."""

@@ -7,6 +7,7 @@ import locale
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,6 +93,32 @@ def test_tasks_that_ended_are_its_throughput(gconc: Gconc, make_cluster: Callabl
     cluster.start("one", pool="threads")
     cluster.send("nap", 8, 0.01)
     wait_until(lambda: gconc("status", "emails").lines[1][4] == "8", what="eight in the last minute")
+
+
+def test_now_has_workers_report_first_and_names_those_that_did_not(gconc: Gconc, make_cluster: Callable[..., Cluster]):
+    cluster = make_cluster(
+        global_concurrency_limits={"queue:emails": 1},
+        global_concurrency_heartbeat_interval=30.0,
+        global_concurrency_heartbeat_timeout=90.0,
+    )
+    (worker,) = cluster.start("one", pool="threads", concurrency=1)
+    cluster.send("held", 30)
+    wait_until(lambda: gconc("status", "emails", "--json").json["limits"][0]["waiting"] > 0, what="it has read some")
+
+    def waits(*options: str) -> int:
+        (limit,) = gconc("status", "emails", "--json", *options).json["limits"]
+        return int(limit["waiting"] + limit["parked"])
+
+    def has_read() -> int:
+        return 29 - cluster.waiting_in("emails")
+
+    wait_until(lambda: waits("--now") == has_read() > 1, what=lambda: f"of {has_read()} all are told: {waits()}")
+    worker.process.send_signal(signal.SIGSTOP)
+    try:
+        done = gconc("status", "--now")
+    finally:
+        worker.process.send_signal(signal.SIGCONT)
+    assert (done.exit_code, done.stderr) == (0, "Warning: no report from one@test: shown as of the last heartbeat\n")
 
 
 def test_workers_that_are_configured_differently_are_named(gconc: Gconc, make_cluster: Callable[..., Cluster]):

@@ -145,6 +145,10 @@ class Link:
         self._bell.ring()
         return future
 
+    def state(self) -> Future[None]:
+        """Have Redis told at once what runs, waits and is held here."""
+        return self.call(lambda store: self.session.state(now()))
+
     def stop(self) -> None:
         """End the session and the thread: at once where nothing runs any more, else when the last task has ended.
 

@@ -115,6 +115,11 @@ class Session:
         self.comes_at = self._next_due(moment, patience)
         return self.comes_at
 
+    def state(self, moment: float) -> None:
+        """State everything now, as some heartbeat would; see :meth:`run_once`."""
+        self._next_statement = self._next_heartbeat = 0.0
+        self.run_once(moment)
+
     def send(self, moment: float) -> Sent | None:
         """Write the sync that is due at *moment*, and wait for nothing; :meth:`receive` takes its answer.
 
@@ -200,7 +205,7 @@ class Session:
             )
         if not self._has_lived:
             check_server(self._store, self._settings)
-        former = self._former()
+        former = Former(tuple(self._ids), self._epoch, self._lease, *self._ledger.known_overrides(), self._longest)
         self._ids.append(secrets.token_hex(8))
         stated = self._ledger.holdings()
         opened = self._store.open(
@@ -223,11 +228,6 @@ class Session:
         log_opened(opened, self._settings, self._identity)
         if opened.lapsed:
             self._lease_lost(former.sessions[0])
-
-    def _former(self) -> Former:
-        """What this worker knows of the session that it has had, if any."""
-        version, overrides = self._ledger.known_overrides()
-        return Former(tuple(self._ids), self._epoch, self._lease, version, overrides, self._longest)
 
     def _take_up(self, opened: Opened, moment: float) -> None:
         self._ids = self._ids[-1:]
