@@ -25,6 +25,7 @@ from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.configurations import digest_of
 from celery_gconc.protocol.messages import Heartbeat, Running, Sync, Want, running_text
 from celery_gconc.protocol.messages import Row as Waiting
+from celery_gconc.protocol.openings import Former
 from celery_gconc.protocol.scripts import PAGE
 from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import RedisServer, redis_server
@@ -292,6 +293,19 @@ def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
         yield "sync while the lease of a holder of all ends", bench.timed(lambda: bench.sync("s0"))
     bench.raw.hset(bench.store.keys.key("meta"), "closed_until", 1)
     yield "sync when grants go on after a loss", bench.timed(lambda: bench.sync("s0"))
+    yield from _set_at_run_time(bench, [*config])
+
+
+def _set_at_run_time(bench: Bench, limits: list[str]) -> Iterator[tuple[str, float]]:
+    """All of these were set at run time, for a time."""
+    key = bench.store.keys.key
+    text = json.dumps({"max": 9, "set": {"by": "bench", "at": 1, "ends": 1}})
+    before_loss = Former(("gone",), "another:1", version=10**9, overrides=dict.fromkeys(limits, text))
+    for _, took in bench.timed_scripts(lambda: bench.store._restore(before_loss)):
+        yield "what was set comes back after a loss, a piece of up to 25", took
+    bench.raw.hset(key("meta"), "next_override_end", 1)
+    while bench.raw.exists(key("ends")):
+        yield "sync while what was set for a time ends", bench.timed(lambda: bench.sync("s0"))
 
 
 def _queue_up(bench: Bench, size: int, room: int) -> None:

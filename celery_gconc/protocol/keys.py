@@ -56,6 +56,7 @@ KEYSPACE: dict[str, str] = {
     "unused": "zset: digest of a configuration, by when its values go if no session uses it (lease clock, ms)",
     "overrides": "hash: limit to what an operator set at run time (JSON: max, set, pause; the last two: by, at, "
     "reason, ends)",
+    "ends": "zset: limit, by when what was set for a time first ends there (wall time, ms)",
     "versions": "zset: limit, by the version of the limit table with which its max, or what operators set, last "
     "changed",
     "gone": "zset: those of versions for which nothing holds any more, until every session goes by a later table",

@@ -63,7 +63,6 @@ class Open:
             "lease": self.former.lease,
             "longest": int(self.former.longest * 1000),
             "newest": self.former.version,
-            "overrides": dict(self.former.overrides),
             "interval": int(self.interval * 1000),
             "timeout": int(self.timeout * 1000),
             "info": dict(self.info),

@@ -16,7 +16,7 @@ from celery_gconc.settings import MAX_TIMEOUT
 SCRIPTS: Mapping[str, str] = {
     name: f"{folder}/{name}"
     for folder, names in {
-        "session": ("open", "configure", "sync", "heartbeat", "record", "close"),
+        "session": ("open", "configure", "restore", "sync", "heartbeat", "record", "close"),
         "operator": (
             *("ticket", "change"),
             *("names", "status", "sessions", "configured", "holders", "waiting", "find", "recent", "totals", "audit"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -22,8 +23,11 @@ from celery_gconc.protocol.store import CALL_TIMEOUT, Store
 
 logger = get_logger(__name__)
 
-#: How often a configuration is sent to a Redis that then doesn't have it, before one gives up.
-MAX_SENDINGS = 3
+#: How often what a session is to open with is sent to a Redis that then lacks something, before one gives up.
+MAX_SENDINGS = 4
+
+#: How many limits that were set at run time are brought back by one script. (At some 50 us each.)
+RESTORED = 25
 
 #: How many notices are read in one go.
 MAX_NOTICES = 1000
@@ -81,7 +85,10 @@ class SessionStore(Store):
             reply = self._run("open", asked.encode())
             if reply["status"] == "ok":
                 return Opened.decode(reply)
-            self._configure(config, timeout)
+            if reply["status"] == "unknown":
+                self._configure(config, timeout)
+            else:
+                self._restore(former)
         raise StoreUnavailable(
             f"the coordination Redis lost this worker's limits {MAX_SENDINGS} times as soon as it had been told of them"
         )
@@ -93,6 +100,19 @@ class SessionStore(Store):
             reply = self._run("configure", {**told, "values": piece})
             if reply["status"] != "ok" or reply["whole"]:
                 return
+
+    def _restore(self, former: Former) -> None:
+        """Bring back what operators had set, and nothing else; see ``lua/session/restore.lua``."""
+        told = {"known": former.epoch, "newest": former.version}
+        left, after = dict(former.overrides), "0"
+        while left or after is not None:
+            piece = {limit: left.pop(limit) for limit in list(islice(left, RESTORED))}
+            reply = self._run("restore", {**told, "values": piece, "after": after, "last": False})
+            if reply["status"] != "ok":
+                return
+            left.update((limit, "{}") for limit in reply.get("names", ()) if limit not in former.overrides)
+            after = reply["next"]
+        self._run("restore", {**told, "values": {}, "after": None, "last": True})
 
     def sync(self, sync: Sync) -> Synced:
         """Tell what changed in a session and hear what was granted."""

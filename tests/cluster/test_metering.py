@@ -50,6 +50,7 @@ def test_what_waits_for_a_full_queue_limit_waits_at_the_broker_and_starts_in_its
     all_wait(cluster, 18)
     cluster.oracle.let_go()
     cluster.done(20)
+    wait_until(lambda: cluster.permits() == 0, what="no unit is kept for a queue that is empty")
     assert cluster.oracle.peak() == 2
     order = cluster.oracle.starts()
     # What two workers had prefetched when the limit was full went back to the head, one worker's behind the other's.

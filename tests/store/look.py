@@ -35,6 +35,7 @@ found[3] = cjson.encode({
   all(%(waiters)s), all(%(turns)s), all(%(aside)s), all(%(reserved)s), all(%(roll)s), all(%(holders)s), all(%(grants)s),
   redis.call('HGET', %(meta)s, 'clock') or '0', granted,
   all(%(configured)s), all(%(uses)s), all(%(unused)s), configs, overrides,
+  redis.call('ZRANGE', %(ends)s, 0, -1, 'WITHSCORES'),
 })
 return found
 """
@@ -74,13 +75,15 @@ class Look:
     unused: list[str]
     configs: dict[str, str]
     overrides: dict[str, dict[str, Any]]
+    #: When what was set for a time first ends, by limit.
+    ends: dict[str, int]
 
     @classmethod
     def decode(cls, keys: bytes, leases: bytes, more: bytes) -> Look:
         """What :data:`LOOK_CLOSELY` returns."""
         (
             waiters, turns, aside, reserved, roll, holders, grants, clock, last_grant,
-            configured, uses, unused, configs, overrides,
+            configured, uses, unused, configs, overrides, ends,
         ) = json.loads(more)  # fmt: skip
         found = {}
         for member in grants:
@@ -103,6 +106,7 @@ class Look:
             unused=list(unused),
             configs=dict(configs),
             overrides={limit: json.loads(text) for limit, text in dict(overrides).items()},
+            ends=dict(zip([*ends][::2], map(int, [*ends][1::2]), strict=True)),
         )
 
     def granted_since(self, before: Look) -> dict[tuple[str, int], Granted]:
@@ -260,3 +264,6 @@ def _check_configs(look: Look) -> None:
         value = 0 if "pause" in override else override["max"] if "max" in override else least.get(limit, -1)
         least[limit] = value
     assert look.state.maxima == {limit: value for limit, value in least.items() if value >= 0}
+    marks = {limit: [one.get("set") or {}, one.get("pause") or {}] for limit, one in look.overrides.items()}
+    ends = {limit: [int(mark["ends"]) for mark in both if "ends" in mark] for limit, both in marks.items()}
+    assert look.ends == {limit: min(found) for limit, found in ends.items() if found}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from celery_gconc.protocol.scripts import WORK
 
+from .look import check_sound, looker
 from .namespace import Ask, Namespace, Session
 
 #: More than a script does, and less than three do.
@@ -126,6 +129,24 @@ def test_the_values_of_a_session_with_many_limits_stop_counting(namespace: Names
     namespace.store.close_session("b")
     namespace.call()
     assert namespace.left_behind() == {}
+
+
+def test_what_is_set_for_a_time_ends_some_with_each_call(namespace: Namespace):
+    many, some, meta = 2 * WORK // 8 + 10, WORK // 8, namespace.keys.key("meta")
+    for number in range(many):
+        namespace.store.set(f"pool:{number}", 3, by="ann", duration=3600.0)
+    overrides, ends = namespace.keys.key("overrides"), namespace.keys.key("ends")
+    for limit, text in namespace.raw.hgetall(overrides).items():  # an hour later
+        namespace.raw.hset(overrides, limit, re.sub(rb'"ends":\d+', b'"ends":1', text))
+        namespace.raw.zadd(ends, {limit: 1})
+    namespace.raw.hset(meta, "next_override_end", 1)
+    left = []
+    while namespace.raw.exists(overrides):
+        namespace.call()
+        left.append(namespace.raw.hlen(overrides))
+    assert left == [many - some, many - 2 * some, 0]
+    assert namespace.raw.hget(meta, "next_override_end") is None
+    check_sound(looker(namespace)())
 
 
 def test_many_limits_that_settle_begin_some_with_each_call(namespace: Namespace):

@@ -325,7 +325,7 @@ def test_a_redis_that_loses_each_configuration_at_once_is_given_up(namespace: Na
         if called[-1] == "configure":
             namespace.raw.delete(namespace.keys.key("configured"))
 
-    with watched(namespace, after=lose_all), pytest.raises(StoreUnavailable, match="lost this worker's limits 3 times"):
+    with watched(namespace, after=lose_all), pytest.raises(StoreUnavailable, match="lost this worker's limits 4 times"):
         namespace.session("a", config={"app": 1})
 
 

@@ -12,10 +12,12 @@ from dataclasses import replace
 import pytest
 
 from celery_gconc.protocol.keys import Keys
+from celery_gconc.protocol.session_store import RESTORED
 from celery_gconc.protocol.status import Totals
 from celery_gconc.worker.session.counts import Counters
 from tests.kit.servers import wait_until
 
+from .look import check_sound, looker
 from .namespace import INTERVAL, TIMEOUT, Namespace, Session
 
 ONE = {"app": 1}
@@ -349,6 +351,24 @@ def test_what_was_reset_before_the_loss_does_not_come_back_with_old_data(namespa
     another_server(namespace)
     again(first, "a2")
     assert namespace.max("app") == 1
+
+
+def test_much_that_operators_set_comes_back_in_pieces_and_what_was_reset_does_not(namespace, pair):
+    first, _ = pair
+    limits = [f"pool:{number}" for number in range(2 * RESTORED + 10)]
+    for limit in limits:
+        namespace.set(limit, 3)
+    stale = Snapshot(namespace)
+    for number, limit in enumerate(limits):
+        namespace.set(limit, 4) if number % 2 else namespace.store.reset(limit, by="test")
+    newest = int(namespace.raw.hget(namespace.keys.key("meta"), "version"))
+    while first.version < newest:  # it is told some changes by each
+        first.sync()
+    stale.restore()
+    another_server(namespace)
+    again(first, "a2")
+    assert namespace.look().maxima == {"app": 1, **dict.fromkeys(limits[1::2], 4)}
+    check_sound(looker(namespace)())
 
 
 # -- Fencing numbers -------------------------------------------------------------------------------------

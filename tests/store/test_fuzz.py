@@ -65,7 +65,7 @@ TEXTS: list[Any] = [
 
 #: What is called, and which script that is: some are called in more than one way.
 CALLS = {
-    **{name: name for name in ("open", "configure", "sync", "heartbeat", "close", "change", "ticket")},
+    **{name: name for name in ("open", "configure", "restore", "sync", "heartbeat", "close", "change", "ticket")},
     **{
         name: name
         for name in (
@@ -145,13 +145,16 @@ class Bench:
         """What the store calls a script with."""
         self.lay()
         store = self.namespace.store
+        text = json.dumps({"max": 3, "set": {"by": "somebody", "at": 1, "ends": 1}})
         if name == "open":
-            text = json.dumps({"max": 3, "set": {"by": "somebody", "at": 1}})
             former = Former(("gone",), "x:1", 5, 2, {"pool:c": text})
             how = {"config": {A: 3}, "held": {7: (A,)}, "fence": 5, "former": former}
             self.namespace.session("new", states=False, **how)
         elif name == "configure":
             self.namespace.session("new", config={A: 3, "pool:e": 1}, states=False)
+        elif name == "restore":
+            told = {"known": "x:1", "newest": 90, "values": {"pool:c": text, A: "{}"}, "after": "0", "last": True}
+            store._run("restore", told)
         elif name == "sync":
             rows = [Row(1.5, "id-4", "name"), Row(0.5, "id-6", "name")]
             wants = [Want(self.fuzz.set_of(A), (Claim(A),), 0, 1, rows), Want(9, (Claim(A, 2), Claim(B)), 0, 0, rows)]

@@ -122,6 +122,15 @@ def test_holders_hear_of_the_first_that_is_hungry(emails: Namespace):
     assert [(notice.shares, notice.contended) for notice in other.hear()] == [({EMAILS: 1}, {})]
 
 
+def test_each_that_joins_makes_the_shares_of_the_others_smaller_at_once(namespace: Namespace):
+    namespace.set(EMAILS, 12)
+    holder = namespace.session("holder", slots=99).listen()
+    hungry(holder, 12)
+    for number in range(3):
+        hungry(namespace.session(f"newcomer-{number}", slots=8), 8)
+        assert [notice.shares for notice in holder.hear()] == [{EMAILS: 6}], "half of what is between them"
+
+
 def test_nobody_keeps_a_share_where_nobody_is_hungry_any_more(emails: Namespace):
     holder, reader = emails.session("holder", slots=8), emails.session("reader", slots=8)
     hungry(holder, 4)

@@ -185,6 +185,7 @@ def test_only_what_ends_of_all_that_was_set_is_a_change(namespace: Namespace):
             if ends := override["set"].get("ends"):
                 override["set"]["ends"] = ends - before * 1000
                 namespace.raw.hset(key, name, json.dumps(override))
+                namespace.raw.zincrby(namespace.keys.key("ends"), -before * 1000, name)
         end = int(namespace.raw.hget(namespace.keys.key("meta"), "next_override_end"))
         namespace.raw.hset(namespace.keys.key("meta"), "next_override_end", end - before * 1000)
         assert of(told(session).rows) == {limit: None}

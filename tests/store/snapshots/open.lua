@@ -24,20 +24,21 @@ local key = {
   uses = KEYS[22],
   unused = KEYS[23],
   overrides = KEYS[24],
-  versions = KEYS[25],
-  gone = KEYS[26],
-  settling = KEYS[27],
-  contended = KEYS[28],
-  changes = KEYS[29],
-  changed = KEYS[30],
-  totals = KEYS[31],
-  recent = KEYS[32],
-  hungry = KEYS[33],
-  takers = KEYS[34],
-  apps = KEYS[35],
+  ends = KEYS[25],
+  versions = KEYS[26],
+  gone = KEYS[27],
+  settling = KEYS[28],
+  contended = KEYS[29],
+  changes = KEYS[30],
+  changed = KEYS[31],
+  totals = KEYS[32],
+  recent = KEYS[33],
+  hungry = KEYS[34],
+  takers = KEYS[35],
+  apps = KEYS[36],
 }
 local constant = {
-  KEYS = 35,
+  KEYS = 36,
   TURNS = 3,
   WORK = 200,
   PIECE = 80,
@@ -545,12 +546,23 @@ do
 
   local function end_of(mark) return mark and mark.ends or math.huge end
 
-  local function note_end(override)
-    local first_end = math.min(end_of(override.set), end_of(override.pause))
-    if first_end < (core.meta.next_override_end or math.huge) then
-      core.meta.next_override_end = first_end
-      call('HSET', key.meta, 'next_override_end', core.members.int(first_end))
+  local function expect_end(at)
+    core.meta.next_override_end = at
+    if at then
+      call('HSET', key.meta, 'next_override_end', core.members.int(at))
+    else
+      call('HDEL', key.meta, 'next_override_end')
     end
+  end
+
+  local function note_end(limit, override)
+    local first_end = math.min(end_of(override.set), end_of(override.pause))
+    if first_end == math.huge then
+      call('ZREM', key.ends, limit)
+      return
+    end
+    call('ZADD', key.ends, core.members.int(first_end), limit)
+    if first_end < (core.meta.next_override_end or math.huge) then expect_end(first_end) end
   end
 
   -- What an operator has set for a limit: its max, a pause, both, or nothing any more.
@@ -559,35 +571,24 @@ do
       call('HDEL', key.overrides, limit)
     else
       call('HSET', key.overrides, limit, cjson.encode(override))
-      note_end(override)
     end
+    note_end(limit, override)
     if not refresh(limit) then core.limit_table.changed(limit) end
   end
 
-  -- All that is set.
-  local function all()
-    local fields = call('HGETALL', key.overrides)
-    local texts = {}
-    for i = 1, #fields, 2 do texts[fields[i]] = fields[i + 1] end
-    return texts
-  end
-
-  -- What operators set for a time, and whose time is over, is reset.
+  -- What operators set for a time, and whose time is over, is reset: of so many limits, the others by the next scripts.
   local function end_due()
-    core.meta.next_override_end = nil
-    call('HDEL', key.meta, 'next_override_end')
-    for limit, text in pairs(all()) do
-      local override = cjson.decode(text)
-      local is_over, is_pause_over = end_of(override.set) <= core.time.now, end_of(override.pause) <= core.time.now
-      if is_over then override.max, override.set = nil, nil end
-      if is_pause_over then override.pause = nil end
-      if is_over or is_pause_over then set(limit, override) else note_end(override) end
+    local SOME = constant.WORK / 8
+    for _, limit in ipairs(call('ZRANGEBYSCORE', key.ends, '-inf', core.members.int(core.time.now), 'LIMIT', 0, SOME)) do
+      local override = of(limit)
+      if end_of(override.set) <= core.time.now then override.max, override.set = nil, nil end
+      if end_of(override.pause) <= core.time.now then override.pause = nil end
+      set(limit, override)
     end
+    expect_end(tonumber(call('ZRANGE', key.ends, 0, 0, 'WITHSCORES')[2]))
   end
 
-  overrides = {
-    of = of, set = set, all = all, end_due = end_due, refresh = refresh,
-  }
+  overrides = { of = of, set = set, end_due = end_due, refresh = refresh }
 end
 
 return overrides
@@ -2368,7 +2369,7 @@ end,
   })
 end
 
--- uses: input meta server time clock members overrides configs units grants running rooms apps sessions heartbeats epochs reply
+-- uses: input meta server time clock members configs units grants running rooms apps sessions heartbeats epochs reply
 -- Begin a session, with what it is configured with and what it runs already.
 --
 -- Guarantee: what it runs counts before anyone is granted anything more; where that exceeds a max, it drains.
@@ -2381,7 +2382,7 @@ end
 --         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
 --         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
 --         last told), longest (the longest lease of any session, as last told, ms), newest (the last version of which
---         it was told the whole table), overrides (limit -> JSON, as it was told with that)
+--         it was told the whole table)
 -- Reply   {status: "ok", epoch, version (of the limit table; syncs tell what is in it), lease (its end, ms on the lease clock), longest, shut (ms for
 --         which nothing is granted yet), lost (true: data was lost, or may have been; false: this Redis is new to all
 --         that came), lapsed (true: the lease of the replaced session had run out),
@@ -2389,6 +2390,7 @@ end
 --         strangers: [{app, node, broker}...], of other apps or brokers that share no queue with this one};
 --         what it runs is as of grant 1
 --         {status: "unknown"}: this Redis doesn't have that configuration whole; send it by configure.lua, and open again
+--         {status: "forgotten"}: nor what operators had set, as the replaced session knows it: restore.lua, likewise
 -- Cost    O(limits that hold)
 local int, asked = core.members.int, core.input.asked
 local META, SESSION, SESSIONS = key.meta, key.session, key.sessions
@@ -2402,29 +2404,11 @@ local function facts(it)
   end
   return true
 end
-local function has_only(kinds)
-  return function(it)
-    if type(it) ~= 'table' then return false end
-    for field, value in pairs(it) do
-      if not kinds[field] or not kinds[field](value) then return false end
-    end
-    return true
-  end
-end
-local mark = has_only({ by = short, at = count, reason = short, ends = count })
-local override_kind = has_only({
-  max = function(it) return core.input.whole(it, -1, constant.MAX) end, set = mark, pause = mark,
-})
-local function set_at_run_time(text) -- an override, as change.lua makes it
-  local read, override = pcall(cjson.decode, text)
-  return read and override_kind(override)
-end
-local function set_at_run_times(it) return core.input.by_limit(it, set_at_run_time) end
 local function session_ids(it) return every(it, core.input.session_id) end
 local function queue_names(it) return every(it, short) and #it <= 1000 end
 core.input.expect({
   session = core.input.session_id, old = session_ids, known = short, lease = core.input.integer, newest = core.input.sized,
-  overrides = set_at_run_times, interval = core.input.milliseconds, timeout = core.input.milliseconds, longest = count, info = facts,
+  interval = core.input.milliseconds, timeout = core.input.milliseconds, longest = count, info = facts,
   queues = queue_names, config = core.input.digest, room = core.input.integer,
   units = function(it) return core.input.by_limit(it, count) end, running = function(it) return type(it) == 'string' end,
   fence = core.input.sized, several = core.input.flag,
@@ -2455,25 +2439,6 @@ local function others_listen()
 end
 
 local function began(epoch) return tonumber(string.match(epoch, ':(%d+)$')) or 0 end
-
--- Bring back what operators had set, as this session remembers it; what was set since the loss stays.
-local function restore()
-  core.meta.version = math.max(core.meta.version, asked.newest)
-  call('HSET', META, 'overrides_version', int(asked.newest), 'version', int(core.meta.version))
-  local texts = core.overrides.all()
-  for limit in pairs(asked.overrides) do texts[limit] = texts[limit] or '{}' end
-  for limit, text in pairs(texts) do
-    local override, told = cjson.decode(text), cjson.decode(asked.overrides[limit] or '{}')
-    for _, kind in ipairs({ 'value', 'pause' }) do
-      local change = call('HGET', key.changes, limit .. core.members.US .. kind)
-      change = change and cjson.decode(change)
-      if not change or change.epoch and change.epoch ~= core.meta.epoch then -- it was made before the loss
-        if kind == 'value' then override.max, override.set = told.max, told.set else override.pause = told.pause end
-      end
-    end
-    core.overrides.set(limit, override)
-  end
-end
 
 local lived, is_known, replaced = asked.known ~= '', false, {}
 for _, sid in ipairs(asked.old) do
@@ -2515,16 +2480,17 @@ local function look_for_loss()
 end
 
 local lost, lapsed = look_for_loss()
-if not core.configs.is_whole(asked.config) then
+local lacks = not core.configs.is_whole(asked.config) and 'unknown'
+  or lived and lost and asked.newest > (tonumber(call('HGET', META, 'overrides_version')) or 0) and 'forgotten'
+if lacks then
   core.reply.finish()
-  return cjson.encode({ status = 'unknown' })
+  return cjson.encode({ status = lacks })
 end
 for sid in pairs(replaced) do core.sessions.finish(sid, core.sessions.ALL) end
 if call('ZSCORE', SESSIONS, me) and call('HEXISTS', SESSION, me .. ':sync') == 0 then core.sessions.finish(me, core.sessions.ALL) end
 call('HSET', SESSION, me .. ':interval', int(asked.interval), me .. ':timeout', int(asked.timeout))
 core.heartbeats.add(me, asked.interval, asked.timeout)
 core.heartbeats.changed()
-if lived and lost and asked.newest > (tonumber(call('HGET', META, 'overrides_version')) or 0) then restore() end
 local strangers = core.apps.others(asked.info, asked.queues)
 
 local lease = core.clock.at + asked.timeout

@@ -24,20 +24,21 @@ local key = {
   uses = KEYS[22],
   unused = KEYS[23],
   overrides = KEYS[24],
-  versions = KEYS[25],
-  gone = KEYS[26],
-  settling = KEYS[27],
-  contended = KEYS[28],
-  changes = KEYS[29],
-  changed = KEYS[30],
-  totals = KEYS[31],
-  recent = KEYS[32],
-  hungry = KEYS[33],
-  takers = KEYS[34],
-  apps = KEYS[35],
+  ends = KEYS[25],
+  versions = KEYS[26],
+  gone = KEYS[27],
+  settling = KEYS[28],
+  contended = KEYS[29],
+  changes = KEYS[30],
+  changed = KEYS[31],
+  totals = KEYS[32],
+  recent = KEYS[33],
+  hungry = KEYS[34],
+  takers = KEYS[35],
+  apps = KEYS[36],
 }
 local constant = {
-  KEYS = 35,
+  KEYS = 36,
   TURNS = 3,
   WORK = 200,
   PIECE = 80,
@@ -670,12 +671,23 @@ do
 
   local function end_of(mark) return mark and mark.ends or math.huge end
 
-  local function note_end(override)
-    local first_end = math.min(end_of(override.set), end_of(override.pause))
-    if first_end < (core.meta.next_override_end or math.huge) then
-      core.meta.next_override_end = first_end
-      call('HSET', key.meta, 'next_override_end', core.members.int(first_end))
+  local function expect_end(at)
+    core.meta.next_override_end = at
+    if at then
+      call('HSET', key.meta, 'next_override_end', core.members.int(at))
+    else
+      call('HDEL', key.meta, 'next_override_end')
     end
+  end
+
+  local function note_end(limit, override)
+    local first_end = math.min(end_of(override.set), end_of(override.pause))
+    if first_end == math.huge then
+      call('ZREM', key.ends, limit)
+      return
+    end
+    call('ZADD', key.ends, core.members.int(first_end), limit)
+    if first_end < (core.meta.next_override_end or math.huge) then expect_end(first_end) end
   end
 
   -- What an operator has set for a limit: its max, a pause, both, or nothing any more.
@@ -684,35 +696,24 @@ do
       call('HDEL', key.overrides, limit)
     else
       call('HSET', key.overrides, limit, cjson.encode(override))
-      note_end(override)
     end
+    note_end(limit, override)
     if not refresh(limit) then core.limit_table.changed(limit) end
   end
 
-  -- All that is set.
-  local function all()
-    local fields = call('HGETALL', key.overrides)
-    local texts = {}
-    for i = 1, #fields, 2 do texts[fields[i]] = fields[i + 1] end
-    return texts
-  end
-
-  -- What operators set for a time, and whose time is over, is reset.
+  -- What operators set for a time, and whose time is over, is reset: of so many limits, the others by the next scripts.
   local function end_due()
-    core.meta.next_override_end = nil
-    call('HDEL', key.meta, 'next_override_end')
-    for limit, text in pairs(all()) do
-      local override = cjson.decode(text)
-      local is_over, is_pause_over = end_of(override.set) <= core.time.now, end_of(override.pause) <= core.time.now
-      if is_over then override.max, override.set = nil, nil end
-      if is_pause_over then override.pause = nil end
-      if is_over or is_pause_over then set(limit, override) else note_end(override) end
+    local SOME = constant.WORK / 8
+    for _, limit in ipairs(call('ZRANGEBYSCORE', key.ends, '-inf', core.members.int(core.time.now), 'LIMIT', 0, SOME)) do
+      local override = of(limit)
+      if end_of(override.set) <= core.time.now then override.max, override.set = nil, nil end
+      if end_of(override.pause) <= core.time.now then override.pause = nil end
+      set(limit, override)
     end
+    expect_end(tonumber(call('ZRANGE', key.ends, 0, 0, 'WITHSCORES')[2]))
   end
 
-  overrides = {
-    of = of, set = set, all = all, end_due = end_due, refresh = refresh,
-  }
+  overrides = { of = of, set = set, end_due = end_due, refresh = refresh }
 end
 
 return overrides

@@ -1,4 +1,4 @@
--- uses: input meta server time clock members overrides configs units grants running rooms apps sessions heartbeats epochs reply
+-- uses: input meta server time clock members configs units grants running rooms apps sessions heartbeats epochs reply
 -- Begin a session, with what it is configured with and what it runs already.
 --
 -- Guarantee: what it runs counts before anyone is granted anything more; where that exceeds a max, it drains.
@@ -11,7 +11,7 @@
 --         and of the session that it replaces, if its worker had one: old [its id, and ids under which a new one was
 --         opened without hearing of it...], known (the epoch it lived in, else ''), lease (its end on the lease clock, as
 --         last told), longest (the longest lease of any session, as last told, ms), newest (the last version of which
---         it was told the whole table), overrides (limit -> JSON, as it was told with that)
+--         it was told the whole table)
 -- Reply   {status: "ok", epoch, version (of the limit table; syncs tell what is in it), lease (its end, ms on the lease clock), longest, shut (ms for
 --         which nothing is granted yet), lost (true: data was lost, or may have been; false: this Redis is new to all
 --         that came), lapsed (true: the lease of the replaced session had run out),
@@ -19,6 +19,7 @@
 --         strangers: [{app, node, broker}...], of other apps or brokers that share no queue with this one};
 --         what it runs is as of grant 1
 --         {status: "unknown"}: this Redis doesn't have that configuration whole; send it by configure.lua, and open again
+--         {status: "forgotten"}: nor what operators had set, as the replaced session knows it: restore.lua, likewise
 -- Cost    O(limits that hold)
 local int, asked = members.int, input.asked
 local META, SESSION, SESSIONS = key.meta, key.session, key.sessions
@@ -32,29 +33,11 @@ local function facts(it)
   end
   return true
 end
-local function has_only(kinds)
-  return function(it)
-    if type(it) ~= 'table' then return false end
-    for field, value in pairs(it) do
-      if not kinds[field] or not kinds[field](value) then return false end
-    end
-    return true
-  end
-end
-local mark = has_only({ by = short, at = count, reason = short, ends = count })
-local override_kind = has_only({
-  max = function(it) return input.whole(it, -1, constant.MAX) end, set = mark, pause = mark,
-})
-local function set_at_run_time(text) -- an override, as change.lua makes it
-  local read, override = pcall(cjson.decode, text)
-  return read and override_kind(override)
-end
-local function set_at_run_times(it) return input.by_limit(it, set_at_run_time) end
 local function session_ids(it) return every(it, input.session_id) end
 local function queue_names(it) return every(it, short) and #it <= 1000 end
 input.expect({
   session = input.session_id, old = session_ids, known = short, lease = input.integer, newest = input.sized,
-  overrides = set_at_run_times, interval = input.milliseconds, timeout = input.milliseconds, longest = count, info = facts,
+  interval = input.milliseconds, timeout = input.milliseconds, longest = count, info = facts,
   queues = queue_names, config = input.digest, room = input.integer,
   units = function(it) return input.by_limit(it, count) end, running = function(it) return type(it) == 'string' end,
   fence = input.sized, several = input.flag,
@@ -85,25 +68,6 @@ local function others_listen()
 end
 
 local function began(epoch) return tonumber(string.match(epoch, ':(%d+)$')) or 0 end
-
--- Bring back what operators had set, as this session remembers it; what was set since the loss stays.
-local function restore()
-  meta.version = math.max(meta.version, asked.newest)
-  call('HSET', META, 'overrides_version', int(asked.newest), 'version', int(meta.version))
-  local texts = overrides.all()
-  for limit in pairs(asked.overrides) do texts[limit] = texts[limit] or '{}' end
-  for limit, text in pairs(texts) do
-    local override, told = cjson.decode(text), cjson.decode(asked.overrides[limit] or '{}')
-    for _, kind in ipairs({ 'value', 'pause' }) do
-      local change = call('HGET', key.changes, limit .. members.US .. kind)
-      change = change and cjson.decode(change)
-      if not change or change.epoch and change.epoch ~= meta.epoch then -- it was made before the loss
-        if kind == 'value' then override.max, override.set = told.max, told.set else override.pause = told.pause end
-      end
-    end
-    overrides.set(limit, override)
-  end
-end
 
 local lived, is_known, replaced = asked.known ~= '', false, {}
 for _, sid in ipairs(asked.old) do
@@ -145,16 +109,17 @@ local function look_for_loss()
 end
 
 local lost, lapsed = look_for_loss()
-if not configs.is_whole(asked.config) then
+local lacks = not configs.is_whole(asked.config) and 'unknown'
+  or lived and lost and asked.newest > (tonumber(call('HGET', META, 'overrides_version')) or 0) and 'forgotten'
+if lacks then
   reply.finish()
-  return cjson.encode({ status = 'unknown' })
+  return cjson.encode({ status = lacks })
 end
 for sid in pairs(replaced) do sessions.finish(sid, sessions.ALL) end
 if call('ZSCORE', SESSIONS, me) and call('HEXISTS', SESSION, me .. ':sync') == 0 then sessions.finish(me, sessions.ALL) end
 call('HSET', SESSION, me .. ':interval', int(asked.interval), me .. ':timeout', int(asked.timeout))
 heartbeats.add(me, asked.interval, asked.timeout)
 heartbeats.changed()
-if lived and lost and asked.newest > (tonumber(call('HGET', META, 'overrides_version')) or 0) then restore() end
 local strangers = apps.others(asked.info, asked.queues)
 
 local lease = clock.at + asked.timeout

@@ -155,8 +155,10 @@ end
 local function take_hungry()
   for limit, wanted in pairs(asked.hungry or {}) do
     interests[limit] = true
-    if hungry.state(me, limit, wanted, units.of(me, limit)) then
+    local held = units.of(me, limit)
+    if hungry.state(me, limit, wanted, held) then
       contention.begin(limit, me)
+      if held == 0 then contention.tell(limit) end -- shares are smaller by one
       limits.touch(limit)
     elseif wanted == 0 then
       contention.finish_if_empty(limit)
