@@ -160,17 +160,26 @@ def patience(seconds: float) -> float:
     return seconds * (1 + os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
+#: The ports that were given in this process: whoever was given one may not listen yet, or not for the moment.
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on just now.
+    """A port that nobody listens on just now, and that nobody else is given: here, or in another process of a run.
 
     It is below those that systems give to outgoing connections (from 32768 on Linux): while a server is away that
     comes back to its port, no other connection may have taken it, nor a client have connected to itself.
     """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = PORTS[0] + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes
     while True:
-        port = random.SystemRandom().randrange(*PORTS)  # not the one that test libraries seed
+        port = random.SystemRandom().choice(range(first, PORTS[1], processes))  # not the one that test libraries seed
+        if port in _given:
+            continue
         with socket.socket() as listener, suppress(OSError):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
 
 
