@@ -109,6 +109,9 @@ class Broker:
         """Whether messages of a cancelled queue can be read one by one: :meth:`fetch`."""
         return False
 
+    #: How many tasks that wait for their ETA a worker may hold (``worker_eta_task_limit``); None: any number.
+    eta_limit: int | None = None
+
     #: Whether what is being delivered was fetched.
     is_delivering = False
 

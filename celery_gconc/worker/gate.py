@@ -81,20 +81,23 @@ class Gate:
         self._move()
         self._dispatcher.tell_intake(in_a_moment=True)
 
-    def send_back(self) -> None:
-        """Have what waits here for its queue's limit wait at the broker: each message once."""
+    def send_back(self) -> list[Run]:
+        """Have what waits here for its queue's limit wait at the broker, each message once; return what went."""
+        sent: list[Run] = []
         if self._dispatcher.is_over:
-            return
+            return sent
         if self._dispatcher.runs_unlimited:
             self._metering.end_all()
-            return
+            return sent
         names = self._metering.overdue(self._intake.parked_queues())
         for name in names:
             self._metering.begin(name)
         while names and (runs := self.ledger.take_out(names, MAX_AT_ONCE)):
             self._dispatcher.let_go(runs)
             self._intake.send_back(runs)
+            sent += runs
         self._metering.read(everything=True)
+        return sent
 
     def sweep(self, seconds: float) -> list[Run]:
         """Let go of parked requests that were revoked or have expired since; keep the others, or give them back.

@@ -141,7 +141,7 @@ class Starter:
             parts.metering.tell_queues()
             parts.metering.count()
             parts.long_waits.warn(parts.ledger.queued())
-        parts.gate.send_back()
+        parts.deadlocks.sent_back(parts.gate.send_back())
         parts.intake.take_up_overdue()
         parts.intake.renew_used_up()
         parts.intake.fetch_past()

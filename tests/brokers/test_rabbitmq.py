@@ -303,7 +303,7 @@ def test_a_signal_is_handled_after_all_have_gone_back_and_not_in_the_middle_of_a
                 while len(received) < many:
                     connection.drain_events(timeout=20)
                 subscriptions = Subscriptions()
-                subscriptions.attach(consumer, "amqp")
+                subscriptions.attach(consumer, "amqp", None)
                 runs = [Run(SimpleNamespace(message=message), (), queue.name) for message in received]
                 interrupter = threading.Thread(target=interrupt)
                 interrupter.start()

@@ -5,19 +5,30 @@ from __future__ import annotations
 from celery import Signature, chord
 
 from tests.kit.servers import wait_until
+from tests.kit.workers import Worker
+
+
+def warnings(workers: list[Worker]) -> list[str]:
+    return [line for worker in workers for line in worker.output().splitlines() if "possible deadlock" in line]
 
 
 def test_a_child_that_waits_for_a_permit_that_its_parent_holds_is_warned_of_with_both_names_and_the_limit(make_cluster):
     cluster = make_cluster(global_concurrency_limits={"task:tests.cluster.app.parent": 1})
     workers = cluster.start("w1", "w2")
     cluster.send("parent", 1)
+    wait_until(lambda: warnings(workers), seconds=40, what="the warning")
+    warning = warnings(workers)[0]
+    assert "under task:tests.cluster.app.parent" in warning
+    assert warning.count("tests.cluster.app.parent[") == 2, "child and parent, by name and id"
 
-    def warnings() -> list[str]:
-        return [line for worker in workers for line in worker.output().splitlines() if "possible deadlock" in line]
 
-    wait_until(warnings, seconds=40, what="the warning")
-    assert "under task:tests.cluster.app.parent" in warnings()[0]
-    assert warnings()[0].count("tests.cluster.app.parent[") == 2, "child and parent, by name and id"
+def test_a_child_that_waits_at_the_broker_for_its_parent_s_permit_is_warned_of_too(make_cluster):
+    cluster = make_cluster(global_concurrency_wait_at_broker=True, global_concurrency_limits={"celery": 1})
+    workers = cluster.start("w1", "w2")
+    cluster.send("parent", 1, queue="celery")
+    wait_until(lambda: cluster.waiting_in("celery") == 1, what="the child waits at the broker")
+    wait_until(lambda: warnings(workers), seconds=40, what="the warning")
+    assert "under queue:celery" in warnings(workers)[0]
 
 
 def test_a_parent_that_does_not_wait_and_a_child_that_gets_its_turn_are_not_warned_of(make_cluster):

@@ -69,7 +69,7 @@ class Intake:
 
         *has_fixed_prefetch*: each of the broker's consumers has a prefetch count of its own.
         """
-        self.subscriptions.attach(task_consumer, driver_type)
+        self.subscriptions.attach(task_consumer, driver_type, getattr(qos, "max_prefetch", None))
         self._broker = self.subscriptions.broker
         self.queue_of = self._broker.queue_of if self._broker is not None else _not_known
         self._credit.attach(qos, is_fixed=has_fixed_prefetch)

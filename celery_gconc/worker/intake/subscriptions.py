@@ -43,7 +43,7 @@ class Subscriptions:
         #: How often queues were found to be gone on earlier connections.
         self._lost: Counter[str] = Counter()
 
-    def attach(self, task_consumer: Any, driver_type: str) -> None:
+    def attach(self, task_consumer: Any, driver_type: str, eta_limit: int | None) -> None:
         """A new connection: everything that is subscribed is consumed again."""
         self._consumer = task_consumer
         self._stopped.clear()
@@ -51,6 +51,8 @@ class Subscriptions:
         self._staying.clear()
         self._close_broker()
         self.broker = broker_of(task_consumer, driver_type)
+        if self.broker is not None:
+            self.broker.eta_limit = eta_limit
         self.is_attached = True
 
     def detach(self) -> None:

@@ -44,6 +44,8 @@ class DeadlockWatch:
         self._link, self._ledger = link, ledger
         #: When suspects are collected again, and when the holders of their limits are read, by :func:`now`.
         self._next_collect = self._next_read = 0.0
+        #: Those that went back to a full queue, and have somebody who sent them, by task id.
+        self._sent_back: dict[str, Run] = {}
         #: Who waits for what its ancestor may hold: by limit and by the ancestor's id; and about how many.
         self._suspects: dict[str, dict[str, Run]] = {}
         self._suspected = 0
@@ -56,7 +58,7 @@ class DeadlockWatch:
         if moment < self._next_collect:
             return
         self._next_collect = moment + COLLECT_SECONDS
-        for run in runs:
+        for run in (*runs, *self._still_away(moment)):
             if moment - run.arrived >= SUSPECT_SECONDS and self._suspected < MAX_SUSPECTS:
                 for ancestor in _ancestors(run.request):
                     self._suspected += 1
@@ -68,6 +70,19 @@ class DeadlockWatch:
         suspects, self._suspects, self._suspected = self._suspects, {}, 0
         for limit, children in suspects.items():
             self._compare(limit, children)
+
+    def sent_back(self, runs: Iterable[Run]) -> None:
+        """These wait at the broker from now on, where their limit is full too, and may not be seen again."""
+        for run in runs:
+            if len(self._sent_back) < MAX_SUSPECTS and _ancestors(run.request):
+                self._sent_back[run.task_id] = run
+
+    def _still_away(self, moment: float) -> list[Run]:
+        """Those that went back so long ago, each once."""
+        found = [run for run in self._sent_back.values() if moment - run.arrived >= SUSPECT_SECONDS]
+        for run in found:
+            del self._sent_back[run.task_id]
+        return found
 
     def _compare(self, limit: str, children: dict[str, Run]) -> None:
         """Warn where the holders of a limit are ancestors of those that wait for it."""
