@@ -53,9 +53,8 @@ class AMQPBroker(Broker):
         capabilities = self.channel.connection.server_properties.get("capabilities") or {}
         self._has_nack = bool(capabilities.get("basic.nack"))
         self._keeper = Keeper(self.channel.connection.client, lambda name: name in consumer._active_tags)
-        #: Of the messages that were asked for and have not come yet, the queue and the tag by which it was consumed:
-        #: answers come in this order.
-        self._asked: deque[tuple[str, str | None]] = deque()
+        #: The queues of the messages that were asked for and have not come yet: answers come in this order.
+        self._asked: deque[str] = deque()
         self.channel._callbacks[spec.Basic.GetOk] = self._got
         self.channel._callbacks[spec.Basic.GetEmpty] = self._got_none
         self._outlive_lost_queues()
@@ -157,14 +156,13 @@ class AMQPBroker(Broker):
         (py-amqp 5 waits for each answer in its own method for it, and handles whatever else comes meanwhile.) What
         the broker counts against prefetch counts are deliveries to consumers; a ``basic.get`` is none.
         """
-        tag = self.consumer._active_tags.get(name)
         for _ in range(count):
             self.channel.send_method(spec.Basic.Get, "Bsb", (0, name, self.consumer.no_ack))
-            self._asked.append((name, tag))
+            self._asked.append(name)
         return count
 
     def under_way(self, name: str) -> int:  # noqa: D102 - as above
-        return sum(asked == name for asked, _ in self._asked)
+        return self._asked.count(name)
 
     def count(self, names: Sequence[str]) -> dict[str, int]:
         """The same, as of the last message of each that came, or of the last look after it."""
@@ -172,10 +170,12 @@ class AMQPBroker(Broker):
 
     def _got(self, tag: int, redelivered: bool, exchange: str, key: str, left: int, message: Any) -> None:
         """A message that was asked for has come; *left* are in its queue after it."""
-        name, consumer_tag = self._asked.popleft()
+        name = self._asked.popleft()
         self._keeper.counts[name] = left
         message = self.channel._on_get_ok(tag, redelivered, exchange, key, left, message)
-        message.delivery_info["consumer_tag"] = consumer_tag  # says which queue it is of, also where that is cancelled
+        # No consumer has such a tag: however often the queue was consumed anew since, it says of which queue this is.
+        message.delivery_info["consumer_tag"] = own = f"celery-gconc-get-{name}"
+        self._queues[own] = name
         self.is_delivering = True
         try:
             self.consumer._receive_callback(message)
@@ -184,7 +184,7 @@ class AMQPBroker(Broker):
 
     def _got_none(self, cluster_id: str) -> None:
         """There was no message where one was asked for."""
-        name, _ = self._asked.popleft()
+        name = self._asked.popleft()
         self._keeper.counts[name] = 0
         self.on_end(name)
 

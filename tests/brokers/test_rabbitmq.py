@@ -13,7 +13,7 @@ from traceback import walk_stack
 from types import FrameType, SimpleNamespace
 
 import pytest
-from kombu import Connection, Consumer, Queue
+from kombu import Connection, Consumer, Exchange, Queue
 from kombu.message import Message
 
 from celery_gconc.brokers.amqp import AMQPBroker
@@ -317,3 +317,27 @@ def test_a_signal_is_handled_after_all_have_gone_back_and_not_in_the_middle_of_a
     assert len(handled) > 1
     assert "in a frame" not in handled
     assert all(run.request.message._state == "REQUEUED" for run in runs)
+
+
+def test_a_message_that_was_asked_for_is_known_by_its_queue_however_often_that_was_consumed_since(
+    rabbitmq_process: RabbitMQServer,
+):
+    with Connection(rabbitmq_process.url) as connection, connection.channel() as channel:
+        queue = Queue("asked-for", Exchange("asked-for"), routing_key="another.key", channel=channel)
+        queue.declare()
+        received: list[Message] = []
+        with Consumer(channel, [queue], on_message=received.append, accept=["json"]) as consumer:
+            broker = AMQPBroker(consumer)
+            broker.cancel(queue.name, consumer._active_tags[queue.name])
+            connection.Producer().publish({}, exchange="asked-for", routing_key="another.key")
+            assert broker.fetch(queue.name, 1) == broker.under_way(queue.name) == 1
+            for _ in range(3):  # as where the broker stands still for long
+                broker.consume(queue, consumer._active_tags[queue.name])
+                broker.cancel(queue.name, consumer._active_tags[queue.name])
+            while not received:
+                connection.drain_events(timeout=20)
+            assert broker.queue_of(received[0]) == queue.name
+            assert (broker.under_way(queue.name), broker.count([queue.name])) == (0, {queue.name: 0})
+            received[0].ack()
+        broker.close()
+        queue.delete()
