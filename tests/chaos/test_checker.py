@@ -187,6 +187,28 @@ def test_a_child_killed_while_idle_explains_no_more_than_a_max_that_held_since()
     assert story.found() == ["overshoot"]
 
 
+def test_what_a_pool_was_handed_before_its_loop_waited_for_a_frozen_broker_begins_as_that_goes_on() -> None:
+    story = Story(q0=3)
+    story.fault(1.0, 0, "broker-freeze")
+    story.change(1.5, 1.6, "1")
+    story.at(4.0, "fault", name="broker-freeze", phase="end", number=1, w=("a", "b"), seconds=3)
+    for number in range(3):
+        story.starts(4.02, str(number), "ab"[number % 2])
+    assert story.found() == []
+    story.starts(4.03, "4", "a")
+    assert story.found() == ["overshoot"], "so many were never allowed"
+
+
+def test_a_frozen_broker_explains_no_start_that_comes_later() -> None:
+    story = Story(q0=3)
+    story.fault(1.0, 0, "broker-freeze")
+    story.change(1.5, 1.6, "1")
+    story.at(4.0, "fault", name="broker-freeze", phase="end", number=1, w=("a", "b"), seconds=3)
+    story.starts(5.1, "1", "a")
+    story.starts(5.2, "2", "b")
+    assert story.found() == ["overshoot"]
+
+
 def test_tasks_of_a_worker_stopped_for_longer_than_its_lease_are_excused_until_it_has_restated() -> None:
     story = Story(q0=1)
     story.starts(1.0, "1", "a")

@@ -125,6 +125,13 @@ class Checker:
         if life.is_excused(time, self._steps) and not life.away and life.may_start > 0 and time - life.back <= 1.0:
             life.may_start -= 1
             return True
+        # What a pool is handed is written to its children by the event loop, which may wait for a frozen broker before.
+        for froze, went_on, name, _ in self.history.values() if life.pool == "prefork" else ():
+            is_just_over = name == "broker-freeze" and went_on <= time <= went_on + 1.0
+            if is_just_over and all(
+                count <= self.maxima[limit].most_since(froze, time) for limit, count in over.items()
+            ):
+                return True
         # Killed while idle: what it is handed, it never reads, until its parent finds out and gives it to another.
         for killed in life.children_killed:
             if killed <= time <= killed + UNREAD and all(
