@@ -85,6 +85,10 @@ CALLS = {
 }
 
 
+#: What replies begin with.
+STATUSES = {"ok", "refused", "closed", "stale", "more", "lost", "unknown", "forgotten", "done"}
+
+
 @dataclass(frozen=True)
 class Call:
     """What a script was called with."""
@@ -202,7 +206,7 @@ class Bench:
             assert self.dump() == before, f"an error after a write: {exc}"
             return None
         decoded = json.loads(reply)
-        assert decoded["status"] in ("ok", "refused", "closed", "stale", "more", "lost", "unknown"), decoded
+        assert decoded["status"] in STATUSES, decoded
         return dict(decoded)
 
     def see(self) -> Look:
