@@ -330,6 +330,7 @@ def test_a_message_that_was_asked_for_is_known_by_its_queue_however_often_that_w
             broker = AMQPBroker(consumer)
             broker.cancel(queue.name, consumer._active_tags[queue.name])
             connection.Producer().publish({}, exchange="asked-for", routing_key="another.key")
+            wait_until(lambda: channel.queue_declare(queue.name, passive=True).message_count == 1, what="it is there")
             assert broker.fetch(queue.name, 1) == broker.under_way(queue.name) == 1
             for _ in range(3):  # as where the broker stands still for long
                 broker.consume(queue, consumer._active_tags[queue.name])
