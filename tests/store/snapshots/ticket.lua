@@ -114,6 +114,11 @@ do
     end
     return true
   end
+  local function is_piece(it) -- of a table that is sent in pieces
+    local number = 0
+    for _ in pairs(it) do number = number + 1 end
+    return number <= constant.PIECE
+  end
   local function configured_max(it) return whole(it, 0, constant.MAX) end
   local function configuration(it) return by_limit(it, configured_max) end
   local function digest(it) return type(it) == 'string' and #it <= 64 and string.find(it, '^%d+%-%x+$') ~= nil end
@@ -164,8 +169,8 @@ do
   input = {
     asked = asked, me = asked.session, expect = expect, whole = whole, short = short, flag = flag, count = count,
     integer = integer, grant_number = grant_number, sized = sized, milliseconds = milliseconds, session_id = session_id,
-    every = every, limit_name = limit_name, by_limit = by_limit, configuration = configuration, digest = digest,
-    claims = claims, wants = wants_,
+    every = every, limit_name = limit_name, by_limit = by_limit, is_piece = is_piece, configuration = configuration,
+    digest = digest, claims = claims, wants = wants_,
   }
 end
 

@@ -8,12 +8,7 @@
 --         {status: "closed"}: all data was lost; open first
 -- Cost    O(limits in the piece)
 local asked = input.asked
-local function piece(it)
-  if not input.configuration(it) then return false end
-  local count = 0
-  for _ in pairs(it) do count = count + 1 end
-  return count <= constant.PIECE
-end
+local function piece(it) return input.configuration(it) and input.is_piece(it) end
 input.expect({ digest = input.digest, values = piece, timeout = input.milliseconds })
 epochs.begin()
 if not meta.epoch then return cjson.encode({ status = 'closed' }) end

@@ -29,12 +29,7 @@ local function set_at_run_time(text) -- an override, as change.lua makes it
   local read, override = pcall(cjson.decode, text)
   return read and override_kind(override)
 end
-local function piece(it)
-  if not input.by_limit(it, set_at_run_time) then return false end
-  local number = 0
-  for _ in pairs(it) do number = number + 1 end
-  return number <= constant.PIECE
-end
+local function piece(it) return input.by_limit(it, set_at_run_time) and input.is_piece(it) end
 input.expect({
   known = short, newest = input.sized, values = piece, last = input.flag,
   after = function(it) return it == cjson.null or type(it) == 'string' and string.find(it, '^%d+$') ~= nil and #it < 20 end,
