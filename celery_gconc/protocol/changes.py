@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 #: The order of what a row has on the wire.
@@ -31,6 +31,8 @@ class Changes:
     #: That of the other.
     version: int
     rows: tuple[Changed, ...] = ()
+    #: When that one held, by Redis' clock, in ms.
+    at: int = field(default=0, compare=False)
 
     @classmethod
     def decode(cls, told: Mapping[str, Any] | None) -> Changes | None:
@@ -41,4 +43,4 @@ class Changes:
             Changed(str(limit), None if int(maximum) < 0 else int(maximum), str(override))
             for limit, maximum, override in told["rows"] or ()
         )
-        return cls(int(told["before"]), int(told["version"]), rows)
+        return cls(int(told["before"]), int(told["version"]), rows, int(told["at"]))

@@ -25,8 +25,10 @@ class Former:
     epoch: str
     #: The end of its lease, in ms on the lease clock.
     lease: int = 0
-    #: The newest version of which it was told the whole limit table, and what operators had set by then.
+    #: The newest version of which it was told the whole limit table, when that was (by Redis' clock, in ms), and what
+    #: operators had set by then.
     version: int = 0
+    told_at: int = 0
     overrides: Mapping[str, str] = field(default_factory=dict)
     #: The longest lease that any session could have, as it was last told, in seconds.
     longest: float = 0.0

@@ -103,7 +103,7 @@ class SessionStore(Store):
 
     def _restore(self, former: Former) -> None:
         """Bring back what operators had set, and nothing else; see ``lua/session/restore.lua``."""
-        told = {"known": former.epoch, "newest": former.version}
+        told = {"known": former.epoch, "newest": former.version, "told_at": former.told_at}
         left, after = dict(former.overrides), "0"
         while left or after is not None:
             piece = {limit: left.pop(limit) for limit in list(islice(left, RESTORED))}

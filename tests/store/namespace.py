@@ -370,6 +370,7 @@ class Session:
         self.epoch = self.opened.epoch
         #: The version of its table, and up to which it was told the next one.
         self.version = self.known = -1
+        self.told_at = 0
         self.table: dict[str, int] = {}
         self.overrides: dict[str, str] = {}
         self._coming: tuple[dict[str, int], dict[str, str]] = ({}, {})
@@ -473,7 +474,8 @@ class Session:
         self.known = changes.version
         if self.version < 0 and self.known < newest:
             return False
-        self.version, self.table, self.overrides = self.known, dict(limits), dict(overrides)
+        self.version, self.told_at = self.known, changes.at
+        self.table, self.overrides = dict(limits), dict(overrides)
         return True
 
     def catch_up(self) -> None:
@@ -484,7 +486,7 @@ class Session:
     @property
     def former(self) -> Former:
         """What the session that takes the place of this one says of it."""
-        return Former((self.name,), self.epoch, self.lease, self.version, self.overrides, self.longest)
+        return Former((self.name,), self.epoch, self.lease, self.version, self.told_at, self.overrides, self.longest)
 
     def ask(self, *limits: str | Claim, age: float = 0.0) -> int:
         """Have one more request wait, and return its number."""

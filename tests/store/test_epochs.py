@@ -331,6 +331,49 @@ def test_what_was_set_since_the_loss_stays(namespace, pair):
     assert not namespace.store.status("queue:slow")["queue:slow"].paused
 
 
+@pytest.mark.parametrize("changed", ["set", "reset", "paused", "another"])
+def test_what_was_set_in_data_that_went_back_on_the_same_server_stays(namespace, pair, changed):
+    first, second = pair
+    namespace.set("queue:slow", 4)
+    stale = Snapshot(namespace)
+    namespace.set("app", 3)
+    namespace.set("queue:slow", 2)
+    for session in pair:
+        session.sync()
+    stale.restore()
+    namespace.step_wall_clock(1)
+    if changed == "set":
+        namespace.set("queue:slow", 1)
+    elif changed == "reset":
+        namespace.store.reset("queue:slow", by="test")
+    elif changed == "paused":
+        namespace.store.pause("queue:slow", True, by="test")
+    else:
+        for maximum in range(1, 5):
+            namespace.set("pool:new", maximum)
+    assert second.sync(asks=[]).status == "closed", "it notices first, after the change"
+    second, first = again(second, "b2"), again(first, "a2")
+    assert namespace.max("app") == 3, "this was lost"
+    assert namespace.max("queue:slow") == {"set": 1, "reset": None, "paused": 0, "another": 2}[changed]
+    assert namespace.max("pool:new") == (4 if changed == "another" else None)
+
+
+def test_what_a_survivor_never_heard_of_is_not_undone_by_what_it_remembers(namespace, pair):
+    first, second = pair
+    namespace.set("app", 5)
+    first.sync()
+    namespace.step_wall_clock(1)
+    namespace.set("app", 2)
+    namespace.set("queue:slow", 1)
+    namespace.set("queue:slow", 3)
+    second.sync()
+    namespace.raw.hset(namespace.keys.key("session"), "b:sync", 0)
+    assert second.sync(asks=[]).status == "closed"
+    again(first, "a2")
+    assert namespace.max("app") == 2
+    assert namespace.max("queue:slow") == 3
+
+
 def test_what_was_set_between_a_loss_of_all_data_and_the_first_survivor_stays(namespace, pair):
     first, _ = pair
     namespace.set("app", 5)

@@ -151,13 +151,14 @@ class Bench:
         store = self.namespace.store
         text = json.dumps({"max": 3, "set": {"by": "somebody", "at": 1, "ends": 1}})
         if name == "open":
-            former = Former(("gone",), "x:1", 5, 2, {"pool:c": text})
+            former = Former(("gone",), "x:1", 5, 2, 3, {"pool:c": text})
             how = {"config": {A: 3}, "held": {7: (A,)}, "fence": 5, "former": former}
             self.namespace.session("new", states=False, **how)
         elif name == "configure":
             self.namespace.session("new", config={A: 3, "pool:e": 1}, states=False)
         elif name == "restore":
-            told = {"known": "x:1", "newest": 90, "values": {"pool:c": text, A: "{}"}, "after": "0", "last": True}
+            told = {"known": "x:1", "newest": 90, "told_at": 5, "values": {"pool:c": text, A: "{}"}}
+            told |= {"after": "0", "last": True}
             store._run("restore", told)
         elif name == "sync":
             rows = [Row(1.5, "id-4", "name"), Row(0.5, "id-6", "name")]

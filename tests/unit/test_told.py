@@ -94,13 +94,13 @@ def test_where_redis_begins_anew_nothing_starts_until_all_is_told_again():
 def test_what_operators_had_set_is_known_by_the_last_table_that_was_whole():
     harness = Harness()
     rows = (Changed(LIMIT, 2, '{"max": 2}'),)
-    answer(harness, Changes(1, 5, rows), 5)
-    assert harness.ledger.known_overrides() == (5, {LIMIT: '{"max": 2}'})
+    answer(harness, Changes(1, 5, rows, 50), 5)
+    assert harness.ledger.known_overrides() == (5, 50, {LIMIT: '{"max": 2}'})
     harness.ledger.opened("s2", 9, harness.ends)
-    answer(harness, Changes(-1, 8), 9)
-    assert harness.ledger.known_overrides() == (5, {LIMIT: '{"max": 2}'}), "it may be lost there"
-    answer(harness, Changes(8, 9), 9)
-    assert harness.ledger.known_overrides() == (9, {})
+    answer(harness, Changes(-1, 8, (), 80), 9)
+    assert harness.ledger.known_overrides() == (5, 50, {LIMIT: '{"max": 2}'}), "it may be lost there"
+    answer(harness, Changes(8, 9, (), 90), 9)
+    assert harness.ledger.known_overrides() == (9, 90, {})
 
 
 def test_changes_that_do_not_follow_on_what_is_known_are_asked_for_again():

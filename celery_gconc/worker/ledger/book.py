@@ -156,10 +156,13 @@ class Book(Generic[R]):
             free = self.free_slots
             return free if self.waiting_count and free > 0 and self._asks.room() <= 0 else 0
 
-    def known_overrides(self) -> tuple[int, Mapping[str, str]]:
-        """What operators have set, as last told, and the version of the limit table that it was told with."""
+    def known_overrides(self) -> tuple[int, int, Mapping[str, str]]:
+        """What operators have set, as last told, behind the version of the limit table that it was told with, and when.
+
+        The time is Redis', in ms.
+        """
         with self._lock:
-            return self._told.version, dict(self._told.overrides)
+            return self._told.version, self._told.at, dict(self._told.overrides)
 
     # -- Forks -------------------------------------------------------------------------------------------
 

@@ -22,8 +22,10 @@ class Told:
         self.is_whole = False
         #: Whether the next sync is one of those that make it whole, or the first by what was whole then.
         self.is_urgent = False
-        #: The last version that was whole, and what operators had set by then: a Redis that has lost it gets it back.
+        #: The last version that was whole, when that was (by Redis' clock, in ms), and what operators had set by then.
+        #: A Redis that has lost that gets it back.
         self.version = 0
+        self.at = 0
         self.overrides: Mapping[str, str] = {}
         self._limits: dict[str, int] = {}
         self._overrides: dict[str, str] = {}
@@ -59,5 +61,5 @@ class Told:
         self.is_whole = self.is_whole or not is_behind
         if not self.is_whole:
             return None
-        self.version, self.overrides = self.known, self._overrides
+        self.version, self.at, self.overrides = self.known, changes.at, self._overrides
         return self._limits

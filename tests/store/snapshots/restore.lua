@@ -2179,21 +2179,23 @@ do
   -- known here has stated what it runs, or run out. For sessions that are not known, nothing is granted for `hold` ms:
   -- whoever lives says something within the longest interval, or, cut off, holds a lease that ends by the longest.
   -- Counters begin at 0, for those who read them take any step back for that.
-  local function begin_epoch(hold, is_new)
+  -- version_at_loss: of the limit table, where nothing was changed since; a session that knows a later one brings back
+  -- what operators had set. Without it the first one does.
+  local function begin_epoch(hold, is_new, version_at_loss)
     call('EXPIRE', key.totals, 0)
     core.meta.epoch = (core.server.id or '') .. ':' .. core.members.int(core.time.now * 1000 + core.time.us)
     core.meta.epoch_began = core.clock.at
     -- (A value of more than 64 bytes has Redis keep the hash as a table, not as a list: each script reads most of it.)
     call('HSET', key.meta, 'is_table', string.rep('-', 65), 'epoch', core.meta.epoch, 'server_id', core.server.id or '',
-      'epoch_began', core.members.int(core.meta.epoch_began), 'overrides_version', core.members.int(core.meta.version),
+      'epoch_began', core.members.int(core.meta.epoch_began), 'overrides_version', core.members.int(version_at_loss or 0),
       'clock', core.members.int(core.clock.at), 'time', core.members.int(core.time.now))
     shut_until(core.clock.at + hold, is_new)
     core.limit_table.settle_all()
   end
 
-  local function begin_after_loss()
+  local function begin_after_loss(version_at_loss)
     local MARGIN = 500 -- ms after an interval within which every session that lives has said something
-    begin_epoch(core.heartbeats.slowest() + MARGIN)
+    begin_epoch(core.heartbeats.slowest() + MARGIN, false, version_at_loss)
   end
 
   -- The least that a session's lease lasts: a whole one from the beginning of the epoch. (Its lease here may be as old as
@@ -2245,7 +2247,7 @@ do
   local function begin()
     if not core.meta.epoch then return end
     core.clock.save()
-    if core.server.id and core.server.id ~= core.meta.server_id then begin_after_loss() end
+    if core.server.id and core.server.id ~= core.meta.server_id then begin_after_loss(core.meta.version) end
     if core.meta.closed_until and core.clock.at >= core.meta.closed_until then
       core.meta.closed_until = nil
       call('HDEL', key.meta, 'closed_until', 'lost')
@@ -2269,7 +2271,7 @@ end,
 
 news = function()
 
--- uses: meta members limits
+-- uses: meta time members limits
 -- News: what has changed in the limit table since a version, and which sessions are yet to be told.
 --
 -- VERSIONS has each limit by the version with which its max, or what operators have set for it, last changed; one for which
@@ -2279,7 +2281,7 @@ news = function()
 local news
 do
   -- What has changed since a version (-1: all that there is), the first PIECE of it: before and version, of tables that
-  -- they lead from and to, and LIMIT rows.
+  -- they lead from and to, at (when that was; ms), and LIMIT rows.
   local function since(version)
     local found = call('ZRANGEBYSCORE', key.versions, '(' .. core.members.int(version), '+inf', 'WITHSCORES', 'LIMIT', 0,
       constant.PIECE)
@@ -2293,7 +2295,7 @@ do
       }
     end
     local is_all = #names < constant.PIECE
-    return { before = version, version = is_all and core.meta.version or tonumber(found[#found]), rows = rows }
+    return { before = version, version = is_all and core.meta.version or tonumber(found[#found]), at = core.time.now, rows = rows }
   end
 
   local function what_to_tell()
@@ -2377,10 +2379,10 @@ end
 -- uses: input meta members overrides epochs reply
 -- Bring back what operators had set, as a session remembers it that lived before data was lost: a piece of it.
 --
--- Guarantee: what was set since the loss stays. Nothing is granted meanwhile (open.lua). A piece may come twice, and
---         several may bring back theirs at once: who remembers a later table is the last.
+-- Guarantee: what was set since the loss stays, or since the session was told. Nothing is granted meanwhile (open.lua).
+--         A piece may come twice, and several may bring back theirs at once: who remembers a later table is the last.
 -- ARGV[2] known (the epoch in which it lived), newest (the last version of which it was told the whole table),
---         values (limit -> JSON, as it was told with that, or {}; at most PIECE of them), after (next of the call before;
+--         told_at (wall time, ms: when that was), values (limit -> JSON, as it was told with that, or {}; at most PIECE of them), after (next of the call before;
 --         null: nothing is looked for), last (true: this was all)
 -- Reply   {status: "ok", names [limit...] (some for which something is set here), next (null: these were the last)}
 --         {status: "done"}: there is nothing to bring back
@@ -2397,9 +2399,9 @@ local function has_only(kinds)
     return true
   end
 end
-local mark = has_only({ by = short, at = count, reason = short, ends = count })
+local mark_kind = has_only({ by = short, at = count, reason = short, ends = count })
 local override_kind = has_only({
-  max = function(it) return core.input.whole(it, -1, constant.MAX) end, set = mark, pause = mark,
+  max = function(it) return core.input.whole(it, -1, constant.MAX) end, set = mark_kind, pause = mark_kind,
 })
 local function set_at_run_time(text) -- an override, as change.lua makes it
   local read, override = pcall(cjson.decode, text)
@@ -2407,7 +2409,7 @@ local function set_at_run_time(text) -- an override, as change.lua makes it
 end
 local function piece(it) return core.input.by_limit(it, set_at_run_time) and core.input.is_piece(it) end
 core.input.expect({
-  known = short, newest = core.input.sized, values = piece, last = core.input.flag,
+  known = short, newest = core.input.sized, told_at = count, values = piece, last = core.input.flag,
   after = function(it) return it == cjson.null or type(it) == 'string' and string.find(it, '^%d+$') ~= nil and #it < 20 end,
 })
 core.epochs.begin()
@@ -2421,15 +2423,18 @@ if asked.newest > core.meta.version then
   call('HSET', key.meta, 'version', int(core.meta.version))
 end
 
-local function was_changed_since(limit, kind)
+-- The data may have gone back in time where nobody saw it, and been changed before the epoch began: that is later than
+-- all that the session was told.
+local function was_changed_since(limit, kind, mark)
+  if mark and (mark.at or 0) > asked.told_at then return true end
   local change = call('HGET', key.changes, limit .. core.members.US .. kind)
   change = change and cjson.decode(change)
-  return change and (not change.epoch or change.epoch == core.meta.epoch)
+  return change and (not change.epoch or change.epoch == core.meta.epoch or change.at > asked.told_at)
 end
 for limit, text in pairs(asked.values) do
   local override, told = core.overrides.of(limit), cjson.decode(text)
-  if not was_changed_since(limit, 'value') then override.max, override.set = told.max, told.set end
-  if not was_changed_since(limit, 'pause') then override.pause = told.pause end
+  if not was_changed_since(limit, 'value', override.set) then override.max, override.set = told.max, told.set end
+  if not was_changed_since(limit, 'pause', override.pause) then override.pause = told.pause end
   core.overrides.set(limit, override)
 end
 if asked.last then call('HSET', key.meta, 'overrides_version', int(asked.newest)) end

@@ -2205,21 +2205,23 @@ do
   -- known here has stated what it runs, or run out. For sessions that are not known, nothing is granted for `hold` ms:
   -- whoever lives says something within the longest interval, or, cut off, holds a lease that ends by the longest.
   -- Counters begin at 0, for those who read them take any step back for that.
-  local function begin_epoch(hold, is_new)
+  -- version_at_loss: of the limit table, where nothing was changed since; a session that knows a later one brings back
+  -- what operators had set. Without it the first one does.
+  local function begin_epoch(hold, is_new, version_at_loss)
     call('EXPIRE', key.totals, 0)
     core.meta.epoch = (core.server.id or '') .. ':' .. core.members.int(core.time.now * 1000 + core.time.us)
     core.meta.epoch_began = core.clock.at
     -- (A value of more than 64 bytes has Redis keep the hash as a table, not as a list: each script reads most of it.)
     call('HSET', key.meta, 'is_table', string.rep('-', 65), 'epoch', core.meta.epoch, 'server_id', core.server.id or '',
-      'epoch_began', core.members.int(core.meta.epoch_began), 'overrides_version', core.members.int(core.meta.version),
+      'epoch_began', core.members.int(core.meta.epoch_began), 'overrides_version', core.members.int(version_at_loss or 0),
       'clock', core.members.int(core.clock.at), 'time', core.members.int(core.time.now))
     shut_until(core.clock.at + hold, is_new)
     core.limit_table.settle_all()
   end
 
-  local function begin_after_loss()
+  local function begin_after_loss(version_at_loss)
     local MARGIN = 500 -- ms after an interval within which every session that lives has said something
-    begin_epoch(core.heartbeats.slowest() + MARGIN)
+    begin_epoch(core.heartbeats.slowest() + MARGIN, false, version_at_loss)
   end
 
   -- The least that a session's lease lasts: a whole one from the beginning of the epoch. (Its lease here may be as old as
@@ -2271,7 +2273,7 @@ do
   local function begin()
     if not core.meta.epoch then return end
     core.clock.save()
-    if core.server.id and core.server.id ~= core.meta.server_id then begin_after_loss() end
+    if core.server.id and core.server.id ~= core.meta.server_id then begin_after_loss(core.meta.version) end
     if core.meta.closed_until and core.clock.at >= core.meta.closed_until then
       core.meta.closed_until = nil
       call('HDEL', key.meta, 'closed_until', 'lost')
@@ -2295,7 +2297,7 @@ end,
 
 news = function()
 
--- uses: meta members limits
+-- uses: meta time members limits
 -- News: what has changed in the limit table since a version, and which sessions are yet to be told.
 --
 -- VERSIONS has each limit by the version with which its max, or what operators have set for it, last changed; one for which
@@ -2305,7 +2307,7 @@ news = function()
 local news
 do
   -- What has changed since a version (-1: all that there is), the first PIECE of it: before and version, of tables that
-  -- they lead from and to, and LIMIT rows.
+  -- they lead from and to, at (when that was; ms), and LIMIT rows.
   local function since(version)
     local found = call('ZRANGEBYSCORE', key.versions, '(' .. core.members.int(version), '+inf', 'WITHSCORES', 'LIMIT', 0,
       constant.PIECE)
@@ -2319,7 +2321,7 @@ do
       }
     end
     local is_all = #names < constant.PIECE
-    return { before = version, version = is_all and core.meta.version or tonumber(found[#found]), rows = rows }
+    return { before = version, version = is_all and core.meta.version or tonumber(found[#found]), at = core.time.now, rows = rows }
   end
 
   local function what_to_tell()

@@ -14,21 +14,23 @@ do
   -- known here has stated what it runs, or run out. For sessions that are not known, nothing is granted for `hold` ms:
   -- whoever lives says something within the longest interval, or, cut off, holds a lease that ends by the longest.
   -- Counters begin at 0, for those who read them take any step back for that.
-  local function begin_epoch(hold, is_new)
+  -- version_at_loss: of the limit table, where nothing was changed since; a session that knows a later one brings back
+  -- what operators had set. Without it the first one does.
+  local function begin_epoch(hold, is_new, version_at_loss)
     call('EXPIRE', key.totals, 0)
     meta.epoch = (server.id or '') .. ':' .. members.int(time.now * 1000 + time.us)
     meta.epoch_began = clock.at
     -- (A value of more than 64 bytes has Redis keep the hash as a table, not as a list: each script reads most of it.)
     call('HSET', key.meta, 'is_table', string.rep('-', 65), 'epoch', meta.epoch, 'server_id', server.id or '',
-      'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(meta.version),
+      'epoch_began', members.int(meta.epoch_began), 'overrides_version', members.int(version_at_loss or 0),
       'clock', members.int(clock.at), 'time', members.int(time.now))
     shut_until(clock.at + hold, is_new)
     limit_table.settle_all()
   end
 
-  local function begin_after_loss()
+  local function begin_after_loss(version_at_loss)
     local MARGIN = 500 -- ms after an interval within which every session that lives has said something
-    begin_epoch(heartbeats.slowest() + MARGIN)
+    begin_epoch(heartbeats.slowest() + MARGIN, false, version_at_loss)
   end
 
   -- The least that a session's lease lasts: a whole one from the beginning of the epoch. (Its lease here may be as old as
@@ -80,7 +82,7 @@ do
   local function begin()
     if not meta.epoch then return end
     clock.save()
-    if server.id and server.id ~= meta.server_id then begin_after_loss() end
+    if server.id and server.id ~= meta.server_id then begin_after_loss(meta.version) end
     if meta.closed_until and clock.at >= meta.closed_until then
       meta.closed_until = nil
       call('HDEL', key.meta, 'closed_until', 'lost')

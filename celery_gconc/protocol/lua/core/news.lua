@@ -1,4 +1,4 @@
--- uses: meta members limits
+-- uses: meta time members limits
 -- News: what has changed in the limit table since a version, and which sessions are yet to be told.
 --
 -- VERSIONS has each limit by the version with which its max, or what operators have set for it, last changed; one for which
@@ -8,7 +8,7 @@
 local news
 do
   -- What has changed since a version (-1: all that there is), the first PIECE of it: before and version, of tables that
-  -- they lead from and to, and LIMIT rows.
+  -- they lead from and to, at (when that was; ms), and LIMIT rows.
   local function since(version)
     local found = call('ZRANGEBYSCORE', key.versions, '(' .. members.int(version), '+inf', 'WITHSCORES', 'LIMIT', 0,
       constant.PIECE)
@@ -22,7 +22,7 @@ do
       }
     end
     local is_all = #names < constant.PIECE
-    return { before = version, version = is_all and meta.version or tonumber(found[#found]), rows = rows }
+    return { before = version, version = is_all and meta.version or tonumber(found[#found]), at = time.now, rows = rows }
   end
 
   local function what_to_tell()

@@ -94,6 +94,6 @@ end
 local was = value_of(override)
 change(override)
 reply.finish()
-local made = { ticket = ticket, was = was, now = value_of(override), epoch = meta.epoch }
+local made = { ticket = ticket, was = was, now = value_of(override), at = time.now, epoch = meta.epoch }
 remember(made)
 return answer(true, was, made.now)
