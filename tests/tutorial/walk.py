@@ -52,6 +52,11 @@ FREE = {
     r"\b\d\d:\d\d:\d\d UTC\b": r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d \S+",
     r"\b(?:you|ops)@(?:vm|host)\b": rf"\S+@{re.escape(socket.gethostname())}",
     r"\b(?:vm|host)\b": re.escape(socket.gethostname()),
+    # Whether tasks have just ended, and the next ones are yet to start.
+    r"\b\d+ running tasks continue, \d+ are waiting; no tasks will start until \d+ have finished\.": (
+        r"(?:\d+ running tasks continue, \d+ are waiting; no tasks will start until \d+ ha(?:s|ve) finished\."
+        r"|\d+ of \d+ running, \d+ waiting\.)"
+    ),
     # Which of the two workers has a permit is nobody's promise.
     r"(?<= )(?:one|two)(?=@vm\n|@vm$)": r"\w+",
 }
