@@ -11,18 +11,16 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import celery_gconc
 
+from .at_broker import at_broker
 from .intake import behind_covered
-from .kit import Load, Result, idle_commands, redis_version, run
+from .kit import Load, idle_commands, redis_version, run
 from .report import write_report
-
-QUEUE = "queue:celery"
+from .rows import QUEUE, Row, alternate, median_ratio
 
 #: How the loads of :func:`throughput` are called.
 NAMES = {
@@ -32,40 +30,6 @@ NAMES = {
     "empty step": "an empty step",
     "plain": "plain Celery",
 }
-
-
-@dataclass
-class Row:
-    """One line of the table: a ratio against its target."""
-
-    name: str
-    value: float
-    target: float
-    better: str  # ">=" or "<="
-    beside: str = ""
-    raw: dict[str, list[float]] = field(default_factory=dict)
-
-    @property
-    def reached(self) -> bool:
-        return self.value >= self.target if self.better == ">=" else self.value <= self.target
-
-
-def alternate(rounds: int, loads: dict[str, Load], **figures: Callable[[Result], float]) -> dict[str, list[float]]:
-    """Run the loads in turn, A B A B, and keep figures of each run: the first as ``<load>``, others with their name."""
-    (first, *_) = figures
-    raw: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for name, load in loads.items():
-            result = run(load)
-            for kind, figure in figures.items():
-                raw.setdefault(name if kind == first else f"{name} {kind}", []).append(figure(result))
-            print(f"  {load.name}: {raw[name][-1]:.4g}", flush=True)
-    return raw
-
-
-def median_ratio(these: list[float], those: list[float]) -> float:
-    """The median of the ratios of runs that followed each other: a slow minute of the machine slows both of a pair."""
-    return statistics.median(this / that for this, that in zip(these, those, strict=True))
 
 
 def throughput(rounds: int) -> list[Row]:
@@ -178,7 +142,8 @@ def intake(rounds: int) -> list[Row]:
     return rows
 
 
-SCENARIOS = {"throughput": throughput, "utilisation": utilisation, "handoff": handoff_and_order, "intake": intake}
+SCENARIOS = {"throughput": throughput, "utilisation": utilisation, "handoff": handoff_and_order, "intake": intake,
+             "at the broker": at_broker}  # fmt: skip
 
 
 def main() -> int:

@@ -41,12 +41,12 @@ _log: int | None = None
 
 
 def stamp(kind: str, number: int) -> None:
-    """Append an event with the machine's monotonic time, in one write to a file of this process."""
+    """Append an event with the machine's monotonic time and our parent, in one write to a file of this process."""
     global _log
     if _log is None:
         path = os.path.join(os.environ["BENCH_LOG"], f"{os.getpid()}.log")
         _log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(_log, f"{kind} {number} {time.monotonic_ns()} {os.getpid()}\n".encode())
+    os.write(_log, f"{kind} {number} {time.monotonic_ns()} {os.getppid()}\n".encode())
 
 
 @app.task

@@ -38,6 +38,7 @@ class Load:
     workers: int = 1
     first: int = 0
     settings: dict[str, object] = field(default_factory=dict)  # further settings of the app
+    apart: bool = False  # the coordination Redis is another than the broker
     due_in: float | None = None  # so many seconds after the first is sent, all are due (one ETA); None: at once
 
 
@@ -51,6 +52,7 @@ class Result:
     commands: float = 0.0  # commands that clients sent, each EVALSHA as one, a task
     scripts: float = 0.0  # EVALSHA a task
     cpu: float = 0.0  # seconds a task that the workers' main processes computed
+    by_worker: dict[int, list[float]] = field(default_factory=dict)  # of each worker of children, its tasks' starts
 
     @property
     def rate(self) -> float:
@@ -62,6 +64,32 @@ class Result:
     def utilisation(self, limit: int) -> float:
         """Tasks a second, of what the limit allows."""
         return self.rate * self.load.seconds / limit
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """From when every worker has begun until nine tenths of all tasks have ended."""
+        ends = sorted(t for t, _ in self.ends)
+        return max(min(starts) for starts in self.by_worker.values()), ends[len(ends) * 9 // 10]
+
+    def busy(self, limit: int) -> float:
+        """The share of the limit that was in use, on average of :attr:`window`."""
+        begin, end = self.window
+        ends = {number: moment for moment, number in self.ends}
+        spans = (min(ends[number], end) - max(start, begin) for start, number in self.starts)
+        return sum(span for span in spans if span > 0) / (end - begin) / limit
+
+    @property
+    def shares(self) -> list[float]:
+        """The part of each worker in the tasks of :attr:`window`."""
+        begin, end = self.window
+        counts = [sum(1 for start in starts if begin <= start < end) for starts in self.by_worker.values()]
+        return [count / sum(counts) for count in counts]
+
+    @property
+    def displacement_p99(self) -> float:
+        """The same as :attr:`displacement`, of all but the hundredth part that were displaced most."""
+        order = [number for _, number in sorted(self.starts)]
+        return sorted(abs(rank - number) for rank, number in enumerate(order))[len(order) * 99 // 100]
 
     @property
     def displacement(self) -> float:
@@ -87,8 +115,12 @@ class Result:
 
 def run(load: Load, *, patience: float = 120.0) -> Result:
     """Send the tasks, start the workers, wait for the last task, stop everything."""
-    with redis_server() as server, tempfile.TemporaryDirectory() as log:
-        env = environment(load, server.url, log)
+    with contextlib.ExitStack() as stack:
+        broker = server = stack.enter_context(redis_server())
+        if load.apart:
+            server = stack.enter_context(redis_server())
+        log = stack.enter_context(tempfile.TemporaryDirectory())
+        env = environment(load, broker.url, log, server.url)
         send(load, env)
         client = redis.Redis.from_url(server.url)
         client.config_resetstat()
@@ -96,7 +128,7 @@ def run(load: Load, *, patience: float = 120.0) -> Result:
         with killed(workers):
             cpu = _wait(load, Path(log), workers, patience)
             stats = client.info("commandstats")
-        result = Result(load, *stamps(Path(log)), cpu=cpu)
+        result = Result(load, *stamps(Path(log)), cpu=cpu, by_worker=by_worker(Path(log)))
         calls = {name.removeprefix("cmdstat_"): item["calls"] for name, item in stats.items()}
         result.scripts = calls.get("evalsha", 0) / load.count
         result.commands = sum(calls.get(name, 0) for name in SENT) / load.count
@@ -131,6 +163,17 @@ def stamps(log: Path) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]
             kind, number, stamp, _ = line.split()
             (starts if kind == "s" else ends).append((int(stamp) / 1e9, int(number)))
     return starts, ends
+
+
+def by_worker(log: Path) -> dict[int, list[float]]:
+    """When the tasks of each worker started that has children for them, by the worker's process id."""
+    found: dict[int, list[float]] = {}
+    for path in log.glob("*.log"):
+        for line in path.read_text().splitlines():
+            kind, _, stamp, worker = line.split()
+            if kind == "s":
+                found.setdefault(int(worker), []).append(int(stamp) / 1e9)
+    return found
 
 
 @contextlib.contextmanager
