@@ -141,12 +141,12 @@ class AMQPBroker(Broker):
             self._republish(near)
 
     def can_fetch(self, name: str) -> bool:
-        """Not those of a quorum queue: one that is neither consumed nor has messages out may expire by a policy.
+        """Not where ``worker_eta_task_limit`` is set: it is a prefetch count, which doesn't bound a ``basic.get``."""
+        return self.eta_limit is None
 
-        Nor where ``worker_eta_task_limit`` is set: it is a prefetch count, which doesn't bound a ``basic.get``.
-        """
-        kind = arguments_of(queue_named(self.consumer, name)).get("x-queue-type")
-        return kind != "quorum" and self.eta_limit is None
+    def needs_one(self, name: str) -> bool:
+        """A quorum queue does, if a policy expires it: declarations don't count as its use (RabbitMQ 3.10-4.1)."""
+        return arguments_of(queue_named(self.consumer, name)).get("x-queue-type") == "quorum"
 
     may_fetch = True
 

@@ -109,6 +109,10 @@ class Broker:
         """Whether messages of a cancelled queue can be read one by one: :meth:`fetch`."""
         return False
 
+    def needs_one(self, name: str) -> bool:
+        """Whether a queue that is read one by one may expire while no message of it is out, whatever else is done."""
+        return False
+
     #: How many tasks that wait for their ETA a worker may hold (``worker_eta_task_limit``); None: any number.
     eta_limit: int | None = None
 

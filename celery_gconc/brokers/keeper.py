@@ -3,9 +3,9 @@
     AMQPBroker (cancel, consume) -> Keeper -> passive declarations, on a thread and a connection of its own
 
 RabbitMQ deletes a classic queue, with the messages in it, that was neither consumed nor declared for as long as its
-expiry says (a policy's, which a client can't see). It doesn't delete a quorum queue while a consumer that is cancelled
-still holds one of its messages, as those do that we cancel (RabbitMQ 3.10-4.1). A queue that somebody has deleted is
-declared anew, as Celery would at a start: what is sent to it meanwhile would be lost.
+expiry says (a policy's, which a client can't see). It doesn't delete a quorum queue while one of its messages is out,
+by a consumer that is cancelled or a ``basic.get`` (RabbitMQ 3.10-4.1). A queue that somebody has deleted is declared
+anew, as Celery would at a start: what is sent to it meanwhile would be lost.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ SPECIAL = {
     "mine": Queue("", Exchange("mine", type="fanout"), alias="mine", exclusive=True),
     "expiring": Queue("expiring", Exchange("expiring"), routing_key="expiring"),
     "expiring-quorum": _quorum("expiring-quorum"),
+    "fading": _quorum("fading"),
     "quorum": _quorum("quorum"),
     "strict": _quorum("strict", **{"x-delivery-limit": 4}),
     "tight": _quorum("tight", **{"x-delivery-limit": 2}),

@@ -6,6 +6,7 @@ What stands in the broker's list is read with a plain client, what runs is told 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,9 @@ import pytest
 from amqp.exceptions import NotFound
 from kombu import Connection
 
-from tests.kit.servers import patience, wait_until
+from tests.cluster.versions import needs_quorum_queues
+from tests.kit.servers import RabbitMQServer, patience, wait_until
+from tests.kit.together import EXPIRES, IMPATIENT
 from tests.kit.workers import Cluster
 
 MakeCluster = Callable[..., Cluster]
@@ -217,18 +220,44 @@ def test_people_see_how_many_wait_at_the_broker(make: MakeCluster):
 # -- RabbitMQ ------------------------------------------------------------------------------------------------
 
 
-def test_a_quorum_queue_is_consumed_as_ever_for_it_might_expire(make_cluster: MakeCluster, rabbitmq_url: str):
-    with Connection(rabbitmq_url) as connection, connection.channel() as channel:
-        channel.queue_delete("quorum")
+@needs_quorum_queues
+def test_of_a_quorum_queue_whoever_runs_some_has_one_more_and_the_others_wait_at_the_broker(
+    make_cluster: MakeCluster, rabbitmq_url: str
+):
+    delete(rabbitmq_url, "quorum")
     cluster = make_cluster(rabbitmq_url, **AT_BROKER, global_concurrency_limits={"quorum": 2})
     cluster.special = ("quorum",)
     cluster.start("w1", "w2", concurrency=4, queues="quorum")
     cluster.send("held", 60, queue="quorum")
     wait_until(lambda: cluster.oracle.count("s") == 2, what="two run")
-    wait_until(lambda: worker_has(cluster, "w1") and worker_has(cluster, "w2"), what="each has some that wait")
+    wait_until(lambda: cluster.waiting_in("quorum") in (56, 57), what="all but one or two others wait at the broker")
     cluster.oracle.let_go()
     cluster.done(60)
     assert cluster.oracle.peak() == 2
+    wait_until(lambda: cluster.permits() == 0, what="no unit is kept for a queue that is empty")
+
+
+@needs_quorum_queues
+def test_a_quorum_queue_that_a_policy_expires_lives_on_while_its_limit_is_full_and_while_it_is_paused(
+    make_cluster: MakeCluster, rabbitmq_process: RabbitMQServer
+):
+    url = f"pyamqp://guest:guest@127.0.0.1:{rabbitmq_process.port}/{IMPATIENT}"
+    delete(url, "fading")
+    cluster = make_cluster(url, **AT_BROKER, global_concurrency_limits={"fading": 1})
+    cluster.special = ("fading",)
+    workers = cluster.start("w1", "w2", concurrency=2, queues="fading")
+    cluster.send("nap", 1, 1.5 * EXPIRES / 1000, queue="fading")
+    cluster.send("nap", 30, 0.001, queue="fading", first=1)
+    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs, for longer than the queue lives unused")
+    wait_until(lambda: cluster.waiting_in("fading") == 29, what="all but one wait at the broker")
+    assert cluster.celery("gconc", "pause", "fading").returncode == 0
+    cluster.done(1)
+    paused = time.monotonic()
+    wait_until(lambda: time.monotonic() > paused + 1.5 * EXPIRES / 1000, what="nobody had a unit for as long")
+    assert cluster.waiting_in("fading") >= 28, "each worker has one"
+    assert cluster.celery("gconc", "resume", "fading").returncode == 0
+    cluster.done(31)
+    assert not [worker.output() for worker in workers if "was deleted or expired" in worker.output()]
 
 
 def test_where_tasks_that_wait_for_their_eta_are_limited_queues_are_consumed_as_ever(
@@ -249,8 +278,7 @@ def test_a_deleted_queue_is_declared_anew_and_read_without_a_restart(make_cluste
     cluster.send("held", 30)
     wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
     wait_until(lambda: cluster.waiting_in("emails") >= 28, what="what waits does so at the broker")
-    with Connection(rabbitmq_url) as connection, connection.channel() as channel:
-        channel.queue_delete("emails")
+    delete(rabbitmq_url, "emails")
     cluster.oracle.let_go()  # the next message is asked for: there is no such queue
     wait_until(lambda: is_there(rabbitmq_url, "emails"), what="it is declared")
 
@@ -260,6 +288,12 @@ def test_a_deleted_queue_is_declared_anew_and_read_without_a_restart(make_cluste
 
     wait_until(runs_what_comes, what="it is read")
     assert "Unrecoverable error" not in worker.output()
+
+
+def delete(url: str, queue: str) -> None:
+    """Delete a queue of a RabbitMQ, as an operator might."""
+    with Connection(url) as connection, connection.channel() as channel:
+        channel.queue_delete(queue)
 
 
 def is_there(url: str, queue: str) -> bool:

@@ -112,7 +112,7 @@ class Metering:
             since = moment - (AHEAD_SECONDS if is_metered else PATIENT_SECONDS)
             own = self._subscriptions.own_limit(name)
             if (
-                (is_metered and not has_slot)
+                (is_metered and (not has_slot or self._keeps_one(name, own)))
                 or self._ledger.lacks_other(own)
                 or not self._subscriptions.may_fetch(name)
             ):
@@ -204,6 +204,18 @@ class Metering:
         free = max(self._ledger.free_slots, 0)
         readable, waiting, used = self._ledger.metered(limit)
         count = min(readable, free)
-        if waiting or self._intake.leaves(name) or (free > 0 and (name in self._long or not (used or count))):
+        if waiting or self._intake.leaves(name):
             return count
-        return count + 1
+        if self._keeps_one(name, limit):
+            return count + 1
+        return count if free > 0 and (name in self._long or not (used or count)) else count + 1
+
+    def _keeps_one(self, name: str, limit: str) -> bool:
+        """Whether a message of a metered queue is to wait here, however long, so that its broker keeps the queue.
+
+        Whoever has units has one, for it is the next that they are used for; whoever has none would leave it standing
+        behind the messages that others read with theirs. While nobody may have any, all have one.
+        """
+        if not self._subscriptions.needs_one(name):
+            return False
+        return self._ledger.table.get(limit) == 0 or self._ledger.metered(limit)[2] > 0

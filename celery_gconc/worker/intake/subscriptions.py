@@ -116,6 +116,10 @@ class Subscriptions:
         """Whether a queue's messages can be read one by one."""
         return self.broker is not None and not self.stays(name) and self.broker.can_fetch(name)
 
+    def needs_one(self, name: str) -> bool:
+        """Whether one message of a metered queue is to be out, lest the broker delete the queue."""
+        return self.broker is not None and self.broker.needs_one(name)
+
     def is_unasked(self, name: str | None) -> bool:
         """Whether what comes of a metered queue is not what was fetched."""
         return name in self.metered and self.broker is not None and not self.broker.is_delivering
