@@ -23,11 +23,13 @@ import redis
 
 from celery_gconc.limits.claims import claims_on
 from celery_gconc.protocol.configurations import digest_of
+from celery_gconc.protocol.counted import Record
 from celery_gconc.protocol.messages import Heartbeat, Running, Sync, Want, running_text
 from celery_gconc.protocol.messages import Row as Waiting
 from celery_gconc.protocol.openings import Former
 from celery_gconc.protocol.scripts import PAGE
 from celery_gconc.protocol.session_store import SessionStore
+from celery_gconc.worker.session.counts import Counters
 from tests.kit.servers import RedisServer, redis_server
 
 SIZES = (10, 100, 1_000, 10_000)
@@ -118,6 +120,9 @@ class Bench:
     def close(self, name: str) -> None:
         """One call, where a worker makes as many as are needed."""
         self.store._run("close", {"session": name})
+
+    def record(self, record: Record) -> None:
+        self.store.record("s0", record)
 
     def set(self, limit: str, maximum: int) -> None:
         self.store.set(limit, maximum, by="bench")
@@ -294,6 +299,7 @@ def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     bench.raw.hset(bench.store.keys.key("meta"), "closed_until", 1)
     yield "sync when grants go on after a loss", bench.timed(lambda: bench.sync("s0"))
     yield from _set_at_run_time(bench, [*config])
+    yield from _counted(bench, [*config])
 
 
 def _set_at_run_time(bench: Bench, limits: list[str]) -> Iterator[tuple[str, float]]:
@@ -306,6 +312,22 @@ def _set_at_run_time(bench: Bench, limits: list[str]) -> Iterator[tuple[str, flo
     bench.raw.hset(key("meta"), "next_override_end", 1)
     while bench.raw.exists(key("ends")):
         yield "sync while what was set for a time ends", bench.timed(lambda: bench.sync("s0"))
+
+
+def _counted(bench: Bench, limits: list[str]) -> Iterator[tuple[str, float]]:
+    """A session has run tasks under all of these, and has more of them parked."""
+    counters = Counters()
+    for turn in range(3):
+        for limit in limits:
+            counters.granted((limit,), 0.2)
+            for _ in range(8):
+                counters.released((limit,), 999.0, 0.2, 7.0)
+        is_more = True
+        while is_more:
+            with counters.collect(1000.0, dict.fromkeys(limits, turn + 1)) as record:
+                assert record is not None
+                yield "what a session counted, a piece of up to 25 limits", bench.timed(partial(bench.record, record))
+            is_more = counters.is_more
 
 
 def _queue_up(bench: Bench, size: int, room: int) -> None:

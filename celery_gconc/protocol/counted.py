@@ -11,6 +11,9 @@ from celery_gconc.protocol.messages import milliseconds, text_of
 #: The upper bounds of the ranges in which waits and holds are counted, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, float("inf"))
 
+#: Of how many limits one call tells: each costs Redis some 60 us.
+RECORDED = 25
+
 
 @dataclass(frozen=True, slots=True)
 class LimitCounts:
@@ -62,14 +65,14 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a session counted since it last told; see ``lua/session/record.lua``."""
+    """What a session counted since it last told, of up to :data:`RECORDED` limits; see ``lua/session/record.lua``."""
 
     limits: Mapping[str, LimitCounts]
     recent: Mapping[str, Lately]
     lease_losses: int
     redis_errors: int
     without_redis: int
-    #: How many requests the worker holds behind those in line.
+    #: How many requests the worker holds behind those in line, where that is another number than Redis was told.
     parked: Mapping[str, int]
     #: How many messages wait at the broker, of queues that it reads message by message.
     at_broker: Mapping[str, int] = field(default_factory=dict)

@@ -23,11 +23,12 @@ KEYSPACE: dict[str, str] = {
     "a loss of data (lost: 1 where it is known to be one), served_to: the last limit whose line was served since then, "
     "while others are left, all_settle: the version that every session is to state by before anything is granted, "
     "told: the version that all sessions were told of, shard: the next channel to be told of a newer one, untold: how "
-    "many are to be, heavy: 1 once a want was for more than one unit of a limit, next_override_end (ms), and while an "
-    "audit adds up a sum in several scripts audit (of what), audited_to (the last part) and audited (the sum so far)",
+    "many are to be, heavy: 1 once a want was for more than one unit of a limit, next_override_end (ms), totals_at: "
+    "how far totals were looked through for limits that are no more, and while an audit adds up a sum in "
+    "several scripts audit (of what), audited_to (the last part) and audited (the sum so far)",
     "sessions": "zset: session id, by the end of its lease on the lease clock (ms)",
     "session": "hash: <session>:<field>: info, config, interval and timeout (ms), queues, room, granted, sync, "
-    "offered, parked, takes, growth, idle, over",
+    "offered, takes, growth, idle, over",
     "stated": "zset: session id, by the version of the limit table that it last went by when it stated what it runs",
     "heartbeats": "zset by name: interval US <ms> US <session> and timeout US <ms> US <session> of each live session",
     "units": "hash: <limit> US <session> to how many units of the limit the session has",
@@ -37,6 +38,7 @@ KEYSPACE: dict[str, str] = {
     "sums": "hash: <limit> US waiting, <limit> US idle, <limit> US parked: how many requests wait or are parked, and "
     "units are idle, under a limit; US <session>: how many requests of a session wait; <limit> US broker: how many "
     "messages wait at the broker, and when that was counted (lease clock, ms)",
+    "parked": "zset by name: <session> US <limit> US <how many requests of the session are parked for it>",
     "holders": "zset by name: <limit> US <session> and US <session> US <limit>, for each that has units",
     "grants": "zset by name: <session>:<number of the grant>:<JSON: what it brought, and for which task>, until a "
     "statement of the session that knows of it",
@@ -63,7 +65,7 @@ KEYSPACE: dict[str, str] = {
     "settling": "zset: limit, by the table version with which it began; no grants until every session has stated what "
     "it runs",
     "contended": "hash: limit to the one session that waits for it, or * for several",
-    "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now, epoch), kept for an hour",
+    "changes": "hash: <limit> US <kind> to the last change (JSON: ticket, was, now, at, epoch), kept for an hour",
     "changed": "zset: the fields of changes, by wall time (ms), to drop them after that hour",
     "totals": "hash: limit to its counters and histograms (JSON), and under an empty name those of the namespace; "
     "deleted 30 days after the last change",

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from celery_gconc.limits.claims import claims_on
-from celery_gconc.protocol.counted import BUCKETS, Lately, LimitCounts, Record
+from celery_gconc.protocol.counted import BUCKETS, RECORDED, Lately, LimitCounts, Record
 from celery_gconc.protocol.messages import Row, Running, Want, running_text
 from celery_gconc.worker.ledger.asks import MAX_ASKED
 from tests.cluster.conftest import make_cluster, oracle_url  # noqa: F401 - fixtures
@@ -195,7 +195,8 @@ def test_the_statistics_of_a_limit_take_what_is_stated(measured):
     key = measured.namespace.keys.key("totals")
 
     def a_minute() -> None:
-        measured.namespace.store.record(measured.session.name, told(names))
+        for first in range(0, MANY, RECORDED):
+            measured.namespace.store.record(measured.session.name, told(names[first : first + RECORDED]))
         for name in names:  # as after a minute in which tasks ended all the time
             total = json.loads(measured.namespace.raw.hget(key, name))
             total["lately"] = [[total["lately"][0][0] - slot, 9_999] for slot in range(12)]

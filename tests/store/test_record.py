@@ -7,7 +7,7 @@ import json
 import pytest
 
 from celery_gconc.errors import StoreUnavailable
-from celery_gconc.protocol.counted import BUCKETS, Stall
+from celery_gconc.protocol.counted import BUCKETS, RECORDED, Record, Stall
 from celery_gconc.worker.session.counts import MAX_SAMPLES, Counters
 
 from .namespace import TIMEOUT, Namespace
@@ -18,6 +18,72 @@ def send(namespace: Namespace, session: str, counters: Counters, parked: dict[st
     with counters.collect(1000.0, parked or {}) as record:
         assert record is not None
         namespace.store.record(session, record)
+
+
+def tell(namespace: Namespace, session: str, counters: Counters, parked: dict[str, int] | None = None) -> list[Record]:
+    """The same, in as many pieces as it takes; return them."""
+    told: list[Record] = []
+    while not told or counters.is_more:
+        with counters.collect(1000.0, parked or {}) as record:
+            if record is None:
+                break
+            namespace.store.record(session, record)
+            told.append(record)
+    return told
+
+
+def test_what_a_session_counted_under_many_limits_is_told_in_pieces(namespace: Namespace):
+    namespace.session("a")
+    limits = [f"pool:{number:03}" for number in range(2 * RECORDED + 3)]
+    parked = dict.fromkeys(limits[: RECORDED + 1], 4)
+    for limit in parked:
+        namespace.set(limit, 0)
+    counters = Counters()
+    for limit in limits:
+        counters.granted((limit,), 0.1)
+        counters.released((limit,), 999.0, 0.1, 1.0)
+    counters.count("redis_errors")
+    told = tell(namespace, "a", counters, parked)
+    assert [len(record.limits) for record in told] == [RECORDED, RECORDED, 3]
+    totals = namespace.store.totals()
+    assert {limit.limit: (limit.grants, limit.hold.count) for limit in totals.limits} == dict.fromkeys(limits, (1, 1))
+    assert totals.redis_errors == 1
+    status = namespace.store.status()
+    assert {limit: status[limit].parked for limit in parked} == parked
+    assert not tell(namespace, "a", counters, parked), "all was told"
+    assert namespace.store.audit(repair=False) == ()
+
+
+def test_a_piece_that_may_not_have_arrived_is_told_again_and_the_others_are_not(namespace: Namespace):
+    namespace.session("a")
+    limits = [f"pool:{number:03}" for number in range(RECORDED + 5)]
+    counters = Counters()
+    for limit in limits:
+        namespace.set(limit, 0)
+        counters.granted((limit,), 0.1)
+    send(namespace, "a", counters, dict.fromkeys(limits, 1))
+    with pytest.raises(StoreUnavailable), counters.collect(1.0, dict.fromkeys(limits, 1)) as record:
+        assert record is not None
+        namespace.store.record("a", record)
+        raise StoreUnavailable
+    told = tell(namespace, "a", counters)
+    assert [len(record.limits) for record in told] == [5]
+    tell(namespace, "a", counters)  # with the next heartbeat what has changed meanwhile of the others
+    status = namespace.store.status()
+    assert {limit: status[limit].parked for limit in limits} == dict.fromkeys(limits, 0)
+    assert namespace.store.audit(repair=False) == ()
+
+
+def test_a_new_session_is_told_of_all_that_is_parked(namespace: Namespace):
+    namespace.set("app", 0)
+    namespace.session("a")
+    counters = Counters()
+    send(namespace, "a", counters, {"app": 3})
+    namespace.store.close_session("a")
+    namespace.session("b")
+    counters.opened()
+    send(namespace, "b", counters, {"app": 3})
+    assert namespace.store.status("app")["app"].parked == 3
 
 
 def test_totals_add_up_over_sessions_and_heartbeats(namespace: Namespace):
@@ -178,7 +244,17 @@ def test_limits_that_are_no_more_make_room_for_others(namespace: Namespace):
     counters = Counters()
     counters.granted(("queue:new",), 0.0)
     send(namespace, "a", counters)
-    assert [limit.limit for limit in namespace.store.totals().limits] == ["queue:kept", "queue:new"]
+    totals = {limit.limit for limit in namespace.store.totals().limits}
+    assert {"queue:kept", "queue:new"} <= totals
+    assert len(totals) <= 10_000
+    for number in range(20_000):  # each time that there is no room for one, some of the others are looked at
+        counters.granted((f"task:{number}",), 0.0)
+        if number % RECORDED == 0:
+            send(namespace, "a", counters)
+    totals = {limit.limit for limit in namespace.store.totals().limits}
+    assert not [limit for limit in totals if limit.startswith("pool:")]
+    assert "queue:kept" in totals
+    assert len(totals) <= 10_000
 
 
 def test_nothing_is_sent_where_nothing_has_changed():

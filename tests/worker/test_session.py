@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_gconc.errors import SessionRefused, StoreUnavailable
+from celery_gconc.protocol.counted import RECORDED
 from celery_gconc.protocol.scripts import PIECE
 from celery_gconc.protocol.session_store import MAX_NOTICES
 from celery_gconc.worker.ledger.holdings import IDLE_SECONDS, LAZY_SECONDS
@@ -173,6 +174,30 @@ def test_what_was_counted_goes_with_a_heartbeat(running, namespace):
     assert not namespace.store.totals().limits
     running.run_once(after=INTERVAL)
     assert namespace.store.totals().limits[0].grants == 1
+
+
+def test_much_that_was_counted_goes_in_pieces_in_steps_of_their_own(running, namespace):
+    running.open()
+    for number in range(2 * RECORDED + 1):
+        running.counters.granted((f"pool:{number}",), 0.1)
+    assert running.run_once(after=INTERVAL) == 0.0, "there is more"
+    told = len(namespace.store.totals().limits)
+    request = Request()
+    running.ledger.wait(request)
+    running.run_once()
+    assert running.ledger.next() is request, "what a task waits for comes first"
+    while running.run_once() == 0.0:
+        pass
+    assert told == RECORDED, "some at a time"
+    assert len(namespace.store.totals().limits) == 2 * RECORDED + 1, "and all in the end"
+
+
+def test_a_session_that_is_closed_tells_all_that_was_counted(running, namespace):
+    running.open()
+    for number in range(2 * RECORDED + 1):
+        running.counters.granted((f"pool:{number}",), 0.1)
+    running.session.close(running.moment)
+    assert len(namespace.store.totals().limits) == 2 * RECORDED + 1
 
 
 def test_a_sync_that_came_too_late_is_followed_at_once_by_one_that_states_everything(running, namespace):

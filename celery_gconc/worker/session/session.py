@@ -26,6 +26,7 @@ from celery_gconc.worker.session.health import Health, LostLease
 from celery_gconc.worker.session.identity import Identity
 from celery_gconc.worker.session.notices import Notices
 from celery_gconc.worker.session.opening import check_server, log_opened, log_reopened
+from celery_gconc.worker.session.records import Records
 from celery_gconc.worker.wake import Wakeable
 
 #: How long, in seconds, after a lease's end a waiting session comes to reclaim it.
@@ -59,6 +60,7 @@ class Session:
     ) -> None:
         self._settings, self._store, self._ledger, self._notices = settings, store, ledger, notices
         self._identity, self._counters, self._health, self._consumer = identity, counters, health, consumer
+        self._records = Records(counters, ledger, store)
         #: Its id; and, while the next is being opened, those under which that was tried.
         self._ids: list[str] = []
         #: Whether one was opened since the worker started; and whether, as far as is known, it is still open.
@@ -112,6 +114,8 @@ class Session:
             self._beat(moment)
         elif self._is_due(moment, patience):
             self._sync(moment, full=False)
+        elif self._records.is_more:
+            self._records.tell(self.id, moment)
         self.comes_at = self._next_due(moment, patience)
         return self.comes_at
 
@@ -186,7 +190,7 @@ class Session:
             self.receive()
         if self._has_lived:
             with suppress(StoreUnavailable):
-                self._record(moment)
+                self._records.tell_all(self.id, moment)
                 self._store.close_session(self.id)
         self._notices.close()
 
@@ -237,6 +241,7 @@ class Session:
         self._epoch, self._lease, self._longest = opened.epoch, opened.lease, opened.longest
         self._notices.close()
         self._ledger.opened(self.id, opened.version, self._lease_end(moment))
+        self._counters.opened()
 
     def _lease_lost(self, session: str) -> None:
         """Tasks may run that Redis counts no more. Nothing is granted to the new session yet, so it is just these."""
@@ -268,7 +273,7 @@ class Session:
 
     def _next_due(self, moment: float, patience: float) -> float:
         """When there is something to do. It ends permits that were idle for too long, so that they are part of that."""
-        if not self._is_open:
+        if not self._is_open or self._records.is_more:
             return moment
         idle = self._ledger.retire_idle()
         due = [self._next_heartbeat, *self._syncs_due_at(patience)]
@@ -303,7 +308,7 @@ class Session:
         self._next_heartbeat = moment + self._settings.heartbeat_interval
         if not self._notices.check(moment):
             self._ledger.sync_failed()
-        self._record(moment)
+        self._records.tell(self.id, moment)
 
     def _collect(self, moment: float, *, full: bool) -> Sync:
         self._number += 1
@@ -332,9 +337,3 @@ class Session:
     def _lease_end(self, moment: float) -> float:
         """When a lease ends that was renewed by what was sent at *moment*, or after it."""
         return moment + self._settings.heartbeat_timeout
-
-    def _record(self, moment: float) -> None:
-        """Say what was counted since the last time, if anything was."""
-        with self._counters.collect(moment, self._ledger.parked(), self._ledger.at_broker()) as record:
-            if record is not None:
-                self._store.record(self.id, record)

@@ -9,36 +9,37 @@ local key = {
   held = KEYS[7],
   idle = KEYS[8],
   sums = KEYS[9],
-  holders = KEYS[10],
-  grants = KEYS[11],
-  running = KEYS[12],
-  wants = KEYS[13],
-  roll = KEYS[14],
-  waiters = KEYS[15],
-  turns = KEYS[16],
-  aside = KEYS[17],
-  reserved = KEYS[18],
-  todo = KEYS[19],
-  max = KEYS[20],
-  configured = KEYS[21],
-  uses = KEYS[22],
-  unused = KEYS[23],
-  overrides = KEYS[24],
-  ends = KEYS[25],
-  versions = KEYS[26],
-  gone = KEYS[27],
-  settling = KEYS[28],
-  contended = KEYS[29],
-  changes = KEYS[30],
-  changed = KEYS[31],
-  totals = KEYS[32],
-  recent = KEYS[33],
-  hungry = KEYS[34],
-  takers = KEYS[35],
-  apps = KEYS[36],
+  parked = KEYS[10],
+  holders = KEYS[11],
+  grants = KEYS[12],
+  running = KEYS[13],
+  wants = KEYS[14],
+  roll = KEYS[15],
+  waiters = KEYS[16],
+  turns = KEYS[17],
+  aside = KEYS[18],
+  reserved = KEYS[19],
+  todo = KEYS[20],
+  max = KEYS[21],
+  configured = KEYS[22],
+  uses = KEYS[23],
+  unused = KEYS[24],
+  overrides = KEYS[25],
+  ends = KEYS[26],
+  versions = KEYS[27],
+  gone = KEYS[28],
+  settling = KEYS[29],
+  contended = KEYS[30],
+  changes = KEYS[31],
+  changed = KEYS[32],
+  totals = KEYS[33],
+  recent = KEYS[34],
+  hungry = KEYS[35],
+  takers = KEYS[36],
+  apps = KEYS[37],
 }
 local constant = {
-  KEYS = 36,
+  KEYS = 37,
   TURNS = 3,
   WORK = 200,
   PIECE = 80,
@@ -575,38 +576,40 @@ end,
 parked = function()
 
 -- uses: meta clock members sums
--- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
+-- Parked: requests that a session holds behind those in line, as it told with its last heartbeats.
+--
+-- PARKED has how many they are under each limit, by session, and SUMS how many they are under it in all.
 local parked
 do
-  local function read(sid) return cjson.decode(call('HGET', key.session, sid .. ':parked') or '{}') end
-  local function save(sid, counts)
-    if next(counts) then
-      call('HSET', key.session, sid .. ':parked', cjson.encode(counts))
-    else
-      call('HDEL', key.session, sid .. ':parked')
-    end
+  local US = core.members.US
+
+  -- Of a session, some of them where at_most is given; or of one of its limits (from: both, with US between).
+  local function members_of(from, at_most)
+    return call('ZRANGEBYLEX', key.parked, '[' .. from .. US, '(' .. from .. core.members.AFTER, 'LIMIT', 0, at_most or -1)
+  end
+  local function remove(sid, member)
+    local limit, count = string.match(member, '^(.*)' .. US .. '(%d+)$', #sid + 2)
+    call('ZREM', key.parked, member)
+    core.sums.add(limit .. core.sums.PARKED, -tonumber(count))
   end
 
+  -- So many are parked for each of some limits; for others as many as before.
   local function state(sid, counts)
-    local before = read(sid)
-    for limit, count in pairs(counts) do core.sums.add(limit .. core.sums.PARKED, count - (before[limit] or 0)) end
-    for limit, count in pairs(before) do
-      if not counts[limit] then core.sums.add(limit .. core.sums.PARKED, -count) end
+    for limit, count in pairs(counts) do
+      local from = sid .. US .. limit
+      for _, member in ipairs(members_of(from)) do remove(sid, member) end
+      if count > 0 then
+        call('ZADD', key.parked, 0, from .. US .. core.members.int(count))
+        core.sums.add(limit .. core.sums.PARKED, count)
+      end
     end
-    save(sid, counts)
   end
 
   -- Those of some limits no longer count. Return of how many.
   local function end_some(sid, at_most)
-    local left, done = read(sid), 0
-    for limit, count in pairs(left) do
-      if done >= at_most then break end
-      core.sums.add(limit .. core.sums.PARKED, -count)
-      left[limit] = nil
-      done = done + 1
-    end
-    if done > 0 then save(sid, left) end
-    return done
+    local found = members_of(sid, at_most)
+    for _, member in ipairs(found) do remove(sid, member) end
+    return #found
   end
 
   -- So many messages of a queue wait at the broker, as a session that reads it message by message has just counted them.
@@ -2380,10 +2383,11 @@ end
 -- What a session has counted since it last told: with a heartbeat, where there was anything.
 --
 -- Guarantee: none is lost while Redis serves; what was told in a call whose reply was lost is told again.
+--         (At most PIECE limits in each of these: whoever has more to tell calls again.)
 -- ARGV[2] session,
 --         limits: limit -> {grants, wait [count in each range of seconds...], waited (ms, in all), hold [...], held (ms)},
 --         counts: {lease_losses, redis_errors, without_redis},
---         parked: limit -> how many requests the worker holds behind those in line,
+--         parked: limit -> how many requests the worker holds behind those in line, where that has changed,
 --         at_broker: limit -> how many messages wait at the broker (of queues that it reads message by message),
 --         stall: {why (text), slots, span (ms)}: it starts nothing though so many slots are free, for so long; or null,
 --         recent: limit -> {ended (how many tasks), samples [[ms since its end, ms waited, ms held]...]}
@@ -2412,7 +2416,7 @@ local function stall(it)
   return it == cjson.null or (type(it) == 'table' and core.input.short(it.why) and count(it.slots) and count(it.span))
 end
 local function each(kind)
-  return function(it) return core.input.by_limit(it, kind) end
+  return function(it) return core.input.by_limit(it, kind) and core.input.is_piece(it) end
 end
 core.input.expect({
   session = core.input.session_id, limits = each(of_limit), counts = of_namespace, parked = each(count),
@@ -2437,8 +2441,13 @@ local function lately_of(before, ended)
   end
   return parts
 end
+-- Some of all limits are looked at, the next ones each time.
 local function make_room()
-  for _, limit in ipairs(call('HKEYS', TOTALS)) do
+  local from = call('HGET', key.meta, 'totals_at') or '0'
+  local at, totals = unpack(call('HSCAN', TOTALS, from, 'COUNT', constant.WORK / 8))
+  call('HSET', key.meta, 'totals_at', at)
+  for i = 1, #totals, 2 do
+    local limit = totals[i]
     local lives = limit == '' or asked.limits[limit] or call('HEXISTS', key.max, limit) == 1
       or core.limit_table.configured(limit) or call('HEXISTS', key.overrides, limit) == 1
     if not lives then call('HDEL', TOTALS, limit) end

@@ -1,36 +1,38 @@
 -- uses: meta clock members sums
--- Parked: requests that a session holds behind those in line, as it told with its last heartbeat, by limit.
+-- Parked: requests that a session holds behind those in line, as it told with its last heartbeats.
+--
+-- PARKED has how many they are under each limit, by session, and SUMS how many they are under it in all.
 local parked
 do
-  local function read(sid) return cjson.decode(call('HGET', key.session, sid .. ':parked') or '{}') end
-  local function save(sid, counts)
-    if next(counts) then
-      call('HSET', key.session, sid .. ':parked', cjson.encode(counts))
-    else
-      call('HDEL', key.session, sid .. ':parked')
-    end
+  local US = members.US
+
+  -- Of a session, some of them where at_most is given; or of one of its limits (from: both, with US between).
+  local function members_of(from, at_most)
+    return call('ZRANGEBYLEX', key.parked, '[' .. from .. US, '(' .. from .. members.AFTER, 'LIMIT', 0, at_most or -1)
+  end
+  local function remove(sid, member)
+    local limit, count = string.match(member, '^(.*)' .. US .. '(%d+)$', #sid + 2)
+    call('ZREM', key.parked, member)
+    sums.add(limit .. sums.PARKED, -tonumber(count))
   end
 
+  -- So many are parked for each of some limits; for others as many as before.
   local function state(sid, counts)
-    local before = read(sid)
-    for limit, count in pairs(counts) do sums.add(limit .. sums.PARKED, count - (before[limit] or 0)) end
-    for limit, count in pairs(before) do
-      if not counts[limit] then sums.add(limit .. sums.PARKED, -count) end
+    for limit, count in pairs(counts) do
+      local from = sid .. US .. limit
+      for _, member in ipairs(members_of(from)) do remove(sid, member) end
+      if count > 0 then
+        call('ZADD', key.parked, 0, from .. US .. members.int(count))
+        sums.add(limit .. sums.PARKED, count)
+      end
     end
-    save(sid, counts)
   end
 
   -- Those of some limits no longer count. Return of how many.
   local function end_some(sid, at_most)
-    local left, done = read(sid), 0
-    for limit, count in pairs(left) do
-      if done >= at_most then break end
-      sums.add(limit .. sums.PARKED, -count)
-      left[limit] = nil
-      done = done + 1
-    end
-    if done > 0 then save(sid, left) end
-    return done
+    local found = members_of(sid, at_most)
+    for _, member in ipairs(found) do remove(sid, member) end
+    return #found
   end
 
   -- So many messages of a queue wait at the broker, as a session that reads it message by message has just counted them.

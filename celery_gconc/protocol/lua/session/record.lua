@@ -2,10 +2,11 @@
 -- What a session has counted since it last told: with a heartbeat, where there was anything.
 --
 -- Guarantee: none is lost while Redis serves; what was told in a call whose reply was lost is told again.
+--         (At most PIECE limits in each of these: whoever has more to tell calls again.)
 -- ARGV[2] session,
 --         limits: limit -> {grants, wait [count in each range of seconds...], waited (ms, in all), hold [...], held (ms)},
 --         counts: {lease_losses, redis_errors, without_redis},
---         parked: limit -> how many requests the worker holds behind those in line,
+--         parked: limit -> how many requests the worker holds behind those in line, where that has changed,
 --         at_broker: limit -> how many messages wait at the broker (of queues that it reads message by message),
 --         stall: {why (text), slots, span (ms)}: it starts nothing though so many slots are free, for so long; or null,
 --         recent: limit -> {ended (how many tasks), samples [[ms since its end, ms waited, ms held]...]}
@@ -34,7 +35,7 @@ local function stall(it)
   return it == cjson.null or (type(it) == 'table' and input.short(it.why) and count(it.slots) and count(it.span))
 end
 local function each(kind)
-  return function(it) return input.by_limit(it, kind) end
+  return function(it) return input.by_limit(it, kind) and input.is_piece(it) end
 end
 input.expect({
   session = input.session_id, limits = each(of_limit), counts = of_namespace, parked = each(count),
@@ -59,8 +60,13 @@ local function lately_of(before, ended)
   end
   return parts
 end
+-- Some of all limits are looked at, the next ones each time.
 local function make_room()
-  for _, limit in ipairs(call('HKEYS', TOTALS)) do
+  local from = call('HGET', key.meta, 'totals_at') or '0'
+  local at, totals = unpack(call('HSCAN', TOTALS, from, 'COUNT', constant.WORK / 8))
+  call('HSET', key.meta, 'totals_at', at)
+  for i = 1, #totals, 2 do
+    local limit = totals[i]
     local lives = limit == '' or asked.limits[limit] or call('HEXISTS', key.max, limit) == 1
       or limit_table.configured(limit) or call('HEXISTS', key.overrides, limit) == 1
     if not lives then call('HDEL', TOTALS, limit) end
