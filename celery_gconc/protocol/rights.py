@@ -38,7 +38,6 @@ _KEYED: Mapping[str, tuple[Any, ...]] = {
     "hset": ("x", "1", "a name without a value"),
     "hdel": ("x",),
     "hmget": ("x",),
-    "hkeys": (),
     "hlen": (),
     "hexists": ("x",),
     "hscan": (0,),

@@ -307,6 +307,7 @@ def test_a_signal_is_handled_after_all_have_gone_back_and_not_in_the_middle_of_a
                 runs = [Run(SimpleNamespace(message=message), (), queue.name) for message in received]
                 interrupter = threading.Thread(target=interrupt)
                 interrupter.start()
+                wait_until(lambda: handled, what="signals come")
                 Returns(subscriptions).put_back(runs)
                 has_gone.set()
                 interrupter.join()

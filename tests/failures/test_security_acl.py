@@ -110,11 +110,13 @@ def tour(guarded: Guarded) -> dict[str, Any]:
         found["holders"] = len(namespace.store.holders("app", 5))
         found["waiting"] = len(namespace.store.waiting("app", 5)) + len(namespace.store.find("unknown"))
         # So many as there may be: those of limits that are no more make room.
-        guarded.admin.hset(key("totals"), mapping={f"gone{number}": "{}" for number in range(10000)})
+        gone = [f"gone{number}" for number in range(10000)]
+        guarded.admin.hset(key("totals"), mapping=dict.fromkeys(gone, "{}"))
         counters = Counters()
         counters.released(("app",), 1.0, 0.0, 1.0)
         with counters.collect(1.0, {"app": 1}) as record:
             namespace.store.record("a", record)
+        guarded.admin.hdel(key("totals"), *gone)
         found["history"] = len(namespace.store.history("app", 60)) + len(namespace.store.totals().limits)
         found["audit"] = namespace.store.audit(repair=True)
         for name in "ab":
