@@ -268,7 +268,7 @@ def limits(bench: Bench, size: int) -> Iterator[tuple[str, float]]:
     bench.close("first")
     for script, took in bench.timed_scripts(lambda: bench.open("s0", config)):
         if script == "configure":
-            yield "the first open with all of them: a piece of up to 80", took
+            yield "the first open with all of them: a piece of up to 40", took
     bench.catch_up("s0")
     bench.sync("s0", full=True)
     for number in range(1, 5):
@@ -308,7 +308,7 @@ def _set_at_run_time(bench: Bench, limits: list[str]) -> Iterator[tuple[str, flo
     text = json.dumps({"max": 9, "set": {"by": "bench", "at": 1, "ends": 1}})
     before_loss = Former(("gone",), "another:1", version=10**9, overrides=dict.fromkeys(limits, text))
     for _, took in bench.timed_scripts(lambda: bench.store._restore(before_loss)):
-        yield "what was set comes back after a loss, a piece of up to 25", took
+        yield "what was set comes back after a loss, a piece of up to 12", took
     bench.raw.hset(key("meta"), "next_override_end", 1)
     while bench.raw.exists(key("ends")):
         yield "sync while what was set for a time ends", bench.timed(lambda: bench.sync("s0"))
@@ -326,7 +326,7 @@ def _counted(bench: Bench, limits: list[str]) -> Iterator[tuple[str, float]]:
         while is_more:
             with counters.collect(1000.0, dict.fromkeys(limits, turn + 1)) as record:
                 assert record is not None
-                yield "what a session counted, a piece of up to 25 limits", bench.timed(partial(bench.record, record))
+                yield "what a session counted, a piece of up to 12 limits", bench.timed(partial(bench.record, record))
             is_more = counters.is_more
 
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from itertools import islice
 
 #: How many limits one script takes. (At 15 to 20 us each.)
-PIECE = 80
+PIECE = 40
 
 #: How many characters of the hash are told.
 _HASH_LENGTH = 32

@@ -31,14 +31,17 @@ TURNS = 3
 #: Of how many limits one script takes units from sessions that end, and values that no session is configured with any
 #: more, how many limits it lets settle, and five times how many turns it gives; the next scripts do the rest. (At 5 to
 #: 10 us each, a turn at 40.)
-WORK = 200
+WORK = 100
 
 #: From how many sessions on that were told of a new limit table a script leaves the others to the next. (At 5 to
 #: 10 us each.)
 RECEIVERS = 64
 
+#: How many things one script looks at for people who ask, about. (At 10 to 20 us each.)
+LOOKS = 200
+
 #: How many limits, sessions or requests a page has, about, that people are shown: each takes some ten steps.
-PAGE = WORK // 8
+PAGE = LOOKS // 8
 
 #: The longest pause between two tries of a worker to reach Redis, in seconds.
 LAST_RETRY = 1.5
@@ -48,6 +51,7 @@ CONSTANTS: Mapping[str, int] = {
     "KEYS": len(KEYSPACE),
     "TURNS": TURNS,
     "WORK": WORK,
+    "LOOKS": LOOKS,
     "PIECE": PIECE,
     "SHARDS": SHARDS,
     "RECEIVERS": RECEIVERS,

@@ -27,7 +27,7 @@ logger = get_logger(__name__)
 MAX_SENDINGS = 4
 
 #: How many limits that were set at run time are brought back by one script. (At some 50 us each.)
-RESTORED = 25
+RESTORED = 12
 
 #: How many notices are read in one go.
 MAX_NOTICES = 1000

@@ -18,7 +18,7 @@ from celery_gconc.protocol.changes import Changes
 from celery_gconc.protocol.keys import KEYSPACE
 from celery_gconc.protocol.messages import Grant, Heartbeat, Notice, Row, Running, Sync, Synced, Want, running_text
 from celery_gconc.protocol.openings import Former, Opened
-from celery_gconc.protocol.scripts import WORK
+from celery_gconc.protocol.scripts import LOOKS, WORK
 from celery_gconc.protocol.session_store import SessionStore
 from tests.kit.servers import wait_until
 
@@ -280,6 +280,7 @@ def give_clock(store: SessionStore, work: int = WORK) -> SessionStore:
     """
     for name, script in store._scripts.items():
         text = script.text.replace(f"WORK = {WORK},", f"WORK = {work},")
+        text = text.replace(f"LOOKS = {LOOKS},", f"LOOKS = {work if work < WORK else LOOKS},")
         store._scripts[name] = store._client.register_script(CLOCK + text)
     return store
 

@@ -132,7 +132,7 @@ def test_the_values_of_a_session_with_many_limits_stop_counting(namespace: Names
 
 
 def test_what_is_set_for_a_time_ends_some_with_each_call(namespace: Namespace):
-    many, some, meta = 2 * WORK // 8 + 10, WORK // 8, namespace.keys.key("meta")
+    many, some, meta = 2 * WORK // 8 + 10, -(-WORK // 8), namespace.keys.key("meta")
     for number in range(many):
         namespace.store.set(f"pool:{number}", 3, by="ann", duration=3600.0)
     overrides, ends = namespace.keys.key("overrides"), namespace.keys.key("ends")

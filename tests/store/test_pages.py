@@ -11,7 +11,7 @@ import pytest
 from celery_gconc.limits.claims import Claim, claims_on
 from celery_gconc.protocol.configurations import digest_of
 from celery_gconc.protocol.messages import Running, running_text
-from celery_gconc.protocol.scripts import WORK
+from celery_gconc.protocol.scripts import LOOKS
 from celery_gconc.protocol.session_store import SessionStore
 from celery_gconc.protocol.store import Store
 from celery_gconc.worker.session.counts import Counters
@@ -126,7 +126,7 @@ def test_numbers_of_a_limit_are_what_its_sessions_and_requests_add_up_to(small: 
 SCRIPTS: dict[str, tuple[dict[str, Any], str]] = {
     "names": ({}, ""),
     "sessions": ({}, "sessions"),
-    "configured": ({"digest": digest_of({f"queue:q{number}": 3 for number in range(WORK)})}, ""),
+    "configured": ({"digest": digest_of({f"queue:q{number}": 3 for number in range(LOOKS)})}, ""),
     "holders": ({"limit": "app"}, "holders"),
     "waiting": ({"limit": "pool:w"}, "waiting"),
     "find": ({"task": "id-nowhere"}, ""),
@@ -156,7 +156,7 @@ def test_no_page_calls_more_commands_than_its_share_of_work(namespace: Namespace
     name = "hash-max-ziplist-entries"  # the name that every Redis knows: a hash kept as a list is read as a whole
     usual = namespace.raw.config_get(name)[name]
     namespace.raw.config_set(name, 16)
-    fill(namespace, WORK)
+    fill(namespace, LOOKS)
     namespace.raw.config_set(name, usual)
     while namespace.raw.exists(namespace.keys.key("settling"), namespace.keys.key("todo")):
         namespace.call()
@@ -164,8 +164,8 @@ def test_no_page_calls_more_commands_than_its_share_of_work(namespace: Namespace
         count, before = 0, commands(namespace)
         for reply in pages(namespace.store, name, asked):
             spent = commands(namespace) - before
-            assert spent < 2.5 * WORK, f"a page of {name} has looked at too much"
-            assert not items or len(reply[items]) <= WORK // 8 + 1
+            assert spent < 2.5 * LOOKS, f"a page of {name} has looked at too much"
+            assert not items or len(reply[items]) <= LOOKS // 8 + 1
             assert not reply.get("findings")
             count += 1
             before = commands(namespace)

@@ -41,8 +41,9 @@ local key = {
 local constant = {
   KEYS = 37,
   TURNS = 3,
-  WORK = 200,
-  PIECE = 80,
+  WORK = 100,
+  LOOKS = 200,
+  PIECE = 40,
   SHARDS = 128,
   RECEIVERS = 64,
   MAX = 2147483648,
@@ -187,9 +188,9 @@ pages = function()
 local pages
 do
   -- How many limits, sessions or requests a page has, about: each takes some ten steps.
-  local SIZE = math.ceil(constant.WORK / 8)
+  local SIZE = math.ceil(constant.LOOKS / 8)
   -- How many characters of JSON a page reads, about, that others wrote: a worker may run, or be configured with, thousands.
-  local TEXT = constant.WORK * 250
+  local TEXT = constant.LOOKS * 250
 
   local after = core.input.asked.after
   if after == cjson.null then after = nil end
@@ -596,7 +597,7 @@ do
 
   -- What operators set for a time, and whose time is over, is reset: of so many limits, the others by the next scripts.
   local function end_due()
-    local SOME = constant.WORK / 8
+    local SOME = math.ceil(constant.WORK / 8)
     for _, limit in ipairs(call('ZRANGEBYSCORE', key.ends, '-inf', core.members.int(core.time.now), 'LIMIT', 0, SOME)) do
       local override = of(limit)
       if end_of(override.set) <= core.time.now then override.max, override.set = nil, nil end
@@ -1664,7 +1665,7 @@ serving = function()
 -- it, but in lines that are put off; and of no limit are more units held than its max, but those that a session stated.
 --
 -- Cost    O(log N) for each grant and each unit freed, N = sessions and wants of all limits. No script gives more than
---         WORK / 4 turns past those that it is asked for: lines in which more could be done are put off to the next.
+--         WORK / 5 turns past those that it is asked for: lines in which more could be done are put off to the next.
 local serving
 do
   -- A session is granted claims, for a request of one of its sets (0: for what it will read), and hears of it.
@@ -2412,10 +2413,10 @@ end
 --         piece by piece.
 -- ARGV[2] digest; after (null, or next of the page before)
 -- Reply   {status: "ok", values: {limit -> max}, next}
--- Cost    O(WORK)
+-- Cost    O(LOOKS)
 local asked = core.input.asked
 core.input.expect({ digest = core.input.digest, after = core.pages.may_be_after })
 core.epochs.begin()
 core.reply.finish()
-local values, next_at = core.configs.some_of(asked.digest, constant.WORK, core.pages.after)
+local values, next_at = core.configs.some_of(asked.digest, constant.LOOKS, core.pages.after)
 return cjson.encode({ status = 'ok', values = values, next = next_at })

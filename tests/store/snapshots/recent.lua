@@ -41,8 +41,9 @@ local key = {
 local constant = {
   KEYS = 37,
   TURNS = 3,
-  WORK = 200,
-  PIECE = 80,
+  WORK = 100,
+  LOOKS = 200,
+  PIECE = 40,
   SHARDS = 128,
   RECEIVERS = 64,
   MAX = 2147483648,
@@ -187,9 +188,9 @@ pages = function()
 local pages
 do
   -- How many limits, sessions or requests a page has, about: each takes some ten steps.
-  local SIZE = math.ceil(constant.WORK / 8)
+  local SIZE = math.ceil(constant.LOOKS / 8)
   -- How many characters of JSON a page reads, about, that others wrote: a worker may run, or be configured with, thousands.
-  local TEXT = constant.WORK * 250
+  local TEXT = constant.LOOKS * 250
 
   local after = core.input.asked.after
   if after == cjson.null then after = nil end
@@ -279,7 +280,7 @@ end
 -- ARGV[2] limit, span (ms); after (null, or next of the page before)
 -- Reply   {status: "ok", parts: [{at (wall time, ms), ended, samples [[ms since its end, ms waited, ms held]...]}...],
 --          next}
--- Cost    O(WORK)
+-- Cost    O(LOOKS)
 local asked = core.input.asked
 local FETCHED = 10 -- entries at a time
 local function is_after(it)
@@ -306,5 +307,5 @@ repeat
   local fetched = call('XRANGE', key.recent, from, '+', 'COUNT', FETCHED)
   for _, entry in ipairs(fetched) do read(entry) end
   if #fetched < FETCHED then next_at = nil else from = '(' .. next_at end
-until not next_at or text > core.pages.TEXT / 20 or seen >= constant.WORK
+until not next_at or text > core.pages.TEXT / 20 or seen >= constant.LOOKS
 return cjson.encode({ status = 'ok', parts = parts, next = next_at })

@@ -41,8 +41,9 @@ local key = {
 local constant = {
   KEYS = 37,
   TURNS = 3,
-  WORK = 200,
-  PIECE = 80,
+  WORK = 100,
+  LOOKS = 200,
+  PIECE = 40,
   SHARDS = 128,
   RECEIVERS = 64,
   MAX = 2147483648,
@@ -711,7 +712,7 @@ do
 
   -- What operators set for a time, and whose time is over, is reset: of so many limits, the others by the next scripts.
   local function end_due()
-    local SOME = constant.WORK / 8
+    local SOME = math.ceil(constant.WORK / 8)
     for _, limit in ipairs(call('ZRANGEBYSCORE', key.ends, '-inf', core.members.int(core.time.now), 'LIMIT', 0, SOME)) do
       local override = of(limit)
       if end_of(override.set) <= core.time.now then override.max, override.set = nil, nil end
@@ -1721,7 +1722,7 @@ serving = function()
 -- it, but in lines that are put off; and of no limit are more units held than its max, but those that a session stated.
 --
 -- Cost    O(log N) for each grant and each unit freed, N = sessions and wants of all limits. No script gives more than
---         WORK / 4 turns past those that it is asked for: lines in which more could be done are put off to the next.
+--         WORK / 5 turns past those that it is asked for: lines in which more could be done are put off to the next.
 local serving
 do
   -- A session is granted claims, for a request of one of its sets (0: for what it will read), and hears of it.
@@ -2444,7 +2445,7 @@ end
 -- Some of all limits are looked at, the next ones each time.
 local function make_room()
   local from = call('HGET', key.meta, 'totals_at') or '0'
-  local at, totals = unpack(call('HSCAN', TOTALS, from, 'COUNT', constant.WORK / 8))
+  local at, totals = unpack(call('HSCAN', TOTALS, from, 'COUNT', math.ceil(constant.WORK / 8)))
   call('HSET', key.meta, 'totals_at', at)
   for i = 1, #totals, 2 do
     local limit = totals[i]

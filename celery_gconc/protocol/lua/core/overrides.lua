@@ -57,7 +57,7 @@ do
 
   -- What operators set for a time, and whose time is over, is reset: of so many limits, the others by the next scripts.
   local function end_due()
-    local SOME = constant.WORK / 8
+    local SOME = math.ceil(constant.WORK / 8)
     for _, limit in ipairs(call('ZRANGEBYSCORE', key.ends, '-inf', members.int(time.now), 'LIMIT', 0, SOME)) do
       local override = of(limit)
       if end_of(override.set) <= time.now then override.max, override.set = nil, nil end

@@ -5,9 +5,9 @@
 local pages
 do
   -- How many limits, sessions or requests a page has, about: each takes some ten steps.
-  local SIZE = math.ceil(constant.WORK / 8)
+  local SIZE = math.ceil(constant.LOOKS / 8)
   -- How many characters of JSON a page reads, about, that others wrote: a worker may run, or be configured with, thousands.
-  local TEXT = constant.WORK * 250
+  local TEXT = constant.LOOKS * 250
 
   local after = input.asked.after
   if after == cjson.null then after = nil end

@@ -5,7 +5,7 @@
 -- it, but in lines that are put off; and of no limit are more units held than its max, but those that a session stated.
 --
 -- Cost    O(log N) for each grant and each unit freed, N = sessions and wants of all limits. No script gives more than
---         WORK / 4 turns past those that it is asked for: lines in which more could be done are put off to the next.
+--         WORK / 5 turns past those that it is asked for: lines in which more could be done are put off to the next.
 local serving
 do
   -- A session is granted claims, for a request of one of its sets (0: for what it will read), and hears of it.

@@ -11,7 +11,7 @@
 -- ARGV[2] repair (boolean); after (null, or next of the page before)
 -- Reply   {status: "ok", findings: [{kind, member}...] (kinds: "session", "units", "holder", "held", "want", "roll",
 --         "waiter", "reserved", "hungry", "grant", "taker", "heartbeat", "idle", "sum", "use", "unused", "value"), next}
--- Cost    O(WORK)
+-- Cost    O(LOOKS)
 local asked, US = input.asked, members.US
 local phase, at, group = string.match(pages.after or '1 0 ', '^(%d%d?) (%d+) (.*)$')
 input.expect({
@@ -19,7 +19,7 @@ input.expect({
   after = function(it) return pages.may_be_after(it) and phase ~= nil and #at < 20 end,
 })
 epochs.begin()
-local findings, left = {}, constant.WORK / 2 -- a step of this is two or three of others
+local findings, left = {}, constant.LOOKS / 2 -- a step of this is two or three of others
 local function found(kind, member) table.insert(findings, { kind = kind, member = member }) end
 local function lives(sid) return sid and call('ZSCORE', key.sessions, sid) end
 local function touch(limit)
@@ -139,7 +139,7 @@ end
 -- -- How to go through all of a kind ---------------------------------------------------------------------
 
 -- (A hash that Redis keeps as a list, of at most 512 fields, comes as a whole.)
-local SCANNED = math.ceil(constant.WORK / 8)
+local SCANNED = math.ceil(constant.LOOKS / 8)
 local function scan(kind, key_, is_right, is_set, removed)
   local command, remove = is_set and 'ZSCAN' or 'HSCAN', is_set and 'ZREM' or 'HDEL'
   return function()

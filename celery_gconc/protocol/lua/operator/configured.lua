@@ -5,10 +5,10 @@
 --         piece by piece.
 -- ARGV[2] digest; after (null, or next of the page before)
 -- Reply   {status: "ok", values: {limit -> max}, next}
--- Cost    O(WORK)
+-- Cost    O(LOOKS)
 local asked = input.asked
 input.expect({ digest = input.digest, after = pages.may_be_after })
 epochs.begin()
 reply.finish()
-local values, next_at = configs.some_of(asked.digest, constant.WORK, pages.after)
+local values, next_at = configs.some_of(asked.digest, constant.LOOKS, pages.after)
 return cjson.encode({ status = 'ok', values = values, next = next_at })

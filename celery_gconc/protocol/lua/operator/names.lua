@@ -4,7 +4,7 @@
 -- Guarantee: what there is from the first page to the last is named, maybe twice; what comes or goes meanwhile may be.
 -- ARGV[2] after (null, or next of the page before)
 -- Reply   {status: "ok", limited [limit...], unlimited [limit...] (set at run time), live, next}
--- Cost    O(WORK)
+-- Cost    O(LOOKS)
 local function is_after(it)
   return pages.may_be_after(it) and (pages.after == nil or string.find(pages.after, '^[mo]%d+$') ~= nil and #pages.after < 20)
 end
@@ -15,7 +15,7 @@ local MAX, OVERRIDES = 'm', 'o' -- what is looked at, in this order, with the cu
 local limited, unlimited = {}, {}
 local phase, at = string.match(pages.after or MAX .. '0', '^(%a)(%d+)$')
 
-local next_at, fields = unpack(call('HSCAN', phase == MAX and key.max or key.overrides, at, 'COUNT', math.ceil(constant.WORK / 2)))
+local next_at, fields = unpack(call('HSCAN', phase == MAX and key.max or key.overrides, at, 'COUNT', math.ceil(constant.LOOKS / 2)))
 for i = 1, #fields, 2 do
   if phase == MAX then
     table.insert(limited, fields[i])

@@ -6,7 +6,7 @@
 -- ARGV[2] limit, span (ms); after (null, or next of the page before)
 -- Reply   {status: "ok", parts: [{at (wall time, ms), ended, samples [[ms since its end, ms waited, ms held]...]}...],
 --          next}
--- Cost    O(WORK)
+-- Cost    O(LOOKS)
 local asked = input.asked
 local FETCHED = 10 -- entries at a time
 local function is_after(it)
@@ -33,5 +33,5 @@ repeat
   local fetched = call('XRANGE', key.recent, from, '+', 'COUNT', FETCHED)
   for _, entry in ipairs(fetched) do read(entry) end
   if #fetched < FETCHED then next_at = nil else from = '(' .. next_at end
-until not next_at or text > pages.TEXT / 20 or seen >= constant.WORK
+until not next_at or text > pages.TEXT / 20 or seen >= constant.LOOKS
 return cjson.encode({ status = 'ok', parts = parts, next = next_at })

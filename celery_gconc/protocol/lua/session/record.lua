@@ -63,7 +63,7 @@ end
 -- Some of all limits are looked at, the next ones each time.
 local function make_room()
   local from = call('HGET', key.meta, 'totals_at') or '0'
-  local at, totals = unpack(call('HSCAN', TOTALS, from, 'COUNT', constant.WORK / 8))
+  local at, totals = unpack(call('HSCAN', TOTALS, from, 'COUNT', math.ceil(constant.WORK / 8)))
   call('HSET', key.meta, 'totals_at', at)
   for i = 1, #totals, 2 do
     local limit = totals[i]
