@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,15 +123,14 @@ def run(load: Load, *, patience: float = 120.0) -> Result:
         env = environment(load, broker.url, log, server.url)
         send(load, env)
         client = redis.Redis.from_url(server.url)
-        client.config_resetstat()
         workers = [worker_process(load, env, index) for index in range(load.workers)]
         with killed(workers):
-            cpu = _wait(load, Path(log), workers, patience)
+            cpu, counted = _wait(load, Path(log), workers, patience, client.config_resetstat)
             stats = client.info("commandstats")
         result = Result(load, *stamps(Path(log)), cpu=cpu, by_worker=by_worker(Path(log)))
         calls = {name.removeprefix("cmdstat_"): item["calls"] for name, item in stats.items()}
-        result.scripts = calls.get("evalsha", 0) / load.count
-        result.commands = sum(calls.get(name, 0) for name in SENT) / load.count
+        result.scripts = calls.get("evalsha", 0) / counted
+        result.commands = sum(calls.get(name, 0) for name in SENT) / counted
         return result
 
 
@@ -215,16 +214,22 @@ def worker_process(load: Load, env: dict[str, str], index: int) -> subprocess.Po
     )
 
 
-def _wait(load: Load, log: Path, workers: Sequence[subprocess.Popen[bytes]], patience: float) -> float:
-    """Wait for the last task; return the CPU time of the main processes, a task that ended while it was looked at."""
+def _wait(
+    load: Load, log: Path, workers: Sequence[subprocess.Popen[bytes]], patience: float, begin: Callable[[], object]
+) -> tuple[float, int]:
+    """Wait for the last task; return the CPU time of the main processes for a task, and how many that is of.
+
+    It is looked at, and *begin* called, from when each worker has begun: what the start costs is no task's.
+    """
     give_up = time.monotonic() + patience
     first, begun = 0, 0.0
     while time.monotonic() < give_up:
         done = sum(path.read_bytes().count(b"e ") for path in log.glob("*.log"))
-        if done and not first:
+        if done and not first and (load.pool != "prefork" or len(by_worker(log)) == len(workers)):
             first, begun = done, _cpu(workers)
+            begin()
         if done >= load.count:
-            return (_cpu(workers) - begun) / max(done - first, 1)
+            return (_cpu(workers) - begun) / max(done - first, 1), max(done - first, 1)
         if any(process.poll() is not None for process in workers):
             raise RuntimeError(f"{load.name}: a worker has died")
         time.sleep(0.25)

@@ -245,7 +245,7 @@ def test_a_quorum_queue_that_a_policy_expires_lives_on_while_its_limit_is_full_a
     delete(url, "fading")
     cluster = make_cluster(url, **AT_BROKER, global_concurrency_limits={"fading": 1})
     cluster.special = ("fading",)
-    workers = cluster.start("w1", "w2", concurrency=2, queues="fading")
+    workers = cluster.start("fading1", "fading2", concurrency=2, queues="fading")  # as none there
     cluster.send("nap", 1, 1.5 * EXPIRES / 1000, queue="fading")
     cluster.send("nap", 30, 0.001, queue="fading", first=1)
     wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs, for longer than the queue lives unused")

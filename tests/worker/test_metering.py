@@ -152,11 +152,11 @@ def hungry(sync: Sync) -> Mapping[str, int]:
 
 def test_each_unit_brings_one_message_in_the_order_of_the_broker(worker: Worker):
     worker.meter()
-    worker.send("a", "b", "c", priority=3)
+    worker.send(*"abcd", priority=3)
     worker.send("urgent", priority=0)
     worker.give(2)
     worker.metering.read()
-    assert (worker.has, worker.left) == ((["urgent", "a"], ["b"]), 1), "and one ahead of them"
+    assert (worker.has, worker.left) == ((["urgent", "a"], ["b", "c"]), 1), "and as many ahead of them"
 
 
 def test_what_was_read_is_the_brokers_to_deliver_again_until_it_is_acknowledged(worker: Worker):
@@ -194,7 +194,7 @@ def test_it_says_once_that_it_would_read_more(worker: Worker):
     worker.give(1)
     worker.start()
     worker.metering.read(everything=True)
-    assert worker.has == (["a", "b"], ["c"])
+    assert worker.has == (["a", "b"], ["c", "d"])
     worker.fill(2)
     worker.metering.read(everything=True)
     assert hungry(worker.sync()) == {LIMIT: 0}, "it has no slot"
@@ -255,6 +255,21 @@ def test_one_is_read_ahead_of_units_in_use_and_starts_with_the_first_that_is_fre
     assert worker.has == (["b"], [])
     worker.metering.read()
     assert worker.has == (["b"], ["c"])
+
+
+def test_as_many_are_read_ahead_as_run_and_several_at_once(worker: Worker):
+    worker.meter()
+    worker.send(*"abcdefgh")
+    worker.table = {LIMIT: 3}
+    worker.give(3)
+    worker.metering.read()
+    assert worker.has == (["a", "b", "c"], ["d", "e", "f"])
+    worker.end()
+    worker.metering.read()
+    assert worker.has == (["b", "c", "d"], ["e", "f"]), "not one by one"
+    worker.end()
+    worker.metering.read()
+    assert worker.has == (["c", "d", "e"], ["f", "g", "h"])
 
 
 def test_one_that_was_read_ahead_of_long_tasks_goes_back_and_no_other_is(worker: Worker):

@@ -198,17 +198,19 @@ class Metering:
     def _count(self, name: str, limit: str) -> int:
         """How many messages of a queue to read now.
 
-        One stands here ahead of units: where no slot is free, in this worker's line for slots, else where tasks are
-        short enough that it starts soon: so its predecessor's end needs no round trip.
+        Some stand here ahead of units. Where no slot is free it is one, in this worker's line for slots. Else it is one
+        for each that runs, where tasks are short enough that they start soon: so their predecessors' ends, which often
+        come together, need no round trip.
         """
         free = max(self._ledger.free_slots, 0)
         readable, waiting, used = self._ledger.metered(limit)
         count = min(readable, free)
-        if waiting or self._intake.leaves(name):
+        if self._intake.leaves(name):
             return count
-        if self._keeps_one(name, limit):
-            return count + 1
-        return count if free > 0 and (name in self._long or not (used or count)) else count + 1
+        is_one = free == 0 or self._keeps_one(name, limit)
+        ahead = 1 if is_one else 0 if name in self._long else used + count
+        lacking = max(ahead - waiting, 0)
+        return count + (lacking if 2 * lacking >= ahead else 0)  # several in one read
 
     def _keeps_one(self, name: str, limit: str) -> bool:
         """Whether a message of a metered queue is to wait here, however long, so that its broker keeps the queue.
