@@ -28,6 +28,9 @@ COPIED_PROPERTIES = (
     "correlation_id", "reply_to", "delivery_mode", "expiration", "message_id", "timestamp", "type", "app_id",
 )  # fmt: skip
 
+#: How the consumer tags begin that fetched messages are given, before their queue's name.
+FETCHED = "celery-gconc-get-"
+
 #: How long, in seconds, the broker has for each answer while a copy is published: the event loop waits for it.
 COPY_SECONDS = 3.0
 
@@ -174,13 +177,12 @@ class AMQPBroker(Broker):
         self._keeper.counts[name] = left
         message = self.channel._on_get_ok(tag, redelivered, exchange, key, left, message)
         # No consumer has such a tag: however often the queue was consumed anew since, it says of which queue this is.
-        message.delivery_info["consumer_tag"] = own = f"celery-gconc-get-{name}"
+        message.delivery_info["consumer_tag"] = own = f"{FETCHED}{name}"
         self._queues[own] = name
-        self.is_delivering = True
-        try:
-            self.consumer._receive_callback(message)
-        finally:
-            self.is_delivering = False
+        self.consumer._receive_callback(message)
+
+    def was_fetched(self, message: Any) -> bool:  # noqa: D102 - as above
+        return str(message.delivery_info.get("consumer_tag")).startswith(FETCHED)
 
     def _got_none(self, cluster_id: str) -> None:
         """There was no message where one was asked for."""

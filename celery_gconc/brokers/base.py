@@ -116,8 +116,9 @@ class Broker:
     #: How many tasks that wait for their ETA a worker may hold (``worker_eta_task_limit``); None: any number.
     eta_limit: int | None = None
 
-    #: Whether what is being delivered was fetched.
-    is_delivering = False
+    def was_fetched(self, message: Any) -> bool:
+        """Whether a message came by :meth:`fetch`, however long ago: one with an ETA waits for that first."""
+        return False
 
     def fetch(self, name: str, count: int) -> int | None:
         """Deliver the first *count* messages of a cancelled queue, now or soon; return how many there were.

@@ -18,7 +18,7 @@ from kombu.utils.json import dumps, loads
 
 from celery_gconc.brokers.base import Delivery
 from celery_gconc.brokers.scripts import run_on_broker
-from celery_gconc.brokers.virtual import QUEUE_KEY, VirtualBroker
+from celery_gconc.brokers.virtual import FETCHED_KEY, QUEUE_KEY, VirtualBroker
 from celery_gconc.connection.failures import Names
 from celery_gconc.errors import SessionRefused
 from celery_gconc.protocol.rights import OPTIONAL_AT_BROKER, missing_at_broker
@@ -115,7 +115,8 @@ class RedisBroker(VirtualBroker):
             while deliveries and len(arguments) < 2 * MAX_GIVEN and size < BYTES_GIVEN:
                 name, message = deliveries.pop()
                 payload = message._raw
-                payload["properties"]["delivery_info"].pop(QUEUE_KEY, None)
+                for added in (QUEUE_KEY, FETCHED_KEY):
+                    payload["properties"]["delivery_info"].pop(added, None)
                 text = dumps(payload)
                 keys.append(self._list_of(name, payload))
                 arguments += [message.delivery_tag, text]
@@ -157,13 +158,14 @@ class RedisBroker(VirtualBroker):
             found = run_on_broker(channel, "fetch", keys, most, time.time())
         except channel.connection_errors:
             return None  # kombu's own read is about to find it so; what was taken is restored as what any worker took
-        self.is_delivering = True
-        try:
-            for payload in found:
-                self._receivers[name](loads(payload))
-        finally:
-            self.is_delivering = False
+        for text in found:
+            payload = loads(text)
+            payload["properties"]["delivery_info"][FETCHED_KEY] = True
+            self._receivers[name](payload)
         return None if len(found) == most < count else len(found)
+
+    def was_fetched(self, message: Any) -> bool:  # noqa: D102 - as above
+        return FETCHED_KEY in message.delivery_info
 
     @property
     def may_fetch(self) -> bool:

@@ -14,6 +14,9 @@ from celery_gconc.brokers.base import Broker
 #: Key under which a virtual transport's message says which queue it came from (its routing key need not).
 QUEUE_KEY = "gconc_queue"
 
+#: And there that it was fetched, one of a queue that is read one by one.
+FETCHED_KEY = "gconc_fetched"
+
 
 class VirtualBroker(Broker):
     """kombu's virtual transports, which deliver by queue but don't say by which.

@@ -159,6 +159,19 @@ def test_a_queue_of_other_work_is_not_held_up(make: MakeCluster):
     assert cluster.oracle.peak("held") == 1
 
 
+def test_messages_with_an_eta_are_read_in_their_turn_and_run(make: MakeCluster):
+    cluster = make(global_concurrency_limits={"emails": 1})
+    cluster.start("w1", "w2", concurrency=2)
+    cluster.send("held", 20)
+    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
+    all_wait(cluster, 19)
+    cluster.send("nap", 10, 0.01, first=100, countdown=0.5)  # as retries are sent
+    all_wait(cluster, 29)
+    cluster.oracle.let_go()
+    cluster.done(30)
+    assert cluster.oracle.peak() == 1
+
+
 def test_a_worker_full_of_other_work_takes_its_turn(make: MakeCluster):
     cluster = make(global_concurrency_limits={"emails": 1})
     cluster.start("w1", concurrency=1)

@@ -272,6 +272,20 @@ def test_as_many_are_read_ahead_as_run_and_several_at_once(worker: Worker):
     assert worker.has == (["c", "d", "e"], ["f", "g", "h"])
 
 
+def test_what_was_read_stays_though_it_waits_for_its_eta_before_it_comes_to_the_gate(worker: Worker):
+    worker.meter()
+    worker.send(*"abcdefghijklmnop")
+    worker.give(1)
+    with_eta: list[Any] = []
+    worker.consumer.on_message = with_eta.append
+    worker.metering.read()
+    assert len(with_eta) >= 2
+    for message in with_eta[:2]:
+        worker.admit(message)
+    assert worker.has == (["a"], ["b"])
+    assert worker.intake.take_surplus() == []
+
+
 def test_one_that_was_read_ahead_of_long_tasks_goes_back_and_no_other_is(worker: Worker):
     worker.meter()
     worker.send(*"abc")

@@ -104,7 +104,8 @@ class Worker:
         world, member = self._world, self.member
         command = [
             sys.executable, "-m", "celery", "-A", "tools.chaos.app", "worker", "-n", f"{member.name}@chaos",
-            "-P", member.pool, "-c", str(member.slots), "-Q", ",".join(QUEUES), "-l", "INFO",
+            "-P", member.pool, "-c", str(member.slots), "-Q", ",".join(QUEUES),
+            "-l", os.environ.get("CHAOS_LEVEL", "INFO"),
             "--without-mingle", "--without-gossip", "--without-heartbeat",
         ]  # fmt: skip
         env = {**world.env(self._extended), "CHAOS_REDIS": f"redis://127.0.0.1:{self._side.port}/0"}

@@ -239,7 +239,8 @@ class Intake:
         """Whether a request may go back for others to take: once, and where its broker puts it where it was."""
         if not self._returns.may_move(run):
             return False
-        if run.queue in self._left or self.subscriptions.is_unasked(run.queue):  # a read was under way
+        is_unasked = self.subscriptions.is_unasked(run.queue, run.request.message)
+        if run.queue in self._left or is_unasked:  # a read was under way
             self._returns.add_surplus(run)
         return not self._returns.was_moved(run)
 

@@ -120,9 +120,9 @@ class Subscriptions:
         """Whether one message of a metered queue is to be out, lest the broker delete the queue."""
         return self.broker is not None and self.broker.needs_one(name)
 
-    def is_unasked(self, name: str | None) -> bool:
+    def is_unasked(self, name: str | None, message: Any) -> bool:
         """Whether what comes of a metered queue is not what was fetched."""
-        return name in self.metered and self.broker is not None and not self.broker.is_delivering
+        return name in self.metered and self.broker is not None and not self.broker.was_fetched(message)
 
     def is_stopped(self, name: str) -> bool:
         """Whether it was stopped here; not where the operator has cancelled it since, or subscribed it anew."""
