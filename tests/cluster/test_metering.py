@@ -38,6 +38,13 @@ def all_wait(cluster: Cluster, count: int, queue: str = "emails") -> None:
     wait_until(lambda: cluster.waiting_in(queue) == count, what=f"{count} messages wait at the broker")
 
 
+def fill(cluster: Cluster, count: int, *, running: int) -> None:
+    """Send so many tasks that end when they are let go; wait until so many run, and the others wait at the broker."""
+    cluster.send("held", count)
+    wait_until(lambda: cluster.oracle.count("s") == running, what=f"{running} run")
+    all_wait(cluster, count - running)
+
+
 def calls(cluster: Cluster) -> int:
     """How many scripts over the permits Redis has run. (Those over the broker's lists it is given as a whole.)"""
     with cluster.client as client:
@@ -48,9 +55,7 @@ def calls(cluster: Cluster) -> int:
 def test_what_waits_for_a_full_queue_limit_waits_at_the_broker_and_starts_in_its_order(make: MakeCluster):
     cluster = make(global_concurrency_limits={"emails": 2})
     cluster.start("w1", "w2", concurrency=4)
-    cluster.send("held", 20)
-    wait_until(lambda: cluster.oracle.count("s") == 2, what="two run")
-    all_wait(cluster, 18)
+    fill(cluster, 20, running=2)
     cluster.oracle.let_go()
     cluster.done(20)
     wait_until(lambda: cluster.permits() == 0, what="no unit is kept for a queue that is empty")
@@ -120,9 +125,7 @@ def test_a_worker_that_joins_late_has_its_share_soon(make: MakeCluster):
 def test_a_changed_limit_reaches_what_waits_at_the_broker(make: MakeCluster, change: str):
     cluster = make(global_concurrency_limits={"emails": 1})
     cluster.start("w1", "w2", concurrency=4)
-    cluster.send("held", 8)
-    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
-    all_wait(cluster, 7)
+    fill(cluster, 8, running=1)
     if change == "raised":
         assert cluster.celery("gconc", "set", "emails", "4").returncode == 0
         wait_until(lambda: cluster.oracle.count("s") == 4, what="four run")
@@ -149,9 +152,7 @@ def test_a_changed_limit_reaches_what_waits_at_the_broker(make: MakeCluster, cha
 def test_a_queue_of_other_work_is_not_held_up(make: MakeCluster):
     cluster = make(global_concurrency_limits={"emails": 1})
     cluster.start("w1", concurrency=2)
-    cluster.send("held", 50)
-    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
-    all_wait(cluster, 49)
+    fill(cluster, 50, running=1)
     cluster.send("nap", 20, 0.01, queue="celery", first=100)
     cluster.done(20, name="nap")
     cluster.oracle.let_go()
@@ -162,9 +163,7 @@ def test_a_queue_of_other_work_is_not_held_up(make: MakeCluster):
 def test_messages_with_an_eta_are_read_in_their_turn_and_run(make: MakeCluster):
     cluster = make(global_concurrency_limits={"emails": 1})
     cluster.start("w1", "w2", concurrency=2)
-    cluster.send("held", 20)
-    wait_until(lambda: cluster.oracle.count("s") == 1, what="one runs")
-    all_wait(cluster, 19)
+    fill(cluster, 20, running=1)
     cluster.send("nap", 10, 0.01, first=100, countdown=0.5)  # as retries are sent
     all_wait(cluster, 29)
     cluster.oracle.let_go()
